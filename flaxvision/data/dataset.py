@@ -1,0 +1,98 @@
+"""What every loader gives and every trainer takes: splits of examples with labels, and where they came from."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from flaxvision.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Split:
+    """Examples in a fixed order, with their labels."""
+
+    images: np.ndarray  # uint8 (N, H, W, C), or float32 points (N, D)
+    labels: np.ndarray  # int32 (N,), from 0 to the number of classes less one
+
+    def __post_init__(self) -> None:
+        x, y = self.images, self.labels
+        if not ((x.dtype == np.uint8 and x.ndim == 4) or (x.dtype == np.float32 and x.ndim == 2)):
+            raise UserError(f"images are {x.dtype} {x.shape}: allowed are uint8 (N, H, W, C) and float32 (N, D)")
+        if y.dtype != np.int32 or y.ndim != 1:
+            raise UserError(f"labels are {y.dtype} {y.shape}: allowed is int32 (N,)")
+        if len(x) != len(y):
+            raise UserError(f"{len(x)} images but {len(y)} labels: give one label an image")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: Any) -> Split:
+        """The examples that a slice, a boolean mask or an index array picks, in its order."""
+        return Split(self.images[index], self.labels[index])
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Source:
+    """Where a data set came from: enough to tell whether two numbers were measured on the same examples."""
+
+    kind: str  # "raw folder", "download", "generated", "arrays" or "folder"
+    checksum: str  # sha256 over the examples' raw files, or over the arrays where there are none
+    official: bool | None  # whether every file is the published one; None where nothing was published
+    note: str = ""  # what a reader of a table must know about these examples
+    counts: tuple[tuple[str, int], ...] = ()  # (split name, examples) as loaded, after limit and hold-out
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Dataset:
+    """A named data set in memory; `validation` is None unless one was asked for."""
+
+    name: str
+    train: Split
+    test: Split
+    classes: tuple[str, ...]
+    source: Source
+    validation: Split | None = None
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one example: (H, W, C) or (D,)."""
+        return tuple(self.train.images.shape[1:])
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are."""
+        return len(self.classes)
+
+    @property
+    def splits(self) -> dict[str, Split]:
+        """The splits that exist, by name, in the order train, validation, test."""
+        named = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: split for name, split in named.items() if split is not None}
+
+    def limit(self, examples: int | None) -> Dataset:
+        """The first `examples` examples of every split (all of them for None)."""
+        if examples is None:
+            return self
+        if examples < 1:
+            raise UserError(f"limit is {examples}: give 1 or more examples")
+        return self._with(**{name: split[:examples] for name, split in self.splits.items()})
+
+    def hold_out(self, fraction: float | None, seed: int = 0) -> Dataset:
+        """Move a random `fraction` of the training examples, drawn by `seed`, to a validation split."""
+        if fraction is None:
+            return self
+        if not 0 < fraction < 1:
+            raise UserError(f"validation is {fraction}: give a fraction of the training examples between 0 and 1")
+        order = np.random.default_rng(seed).permutation(len(self.train))
+        held = round(fraction * len(order))
+        if not 0 < held < len(order):
+            raise UserError(f"validation={fraction} of {len(order)} training examples leaves a split empty")
+        return self._with(train=self.train[np.sort(order[held:])], validation=self.train[np.sort(order[:held])])
+
+    def _with(self, **splits: Split) -> Dataset:
+        changed = dataclasses.replace(self, **splits)
+        counts = tuple((name, len(split)) for name, split in changed.splits.items())
+        return dataclasses.replace(changed, source=dataclasses.replace(changed.source, counts=counts))

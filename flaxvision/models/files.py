@@ -1,0 +1,115 @@
+"""Weights files: safetensors with the variables by name, and the network's description in the metadata."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from flaxvision._files import write_atomically
+from flaxvision.errors import UserError
+from flaxvision.layers import Chain, Preprocess
+from flaxvision.layers.kinds import build, describe
+
+FORMAT = "flaxvision-1"
+
+
+def save_model(model: Chain, path: str | Path, **notes: Any) -> Path:
+    """Write a model's variables, layers, preprocessing and classes to one safetensors file, atomically.
+
+    Args:
+        model: The model.
+        path: Where to write; an existing file is replaced.
+        **notes: Anything else worth keeping, as JSON values; `load_model(...)` does not read it.
+
+    Raises:
+        UserError: If a layer is outside the vocabulary, or the path cannot be written.
+    """
+    from safetensors.numpy import save
+
+    description = {
+        "kind": model.kind,
+        "input_shape": model.input_shape,
+        "layers": [describe(name, layer) for name, layer in model.named_layers()],
+        "preprocess": {"scale": model.preprocess.scale, "offset": model.preprocess.offset},
+        "classes": model.classes,
+    }
+    metadata = {"format": FORMAT, "model": json.dumps(description), "notes": json.dumps(notes)}
+    return write_atomically(path, save(variables(model), metadata=metadata))
+
+
+def load_model(path: str | Path) -> Chain:
+    """The model of a file that `save_model` wrote: layers, variables, preprocessing and classes.
+
+    Raises:
+        UserError: If the file is missing, is no such file, or its tensors do not fit its layers.
+    """
+    tensors, metadata = read(path)
+    description = json.loads(metadata["model"])
+    model = Chain(
+        [build(layer) for layer in description["layers"]],
+        input_shape=tuple(description["input_shape"]),
+        kind=description["kind"],
+    )
+    model.preprocess = Preprocess(**description["preprocess"])
+    model.classes = tuple(description["classes"])
+    assign(model, tensors, str(path))
+    return model
+
+
+def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The tensors and the metadata of a weights file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except FileNotFoundError as error:
+        raise UserError(f"no weights file {path}: give a file that flaxvision.save_model wrote") from error
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is no weights file ({error}): give one that flaxvision.save_model wrote") from error
+    if metadata.get("format") != FORMAT:
+        raise UserError(f"{path} was not written by flaxvision.save_model: it has no {FORMAT} metadata")
+    return tensors, metadata
+
+
+def variables(model: Chain) -> dict[str, np.ndarray]:
+    """Every variable of a model as numpy, by the name "layer.variable"."""
+    names = model.parameter_names()
+    return {names[path]: np.asarray(variable[...]) for path, variable in nnx.to_flat_state(nnx.state(model))}
+
+
+def assign(model: Chain, tensors: dict[str, np.ndarray], source: str, only: tuple[str, ...] = ()) -> None:
+    """Set a model's variables from `tensors`, all of them or those under the name prefixes `only`.
+
+    Raises:
+        UserError: If a variable is missing, has another shape, or (without `only`) a tensor is left over; all
+            mismatches are named together and nothing is changed.
+    """
+    from flaxvision.layers.context import matches
+
+    names = model.parameter_names()
+    wanted = {
+        names[path]: variable
+        for path, variable in nnx.to_flat_state(nnx.state(model))
+        if not only or matches(names[path], only)
+    }
+    wrong = [f"{name} is missing" for name in wanted if name not in tensors]
+    wrong += [
+        f"{name} has shape {tensors[name].shape}, not {variable[...].shape}"
+        for name, variable in wanted.items()
+        if name in tensors and tensors[name].shape != variable[...].shape
+    ]
+    if not only:
+        wrong += [f"{name} is not in the model" for name in tensors if name not in wanted]
+    elif not wanted:
+        wrong.append(f"no variable of {model.kind} lies under {', '.join(only)}")
+    if wrong:
+        raise UserError(f"{source} does not fit {model.kind}: {'; '.join(wrong)}")
+    for name, variable in wanted.items():
+        variable[...] = jnp.asarray(tensors[name], variable[...].dtype)

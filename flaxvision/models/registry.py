@@ -1,0 +1,94 @@
+"""The reports' networks by name, and `create`, which also takes a user's own function."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from flaxvision.errors import UserError, unknown
+from flaxvision.layers import Chain
+from flaxvision.models.build import Build
+from flaxvision.models.convolutional import mnist_net, strided_cnn, tiny_cnn, vgg19, wide_cnn
+from flaxvision.models.dense import linear, mlp, polar_linear
+from flaxvision.models.emnist import emnist_autoencoder, emnist_cnn
+
+# name -> (function that grows the chain, default shape of one example, default number of outputs)
+MODELS: dict[str, tuple[Callable[..., None], tuple[int, ...], int]] = {
+    "linear": (linear, (28, 28, 1), 10),
+    "polar_linear": (polar_linear, (2,), 1),
+    "mlp": (mlp, (28, 28, 1), 10),
+    "wide_cnn": (wide_cnn, (28, 28, 1), 10),
+    "mnist_net": (mnist_net, (28, 28, 1), 10),
+    "strided_cnn": (strided_cnn, (28, 28, 1), 10),
+    "vgg19": (vgg19, (32, 32, 3), 10),
+    "tiny_cnn": (tiny_cnn, (28, 28, 1), 10),
+    "emnist_cnn": (emnist_cnn, (28, 28, 1), 47),
+    "emnist_autoencoder": (emnist_autoencoder, (28, 28, 1), 47),
+}
+
+
+def list_models() -> list[str]:
+    """The names that `create` knows."""
+    return list(MODELS)
+
+
+def create(
+    name: str,
+    *,
+    input_shape: tuple[int, ...] | None = None,
+    num_classes: int | None = None,
+    seed: int = 0,
+    init: str = "flax",
+    **sizes: Any,
+) -> Chain:
+    """A network by name, with freshly drawn parameters.
+
+    Args:
+        name: One of `list_models()`, or "package.module:function", a function of your own that is called as
+            `function(build, outputs, **sizes)` with a `flaxvision.models.Build` and adds layers to it.
+        input_shape: Shape of one example, (H, W, C) or (D,); None for the report's.
+        num_classes: Number of outputs (1 for binary cross-entropy); None for the report's.
+        seed: Seed of the initial parameters.
+        init: Framework whose default initialisation to use: "flax", "torch" or "keras".
+        **sizes: What the network takes of `hidden`, `activation`, `inner_activation`, `batch_norm`, `dropout`,
+            `padding` and `pool`.
+
+    Returns:
+        The chain of layers.
+
+    Raises:
+        UserError: For an unknown name or size, and for examples that the network does not fit.
+    """
+    grow, shape, outputs = MODELS[name] if name in MODELS else (_imported(name), (28, 28, 1), 10)
+    allowed = size_names(name)
+    for size in sizes:
+        if allowed is not None and size not in allowed:
+            raise unknown(f"size of {name}", size, allowed or ["(none)"])
+    build = Build(name, tuple(input_shape or shape), seed=seed, init=init)
+    grow(build, num_classes or outputs, **{key: _hashable(value) for key, value in sizes.items()})
+    return build.chain()
+
+
+def size_names(name: str) -> list[str] | None:
+    """The sizes that a network takes; None where its function takes any."""
+    grow = MODELS[name][0] if name in MODELS else _imported(name)
+    parameters = list(inspect.signature(grow).parameters.values())[2:]
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+        return None
+    return [p.name for p in parameters]
+
+
+def _imported(name: str) -> Callable[..., None]:
+    module, _, function = name.partition(":")
+    if not function:
+        raise unknown("model", name, [*MODELS, "package.module:function"])
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"model {name!r} cannot be imported ({error}): give package.module:function") from error
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,188 @@
+"""The tables that people read, before they become Markdown, LaTeX, HTML or a terminal's."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from flaxvision.report import formats
+from flaxvision.sweep.results import Cell, SweepResult, Verdict
+
+MAIN_METRICS = ("test_top1", "test_loss", "val_top1", "val_loss", "train_loss")
+DIVERGED = "†"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Entry:
+    """What stands at one place of a table."""
+
+    text: str
+    best: bool = False
+    verdict: str = ""  # "within", "outside" or "missing", where the text is a verdict
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Table:
+    """A table as text."""
+
+    caption: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[Entry, ...], ...]
+    labels: int  # so many leading columns name the row
+    across: str = ""  # the key whose values are the other columns' headings
+    notes: tuple[str, ...] = ()
+
+
+def display_tables(result: SweepResult) -> tuple[Table, ...]:
+    """The table with a row a cell; before it, for two varied keys, the two-way table of the objective."""
+    rows = _row_table(result)
+    return (_two_way_table(result), rows) if len(result.keys) == 2 else (rows,)
+
+
+def _two_way_table(result: SweepResult) -> Table:
+    """First key down, second key across."""
+    metric = formats.shown_metric(result)
+    down, across = result.keys
+    cells = {
+        (cell.where.get(down, ""), cell.where.get(across, "")): cell for cell in result.cells if cell.stage != "final"
+    }
+    columns = formats.distinct(column for _, column in cells)
+    best = formats.best_cells(result, metric)
+    rows = []
+    for row in formats.distinct(row for row, _ in cells):
+        entries = [_two_way_entry(cells.get((row, column)), metric, best) for column in columns]
+        rows.append((Entry(row), *entries))
+    caption = f"{result.title}: {formats.metric_name(metric)}, {_spread(result)}"
+    notes = (_best_note(metric), *_diverged_notes(result))
+    return Table(caption, (down, *columns), tuple(rows), 1, across, notes)
+
+
+def _two_way_entry(cell: Cell | None, metric: str, best: list[Cell]) -> Entry:
+    if cell is None:
+        return Entry("–")
+    entry = _metric_entry(cell, metric, best)
+    return dataclasses.replace(entry, text=entry.text + DIVERGED) if cell.diverged else entry
+
+
+def _row_table(result: SweepResult) -> Table:
+    """One row a cell, published numbers beside ours."""
+    metric = formats.shown_metric(result)
+    columns = [[Entry(key), *(Entry(cell.where.get(key, "")) for cell in result.cells)] for key in result.keys]
+    if any(cell.stage == "final" for cell in result.cells):
+        columns.append([Entry("stage"), *(Entry(cell.stage) for cell in result.cells)])
+    labels = len(columns)
+    columns.append([Entry("n"), *(Entry(f"{c.n}{DIVERGED if c.diverged else ''}") for c in result.cells)])
+    for shown in _metric_columns(result):
+        best = formats.best_cells(result, shown) if shown == metric else []
+        columns.append([Entry(formats.metric_name(shown)), *(_metric_entry(c, shown, best) for c in result.cells)])
+        columns.extend(_published_columns(result, shown))
+    columns.extend(_count_columns(result))
+    columns.append([Entry("seconds"), *(Entry(_seconds(cell)) for cell in result.cells)])
+    header, *rows = zip(*columns, strict=True)
+    notes = (_best_note(metric), *_diverged_notes(result), *_other_notes(result))
+    return Table(
+        f"{result.title}: {_spread(result)}", tuple(e.text for e in header), tuple(rows), labels, notes=notes
+    )
+
+
+def _metric_columns(result: SweepResult) -> list[str]:
+    """The objective first, then the usual metrics, and any that was published."""
+    wanted = {*MAIN_METRICS, *(verdict.metric for verdict in _verdicts(result))}
+    if len(result.classes) > 10:  # among few classes, being one of three guesses says little
+        wanted.add("test_top3")
+    order = [formats.shown_metric(result), "test_top1", "test_top3", "test_loss", *result.metrics]
+    return [metric for metric in formats.distinct(order) if metric in result.metrics and metric in wanted]
+
+
+def _metric_entry(cell: Cell, metric: str, best: list[Cell]) -> Entry:
+    mean = cell.mean(metric)
+    if mean is None:
+        return Entry("diverged" if cell.diverged else "–")
+    return Entry(formats.number(metric, mean, cell.std(metric)), best=cell in best)
+
+
+def _published_columns(result: SweepResult, metric: str) -> list[list[Entry]]:
+    """The published number and the verdict with the difference; nothing where nothing was published."""
+    found = [next((v for v in cell.verdicts if v.metric == metric), None) for cell in result.cells]
+    if not any(found):
+        return []
+    return [
+        [Entry("published"), *(Entry(formats.given(metric, v.published) if v else "–") for v in found)],
+        [Entry("verdict"), *(Entry(verdict_text(v), verdict=v.verdict) if v else Entry("–") for v in found)],
+    ]
+
+
+def verdict_text(verdict: Verdict) -> str:
+    """A verdict with the difference that it rests on."""
+    if verdict.ours is None:
+        return verdict.verdict
+    return f"{verdict.verdict} ({formats.difference(verdict.metric, verdict.ours - verdict.published)})"
+
+
+def _count_columns(result: SweepResult) -> list[list[Entry]]:
+    """Epochs and parameters, where they tell cells apart."""
+    columns = []
+    if len({outcome.best_epoch for cell in result.cells for outcome in cell.outcomes}) > 1:
+        columns.append([Entry("best epoch"), *(_count(cell, "best_epoch") for cell in result.cells)])
+    if result.convergence_threshold is not None:
+        columns.append([Entry("converged at"), *(_count(cell, "converged_epoch") for cell in result.cells)])
+    if len(_parameters(result)) > 1:
+        columns.append([Entry("parameters"), *(Entry(f"{c.outcomes[0].parameters:,}") for c in result.cells)])
+    return columns
+
+
+def _count(cell: Cell, name: str) -> Entry:
+    return Entry(formats.mean_count(cell.values(name)))
+
+
+def _seconds(cell: Cell) -> str:
+    mean = cell.mean("seconds")
+    return "–" if mean is None else formats.seconds(mean)
+
+
+def _parameters(result: SweepResult) -> set[int]:
+    return {outcome.parameters for cell in result.cells for outcome in cell.outcomes}
+
+
+def _verdicts(result: SweepResult) -> list[Verdict]:
+    return [verdict for cell in result.cells for verdict in cell.verdicts]
+
+
+def _spread(result: SweepResult) -> str:
+    """What the numbers are, by the numbers of seeds."""
+    counts = sorted({cell.n for cell in result.cells})
+    if counts == [1]:
+        return "one seed a cell"
+    return f"mean ± sample standard deviation over n = {' or '.join(str(n) for n in counts)} seeds"
+
+
+def _best_note(metric: str) -> str:
+    return f"Bold: the {'highest' if formats.is_accuracy(metric) else 'lowest'} mean {formats.metric_name(metric, unit=False)}."
+
+
+def _diverged_notes(result: SweepResult) -> list[str]:
+    found = [
+        f"{formats.cell_label(cell, result.keys) or 'all'}: {cell.diverged} of {cell.n}"
+        for cell in result.cells
+        if cell.diverged
+    ]
+    if not found:
+        return []
+    return [f"{DIVERGED} Seeds whose training loss was not finite ({'; '.join(found)}); means are over finite values."]
+
+
+def _other_notes(result: SweepResult) -> list[str]:
+    notes = []
+    for metric in formats.distinct(verdict.metric for verdict in _verdicts(result)):
+        verdicts = [verdict for verdict in _verdicts(result) if verdict.metric == metric]
+        tolerances = formats.distinct(formats.given(metric, v.tolerance) for v in verdicts)
+        sources = formats.distinct(v.source for v in verdicts)
+        notes.append(
+            f"Published {formats.metric_name(metric, unit=False)}: {'; '.join(sources)}; "
+            f"tolerance ±{' or ±'.join(tolerances)}{' points' if formats.is_accuracy(metric) else ''}."
+        )
+    if result.convergence_threshold is not None:
+        threshold = f"{100 * result.convergence_threshold:g}"
+        notes.append(f"Converged at: the epoch after which test top-1 changes by less than {threshold} points.")
+    if len(_parameters(result)) == 1:
+        notes.append(f"{next(iter(_parameters(result))):,} parameters.")
+    return notes

@@ -1,0 +1,107 @@
+"""How numbers, metrics and cells are named and printed, the same in every table, figure and page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from flaxvision.sweep.results import Cell, SweepResult
+
+_NAMES = {"loss": "loss", "top1": "top-1", "top3": "top-3"}
+
+
+def is_accuracy(metric: str) -> bool:
+    """Whether a metric is a fraction that is shown in percent; the others are losses."""
+    return not metric.endswith("loss")
+
+
+def metric_name(metric: str, unit: bool = True) -> str:
+    """A metric as a reader names it.
+
+    >>> metric_name("test_top1")
+    'test top-1 (%)'
+    """
+    split, _, kind = metric.rpartition("_")
+    name = f"{split} {_NAMES.get(kind, kind)}".strip()
+    return f"{name} (%)" if unit and is_accuracy(metric) else name
+
+
+def number(metric: str, mean: float, std: float | None = None) -> str:
+    """A metric's mean and sample standard deviation: percent with two decimals, losses with four digits.
+
+    >>> number("test_top1", 0.87024, 0.0031), number("test_loss", 23.9, 0.316), number("val_loss", 3.85)
+    ('87.02 ± 0.31', '23.90 ± 0.32', '3.850')
+    """
+    if is_accuracy(metric):
+        return f"{100 * mean:.2f}" if std is None else f"{100 * mean:.2f} ± {100 * std:.2f}"
+    text = f"{mean:#.4g}".rstrip(".")
+    if std is None:
+        return text
+    return f"{text} ± {std:.1e}" if "e" in text else f"{text} ± {std:.{len(text.partition('.')[2])}f}"
+
+
+def given(metric: str, value: float) -> str:
+    """A published number or tolerance, without digits that were never published.
+
+    >>> given("test_top1", 0.87), given("val_loss", 3.851)
+    ('87', '3.851')
+    """
+    return f"{round(100 * value, 6) if is_accuracy(metric) else value:.6g}"
+
+
+def difference(metric: str, value: float) -> str:
+    """A signed difference, in points or in loss.
+
+    >>> difference("test_top1", -0.0123)
+    '−1.23'
+    """
+    text = f"{100 * value:+.2f}" if is_accuracy(metric) else f"{round(value, 6):+.3g}"
+    return text.replace("-", "−", 1) if text.startswith("-") else text
+
+
+def mean_count(values: Sequence[float]) -> str:
+    """The mean of counts, such as epochs: whole if all are the same.
+
+    >>> mean_count([10, 10]), mean_count([9, 10, 10]), mean_count([])
+    ('10', '9.7', '–')
+    """
+    if not values:
+        return "–"
+    return f"{values[0]:.0f}" if len(set(values)) == 1 else f"{sum(values) / len(values):.1f}"
+
+
+def seconds(value: float) -> str:
+    """A duration: one decimal below 100 s."""
+    return f"{value:.1f}" if value < 100 else f"{value:.0f}"
+
+
+def distinct(values: Iterable[str]) -> list[str]:
+    """The values in the order of their first appearance."""
+    return list(dict.fromkeys(values))
+
+
+def cell_label(cell: Cell, keys: Sequence[str]) -> str:
+    """A cell by its values; the final stage's is marked as such."""
+    values = [cell.where.get(key, "") for key in keys]
+    return ", ".join((["final"] if cell.stage == "final" else []) + [value for value in values if value])
+
+
+def key_label(keys: Sequence[str]) -> str:
+    """The names that belong to the values of `cell_label`."""
+    return ", ".join(key.replace("_", " ") for key in keys)
+
+
+def shown_metric(result: SweepResult) -> str:
+    """The metric that stands for a cell where there is room for one: the objective, if any trial has it."""
+    metrics = result.metrics
+    return next((m for m in (result.objective, "test_top1", "test_loss", *metrics) if m in metrics), result.objective)
+
+
+def best_cells(result: SweepResult, metric: str) -> list[Cell]:
+    """The cell with the best mean of each stage that has several."""
+    best = []
+    for stage in distinct(cell.stage for cell in result.cells):
+        cells = [cell for cell in result.cells if cell.stage == stage]
+        scored = [(mean, cell) for cell in cells if (mean := cell.mean(metric)) is not None]
+        if len(cells) > 1 and scored:
+            best.append((max if is_accuracy(metric) else min)(scored, key=lambda pair: pair[0])[1])
+    return best

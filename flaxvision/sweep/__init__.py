@@ -1,0 +1,44 @@
+"""Sweeps: experiment tables filled by one command, `python -m flaxvision.sweep`, or from Python.
+
+>>> import flaxvision as fv
+>>> result = fv.sweep.run(fv.sweep.load_spec("demo"), "runs/demo")  # doctest: +SKIP
+"""
+
+from typing import TYPE_CHECKING
+
+from flaxvision._lazy import attach
+
+if TYPE_CHECKING:
+    from flaxvision.sweep._rerun import Rerun, rerun
+    from flaxvision.sweep._run import run
+    from flaxvision.sweep.parse import list_specs, load_spec, parse_spec
+    from flaxvision.sweep.results import Cell, Outcome, SweepResult, Verdict
+    from flaxvision.sweep.spec import Spec
+    from flaxvision.sweep.trials import override
+
+__all__ = [
+    "Cell",
+    "Outcome",
+    "Rerun",
+    "Spec",
+    "SweepResult",
+    "Verdict",
+    "list_specs",
+    "load_spec",
+    "override",
+    "parse_spec",
+    "rerun",
+    "run",
+]
+
+__getattr__ = attach(
+    __name__,
+    {
+        **dict.fromkeys(("Cell", "Outcome", "SweepResult", "Verdict"), "results"),
+        **dict.fromkeys(("list_specs", "load_spec", "parse_spec"), "parse"),
+        **dict.fromkeys(("Rerun", "rerun"), "_rerun"),
+        "Spec": "spec",
+        "override": "trials",
+        "run": "_run",
+    },
+)

@@ -1,0 +1,192 @@
+"""Fills a sweep's table: checks, trains, keeps, chooses, reports."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flaxvision.errors import UserError, check_choice
+from flaxvision.sweep.executors import EXECUTORS, execute, plan
+from flaxvision.sweep.results import Outcome, SweepResult
+from flaxvision.sweep.spec import Spec, config_hash
+from flaxvision.sweep.store import append_record, dump_spec, open_run, outcome_of
+from flaxvision.sweep.table import best_cell, cells_of, nearest_to_mean
+from flaxvision.sweep.trials import Trial, cohorts, expand, trial_of
+from flaxvision.sweep.work import Cohort, Places, check, load_dataset
+
+if TYPE_CHECKING:
+    from flaxvision.training._fit import Callback
+
+WINNER = "winner.safetensors"
+Watch = Callable[[Sequence[Cohort]], "contextlib.AbstractContextManager[Callable[[Cohort], Iterable[Callback]]]"]
+
+
+@contextlib.contextmanager
+def unwatched(_: Sequence[Cohort]) -> Iterator[Callable[[Cohort], Iterable[Callback]]]:
+    """No progress bar."""
+    yield lambda cohort: ()
+
+
+def run(
+    spec: Spec,
+    out_dir: str | Path | None = None,
+    *,
+    executor: str = "auto",
+    resume: bool = False,
+    raw_dir: str | None = None,
+    data_dir: str | None = None,
+    command: str | None = None,
+    watch: Watch = unwatched,
+) -> SweepResult:
+    """Fill a sweep's table and write its run directory.
+
+    Args:
+        spec: The sweep, from `load_spec`.
+        out_dir: The run directory; None for runs/NAME-TIMESTAMP.
+        executor: "auto"; "loop" (one trial after the other), "unroll" or "vmap" (cohorts in one program each),
+            "processes" (one worker a core) or "ray". On a CPU all but "vmap" give the same results.csv, times apart.
+        resume: Go on with the run in `out_dir`: finished trials are kept, new seeds and values are added.
+        raw_dir: Folder of original data files, see `flaxvision.data.load`.
+        data_dir: Folder of prepared data sets, see `flaxvision.data.load`.
+        command: The command that made it, for the report.
+        watch: Makes the progress display from the cohorts to run.
+
+    Returns:
+        The filled table.
+
+    Raises:
+        UserError: For a spec, data or folder that does not work; found before anything is trained or written.
+    """
+    check_choice("executor", executor, EXECUTORS)
+    directory = default_directory(spec.name) if out_dir is None else Path(out_dir)
+    places = Places(directory, raw_dir, data_dir)
+    trials = expand(spec)
+    stages = _pretraining(spec, trials)
+    for trial in _one_each([*stages, *trials, *_finals(spec, dict(spec.base), trials[0].cell)]):
+        check(trial, places)
+    records = open_run(directory, spec, resume=resume)
+    done = {record["id"]: record for record in records}
+
+    def train(wanted: Sequence[Trial]) -> dict[str, Outcome]:
+        left = [trial for trial in wanted if trial.id not in done]
+        if left:
+            _train(left, places, executor, spec.convergence_threshold, done, watch)
+        return {trial.id: outcome_of(done[trial.id], places) for trial in wanted}
+
+    for stage in stages:
+        train([stage])
+        shutil.copyfile(places.weights(stage.id), places.pretrained)
+    cells = cells_of(spec, trials, train(trials))
+    best = best_cell(cells, spec.objective)
+    chosen = next(trial for trial in trials if dict(trial.cell) == best.where)
+    finals = _finals(spec, chosen.settings, chosen.cell)
+    if finals:
+        cells += cells_of(spec, finals, train(finals))
+        best = cells[-1]
+    winner = nearest_to_mean(best, spec.objective)
+    shutil.copyfile(places.weights(winner.id), directory / WINNER)
+    return _result(spec, [*stages, *trials, *finals], cells, winner, places, executor, command)
+
+
+def default_directory(name: str) -> Path:
+    """runs/NAME-TIMESTAMP, with a number behind it where that is taken."""
+    stem = f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    path, number = Path("runs") / stem, 1
+    while path.exists():
+        number += 1
+        path = Path("runs") / f"{stem}-{number}"
+    return path
+
+
+def _train(
+    trials: Sequence[Trial],
+    places: Places,
+    executor: str,
+    threshold: float | None,
+    done: dict[str, dict[str, Any]],
+    watch: Watch,
+) -> None:
+    import jax
+
+    mode, most = plan(executor, jax.default_backend())
+    work = [Cohort(tuple(group), places, mode, threshold) for group in cohorts(trials, most)]
+    with watch(work) as callbacks:
+        for _, records in execute(work, executor, callbacks):
+            for record in records:
+                append_record(places.directory, record)
+                done[record["id"]] = record
+
+
+def _pretraining(spec: Spec, trials: Sequence[Trial]) -> list[Trial]:
+    if spec.pretrain is None or not any(trial.settings.get("warm_start") == "pretrain" for trial in trials):
+        return []
+    first = {**trials[0].settings, **spec.base}
+    settings = {**{k: v for k, v in first.items() if k not in ("warm_start", "warm_start_only", "frozen")}}
+    return [trial_of(spec, {**settings, **spec.pretrain.settings}, (), spec.pretrain.seeds[0], "pretrain")]
+
+
+def _finals(spec: Spec, settings: dict[str, Any], cell: tuple[tuple[str, str], ...]) -> list[Trial]:
+    if spec.final is None:
+        return []
+    merged = {**settings, **spec.final.settings}
+    if merged.get("validation") == 0:
+        del merged["validation"]
+    return [trial_of(spec, merged, cell, seed, "final") for seed in spec.final.seeds]
+
+
+def _one_each(trials: Sequence[Trial]) -> list[Trial]:
+    """One trial of every distinct setting but for the seed."""
+    return list({config_hash(trial.settings): trial for trial in trials}.values())
+
+
+def _result(
+    spec: Spec,
+    trials: Sequence[Trial],
+    cells: tuple,
+    winner: Outcome,
+    places: Places,
+    executor: str,
+    command: str | None,
+) -> SweepResult:
+    from flaxvision.sweep.provenance import data_sources, device, versions
+
+    datasets = {id(dataset): dataset for trial in _one_each(trials) for dataset in [load_dataset(trial, places)]}
+    winning = next(trial for trial in trials if trial.id == winner.id)
+    provenance = {
+        "command": command or f"flaxvision.sweep.run(load_spec({spec.name!r}))",
+        "config hash": config_hash(dump_spec(spec)),
+        "executor": executor,
+        "seeds": list(spec.seeds),
+        "data sets": data_sources(datasets.values()),
+        "device": device(),
+        "versions": versions(),
+        "date": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC",
+    }
+    return SweepResult(
+        name=spec.name,
+        title=spec.title,
+        description=spec.description,
+        keys=spec.keys,
+        cells=cells,
+        objective=spec.objective,
+        winner=winner,
+        classes=load_dataset(winning, places).classes,
+        provenance=provenance,
+        directory=places.directory,
+        convergence_threshold=spec.convergence_threshold,
+    )
+
+
+def single_trial(spec: Spec, records: Sequence[dict[str, Any]], trial_id: str) -> Trial:
+    """The trial of a record, by its id or an unambiguous beginning of it."""
+    matching = [record for record in records if record["id"].startswith(trial_id)]
+    if len(matching) != 1:
+        ids = ", ".join(record["id"] for record in records) or "(none)"
+        raise UserError(f"trial {trial_id!r} names {len(matching)} trials of this run: give one of {ids}")
+    config = dict(matching[0]["config"])
+    stage, seed = config.pop("stage"), config.pop("seed")
+    return Trial(config, tuple(matching[0]["cell"].items()), seed, stage)

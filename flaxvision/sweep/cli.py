@@ -1,0 +1,198 @@
+"""The command line: `python -m flaxvision.sweep`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import difflib
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from flaxvision.errors import UserError
+
+if TYPE_CHECKING:
+    from flaxvision.sweep.spec import Spec
+    from flaxvision.sweep.work import Cohort
+    from flaxvision.training._fit import Callback
+
+PROGRAM = "python -m flaxvision.sweep"
+EXECUTORS = ("auto", "loop", "unroll", "vmap", "processes", "ray")
+DESCRIPTION = """\
+Fill an experiment table: train every cell over several seeds, and write results.csv, results.md, results.tex,
+figures, report.html and the winner's weights to a run directory. Without a name it runs 'demo'."""
+EPILOG = f"""\
+examples:
+  {PROGRAM}
+  {PROGRAM} fashion-learning-rate --raw-dir DATA --seeds 5
+  {PROGRAM} demo --set learning_rate=0.3,0.03 --set batch_size=32,64
+  {PROGRAM} rerun RUN TRIAL      train one trial of a run again and compare"""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, with the nearest option."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing the usage."""
+        raise UserError(message)
+
+    def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """Like `parse_args`, naming the nearest option for an unknown one."""
+        namespace, left = self.parse_known_args(arguments)
+        if left:
+            options = [option for action in self._actions for option in action.option_strings]
+            near = difflib.get_close_matches(left[0].partition("=")[0], options, n=1, cutoff=0.5)
+            hint = f" did you mean {near[0]}?" if near else ""
+            raise UserError(f"unknown argument {left[0]!r}:{hint} Allowed: {', '.join(options)}")
+        return namespace
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; 0 for success, 1 for a rerun that differs, 2 for a mistake in what was given."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        if arguments[:1] == ["rerun"]:
+            return _rerun(arguments[1:])
+        return _sweep(arguments)
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; finished trials are kept: add --resume to go on", file=sys.stderr)
+        return 130
+
+
+def _sweep(arguments: list[str]) -> int:
+    options = _sweep_parser().parse(arguments)
+    from flaxvision.sweep.parse import DEFAULT_SWEEP, list_specs, load_spec
+
+    if options.list:
+        for name in list_specs():
+            print(f"{name:<24}{load_spec(name).title}")
+        return 0
+
+    from flaxvision.sweep.trials import override
+
+    spec = override(
+        load_spec(options.spec or DEFAULT_SWEEP),
+        dataset=options.dataset,
+        epochs=options.epochs,
+        seeds=options.seeds,
+        limit=options.limit,
+        settings=options.set,
+    )
+    if options.dry_run:
+        return _dry_run(spec, options.executor)
+
+    from flaxvision.report import terminal_table, write_report
+    from flaxvision.sweep._run import run
+
+    quiet = options.quiet
+    result = run(
+        spec,
+        options.out,
+        executor=options.executor,
+        resume=options.resume,
+        raw_dir=options.raw_dir,
+        data_dir=options.data_dir,
+        command=shlex.join([*PROGRAM.split(), *arguments]),
+        **({} if quiet else {"watch": _watch}),
+    )
+    write_report(result)
+    if not quiet:
+        from rich.console import Console
+
+        Console().print(terminal_table(result))
+        print(f"report: {result.directory / 'report.html'}")
+    return 0
+
+
+def _rerun(arguments: list[str]) -> int:
+    parser = Parser(prog=f"{PROGRAM} rerun", description="Train one trial of a run again and compare.")
+    parser.add_argument("run", metavar="RUN", help="a run directory")
+    parser.add_argument("trial", metavar="TRIAL", help="a trial's id, or the beginning of it")
+    _data_options(parser)
+    options = parser.parse(arguments)
+
+    from flaxvision.sweep._rerun import rerun
+
+    again = rerun(options.run, options.trial, raw_dir=options.raw_dir, data_dir=options.data_dir)
+    for name, (old, new) in again.metrics.items():
+        print(f"{name:<14}{old!s:>24}{new!s:>24}  {'equal' if old == new else 'differs'}")
+    print(f"trial {again.trial}: " + ("equal bit for bit in every epoch" if again.equal else "differs from the record"))
+    return 0 if again.equal else 1
+
+
+def _sweep_parser() -> Parser:
+    parser = Parser(
+        prog=PROGRAM,
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("spec", nargs="?", metavar="NAME|SPEC.toml", help="a sweep of the package (see --list) or a TOML file")
+    add("--list", action="store_true", help="list the sweeps of the package and stop")
+    add("--dry-run", action="store_true", help="print the trials and the programs that they share, and stop")
+    add("--out", metavar="DIR", type=Path, help="run directory (default: runs/NAME-TIMESTAMP)")
+    _data_options(parser)
+    add("--dataset", metavar="D", help="train on another data set, such as glyphs, which needs no files")
+    add("--epochs", metavar="N", type=_positive(float), help="passes over the training examples")
+    add("--seeds", metavar="N", type=_positive(int), help="trials of every cell")
+    add("--limit", metavar="N", type=_positive(int), help="use the first N examples of every split")
+    add("--set", metavar="KEY=V1,V2", nargs="+", action="extend", default=[], help="fix a setting, or vary it")
+    add("--executor", choices=EXECUTORS, default="auto", help="how trials run (default: auto)")
+    add("--resume", action="store_true", help="go on with the run in --out: finished trials are kept")
+    add("--quiet", action="store_true", help="print nothing but errors")
+    return parser
+
+
+def _data_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--raw-dir", metavar="DIR", help="folder of original data files (FLAXVISION_RAW_DIR)")
+    parser.add_argument("--data-dir", metavar="DIR", help="folder of prepared data sets (FLAXVISION_DATA_DIR)")
+
+
+def _positive(kind: type) -> Callable[[str], Any]:
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = 0
+        if not 0 < value < float("inf"):
+            words = "a whole number, 1 or more" if kind is int else "a number above 0"
+            raise argparse.ArgumentTypeError(f"{text!r} is not allowed: give {words}")
+        return value
+
+    return parse
+
+
+def _dry_run(spec: Spec, executor: str) -> int:
+    from flaxvision.sweep.executors import plan
+    from flaxvision.sweep.trials import cohorts, expand
+
+    trials = expand(spec)
+    groups = cohorts(trials, plan(executor, "cpu")[1])
+    for number, group in enumerate(groups, start=1):
+        for trial in group:
+            cell = ", ".join(f"{key}={label}" for key, label in trial.cell)
+            print(f"{trial.id}  program {number:<3} seed {trial.seed:<3} {cell}")
+    print(f"{len(trials)} trials in {len(groups)} programs on a CPU; nothing was trained or written")
+    return 0
+
+
+@contextlib.contextmanager
+def _watch(work: Sequence[Cohort]) -> Iterator[Callable[[Cohort], Iterable[Callback]]]:
+    """A progress bar over all cohorts."""
+    from flaxvision.training import ProgressBar
+
+    with ProgressBar("", parts=len(work)) as bar:
+
+        def callbacks(cohort: Cohort) -> Iterable[Callback]:
+            cells = dict.fromkeys(", ".join(f"{k}={v}" for k, v in trial.cell) for trial in cohort.trials)
+            bar.part(f"{len(cohort.trials)} trials ({next(iter(cells))}{', …' if len(cells) > 1 else ''})")
+            return [bar]
+
+        yield callbacks

@@ -1,0 +1,59 @@
+"""What a number rests on: versions, device, data, configuration, command."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from collections.abc import Iterable
+from importlib import metadata
+from typing import Any
+
+from flaxvision.data import Dataset
+
+PACKAGES = ("flaxvision", "jax", "jaxlib", "flax", "optax", "numpy", "tensorflow-datasets")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that take part."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def device() -> str:
+    """The devices that compute, in words."""
+    import jax
+
+    devices = jax.local_devices()
+    kind = devices[0].device_kind
+    if devices[0].platform == "cpu":
+        kind = _processor() or kind
+    return f"{len(devices)} x {devices[0].platform} ({kind}), {_cores()} cores"
+
+
+def data_sources(datasets: Iterable[Dataset]) -> dict[str, dict[str, Any]]:
+    """Each data set's source."""
+    return {
+        dataset.name: {k: v for k, v in dataclasses.asdict(dataset.source).items() if v not in ("", ())}
+        | {"counts": dict(dataset.source.counts)}
+        for dataset in datasets
+    }
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor()
+
+
+def _cores() -> int:
+    import os
+
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,113 @@
+"""What a sweep leaves: outcomes of trials, cells of the table, and the whole result, as plain data."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+TABLE_METRICS = ("train_loss", "train_top1", "val_loss", "val_top1", "test_loss", "test_top1", "test_top3")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Outcome:
+    """One finished trial."""
+
+    id: str  # hash of its configuration and seed
+    stage: str  # "sweep" or "final"
+    cell: tuple[tuple[str, str], ...]  # (varied key, value as typed in the spec)
+    seed: int
+    status: str  # "ok" or "diverged" (a training loss was not finite)
+    config: dict[str, Any]  # everything that determines it
+    parameters: int
+    final: dict[str, float | None]  # metric -> value of the selected epoch (train_*: running values); None: not finite
+    best_epoch: int  # the selected epoch, from 1
+    converged_epoch: int | None  # see `converged`; None without a threshold
+    seconds: float
+    history: dict[str, np.ndarray]  # see `flaxvision.training.History`
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Verdict:
+    """A published number beside ours."""
+
+    metric: str  # such as "test_top1"
+    published: float
+    tolerance: float
+    source: str  # where it was published
+    ours: float | None
+    verdict: str  # "within", "outside" or "missing"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Cell:
+    """One row of results.csv: the trials that differ in their seeds only."""
+
+    stage: str  # "sweep" or "final"
+    where: dict[str, str]  # varied key -> value as typed in the spec
+    outcomes: tuple[Outcome, ...]  # ordered by seed
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def n(self) -> int:
+        """How many trials."""
+        return len(self.outcomes)
+
+    @property
+    def diverged(self) -> int:
+        """How many of them diverged."""
+        return sum(outcome.status == "diverged" for outcome in self.outcomes)
+
+    def mean(self, metric: str) -> float | None:
+        """Mean over the seeds with a finite value of `metric`; None without any."""
+        values = self.values(metric)
+        return float(np.mean(values)) if values else None
+
+    def std(self, metric: str) -> float | None:
+        """Sample standard deviation over the same seeds; None for fewer than two."""
+        values = self.values(metric)
+        return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+    def values(self, metric: str) -> list[float]:
+        """The finite values of a metric of `final`, or of "best_epoch", "converged_epoch" or "seconds"."""
+        found = [
+            getattr(o, metric) if metric in ("best_epoch", "converged_epoch", "seconds") else o.final.get(metric)
+            for o in self.outcomes
+        ]
+        return [float(value) for value in found if value is not None]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class SweepResult:
+    """A filled table; `directory` holds the same on disk."""
+
+    name: str
+    title: str
+    description: str
+    keys: tuple[str, ...]  # the varied keys, in the order of the spec
+    cells: tuple[Cell, ...]  # in the order of the spec; the final stage's cell last
+    objective: str  # the metric by which the winner was chosen
+    winner: Outcome
+    classes: tuple[str, ...]
+    provenance: dict[str, Any]  # nested: "data sets", "versions", "device", "config hash", "command", …
+    directory: Path
+    convergence_threshold: float | None = None  # change of test_top1 below which an epoch counts as converged
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The table metrics that any trial has."""
+        return tuple(m for m in TABLE_METRICS if any(cell.values(m) for cell in self.cells))
+
+
+def converged(accuracy: np.ndarray, threshold: float) -> int:
+    """The epoch, from 1, after which no change between epochs reaches `threshold`; the last one: still changing.
+
+    Report E's "epoch of convergence" (its threshold is not printed): 98 to 100 of 100 epochs mean "still changing".
+
+    >>> converged(np.array([0.5, 0.8, 0.85, 0.851, 0.852]), 0.01)
+    3
+    """
+    large = np.flatnonzero(~(np.abs(np.diff(accuracy)) < threshold))
+    return int(large[-1]) + 2 if len(large) else 1

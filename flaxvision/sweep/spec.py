@@ -1,0 +1,100 @@
+"""A sweep as plain, checked data: what is trained, what varies, what was published."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from typing import Any
+
+Settings = dict[str, Any]  # bare name -> value
+
+
+class Typed(float):
+    """A float that keeps the text by which it was given, so that a table shows 1e-3 where 1e-3 was typed."""
+
+    text: str
+
+    def __new__(cls, text: str) -> Typed:
+        number = super().__new__(cls, text)
+        number.text = text
+        return number
+
+    def __reduce__(self) -> tuple:
+        return (Typed, (self.text,))
+
+
+def as_typed(value: Any) -> str:
+    """A value's text in tables: numbers as given, strings bare, lists in brackets, booleans as in TOML."""
+    if isinstance(value, Typed):
+        return value.text
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(as_typed(item) for item in value) + "]"
+    return str(value)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Point:
+    """One value of an axis: its name in the table and the settings that it makes."""
+
+    label: str
+    settings: Settings
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Axis:
+    """What varies in one direction of the table."""
+
+    key: str
+    points: tuple[Point, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Stage:
+    """A training run before (`[pretrain]`) or after (`[final]`) the grid: settings that replace the sweep's own."""
+
+    settings: Settings
+    seeds: tuple[int, ...]
+    only: tuple[str, ...] = ()  # pretrain: name prefixes of the layers that are handed on
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Published:
+    """A published number of a cell."""
+
+    where: dict[str, str]  # varied key -> value as typed; every matching cell is compared
+    metric: str
+    value: float
+    tolerance: float
+    source: str
+    stage: str  # "sweep" or "final"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Spec:
+    """A sweep: base settings, axes, seeds, stages."""
+
+    name: str
+    title: str
+    description: str
+    base: Settings  # every setting that does not vary
+    axes: tuple[Axis, ...]
+    seeds: tuple[int, ...]
+    objective: str  # metric by which the winner is chosen: a loss's minimum, an accuracy's maximum
+    convergence_threshold: float | None
+    published: tuple[Published, ...]
+    pretrain: Stage | None = None
+    final: Stage | None = None
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The varied keys."""
+        return tuple(axis.key for axis in self.axes)
+
+
+def config_hash(config: Any) -> str:
+    """Ten hexadecimal digits that are equal for equal configurations, whatever their key order."""
+    text = json.dumps(config, sort_keys=True, separators=(",", ":"), default=list)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]

@@ -1,0 +1,58 @@
+"""From outcomes to the table: cells, the winner, and verdicts on published numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from flaxvision.sweep.results import Cell, Outcome, Verdict
+from flaxvision.sweep.spec import Published, Spec
+from flaxvision.sweep.trials import Trial
+
+
+def cells_of(spec: Spec, trials: Sequence[Trial], outcomes: dict[str, Outcome]) -> tuple[Cell, ...]:
+    """The cells of finished trials in the order of `trials`."""
+    groups: dict[tuple, list[Outcome]] = {}
+    for trial in trials:
+        groups.setdefault((trial.stage, trial.cell), []).append(outcomes[trial.id])
+    cells = []
+    for (stage, labels), group in groups.items():
+        cell = Cell(stage, dict(labels), tuple(sorted(group, key=lambda outcome: outcome.seed)), ())
+        cells.append(Cell(stage, cell.where, cell.outcomes, tuple(_verdict(p, cell) for p in _fitting(spec, cell))))
+    return tuple(cells)
+
+
+def best_cell(cells: Sequence[Cell], objective: str) -> Cell:
+    """The cell with the best mean objective; the first of equal ones; one without a finite value comes last."""
+    return min(cells, key=lambda cell: _rank(cell.mean(objective), objective))
+
+
+def nearest_to_mean(cell: Cell, objective: str) -> Outcome:
+    """The seed whose objective is nearest the cell's mean: a typical trial, not the luckiest."""
+    metric = objective if cell.values(objective) else objective.replace("val_", "test_")
+    mean = cell.mean(metric)
+
+    def distance(outcome: Outcome) -> float:
+        value = outcome.final.get(metric)
+        return math.inf if value is None or mean is None else abs(value - mean)
+
+    return min(cell.outcomes, key=distance)
+
+
+def _rank(value: float | None, objective: str) -> float:
+    if value is None:
+        return math.inf
+    return value if objective.endswith("loss") else -value
+
+
+def _fitting(spec: Spec, cell: Cell) -> list[Published]:
+    return [p for p in spec.published if p.stage == cell.stage and p.where.items() <= cell.where.items()]
+
+
+def _verdict(published: Published, cell: Cell) -> Verdict:
+    ours = float(cell.outcomes[0].parameters) if published.metric == "parameters" else cell.mean(published.metric)
+    if ours is None:
+        verdict = "missing"
+    else:
+        verdict = "within" if abs(ours - published.value) <= published.tolerance else "outside"
+    return Verdict(published.metric, published.value, published.tolerance, published.source, ours, verdict)

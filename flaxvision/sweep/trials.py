@@ -1,0 +1,195 @@
+"""From a spec to its trials, and from trials to cohorts that train in one program."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import tomllib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from flaxvision.errors import UserError
+from flaxvision.sweep.parse import DATA_KEYS, check_setting
+from flaxvision.sweep.spec import Axis, Point, Settings, Spec, Typed, as_typed, config_hash
+
+PRETRAINED = "pretrain"  # the value of warm_start that means the [pretrain] stage's weights
+NUMBERS = ("learning_rate", "momentum", "weight_decay", "dropout")  # may differ within a cohort
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Trial:
+    """One training run of a sweep."""
+
+    settings: Settings  # every setting by its bare name
+    cell: tuple[tuple[str, str], ...]  # (varied key, value as typed)
+    seed: int
+    stage: str = "sweep"  # "pretrain", "sweep" or "final"
+
+    @property
+    def id(self) -> str:
+        """A hash of the configuration and the seed."""
+        return config_hash(self.config)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """All that determines the trial, as JSON values."""
+        return {"stage": self.stage, "seed": self.seed, **self.settings}
+
+    @property
+    def cohort(self) -> str:
+        """Equal for trials that may train in one program: those that differ in numbers, seed and warm start only."""
+        shared = {k: v for k, v in self.settings.items() if k not in (*NUMBERS, "warm_start", "warm_start_only")}
+        zero = {k: bool(self.settings.get(k)) for k in NUMBERS[1:]}
+        return config_hash({"shared": shared, "zero": zero})
+
+    def part(self, keys: Iterable[str]) -> Settings:
+        """The settings among `keys`."""
+        return {key: self.settings[key] for key in keys if key in self.settings}
+
+    @property
+    def sizes(self) -> Settings:
+        """The keyword arguments of `flaxvision.models.create` beside shape, classes and seed."""
+        from flaxvision.training.recipe import field_names
+
+        other = {*DATA_KEYS, "model", *field_names()}
+        return {key: value for key, value in self.settings.items() if key not in other}
+
+
+def expand(spec: Spec) -> list[Trial]:
+    """The trials of a sweep in the order of its table: the first axis slowest, seeds fastest.
+
+    Raises:
+        UserError: If two points of different axes give the same key, or two trials are equal.
+    """
+    trials = []
+    for points in itertools.product(*(axis.points for axis in spec.axes)):
+        settings = dict(spec.base)
+        owner: dict[str, str] = {}
+        for axis, point in zip(spec.axes, points, strict=True):
+            for key in point.settings:
+                if key in owner:
+                    raise UserError(f"{key} is given by both {owner[key]} and {axis.key}: leave it to one of them")
+                owner[key] = axis.key
+            settings |= point.settings
+        cell = tuple((axis.key, point.label) for axis, point in zip(spec.axes, points, strict=True))
+        trials += [trial_of(spec, settings, cell, seed, "sweep") for seed in spec.seeds]
+    seen: dict[str, Trial] = {}
+    for trial in trials:
+        if trial.id in seen:
+            raise UserError(f"the cells {dict(seen[trial.id].cell)} and {dict(trial.cell)} are the same trial")
+        seen[trial.id] = trial
+    return trials
+
+
+def trial_of(spec: Spec, settings: Settings, cell: tuple[tuple[str, str], ...], seed: int, stage: str) -> Trial:
+    """A trial with the warm start of the [pretrain] stage filled in."""
+    settings = dict(settings)
+    for key in ("dataset", "model"):
+        if key not in settings:
+            raise UserError(f"{spec.name} gives no {key}: give {key} = '…'")
+    if settings.get("warm_start") == PRETRAINED:
+        if spec.pretrain is None:
+            raise UserError("warm_start = 'pretrain' needs a [pretrain] stage in the spec")
+        settings.setdefault("warm_start_only", list(spec.pretrain.only))
+    return Trial(settings, cell, seed, stage)
+
+
+def cohorts(trials: Sequence[Trial], most: int) -> list[list[Trial]]:
+    """Trials grouped by structure in order of appearance, in near-equal chunks of `most` at most."""
+    groups: dict[str, list[Trial]] = {}
+    for trial in trials:
+        groups.setdefault(trial.cohort, []).append(trial)
+    chunks = []
+    for group in groups.values():
+        count = -(-len(group) // most)
+        size = -(-len(group) // count)
+        chunks += [group[start : start + size] for start in range(0, len(group), size)]
+    return chunks
+
+
+def override(
+    spec: Spec,
+    *,
+    dataset: str | None = None,
+    epochs: float | None = None,
+    seeds: int | None = None,
+    limit: int | None = None,
+    settings: Sequence[str] = (),
+) -> Spec:
+    """The spec with command-line changes.
+
+    Args:
+        spec: The sweep.
+        dataset: Data set of every trial.
+        epochs: Duration of every stage.
+        seeds: Number of seeds of every cell, and of the final stage.
+        limit: Examples of each split.
+        settings: "KEY=V1,V2": several values make or replace an axis, one value fixes the key.
+
+    Raises:
+        UserError: For an unknown key, a value that is no value, or a key that named points give.
+    """
+    fixed: Settings = {}
+    if dataset is not None:
+        fixed["dataset"] = dataset
+    if limit is not None:
+        fixed["limit"] = limit
+    axes = {axis.key: axis for axis in spec.axes}
+    for text in settings:
+        key, values = parse_setting(text)
+        check_setting(key, spec.base.get("model"), "--set")
+        for axis in axes.values():
+            if axis.key != key and any(key in point.settings for point in axis.points):
+                raise UserError(f"{key} is given by {axis.key}: change it in a spec of your own, or use --set on another key")
+        if key in axes or len(values) > 1:
+            axes[key] = Axis(key, tuple(Point(as_typed(value), {key: value}) for value in values))
+        else:
+            fixed[key] = values[0]
+    duration: Settings = {} if epochs is None else {"epochs": epochs}
+
+    def changed(old: Settings, extra: Settings) -> Settings:
+        kept = {k: v for k, v in old.items() if not (duration and k in ("steps", "examples"))}
+        return {**kept, **extra, **duration}
+
+    stages = {
+        name: stage
+        and dataclasses.replace(
+            stage,
+            settings=changed(stage.settings, {} if limit is None else {"limit": limit}) if stage.settings or duration else {},
+            seeds=tuple(range(seeds)) if seeds is not None and name == "final" else stage.seeds,
+        )
+        for name, stage in (("pretrain", spec.pretrain), ("final", spec.final))
+    }
+    return dataclasses.replace(
+        spec,
+        base=changed(spec.base, fixed),
+        axes=tuple(axes.values()),
+        seeds=spec.seeds if seeds is None else tuple(range(seeds)),
+        published=tuple(p for p in spec.published if _still_there(p.where, axes)),
+        **stages,
+    )
+
+
+def parse_setting(text: str) -> tuple[str, list[Any]]:
+    """ "KEY=V1,V2" as the key and its values, each read as TOML, or as a bare string."""
+    key, equals, values = text.partition("=")
+    key = key.strip()
+    if not equals or not key or not values.strip():
+        raise UserError(f"--set {text!r}: give KEY=VALUE or KEY=VALUE1,VALUE2, such as --set learning_rate=0.1,0.01")
+    try:
+        return key, tomllib.loads(f"x = [{values}]", parse_float=Typed)["x"]
+    except tomllib.TOMLDecodeError:
+        return key, [_value(part.strip()) for part in values.split(",")]
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"x = {text}", parse_float=Typed)["x"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _still_there(where: dict[str, str], axes: dict[str, Axis]) -> bool:
+    return all(key in axes and label in [p.label for p in axes[key].points] for key, label in where.items())
+
+

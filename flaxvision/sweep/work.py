@@ -1,0 +1,166 @@
+"""Trains one cohort of trials and leaves their weights and histories: what every executor calls, in any process."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flaxvision.errors import UserError
+from flaxvision.sweep.parse import DATA_KEYS
+from flaxvision.sweep.results import converged
+from flaxvision.sweep.spec import Settings, config_hash
+from flaxvision.sweep.trials import PRETRAINED, Trial
+
+if TYPE_CHECKING:
+    from flaxvision.data import Dataset
+    from flaxvision.layers import Chain
+    from flaxvision.training import Recipe, Result
+    from flaxvision.training._fit import Callback
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Places:
+    """Where a sweep reads and writes."""
+
+    directory: Path  # the run directory
+    raw_dir: str | None = None  # see `flaxvision.data.load`
+    data_dir: str | None = None
+
+    def weights(self, trial_id: str) -> Path:
+        """A trial's weights file."""
+        return self.directory / "trials" / f"{trial_id}.safetensors"
+
+    def history(self, trial_id: str) -> Path:
+        """A trial's history file."""
+        return self.directory / "trials" / f"{trial_id}.npz"
+
+    @property
+    def pretrained(self) -> Path:
+        """The weights that the [pretrain] stage leaves."""
+        return self.directory / "pretrain.safetensors"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Cohort:
+    """Trials to train together."""
+
+    trials: tuple[Trial, ...]
+    places: Places
+    mode: str  # of `flaxvision.training.train_cohort`
+    threshold: float | None  # of convergence
+
+    def run(self, callbacks: Iterable[Callback] = ()) -> list[dict[str, Any]]:
+        """Train, write weights and histories, and return each trial's record for trials.jsonl."""
+        from flaxvision.training import train_cohort
+
+        dataset = load_dataset(self.trials[0], self.places)
+        models = [create_model(trial, dataset) for trial in self.trials]
+        recipes = [recipe_of(trial, self.places) for trial in self.trials]
+        results = train_cohort(models, dataset, recipes, mode=self.mode, callbacks=callbacks)
+        return [self._record(trial, result) for trial, result in zip(self.trials, results, strict=True)]
+
+    def _record(self, trial: Trial, result: Result) -> dict[str, Any]:
+        from flaxvision.models import count_parameters, save_model
+
+        final = {k: v if np.isfinite(v) else None for k, v in result.history.row(result.best_epoch).items()}
+        save_model(result.model, self.places.weights(trial.id), trial=trial.config, final=final)
+        write_history(self.places.history(trial.id), result.history.arrays)
+        accuracy = result.history["test_top1"]
+        scored = self.threshold is not None and bool(np.isfinite(accuracy).all())
+        return {
+            "id": trial.id,
+            "stage": trial.stage,
+            "cell": dict(trial.cell),
+            "seed": trial.seed,
+            "status": "diverged" if result.diverged else "ok",
+            "final": final,
+            "best_epoch": result.best_epoch,
+            "converged_epoch": converged(accuracy, self.threshold or 0.0) if scored else None,
+            "parameters": count_parameters(result.model),
+            "seconds": round(result.timing.total, 3),
+            "config": trial.config,
+        }
+
+
+def check(trial: Trial, places: Places) -> None:
+    """Raise `UserError` for a trial that cannot train, before anything is written."""
+    from flax import nnx
+
+    from flaxvision.training._fit import check_fit
+
+    dataset = load_dataset(trial, places)
+    recipe = recipe_of(trial, places)
+    recipe.total_steps(len(dataset.train))
+    recipe.selection(dataset.validation is not None)
+    model = nnx.eval_shape(lambda: create_model(trial, dataset))
+    check_fit(model, dataset, recipe)
+
+
+def load_dataset(trial: Trial, places: Places) -> Dataset:
+    """A trial's data set, kept in memory for the next trial that asks for it."""
+    settings = trial.part(DATA_KEYS)
+    return _load(config_hash(settings), places.raw_dir, places.data_dir, _Frozen(settings))
+
+
+class _Frozen(dict):
+    """Settings as an argument of a cached function; the hash beside them tells them apart."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return 0
+
+
+@functools.lru_cache(maxsize=2)
+def _load(_: str, raw_dir: str | None, data_dir: str | None, settings: Settings) -> Dataset:
+    from flaxvision.data import load
+
+    options = {key: value for key, value in settings.items() if key not in ("dataset", "drawn")}
+    if "drawn" in settings:
+        options["examples"] = settings["drawn"]
+    for key, value in options.items():
+        wanted = (int, float) if key == "validation" else (int,)
+        if value is not None and (not isinstance(value, wanted) or isinstance(value, bool)):
+            raise UserError(f"{key} is {value!r}: give a {'fraction' if key == 'validation' else 'whole number'}")
+    return load(settings["dataset"], raw_dir=raw_dir, data_dir=data_dir, **options)
+
+
+def create_model(trial: Trial, dataset: Dataset) -> Chain:
+    """A trial's model before training."""
+    from flaxvision.models import create
+
+    outputs = 1 if trial.settings.get("loss") == "binary_cross_entropy" else dataset.num_classes
+    return create(
+        trial.settings["model"],
+        input_shape=dataset.input_shape,
+        num_classes=outputs,
+        seed=trial.seed,
+        **trial.sizes,
+    )
+
+
+def recipe_of(trial: Trial, places: Places) -> Recipe:
+    """A trial's recipe, its warm start as a path."""
+    from flaxvision.training.recipe import field_names, from_dict
+
+    settings = {**trial.part(field_names()), "seed": trial.seed}
+    start = settings.get("warm_start")
+    if start == PRETRAINED:
+        settings["warm_start"] = str(places.pretrained)
+    elif isinstance(start, str) and Path(start).is_dir():
+        settings["warm_start"] = str(Path(start) / "winner.safetensors")
+    return from_dict(settings)
+
+
+def write_history(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write a history atomically, as a compressed npz."""
+    import io
+
+    from flaxvision._files import write_atomically
+
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    write_atomically(path, buffer.getvalue())

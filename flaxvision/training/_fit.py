@@ -1,0 +1,326 @@
+"""Training loops: one model (`fit`), or several trials of one structure together (`train_cohort`)."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from flaxvision.data import Dataset
+from flaxvision.errors import UserError, check_choice, unknown
+from flaxvision.layers import Chain, Preprocess
+from flaxvision.layers.context import matches
+from flaxvision.models.files import assign, read
+from flaxvision.training.checkpoint import Checkpoints
+from flaxvision.training.engine import Engine, Plan, engine_for
+from flaxvision.training.history import History, HistoryBuilder, Result, Timing
+from flaxvision.training.losses import loss_of
+from flaxvision.training.metrics import Metrics
+from flaxvision.training.optimizers import build_optimizer
+from flaxvision.training.recipe import Recipe
+from flaxvision.training.state import TrainState, init_state, merge_model, split_model
+from flaxvision.training.step import StepRecord, cast, gradient_layer
+
+PREPROCESS = {"unit": Preprocess(1 / 255), "signed": Preprocess(1 / 127.5, -1.0), "raw": Preprocess()}
+MODES = ("auto", "loop", "unroll", "vmap")
+NAMES = {"train": "train", "validation": "val", "test": "test"}  # split -> prefix of its metrics
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Progress:
+    """What a callback is told: after every compiled call, and with `metrics` after every epoch."""
+
+    step: int  # updates done
+    steps: int  # updates in all
+    epoch: int  # the epoch at hand, from 1
+    examples: int  # training examples since the last report, over all members
+    metrics: tuple[dict[str, float], ...] = ()  # a member's metrics of the epoch that just ended; () before
+
+
+Callback = Callable[[Progress], "bool | None"]  # returning True stops the run after the epoch at hand
+
+
+def fit(
+    model: Chain,
+    dataset: Dataset,
+    recipe: Recipe,
+    *,
+    devices: str | int | Sequence[jax.Device] = "auto",
+    callbacks: Iterable[Callback] = (),
+    checkpoint: str | Path | None = None,
+) -> Result:
+    """Train a model.
+
+    Args:
+        model: The model to start from; it is not changed.
+        dataset: What to train and evaluate on; every image counts, in a short last batch too.
+        recipe: How to train.
+        devices: "auto" for all local devices, a count, or the devices; several share each batch by `jax.pmap`.
+        callbacks: Called with a `Progress` after every compiled call and every epoch; True stops the run.
+        checkpoint: A folder in which to keep the newest state (orbax); a run that finds one goes on from there.
+
+    Returns:
+        The trained model, with `model.preprocess` and `model.classes` set, its history and timing.
+
+    Raises:
+        UserError: If the model, the data and the recipe do not fit each other.
+    """
+    return train_cohort([model], dataset, [recipe], devices=devices, callbacks=callbacks, checkpoint=checkpoint)[0]
+
+
+def train_cohort(
+    models: Sequence[Chain],
+    dataset: Dataset,
+    recipes: Sequence[Recipe],
+    *,
+    mode: str = "auto",
+    devices: str | int | Sequence[jax.Device] = "auto",
+    callbacks: Iterable[Callback] = (),
+    checkpoint: str | Path | None = None,
+) -> list[Result]:
+    """Train several models of one structure in one compiled program, a recipe each.
+
+    Args:
+        models: The models to start from, alike but for their numbers; they are not changed.
+        dataset: What to train and evaluate on.
+        recipes: One a model; they may differ in learning rate, momentum, weight decay, seed and warm start.
+        mode: "unroll" (members one after the other in one program: on a CPU bit-equal to single runs), "vmap"
+            (members as one batched program), or "auto": unrolled on a CPU, else vmapped.
+        devices: As in `fit`.
+        callbacks: As in `fit`.
+        checkpoint: As in `fit`; for a single model only.
+
+    Returns:
+        One result a model, in order.
+
+    Raises:
+        UserError: As in `fit`, and if the members' structures differ.
+    """
+    check_choice("mode", mode, MODES)
+    if len(models) != len(recipes) or not models:
+        raise UserError(f"{len(models)} models and {len(recipes)} recipes: give one recipe a model, and one at least")
+    if checkpoint is not None and len(models) > 1:
+        raise UserError("a checkpoint is kept for a single model: give one model, or no checkpoint")
+    structures = {recipe.structure() for recipe in recipes}
+    if len(structures) > 1:
+        raise UserError("recipes of a cohort may differ in learning rate, momentum, weight decay and seed only")
+    recipe = recipes[0]
+    chosen = _devices(devices)
+    run = _Run(models, dataset, recipes, chosen, mode == "vmap" or (mode == "auto" and chosen[0].platform != "cpu"))
+    precision = "highest" if recipe.precision == "highest" else None
+    with jax.default_matmul_precision(precision) if precision else contextlib.nullcontext():
+        return run.train(tuple(callbacks), None if checkpoint is None else Checkpoints(checkpoint, run.identity()))
+
+
+class _Run:
+    def __init__(
+        self,
+        models: Sequence[Chain],
+        dataset: Dataset,
+        recipes: Sequence[Recipe],
+        devices: tuple[jax.Device, ...],
+        vmapped: bool,
+    ):
+        self.recipe = recipes[0]
+        self.members = len(models)
+        examples = len(dataset.train)
+        self.total_steps = self.recipe.total_steps(examples)
+        self.per_epoch = -(-examples // self.recipe.batch_size)
+        self.selection = self.recipe.selection(dataset.validation is not None)
+        if self.recipe.precision == "float64" and not jax.config.jax_enable_x64:
+            raise UserError("precision 'float64' needs 64-bit mode: set the environment variable JAX_ENABLE_X64=1")
+        prepared = [_prepare(model, dataset, recipe) for model, recipe in zip(models, recipes, strict=True)]
+        graphdef, params, *_ = split_model(prepared[0], self.recipe.frozen)
+        if any(split_model(model, self.recipe.frozen)[0] != graphdef for model in prepared[1:]):
+            raise UserError("models of a cohort differ in structure: give models of one name and one set of sizes")
+        if not jax.tree.leaves(params):
+            raise UserError(f"frozen={self.recipe.frozen} freezes every layer of {models[0].kind}: leave one to learn")
+        classes = 0 if self.recipe.loss == "squared_error" else dataset.num_classes
+        self.plan = Plan(
+            graphdef, self.recipe.structure(), classes, self.per_epoch, self.total_steps, vmapped, tuple(devices)
+        )
+        self.engine: Engine = engine_for(self.plan)
+        dtype = jnp.dtype("float64" if self.recipe.precision == "float64" else "float32")
+        starts = []
+        for model, recipe in zip(prepared, recipes, strict=True):
+            tx = build_optimizer(recipe, self.total_steps, self.per_epoch, dtype)
+            starts.append(init_state(model, recipe.frozen, tx, recipe.seed))
+        self.states = self.engine.join(starts)
+        self.splits = {name: self.engine.put((split.images, split.labels)) for name, split in dataset.splits.items()}
+        positions = sorted({gradient_layer(path) for path, _ in jax.tree.leaves_with_path(params)})
+        self.layers = tuple(prepared[0].names[position] for position in positions)
+
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint must agree with to be continued."""
+        return {
+            "recipe": repr(dataclasses.replace(self.recipe, epochs=None, steps=None, examples=None)),
+            "steps_per_epoch": self.per_epoch,
+        }
+
+    def train(self, callbacks: tuple[Callback, ...], checkpoints: Checkpoints | None) -> list[Result]:
+        began = time.perf_counter()
+        builders = [HistoryBuilder(self.layers) for _ in range(self.members)]
+        best = [_Best() for _ in range(self.members)]
+        epochs = -(-self.total_steps // self.per_epoch)
+        first = 0
+        if checkpoints is not None and (found := checkpoints.restore(self.states[0])) is not None:
+            state, arrays, kept = found
+            self.states, first = self.engine.join([state]), len(arrays["train_loss"])
+            builders = [HistoryBuilder(self.layers, arrays)]
+            best = [_Best(**kept)]
+        marks = [time.perf_counter()]
+        for epoch in range(first, epochs):
+            if all(member.stopped for member in best):
+                break
+            steps = min(self.per_epoch, self.total_steps - epoch * self.per_epoch)
+            stop = self._epoch(epoch, steps, builders, best, callbacks)
+            marks.append(time.perf_counter())
+            if checkpoints is not None:
+                checkpoints.save(epoch + 1, self.states[0], builders[0].history().arrays, best[0])
+            if stop:
+                break
+        if checkpoints is not None:
+            checkpoints.close()
+        timing = self._timing(began, marks)
+        return [self._result(k, builders[k].history(), best[k], timing) for k in range(self.members)]
+
+    def _epoch(
+        self, epoch: int, steps: int, builders: list[HistoryBuilder], best: list[_Best], callbacks: tuple[Callback, ...]
+    ) -> bool:
+        stop, before = False, 0
+        records: list[StepRecord] = []
+        for done, states, sums, record in self.engine.epoch(self.states, self.splits["train"], epoch, steps):
+            self.states = states
+            records.append(record)
+            examples = (done - before) * self.recipe.batch_size * self.members
+            progress = Progress(epoch * self.per_epoch + done, self.total_steps, epoch + 1, examples)
+            stop |= any([callback(progress) for callback in callbacks])
+            before = done
+        scores = {
+            NAMES[split]: self.engine.evaluate(self.states, self.splits[split])
+            for split in ("validation", "test")
+            if split in self.splits
+        }
+        fetched, records = jax.device_get(({"train": sums, **scores}, records))
+        for k, (builder, member) in enumerate(zip(builders, best, strict=True)):
+            if member.stopped:
+                continue
+            for split, values in fetched.items():
+                builder.add_epoch(split, Metrics.of(self.engine.member(values, k)))
+            builder.add_steps("step_loss", np.concatenate([record.loss[:, k] for record in records]))
+            if self.recipe.record_gradients:
+                for name in ("gradient_norm", "gradient_mean"):
+                    builder.add_steps(name, np.concatenate([getattr(record, name)[:, k] for record in records]))
+            self._select(epoch, builder, member, k)
+        metrics = tuple(
+            {f"{split}_{name}": builder.last(f"{split}_{name}") for split in fetched for name in ("loss", "top1")}
+            for builder in builders
+        )
+        progress = Progress(epoch * self.per_epoch + steps, self.total_steps, epoch + 1, 0, metrics)
+        return stop | any([callback(progress) for callback in callbacks])
+
+    def _select(self, epoch: int, builder: HistoryBuilder, member: _Best, k: int) -> None:
+        value = builder.last(self.selection)
+        value = -value if self.selection.endswith("loss") else value
+        improved = value > member.value  # never for NaN
+        if improved:
+            member.value, member.at = value, epoch + 1
+        if self.recipe.select == "last" or improved or member.state is None:
+            member.epoch = epoch + 1
+        out_of_patience = bool(self.recipe.early_stopping) and epoch + 1 - member.at >= self.recipe.early_stopping
+        if out_of_patience:
+            member.stopped = True
+        keep = self.recipe.select == "best" and (improved or member.state is None)
+        if keep or (self.recipe.select == "last" and out_of_patience):
+            member.state = jax.tree.map(jnp.copy, self.engine.member(self.states, k))
+
+    def _result(self, k: int, history: History, best: _Best, timing: Timing) -> Result:
+        state = self.engine.member(self.states, k) if best.state is None else best.state
+        model = merge_model(self.plan.graphdef, jax.device_get(state))
+        diverged = not bool(np.isfinite(history["train_loss"]).all())
+        return Result(model, history, timing, best.epoch, diverged)
+
+    def _timing(self, began: float, marks: list[float]) -> Timing:
+        epochs = len(marks) - 1
+        if not epochs:
+            return Timing(0.0, 0.0, 0.0)
+        examples = len(self.splits["train"][1]) * self.members
+        steady = marks[1:] if epochs > 1 else marks
+        rate = examples * (len(steady) - 1) / (steady[-1] - steady[0])
+        return Timing((marks[-1] - began) / self.members, (marks[1] - began) / self.members, rate)
+
+
+@dataclasses.dataclass(slots=True)
+class _Best:
+    """One member's selection: the best value so far, where it was, and the parameters that will be kept."""
+
+    value: float = -np.inf  # of the selection metric, larger is better
+    at: int = 0  # its epoch, from 1
+    epoch: int = 0  # the epoch, from 1, whose parameters are kept
+    stopped: bool = False
+    state: TrainState | None = None  # None: those of the last step
+
+
+def check_fit(model: Chain, dataset: Dataset, recipe: Recipe) -> None:
+    """Raise `UserError` unless the model (which may be abstract), the data and the recipe fit each other."""
+    if model.input_shape != dataset.input_shape:
+        raise UserError(
+            f"{model.kind} takes examples of shape {model.input_shape} but {dataset.name} has {dataset.input_shape}: "
+            f"create it with input_shape={dataset.input_shape}"
+        )
+    output = model.output_shape
+    if loss_of(output) != recipe.loss:
+        raise UserError(
+            f"loss {recipe.loss!r} does not fit {model.kind}, whose output for one example has shape {output}: "
+            f"use loss {loss_of(output)!r}, or a model with other outputs"
+        )
+    wanted = {"cross_entropy": dataset.num_classes, "binary_cross_entropy": 1}.get(recipe.loss)
+    if wanted is not None and output[0] != wanted:
+        raise UserError(
+            f"{model.kind} has {output[0]} outputs but {dataset.name} has {dataset.num_classes} classes: "
+            f"create it with num_classes={wanted}"
+        )
+    if recipe.loss == "binary_cross_entropy" and dataset.num_classes != 2:
+        raise UserError(f"loss 'binary_cross_entropy' takes 2 classes, {dataset.name} has {dataset.num_classes}")
+    if recipe.loss == "squared_error" and output != dataset.input_shape:
+        raise UserError(f"{model.kind} gives {output} for examples of {dataset.input_shape}: they must be equal")
+    if recipe.augment and len(dataset.input_shape) != 3:
+        raise UserError(f"augment={recipe.augment} is for images; {dataset.name} holds points")
+    for prefix in recipe.frozen:
+        if not any(matches(name, (prefix,)) for name in model.names):
+            raise unknown(f"layer of {model.kind}", prefix, dict.fromkeys(n.split(".")[0] for n in model.names))
+
+
+def _prepare(model: Chain, dataset: Dataset, recipe: Recipe) -> Chain:
+    """A copy of `model` with its preprocessing, classes and warm start, checked against the data."""
+    check_fit(model, dataset, recipe)
+    model = nnx.clone(model)
+    model.classes = dataset.classes
+    model.preprocess = PREPROCESS[recipe.pixels] if dataset.train.images.dtype == np.uint8 else Preprocess()
+    if recipe.precision == "float64":
+        nnx.update(model, cast(nnx.state(model), jnp.dtype("float64")))
+    if recipe.warm_start is not None:
+        tensors, _ = read(recipe.warm_start)
+        assign(model, tensors, recipe.warm_start, recipe.warm_start_only)
+    return model
+
+
+def _devices(devices: str | int | Sequence[jax.Device]) -> tuple[jax.Device, ...]:
+    local = jax.local_devices()
+    if devices == "auto":
+        return tuple(local)
+    if isinstance(devices, int):
+        if not 1 <= devices <= len(local):
+            raise UserError(f"devices is {devices}: give a number from 1 to {len(local)}, or 'auto'")
+        return tuple(local[:devices])
+    if isinstance(devices, str):
+        raise UserError(f"devices is {devices!r}: give 'auto', a number from 1 to {len(local)}, or devices")
+    return tuple(devices)

@@ -1,0 +1,52 @@
+"""Which examples a step sees: an epoch's order, and one device's share of one batch, padded and masked."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+class Batch(NamedTuple):
+    """Examples of one step, or one device's share of them."""
+
+    images: jax.Array  # (B, *input_shape) as stored
+    labels: jax.Array  # int32 (B,)
+    index: jax.Array  # int32 (B,): place in the whole batch
+    mask: jax.Array | None  # bool (B,): False is padding; None when there is none
+
+
+class Shard(NamedTuple):
+    """One device of several that share each batch."""
+
+    rank: jax.Array | int  # which device, from 0
+    count: int  # how many
+
+
+WHOLE = Shard(0, 1)
+
+
+def epoch_order(seed: jax.Array, epoch: jax.Array, examples: int) -> jax.Array:
+    """The order, int32 (examples,), in which epoch `epoch` (from 0) of a run with `seed` sees its examples."""
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), epoch)
+    return jax.random.permutation(key, examples)
+
+
+def take_batch(
+    images: jax.Array, labels: jax.Array, order: jax.Array | None, start: jax.Array, size: int, shard: Shard = WHOLE
+) -> Batch:
+    """The examples from `start` on, `size` of them, in `order` (None: as stored); a device takes its share.
+
+    Shares are equal, the last ones padded: 5 examples on 8 devices give 5 devices one each and 3 devices none.
+    """
+    share = -(-size // shard.count)
+    index = jnp.asarray(shard.rank, jnp.int32) * share + jnp.arange(share, dtype=jnp.int32)
+    if order is None and shard.count == 1:
+        slices = (lax.dynamic_slice_in_dim(array, start, size) for array in (images, labels))
+        return Batch(*slices, index, None)
+    place = start + jnp.minimum(index, size - 1)
+    chosen = place if order is None else order[place]
+    mask = None if size % shard.count == 0 else index < size
+    return Batch(images[chosen], labels[chosen], index, mask)

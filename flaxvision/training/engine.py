@@ -1,0 +1,223 @@
+"""Compiled epochs: the same step, alone or over several trials, scanned or step by step, on one device or many."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import lax
+
+from flaxvision.layers import Conv, ConvTranspose
+from flaxvision.layers.dtypes import at_least_float32
+from flaxvision.training.batches import Batch, Shard, epoch_order, take_batch
+from flaxvision.training.metrics import Sums, add, sum_batch, zero_sums
+from flaxvision.training.optimizers import build_optimizer
+from flaxvision.training.recipe import Recipe
+from flaxvision.training.state import TrainState, merge_model
+from flaxvision.training.step import StepRecord, cast, compute_dtype, make_step
+
+AXIS = "batch"  # the device axis
+EVALUATION_BATCH = 500  # examples a step of evaluation
+
+States = Any  # a tuple of TrainState (unrolled members), or one TrainState with a leading axis of members (vmapped)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """All that is static about a group of trials; equal plans share their compiled programs."""
+
+    graphdef: nnx.GraphDef
+    recipe: Recipe  # `Recipe.structure()`
+    classes: int  # classes of the confusion matrix; 0 without classes
+    steps_per_epoch: int
+    total_steps: int
+    vmapped: bool  # members by `vmap`; otherwise unrolled in one program
+    devices: tuple[jax.Device, ...]
+
+
+@functools.lru_cache(maxsize=32)
+def engine_for(plan: Plan) -> Engine:
+    """The engine of a plan, with what it compiled before."""
+    return Engine(plan)
+
+
+class Engine:
+    """Trains and evaluates the members of one plan."""
+
+    def __init__(self, plan: Plan):
+        self.plan = plan
+        self.sharded = len(plan.devices) > 1
+        self.tx = build_optimizer(plan.recipe, plan.total_steps, plan.steps_per_epoch)
+        self._step = make_step(plan.graphdef, plan.recipe, self.tx, plan.classes, AXIS if self.sharded else None)
+        self.scanned = plan.devices[0].platform != "cpu" or not has_convolution(plan.graphdef)
+        self._order = jax.jit(self._orders, static_argnums=2)
+        self._many = self._compile(self._train_many, static=("count", "size"), donate=True)
+        self._evaluate = self._compile(self._evaluate_all, static=(), donate=False)
+
+    # What runs in Python: an epoch and an evaluation.
+
+    def epoch(
+        self, states: States, data: tuple[jax.Array, jax.Array], epoch: int, steps: int
+    ) -> Iterator[tuple[int, States, Sums, StepRecord]]:
+        """Train `steps` steps of epoch `epoch`, yielding (steps done, states, sums of the epoch so far, records).
+
+        Records have axes (steps since the last yield, members, ...); sums are a leading axis or a tuple like `states`.
+        """
+        recipe, (images, labels) = self.plan.recipe, data
+        examples = len(labels)
+        whole = min(steps, examples // recipe.batch_size)
+        sums = self.put(self._zeros(states))
+        order = self._order(states, np.uint32(epoch), examples) if recipe.shuffle else None
+        done = 0
+        for count in [whole] if self.scanned else [1] * whole:
+            if count:
+                states, sums, records = self._many(
+                    states, sums, images, labels, order, np.int32(done), count=count, size=recipe.batch_size
+                )
+                done += count
+                yield done, states, sums, records
+        if done < steps:
+            size = examples - whole * recipe.batch_size
+            states, sums, records = self._many(states, sums, images, labels, order, np.int32(done), count=1, size=size)
+            yield done + 1, states, sums, records
+
+    def evaluate(self, states: States, data: tuple[jax.Array, jax.Array]) -> Sums:
+        """The sums of every member over a whole split, in evaluation mode."""
+        return self._evaluate(states, *data)
+
+    # What is compiled.
+
+    def _compile(self, function: Callable, *, static: tuple[str, ...], donate: bool) -> Callable:
+        if not self.sharded:
+            donated = (0, 1) if donate else ()
+            return jax.jit(functools.partial(function, Shard(0, 1)), static_argnames=static, donate_argnums=donated)
+
+        count = len(self.plan.devices)
+        ranks = np.arange(count, dtype=np.int32)
+
+        @functools.cache
+        def mapped(**settings: int) -> Callable:
+            def on_device(rank: jax.Array, *arguments: Any) -> Any:
+                return function(Shard(rank, count), *arguments, **settings)
+
+            def call(*arguments: Any) -> Any:
+                axes = (0, *[None] * len(arguments))
+                run = jax.pmap(on_device, AXIS, in_axes=axes, out_axes=None, devices=self.plan.devices)
+                return run(ranks, *arguments)
+
+            return call
+
+        return lambda *arguments, **settings: mapped(**settings)(*arguments)
+
+    def _train_many(
+        self,
+        shard: Shard,
+        states: States,
+        sums: Any,
+        images: jax.Array,
+        labels: jax.Array,
+        order: Any,
+        first: jax.Array,
+        *,
+        count: int,
+        size: int,
+    ) -> tuple[States, Any, StepRecord]:
+        """`count` steps from step `first` of the epoch on, with batches of `size`; the cohort shares one loop."""
+
+        def member(state: TrainState, total: Sums, order: Any, number: jax.Array) -> tuple:
+            start = number * self.plan.recipe.batch_size
+            batch = take_batch(images, labels, order, start, size, shard)
+            state, new, record = self._step(state, batch)
+            return (state, add(total, new)), record
+
+        def one(carry: tuple, number: jax.Array) -> tuple:
+            if self.plan.vmapped:
+                return jax.vmap(member, (0, 0, None if order is None else 0, None))(*carry, order, number)
+            orders = order or [None] * len(carry[0])
+            out = [member(*parts, number) for parts in zip(*carry, orders, strict=True)]
+            carry = tuple(zip(*(c for c, _ in out), strict=True))
+            return carry, jax.tree.map(lambda *leaves: jnp.stack(leaves), *(r for _, r in out))
+
+        if count == 1:
+            (states, sums), record = one((states, sums), first)
+            return states, sums, jax.tree.map(lambda x: x[None], record)
+        numbers = first + jnp.arange(count, dtype=jnp.int32)
+        (states, sums), records = lax.scan(one, (states, sums), numbers)
+        return states, sums, records
+
+    def _evaluate_all(self, shard: Shard, states: States, images: jax.Array, labels: jax.Array) -> Any:
+        plan, examples = self.plan, len(labels)
+        size = min(EVALUATION_BATCH, examples)
+        whole = examples // size
+
+        def score(state: TrainState, batch: Batch) -> Sums:
+            dtype = compute_dtype(plan.recipe, state.params)
+            model = merge_model(
+                plan.graphdef, state._replace(params=cast(state.params, dtype), fixed=cast(state.fixed, dtype))
+            )
+            inputs = model.preprocess(batch.images, dtype)
+            outputs, inputs = (x.astype(at_least_float32(x.dtype)) for x in (model(inputs), inputs))
+            return sum_batch(plan.recipe.loss, plan.classes, outputs, batch.labels, inputs, batch.mask)
+
+        def all_members(batch: Batch) -> Any:
+            if plan.vmapped:
+                return jax.vmap(score, (0, None))(states, batch)
+            return tuple(score(state, batch) for state in states)
+
+        def one(total: Any, number: jax.Array) -> tuple[Any, None]:
+            batch = take_batch(images, labels, None, number * size, size, shard)
+            return jax.tree.map(jnp.add, total, all_members(batch)), None
+
+        total, _ = lax.scan(one, self._zeros(states), jnp.arange(whole, dtype=jnp.int32))
+        if whole * size < examples:
+            batch = take_batch(images, labels, None, jnp.int32(whole * size), examples - whole * size, shard)
+            total = jax.tree.map(jnp.add, total, all_members(batch))
+        return lax.psum(total, AXIS) if self.sharded else total
+
+    def _orders(self, states: States, epoch: jax.Array, examples: int) -> Any:
+        if self.plan.vmapped:
+            return jax.vmap(epoch_order, (0, None, None))(states.seed, epoch, examples)
+        return tuple(epoch_order(state.seed, epoch, examples) for state in states)
+
+    def _zeros(self, states: States) -> Any:
+        plan = self.plan
+        dtype = at_least_float32(compute_dtype(plan.recipe, self._one(states).params))
+        if not plan.vmapped:
+            return tuple(zero_sums(plan.classes, dtype) for _ in states)
+        return jax.tree.map(lambda x: jnp.zeros((len(states.step), *x.shape), x.dtype), zero_sums(plan.classes, dtype))
+
+    def _one(self, states: States) -> TrainState:
+        return states if self.plan.vmapped else states[0]
+
+    # Members in and out of the form that the compiled programs take.
+
+    def join(self, members: list[TrainState]) -> States:
+        """Several members' states as one argument, on the devices."""
+        joined = jax.tree.map(lambda *x: jnp.stack(x), *members) if self.plan.vmapped else tuple(members)
+        return self.put(joined)
+
+    def put(self, tree: Any) -> Any:
+        """Arrays on the plan's devices, a copy on each; committed, since jit compiles anew for uncommitted ones."""
+        devices = self.plan.devices
+        if not self.sharded:
+            return jax.device_put(tree, devices[0])
+        mesh = jax.sharding.Mesh(np.array(devices), (AXIS,))
+        return jax.device_put(tree, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+
+    def member(self, states: Any, position: int) -> Any:
+        """One member's part of states or sums."""
+        return jax.tree.map(lambda x: x[position], states) if self.plan.vmapped else states[position]
+
+
+def has_convolution(graphdef: nnx.GraphDef) -> bool:
+    """Whether a network holds a convolution, whose XLA weight gradient is some 50 times slower in a scan on a CPU.
+
+    See jax-ml/jax#12868.
+    """
+    return any(getattr(node, "type", None) in (Conv, ConvTranspose) for node in graphdef.nodes)

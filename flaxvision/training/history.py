@@ -1,0 +1,88 @@
+"""What a run leaves: the metrics of every epoch, the trained model, and how long it took."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+
+from flaxvision.layers import Chain
+from flaxvision.training.metrics import Metrics
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class History:
+    """Arrays by name, a row an epoch: `history["test_top1"]`.
+
+    For each of the splits "train" (running values in training mode), "val" and "test" (after the epoch): `_loss`,
+    `_top1`, `_top3` (epochs,), `_per_class` (epochs, C), `_confusion` (epochs, C, C; rows true). A row a step:
+    "step_loss" (steps,), and where recorded "gradient_norm" (steps, layers) and "gradient_mean" (steps,).
+    """
+
+    arrays: dict[str, np.ndarray]
+    layers: tuple[str, ...] = ()  # names of the layers that learn, the columns of "gradient_norm"
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.arrays[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.arrays
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.arrays)
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs were trained."""
+        return len(self.arrays["train_loss"])
+
+    def row(self, epoch: int) -> dict[str, float]:
+        """The scalars of one epoch (from 1): name -> value."""
+        scalars = {f"{split}_{metric}" for split in ("train", "val", "test") for metric in ("loss", "top1", "top3")}
+        return {name: float(rows[epoch - 1]) for name, rows in self.arrays.items() if name in scalars}
+
+
+class HistoryBuilder:
+    """Collects one member's epochs."""
+
+    def __init__(self, layers: tuple[str, ...], arrays: dict[str, np.ndarray] | None = None):
+        self.layers = layers
+        self.rows: dict[str, list[np.ndarray]] = {name: list(rows) for name, rows in (arrays or {}).items()}
+
+    def add_epoch(self, split: str, metrics: Metrics) -> None:
+        """Add what one split scored after an epoch."""
+        for name in ("loss", "top1", "top3", "per_class", "confusion"):
+            self.rows.setdefault(f"{split}_{name}", []).append(np.asarray(getattr(metrics, name)))
+
+    def add_steps(self, name: str, values: np.ndarray) -> None:
+        """Add rows of a per-step array, shape (steps, ...)."""
+        self.rows.setdefault(name, []).extend(values)
+
+    def last(self, name: str) -> float:
+        """The newest value of a scalar."""
+        return float(self.rows[name][-1])
+
+    def history(self) -> History:
+        """Everything so far."""
+        return History({name: np.stack(rows) for name, rows in self.rows.items()}, self.layers)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Timing:
+    """Wall-clock seconds of a run; a cohort's are shared equally among its members."""
+
+    total: float  # from the first compilation to the last metric
+    first_epoch: float  # the first epoch with its evaluation, compilation included
+    examples_per_second: float  # training examples a second, over all epochs after the first (with one: over it)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Result:
+    """A trained model and its history."""
+
+    model: Chain  # with the selected epoch's parameters
+    history: History
+    timing: Timing
+    best_epoch: int  # the epoch, from 1, whose parameters the model has
+    diverged: bool  # whether a training loss was not finite

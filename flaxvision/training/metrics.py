@@ -1,0 +1,86 @@
+"""Metrics as sums that add up over batches and devices, and the numbers made of them at the end."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxvision.training.losses import class_scores, example_losses
+
+TOP = 3
+
+
+class Sums(NamedTuple):
+    """Counted sums over examples; adding two of them gives those of both sets of examples."""
+
+    count: jax.Array  # examples, float32 ()
+    loss: jax.Array  # sum of example losses, ()
+    top3: jax.Array  # examples whose class is among the three highest scores, float32 ()
+    confusion: jax.Array  # examples by true (row) and predicted (column) class, float32 (C, C); (0, 0) without scores
+
+
+def zero_sums(classes: int, dtype: jnp.dtype = jnp.float32) -> Sums:
+    """The sums over no examples."""
+    shapes = Sums((), (), (), (classes, classes))
+    return Sums(*(jnp.zeros(shape, dtype if i == 1 else jnp.float32) for i, shape in enumerate(shapes)))
+
+
+def add(a: Sums, b: Sums) -> Sums:
+    """The sums over both sets of examples."""
+    return Sums(*(x + y for x, y in zip(a, b, strict=True)))
+
+
+def sum_batch(
+    loss: str, classes: int, outputs: jax.Array, labels: jax.Array, inputs: jax.Array, mask: jax.Array | None
+) -> Sums:
+    """The sums over one batch; examples where `mask` (bool (B,)) is False do not count.
+
+    The predicted class is the arg max, the first of equal scores and NaN above all, as in NumPy and PyTorch.
+    """
+    losses = example_losses(loss, outputs, labels, inputs)
+    weight = jnp.ones(labels.shape, jnp.float32) if mask is None else mask.astype(jnp.float32)
+    loss_sum = losses.sum() if mask is None else jnp.where(mask, losses, jnp.zeros((), losses.dtype)).sum()
+    scores = class_scores(loss, outputs)
+    if scores is None:
+        return Sums(weight.sum(), loss_sum, jnp.zeros((), jnp.float32), jnp.zeros((classes, classes), jnp.float32))
+    scores = jnp.where(jnp.isnan(scores), jnp.asarray(jnp.inf, scores.dtype), scores)
+    column = jnp.arange(scores.shape[1], dtype=labels.dtype)[None, :]
+    own = jnp.take_along_axis(scores, labels[:, None], axis=1)
+    ahead = (scores > own) | ((scores == own) & (column < labels[:, None]))
+    top3 = (ahead.sum(axis=1) < TOP).astype(jnp.float32)
+    true = (labels[:, None] == column).astype(jnp.float32) * weight[:, None]
+    predicted = (scores.argmax(axis=1).astype(labels.dtype)[:, None] == column).astype(jnp.float32)
+    return Sums(weight.sum(), loss_sum, (top3 * weight).sum(), true.T @ predicted)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Metrics:
+    """What a model scores on a split; accuracies are fractions."""
+
+    count: int  # examples scored
+    loss: float  # mean over examples
+    top1: float  # share of examples whose class has the highest score; NaN without classes
+    top3: float  # share of examples whose class is among the three highest
+    per_class: np.ndarray  # float64 (C,): accuracy of each true class; NaN for a class without examples
+    confusion: np.ndarray  # int64 (C, C): rows true, columns predicted
+
+    @classmethod
+    def of(cls, sums: Sums) -> Metrics:
+        """The metrics of `sums`, fetched from the device."""
+        count, loss, top3, confusion = (np.asarray(x, np.float64) for x in sums)
+        rows = confusion.sum(axis=1)
+        with np.errstate(invalid="ignore"):
+            per_class = np.where(rows > 0, np.diag(confusion) / np.where(rows > 0, rows, 1), np.nan)
+        scored = len(confusion) > 0
+        return cls(
+            count=int(count),
+            loss=float(loss / count),
+            top1=float(np.trace(confusion) / count) if scored else float("nan"),
+            top3=float(top3 / count) if scored else float("nan"),
+            per_class=per_class,
+            confusion=confusion.astype(np.int64),
+        )

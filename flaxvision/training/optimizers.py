@@ -1,0 +1,66 @@
+"""A recipe's optimiser as one optax transformation whose numbers are arrays in its state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from flaxvision.training.recipe import Recipe
+
+
+def make_optimizer(recipe: Recipe, total_steps: int, steps_per_epoch: int) -> Callable[..., optax.GradientTransformation]:
+    """The optimiser as a function of its numbers (`hyperparameters(recipe)`).
+
+    Same numbers, same updates as `torch.optim`: momentum `b = m b + g`, weight decay added to the gradient for SGD
+    and Adam and decoupled for AdamW, epsilon outside the square root. (Paszke et al., torch.optim; Loshchilov and
+    Hutter, "Decoupled Weight Decay Regularization", ICLR 2019.)
+    """
+
+    def optimizer(
+        learning_rate: jax.Array | float = 1.0,
+        momentum: jax.Array | float = 0.0,
+        weight_decay: jax.Array | float = 0.0,
+    ) -> optax.GradientTransformation:
+        parts: list[optax.GradientTransformation] = []
+        if recipe.weight_decay and recipe.optimizer != "adamw":
+            parts.append(optax.add_decayed_weights(weight_decay))
+        if recipe.optimizer != "sgd":
+            parts.append(optax.scale_by_adam())
+        elif recipe.momentum:
+            parts.append(optax.trace(decay=momentum, nesterov=recipe.nesterov))
+        if recipe.weight_decay and recipe.optimizer == "adamw":
+            parts.append(optax.add_decayed_weights(weight_decay))
+        if recipe.schedule != "constant" or recipe.warmup_epochs:
+            parts.append(optax.scale_by_schedule(shape(recipe, total_steps, steps_per_epoch)))
+        return optax.chain(*parts, optax.scale_by_learning_rate(learning_rate))
+
+    return optimizer
+
+
+def shape(recipe: Recipe, total_steps: int, steps_per_epoch: int) -> optax.Schedule:
+    """The schedule as a factor on the learning rate: a linear rise from 0, then 1, a cosine or a line to 0."""
+    warmup = round(recipe.warmup_epochs * steps_per_epoch)
+    after = max(total_steps - warmup, 1)
+    tail = {
+        "constant": optax.constant_schedule(1.0),
+        "cosine": optax.cosine_decay_schedule(1.0, after),
+        "linear": optax.linear_schedule(1.0, 0.0, after),
+    }[recipe.schedule]
+    return optax.join_schedules([optax.linear_schedule(0.0, 1.0, warmup), tail], [warmup]) if warmup else tail
+
+
+def build_optimizer(
+    recipe: Recipe, total_steps: int, steps_per_epoch: int, dtype: jnp.dtype = jnp.float32
+) -> optax.GradientTransformation:
+    """The optimiser with the recipe's numbers injected into its state as arrays of `dtype`."""
+    if not isinstance(recipe.optimizer, str):
+        return recipe.optimizer
+    numbers: dict[str, float | Callable] = {"learning_rate": recipe.learning_rate}
+    for name in ("momentum", "weight_decay"):
+        if getattr(recipe, name):
+            numbers[name] = getattr(recipe, name)
+    factory = make_optimizer(recipe, total_steps, steps_per_epoch)
+    return optax.inject_hyperparams(factory, hyperparam_dtype=dtype)(**numbers)

@@ -1,0 +1,75 @@
+"""A progress bar for `fit` and sweeps, with throughput and time left."""
+
+from __future__ import annotations
+
+import math
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+if TYPE_CHECKING:
+    from flaxvision.training._fit import Progress
+
+
+class ProgressBar:
+    """A callback that draws one line on stderr while its `with` block runs.
+
+    Args:
+        name: What stands before the bar.
+        parts: How many runs of about equal length the block holds; call `part` at the start of each.
+
+    >>> from flaxvision.training import ProgressBar
+    >>> with ProgressBar("mnist") as bar:  # doctest: +SKIP
+    ...     fv.fit(model, dataset, recipe, callbacks=[bar])
+    """
+
+    def __init__(self, name: str = "training", parts: int = 1):
+        self.bar = Bar(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[scores]}"),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self.task = self.bar.add_task(name, total=parts, rate="", scores="")
+        self.finished = 0  # parts before the one at hand
+        self.started = False
+        self.examples = 0
+        self.since = time.perf_counter()
+
+    def __enter__(self) -> ProgressBar:
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.stop()
+
+    def part(self, name: str) -> None:
+        """Begin the next run."""
+        self.finished += self.started
+        self.started = True
+        self.bar.update(self.task, description=name, completed=self.finished)
+
+    def __call__(self, progress: Progress) -> None:
+        """Move the bar to `progress`."""
+        self.examples += progress.examples
+        rate = self.examples / (time.perf_counter() - self.since)
+        done = self.finished + progress.step / progress.steps
+        self.bar.update(self.task, completed=done, rate=f"{rate:,.0f} examples/s")
+        if progress.metrics:
+            best = max(progress.metrics, key=lambda metrics: _finite(metrics.get("test_top1", 0.0)))
+            scores = ", ".join(f"{name} {value:.3f}" for name, value in best.items() if math.isfinite(value))
+            self.bar.update(self.task, scores=f"epoch {progress.epoch}: {scores}")
+
+
+def _finite(value: float) -> float:
+    return value if math.isfinite(value) else -math.inf

@@ -1,0 +1,44 @@
+"""What a training run carries from step to step, as arrays only."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from flaxvision.layers import Chain
+from flaxvision.layers.context import matches
+
+
+class TrainState(NamedTuple):
+    """One run between two steps; every number that may differ between trials is an array in here."""
+
+    params: nnx.State  # what learns
+    stats: nnx.State  # running BatchNorm statistics
+    fixed: nnx.State  # frozen parameters and layer hyperparameters such as dropout rates
+    opt: optax.OptState
+    step: jax.Array  # int32 (): updates done
+    seed: jax.Array  # uint32 (): of order, dropout and augmentation
+
+
+def split_model(model: Chain, frozen: tuple[str, ...]) -> tuple[nnx.GraphDef, nnx.State, nnx.State, nnx.State]:
+    """The model as its static definition, the parameters that learn, the running statistics, and the rest."""
+
+    def learns(path: tuple, variable: Any) -> bool:
+        return isinstance(variable, nnx.Param) and not matches(model.names[path[1]], frozen)
+
+    return nnx.split(model, learns, nnx.BatchStat, ...)
+
+
+def init_state(model: Chain, frozen: tuple[str, ...], tx: optax.GradientTransformation, seed: int) -> TrainState:
+    """The state before the first step; it shares no buffer with the model, so that it may be donated."""
+    _, params, stats, fixed = jax.tree.map(jnp.copy, split_model(model, frozen))
+    return TrainState(params, stats, fixed, tx.init(params), jnp.zeros((), jnp.int32), jnp.asarray(seed, jnp.uint32))
+
+
+def merge_model(graphdef: nnx.GraphDef, state: TrainState) -> Chain:
+    """A new model with the state's variables."""
+    return nnx.merge(graphdef, state.params, state.stats, state.fixed, copy=True)

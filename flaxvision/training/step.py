@@ -1,0 +1,108 @@
+"""One update: a pure function of the state and a batch, the same on one device, on many, alone or among trials."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax import lax
+
+from flaxvision.layers.context import Context
+from flaxvision.layers.dtypes import at_least_float32
+from flaxvision.training.augment import augment_images
+from flaxvision.training.batches import Batch
+from flaxvision.training.losses import example_losses
+from flaxvision.training.metrics import Sums, sum_batch
+from flaxvision.training.recipe import Recipe
+from flaxvision.training.state import TrainState
+
+
+class StepRecord(NamedTuple):
+    """What is kept of every step."""
+
+    loss: jax.Array  # mean loss of the batch, ()
+    gradient_norm: jax.Array  # L2 norm of the gradient of each layer that learns, (layers,); (0,) unless recorded
+    gradient_mean: jax.Array  # sum over parameter tensors of the mean of the tensor's gradient (report E), ()
+
+
+Step = Callable[[TrainState, Batch], tuple[TrainState, Sums, StepRecord]]
+
+
+def make_step(
+    graphdef: nnx.GraphDef,
+    recipe: Recipe,
+    tx: optax.GradientTransformation,
+    classes: int,
+    axis_name: str | None = None,
+) -> Step:
+    """The step of a model and a recipe.
+
+    With an axis name it runs under `jax.pmap` on one share of the batch: losses are divided by the count of the whole
+    batch and gradients summed over devices, so that uneven and empty shares give the update of one device.
+    """
+
+    def total(value: Any) -> Any:
+        return value if axis_name is None else lax.psum(value, axis_name)
+
+    def loss_fn(params: nnx.State, state: TrainState, batch: Batch) -> tuple[jax.Array, tuple[nnx.State, Sums]]:
+        dtype = compute_dtype(recipe, params)
+        model = nnx.merge(graphdef, cast(params, dtype), state.stats, cast(state.fixed, dtype), copy=True)
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(state.seed), 2), state.step)
+        context = Context(True, key, batch.index, batch.mask, axis_name, recipe.frozen)
+        images = batch.images
+        if recipe.augment:
+            images = augment_images(recipe.augment, images, context.example_keys(len(images)))
+        inputs = model.preprocess(images, dtype)
+        outputs = model(inputs, context)
+        outputs, inputs = (x.astype(at_least_float32(x.dtype)) for x in (outputs, inputs))
+        losses = example_losses(recipe.loss, outputs, batch.labels, inputs)
+        if batch.mask is not None:
+            losses = jnp.where(batch.mask, losses, jnp.zeros((), losses.dtype))
+        sums = sum_batch(recipe.loss, classes, *lax.stop_gradient((outputs, batch.labels, inputs)), batch.mask)
+        loss = losses.sum() / total(sums.count).astype(losses.dtype)
+        return loss, (nnx.state(model, nnx.BatchStat), sums)
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums, StepRecord]:
+        (loss, (stats, sums)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params, state, batch)
+        loss, sums, grads = total((loss, sums, grads))
+        updates, opt = tx.update(grads, state.opt, state.params)
+        params = optax.apply_updates(state.params, updates)
+        record = StepRecord(loss, *_gradient_record(grads, recipe.record_gradients))
+        return state._replace(params=params, stats=stats, opt=opt, step=state.step + 1), sums, record
+
+    return step
+
+
+def compute_dtype(recipe: Recipe, params: nnx.State) -> jnp.dtype:
+    """The type of activations: the recipe's, else that of the parameters."""
+    if recipe.precision in ("bfloat16", "float64"):
+        return jnp.dtype(recipe.precision)
+    leaves = jax.tree.leaves(params)
+    return leaves[0].dtype if leaves else jnp.dtype(jnp.float32)
+
+
+def cast(state: nnx.State, dtype: jnp.dtype) -> nnx.State:
+    """Floating-point arrays as `dtype`."""
+    return jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, state)
+
+
+def _gradient_record(grads: nnx.State, wanted: bool) -> tuple[jax.Array, jax.Array]:
+    if not wanted:
+        return jnp.zeros((0,), jnp.float32), jnp.zeros((), jnp.float32)
+    squares: dict[int, jax.Array] = {}
+    means = jnp.zeros((), jnp.float32)
+    for path, leaf in jax.tree.leaves_with_path(grads):
+        layer = gradient_layer(path)
+        gradient = leaf.astype(jnp.float32)
+        squares[layer] = squares.get(layer, jnp.zeros((), jnp.float32)) + jnp.square(gradient).sum()
+        means = means + gradient.mean()
+    return jnp.sqrt(jnp.stack(list(squares.values()))), means
+
+
+def gradient_layer(path: tuple) -> int:
+    """The position in the chain of the layer that a leaf of `params` belongs to."""
+    return int(path[1].key)

@@ -1,0 +1,200 @@
+"""The user's own data: arrays, npz folders, image folders."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flaxvision import data
+from flaxvision.errors import UserError
+
+IMAGES = np.random.default_rng(0).integers(256, size=(6, 5, 4), dtype=np.uint8)
+LABELS = np.array([0, 1, 2, 0, 1, 2])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int64, np.uint64])
+def test_images_and_labels_of_any_whole_type(dtype):
+    arrays = data.from_arrays(IMAGES, LABELS.astype(dtype), IMAGES[:2], LABELS[:2].astype(dtype))
+    assert arrays.train.images.shape == (6, 5, 4, 1)
+    assert arrays.train.labels.dtype == np.int32
+    assert arrays.classes == ("0", "1", "2")
+    assert (arrays.name, arrays.source.kind, arrays.source.official) == ("arrays", "arrays", None)
+    assert len(arrays.source.checksum) == 64
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_points(dtype):
+    points = np.linspace(-1, 1, 12).reshape(6, 2).astype(dtype)
+    arrays = data.from_arrays(points, LABELS, points, LABELS, classes=["a", "b", "c"], name="mine")
+    assert arrays.train.images.dtype == np.float32
+    assert arrays.classes == ("a", "b", "c")
+    assert arrays.name == "mine"
+
+
+def test_checksum_knows_every_value():
+    def checksum(images, labels):
+        return data.from_arrays(images, labels, IMAGES, LABELS).source.checksum
+
+    assert checksum(IMAGES, LABELS) == checksum(IMAGES.copy(), LABELS.astype(np.uint8))
+    assert checksum(IMAGES, LABELS) != checksum(IMAGES ^ 1, LABELS)
+    assert checksum(IMAGES, LABELS) != checksum(IMAGES, LABELS[::-1])
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (IMAGES, LABELS[:5], "arrays: train: 6 examples but 5 labels"),
+        (IMAGES, LABELS - 1, "arrays: train: label -1 at index 0"),
+        (IMAGES, LABELS + 1, "arrays: train: label 3 at index 2 is outside the 3 classes: labels are 0 to 2"),
+        (IMAGES, LABELS + 2**40, "label 1099511627776 at index 0"),
+        (IMAGES, LABELS.astype(float), "labels are float64"),
+        (IMAGES, LABELS[:, None], r"labels are int64 \(6, 1\)"),
+        (IMAGES.astype(int), LABELS, r"examples are int64 \(6, 5, 4\): allowed are uint8 images"),
+        (IMAGES[0], LABELS[:5], r"examples are uint8 \(5, 4\)"),
+        (IMAGES / 255, LABELS, r"examples are float64 \(6, 5, 4\)"),
+        (np.full((6, 2), np.nan), LABELS, "not finite"),
+        (np.full((6, 2), 1e300), LABELS, "not finite"),
+        (IMAGES[:0], LABELS[:0], "there are no examples"),
+        (IMAGES[:, :4], LABELS, r"train examples are \(4, 4, 1\) but test examples \(5, 4, 1\)"),
+    ],
+)
+def test_array_errors(images, labels, message):
+    with pytest.raises(UserError, match=message) as caught:
+        data.from_arrays(images, labels, IMAGES, LABELS, classes="abc")
+    assert "\n" not in str(caught.value)
+
+
+# --- npz -------------------------------------------------------------------------------------------------------------
+
+POINTS = {"samples": np.arange(12.0).reshape(6, 2), "annotations": LABELS}
+
+
+def _npz(folder, train=POINTS, valid=POINTS):
+    np.savez(folder / "train.npz", **train)
+    np.savez_compressed(folder / "valid.npz", **valid)
+    return f"npz:{folder}"
+
+
+def test_npz(tmp_path):
+    points = data.load(_npz(tmp_path, valid={"samples": np.ones((2, 2)), "annotations": np.array([0.0, 2.0])}))
+    assert points.source.counts == (("train", 6), ("test", 2))
+    assert points.source.kind == "folder"
+    assert np.array_equal(points.train.images, POINTS["samples"])
+    assert points.test.labels.tolist() == [0, 2]
+    images = data.load(_npz(tmp_path, *[{"samples": IMAGES, "annotations": LABELS}] * 2))
+    assert images.input_shape == (5, 4, 1)
+    assert images.source.checksum != points.source.checksum
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"samples": POINTS["samples"]}, "valid.npz has no annotations: it has samples"),
+        ({}, "valid.npz has no samples and no annotations: it has nothing"),
+        ({**POINTS, "samples": np.array([{}] * 6)}, "valid.npz cannot be read as plain NumPy arrays without pickled"),
+        ({**POINTS, "samples": np.zeros((6, 2, 3))}, r"valid.npz: examples are float64 \(6, 2, 3\)"),
+        ({**POINTS, "annotations": LABELS[:4]}, "valid.npz: 6 examples but 4 labels"),
+        ({**POINTS, "annotations": LABELS / 2}, "valid.npz: labels are float64"),
+        ({**POINTS, "annotations": LABELS - 1}, "valid.npz: label -1"),
+    ],
+)
+def test_npz_errors(tmp_path, content, message):
+    with pytest.raises(UserError, match=message) as caught:
+        data.load(_npz(tmp_path, valid=content))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda content: content[:100], lambda content: b"", lambda content: b"hello", lambda content: content[::-1]],
+)
+def test_damaged_npz(tmp_path, damage):
+    name = _npz(tmp_path)
+    path = tmp_path / "valid.npz"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(UserError, match=r"valid.npz cannot be read"):
+        data.load(name)
+    path.unlink()
+    with pytest.raises(UserError, match=r"there is no file .*valid.npz: npz:FOLDER needs train.npz and valid.npz"):
+        data.load(name)
+    with pytest.raises(UserError, match="there is no folder ''"):
+        data.load("npz:")
+
+
+# --- images ----------------------------------------------------------------------------------------------------------
+
+
+def _image(path, size=(4, 5), mode="RGB", value=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, value if mode in ("L", "P") else (value, 1, 2)).save(path)
+
+
+def _fill(folder, classes=("cat", "dog"), count=10, **options):
+    for number, label in enumerate(classes):
+        for index in range(count):
+            _image(folder / label / f"{index:02}.png", value=100 * number + index, **options)
+
+
+def test_image_folder_with_splits(tmp_path):
+    _fill(tmp_path / "train")
+    _fill(tmp_path / "test", count=3)
+    (tmp_path / "train" / "cat" / "notes.txt").write_text("no image")
+    pets = data.load(f"images:{tmp_path}")
+    assert pets.classes == ("cat", "dog")
+    assert pets.input_shape == (5, 4, 3)
+    assert pets.source.counts == (("train", 20), ("test", 6))
+    assert pets.source.note == ""
+    for split in pets.splits.values():
+        assert np.array_equal(split.images[:, 0, 0, 0] // 100, split.labels)
+    assert len(set(pets.train.labels[:8])) == 2  # mixed, so that a limit keeps all classes
+    again = data.load(f"images:{tmp_path}")
+    assert np.array_equal(again.train.images, pets.train.images)
+    assert again.source == pets.source
+
+
+def test_image_folder_without_splits(tmp_path):
+    _fill(tmp_path, mode="L")
+    pets = data.load(f"images:{tmp_path}", size=None, channels=1)
+    assert pets.source.counts == (("train", 16), ("test", 4))
+    assert pets.source.note == "test split: a random 20% of each class (seed 0)"
+    assert np.bincount(pets.test.labels).tolist() == [2, 2]
+    values = np.concatenate([split.images[:, 0, 0, 0] for split in pets.splits.values()])
+    assert len(set(values)) == 20
+
+
+def test_image_folder_errors(tmp_path):
+    name = f"images:{tmp_path}"
+    with pytest.raises(UserError, match="has no images in sub-folders"):
+        data.load(name)
+    _fill(tmp_path / "train")
+    with pytest.raises(UserError, match=r"there is no folder .*test: give both"):
+        data.load(name)
+    _fill(tmp_path / "test", classes=("cat", "cow"))
+    with pytest.raises(UserError, match=r"cow is a class that .*train does not have"):
+        data.load(name)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": (5, 5)}, "07.png is 5 x 5 RGB but .*00.png is 4 x 5 RGB: all images must have one size and mode"),
+        ({"mode": "L"}, "07.png is 4 x 5 L but"),
+        ({"mode": "P"}, "07.png has the mode P: convert it to one of L, RGB, RGBA"),
+    ],
+)
+def test_images_that_differ(tmp_path, options, message):
+    for split in ("train", "test"):
+        _fill(tmp_path / split)
+    _image(tmp_path / "train" / "dog" / "07.png", **options)
+    with pytest.raises(UserError, match=message):
+        data.load(f"images:{tmp_path}")
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:50], lambda content: b"", lambda content: b"x" + content])
+def test_damaged_image(tmp_path, damage):
+    _fill(tmp_path)
+    path = tmp_path / "dog" / "07.png"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(UserError, match=r"07.png cannot be read as an image"):
+        data.load(f"images:{tmp_path}")
