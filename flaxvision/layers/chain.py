@@ -53,10 +53,8 @@ class Chain(nnx.Module):
     def __call__(self, x: jax.Array, context: Context = EVALUATION) -> jax.Array:
         """Apply the chain to `x` of shape (B, *input_shape), already preprocessed."""
         for position, (name, layer) in enumerate(self.named_layers()):
-            if isinstance(layer, ContextLayer):
-                x = layer(x, context.for_layer(name, position))
-            else:
-                x = layer(x)
+            extra = (context.for_layer(name, position),) if isinstance(layer, ContextLayer) else ()
+            x = layer(x, *extra)
         return x
 
     def named_layers(self) -> Iterable[tuple[str, nnx.Module]]:

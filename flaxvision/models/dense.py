@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flaxvision.models.build import Build
+from flaxvision.models.build import Build, widths
 
 
 def linear(b: Build, outputs: int) -> None:
@@ -24,7 +24,7 @@ def mlp(
     batch_norm: bool = False,
     dropout: float = 0.0,
 ) -> None:
-    """Hidden layers of the given widths, each with BatchNorm if asked for, activation and dropout (reports B2, C, E)."""
+    """Hidden layers of the given widths, each with BatchNorm (if asked for), activation, dropout (reports B2, C, E)."""
     stack = "layers" if len(b.shape) == 1 else "linear_relu_stack"
     position = 0
 
@@ -33,8 +33,8 @@ def mlp(
         position += 1
         return f"{stack}.{position - 1}"
 
-    for width in hidden:
-        b.linear(name(), width)
+    for features in widths("hidden", hidden):
+        b.linear(name(), features)
         if batch_norm:
             b.batch_norm(name())
         b.activation(name(), activation)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flaxvision.models.build import Build
+from flaxvision.models.build import Build, width
 
 
 def _encoder(b: Build, inner_activation: str) -> None:
@@ -29,7 +29,7 @@ def emnist_cnn(b: Build, outputs: int, hidden: int = 64, inner_activation: str =
     `inner_activation` stands after the third convolution: "identity" as printed, or "relu".
     """
     _encoder(b, inner_activation)
-    b.linear("predictor.0", hidden)
+    b.linear("predictor.0", width("hidden", hidden))
     b.activation("predictor.1", "relu")
     b.linear("predictor.2", outputs)
 

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 from flaxvision.report import formats
 from flaxvision.sweep.results import Cell, SweepResult, Verdict
 
+# What a table that is too wide can do without, first what it can best do without.
+DISPENSABLE = (
+    "seconds", "train loss", "best epoch", "val top-1 (%)", "val loss", "test top-3 (%)", "parameters", "test loss",
+    "n", "verdict",
+)  # fmt: skip
 MAIN_METRICS = ("test_top1", "test_loss", "val_top1", "val_loss", "train_loss")
 DIVERGED = "†"
 
@@ -38,6 +44,26 @@ def display_tables(result: SweepResult) -> tuple[Table, ...]:
     return (_two_way_table(result), rows) if len(result.keys) == 2 else (rows,)
 
 
+def narrow(table: Table, limit: float, width: Callable[[Table], float]) -> tuple[Table, list[str]]:
+    """The table without the columns that make it wider than `limit`, and their names.
+
+    The keys, the objective and what was published stay.
+    """
+    left_out = []
+    for name in () if table.across else DISPENSABLE:
+        if width(table) <= limit:
+            break
+        heads = [*table.header, ""]
+        needed = {i for i, head in enumerate(heads[:-1]) if i < table.labels or heads[i + 1] == "published"}
+        objective = next(i for i, head in enumerate(heads) if i >= table.labels and head != "n")
+        keep = [i for i, head in enumerate(table.header) if head != name or i in needed or i == objective]
+        if len(keep) < len(table.header):
+            left_out.append(name)
+        rows = tuple(tuple(row[i] for i in keep) for row in table.rows)
+        table = dataclasses.replace(table, header=tuple(table.header[i] for i in keep), rows=rows)
+    return table, left_out
+
+
 def _two_way_table(result: SweepResult) -> Table:
     """First key down, second key across."""
     metric = formats.shown_metric(result)
@@ -51,8 +77,8 @@ def _two_way_table(result: SweepResult) -> Table:
     for row in formats.distinct(row for row, _ in cells):
         entries = [_two_way_entry(cells.get((row, column)), metric, best) for column in columns]
         rows.append((Entry(row), *entries))
-    caption = f"{result.title}: {formats.metric_name(metric)}, {_spread(result)}"
-    notes = (_best_note(metric), *_diverged_notes(result))
+    caption = f"{formats.metric_name(metric)}, {_spread(result)}".capitalize()
+    notes = (*_best_notes(result, metric), *_diverged_notes(result))
     return Table(caption, (down, *columns), tuple(rows), 1, across, notes)
 
 
@@ -78,10 +104,8 @@ def _row_table(result: SweepResult) -> Table:
     columns.extend(_count_columns(result))
     columns.append([Entry("seconds"), *(Entry(_seconds(cell)) for cell in result.cells)])
     header, *rows = zip(*columns, strict=True)
-    notes = (_best_note(metric), *_diverged_notes(result), *_other_notes(result))
-    return Table(
-        f"{result.title}: {_spread(result)}", tuple(e.text for e in header), tuple(rows), labels, notes=notes
-    )
+    notes = (*_best_notes(result, metric), *_diverged_notes(result), *_other_notes(result))
+    return Table(_spread(result).capitalize(), tuple(e.text for e in header), tuple(rows), labels, notes=notes)
 
 
 def _metric_columns(result: SweepResult) -> list[str]:
@@ -155,8 +179,11 @@ def _spread(result: SweepResult) -> str:
     return f"mean ± sample standard deviation over n = {' or '.join(str(n) for n in counts)} seeds"
 
 
-def _best_note(metric: str) -> str:
-    return f"Bold: the {'highest' if formats.is_accuracy(metric) else 'lowest'} mean {formats.metric_name(metric, unit=False)}."
+def _best_notes(result: SweepResult, metric: str) -> list[str]:
+    if not formats.best_cells(result, metric):
+        return []
+    extreme = "highest" if formats.is_accuracy(metric) else "lowest"
+    return [f"Bold: the {extreme} mean {formats.metric_name(metric, unit=False)}."]
 
 
 def _diverged_notes(result: SweepResult) -> list[str]:
@@ -174,12 +201,11 @@ def _other_notes(result: SweepResult) -> list[str]:
     notes = []
     for metric in formats.distinct(verdict.metric for verdict in _verdicts(result)):
         verdicts = [verdict for verdict in _verdicts(result) if verdict.metric == metric]
-        tolerances = formats.distinct(formats.given(metric, v.tolerance) for v in verdicts)
-        sources = formats.distinct(v.source for v in verdicts)
-        notes.append(
-            f"Published {formats.metric_name(metric, unit=False)}: {'; '.join(sources)}; "
-            f"tolerance ±{' or ±'.join(tolerances)}{' points' if formats.is_accuracy(metric) else ''}."
-        )
+        extremes = (f(v.tolerance for v in verdicts) for f in (min, max))
+        tolerance = " to ±".join(formats.distinct(formats.given(metric, value) for value in extremes))
+        sources = "; ".join(formats.distinct(v.source for v in verdicts))
+        unit = " points" if formats.is_accuracy(metric) else ""
+        notes.append(f"Published {formats.metric_name(metric, unit=False)}: {sources}; tolerance ±{tolerance}{unit}.")
     if result.convergence_threshold is not None:
         threshold = f"{100 * result.convergence_threshold:g}"
         notes.append(f"Converged at: the epoch after which test top-1 changes by less than {threshold} points.")

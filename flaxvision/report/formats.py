@@ -39,6 +39,15 @@ def number(metric: str, mean: float, std: float | None = None) -> str:
     return f"{text} ± {std:.1e}" if "e" in text else f"{text} ± {std:.{len(text.partition('.')[2])}f}"
 
 
+def with_unit(metric: str, value: float) -> str:
+    """A metric where no heading says the unit.
+
+    >>> with_unit("test_top3", 0.97)
+    '97.00 %'
+    """
+    return number(metric, value) + (" %" if is_accuracy(metric) else "")
+
+
 def given(metric: str, value: float) -> str:
     """A published number or tolerance, without digits that were never published.
 
@@ -54,7 +63,7 @@ def difference(metric: str, value: float) -> str:
     >>> difference("test_top1", -0.0123)
     '−1.23'
     """
-    text = f"{100 * value:+.2f}" if is_accuracy(metric) else f"{round(value, 6):+.3g}"
+    text = f"{100 * value:+.2f}" if is_accuracy(metric) else f"{round(value, 4):+.3g}"
     return text.replace("-", "−", 1) if text.startswith("-") else text
 
 

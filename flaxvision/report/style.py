@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 COLUMN, PAGE = 3.4, 7.0  # inches: one column of a two-column paper, and both
@@ -61,7 +62,7 @@ def style() -> Iterator[None]:
 
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_RC)
+        matplotlib.rcParams.update(_RC)  # type: ignore[arg-type]
         yield
 
 
@@ -96,6 +97,16 @@ def colors(values: Sequence[str]) -> list[str]:
     return [OKABE_ITO[i % len(OKABE_ITO)] for i in range(len(values))]
 
 
+def plain_logarithmic(axis: Axis) -> None:
+    """Ticks of a logarithmic axis as plain numbers; 2 and 5 between the tens where there are few tens."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 200 * low else (1,)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
 def darker(color: str) -> tuple[float, float, float]:
     """The colour for thin letters, which need more contrast than lines."""
     from matplotlib.colors import to_rgb
@@ -105,5 +116,10 @@ def darker(color: str) -> tuple[float, float, float]:
 
 
 def shorten(text: str, length: int = 28) -> str:
-    """Text that fits beside a line."""
-    return text if len(text) <= length else text[: length - 1].rstrip() + "…"
+    """Text that fits beside a line; long names often differ at their ends, so the middle goes.
+
+    >>> shorten("three layers with BatchNorm", 20)
+    'three layer…atchNorm'
+    """
+    tail = 2 * length // 5
+    return text if len(text) <= length else f"{text[: length - tail - 1]}…{text[-tail:]}"

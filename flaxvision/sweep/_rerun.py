@@ -22,9 +22,7 @@ class Rerun:
     equal: bool  # whether every array of the history is equal bit for bit
 
 
-def rerun(
-    directory: str | Path, trial_id: str, *, raw_dir: str | None = None, data_dir: str | None = None
-) -> Rerun:
+def rerun(directory: str | Path, trial_id: str, *, raw_dir: str | None = None, data_dir: str | None = None) -> Rerun:
     """Train trial `trial_id` of the run in `directory` again, alone; the run is not changed.
 
     On a CPU the result is equal bit for bit, unless the trial was trained by `--executor vmap` or with another
@@ -45,5 +43,7 @@ def rerun(
             places.pretrained.symlink_to(Places(directory).pretrained.resolve())
         (new_record,) = Cohort((trial,), places, "unroll", spec.convergence_threshold).run()
         new = outcome_of({**new_record, "id": trial.id}, places)
-    equal = all(np.array_equal(old.history[name], new.history[name], equal_nan=True) for name in old.history)
+    equal = old.history.keys() == new.history.keys() and all(
+        np.array_equal(old.history[name], new.history[name], equal_nan=True) for name in old.history
+    )
     return Rerun(old.id, {name: (value, new.final.get(name)) for name, value in old.final.items()}, equal)

@@ -62,12 +62,17 @@ def run(
         UserError: For a spec, data or folder that does not work; found before anything is trained or written.
     """
     check_choice("executor", executor, EXECUTORS)
+    if resume and out_dir is None:
+        raise UserError("--resume goes on with a run that exists: name it with --out DIR")
     directory = default_directory(spec.name) if out_dir is None else Path(out_dir)
     places = Places(directory, raw_dir, data_dir)
     trials = expand(spec)
     stages = _pretraining(spec, trials)
-    for trial in _one_each([*stages, *trials, *_finals(spec, dict(spec.base), trials[0].cell)]):
-        check(trial, places)
+    finals = [final for trial in trials for final in _finals(spec, trial.settings, trial.cell)]
+    for trial in _one_each([*stages, *trials, *finals]):
+        check(trial, places, *stages)
+    if spec.objective.startswith("val_") and all(load_dataset(t, places).validation is None for t in _one_each(trials)):
+        raise UserError(f"objective is {spec.objective!r} but there is no validation split: give validation=0.2")
     records = open_run(directory, spec, resume=resume)
     done = {record["id"]: record for record in records}
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import contextlib
 import difflib
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from flaxvision.errors import UserError
+from flaxvision.errors import UserError, check_choice
+from flaxvision.sweep.executors import EXECUTORS, plan
 
 if TYPE_CHECKING:
     from flaxvision.sweep.spec import Spec
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
     from flaxvision.training._fit import Callback
 
 PROGRAM = "python -m flaxvision.sweep"
-EXECUTORS = ("auto", "loop", "unroll", "vmap", "processes", "ray")
 DESCRIPTION = """\
 Fill an experiment table: train every cell over several seeds, and write results.csv, results.md, results.tex,
 figures, report.html and the winner's weights to a run directory. Without a name it runs 'demo'."""
@@ -59,6 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print("interrupted; finished trials are kept: add --resume to go on", file=sys.stderr)
         return 130
@@ -75,8 +79,9 @@ def _sweep(arguments: list[str]) -> int:
 
     from flaxvision.sweep.trials import override
 
+    check_choice("executor", options.executor, EXECUTORS)
     spec = override(
-        load_spec(options.spec or DEFAULT_SWEEP),
+        load_spec(DEFAULT_SWEEP if options.spec is None else options.spec),
         dataset=options.dataset,
         epochs=options.epochs,
         seeds=options.seeds,
@@ -144,7 +149,7 @@ def _sweep_parser() -> Parser:
     add("--seeds", metavar="N", type=_positive(int), help="trials of every cell")
     add("--limit", metavar="N", type=_positive(int), help="use the first N examples of every split")
     add("--set", metavar="KEY=V1,V2", nargs="+", action="extend", default=[], help="fix a setting, or vary it")
-    add("--executor", choices=EXECUTORS, default="auto", help="how trials run (default: auto)")
+    add("--executor", metavar="E", default="auto", help=f"how trials run: {', '.join(EXECUTORS)} (default: auto)")
     add("--resume", action="store_true", help="go on with the run in --out: finished trials are kept")
     add("--quiet", action="store_true", help="print nothing but errors")
     return parser
@@ -170,7 +175,6 @@ def _positive(kind: type) -> Callable[[str], Any]:
 
 
 def _dry_run(spec: Spec, executor: str) -> int:
-    from flaxvision.sweep.executors import plan
     from flaxvision.sweep.trials import cohorts, expand
 
     trials = expand(spec)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import concurrent.futures
+import concurrent.futures.process
 import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from flaxvision.errors import UserError
-from flaxvision.sweep.work import Cohort
 
 if TYPE_CHECKING:
+    from flaxvision.sweep.work import Cohort
     from flaxvision.training._fit import Callback
 
 EXECUTORS = ("auto", "loop", "unroll", "vmap", "processes", "ray")
@@ -77,8 +78,12 @@ def _ray(cohorts: Sequence[Cohort]) -> Iterator[tuple[Cohort, Records]]:
         raise UserError("--executor ray needs Ray: pip install 'flaxvision[ray]'") from error
     if not ray.is_initialized():
         ray.init(log_to_driver=False, include_dashboard=False)
-    task = ray.remote(Cohort.run)
+    task = ray.remote(_task)
     waiting = {task.remote(cohort): cohort for cohort in cohorts}
     while waiting:
         done, _ = ray.wait(list(waiting), num_returns=1)
         yield waiting.pop(done[0]), ray.get(done[0])
+
+
+def _task(cohort: Cohort) -> Records:
+    return cohort.run()

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import math
+import os
 import tomllib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from flaxvision.errors import UserError, unknown
-from flaxvision.sweep.spec import Axis, Point, Published, Settings, Spec, Stage, Typed, as_typed
+from flaxvision.errors import UserError, check_choice, unknown
+from flaxvision.sweep.spec import CELL_METRICS, Axis, Point, Published, Settings, Spec, Stage, Typed, as_typed
 
 DATA_KEYS = ("dataset", "validation", "validation_seed", "limit", "size", "channels", "drawn")
 MODEL_KEYS = ("model", "init")
 SIZE_KEYS = ("hidden", "activation", "inner_activation", "batch_norm", "dropout", "padding", "pool")
-TOP_KEYS = ("name", "title", "description", "dataset", "model", "seeds", "objective", "convergence_threshold", "select")
-TOP_KEYS += ("select_on", "data", "sizes", "recipe", "grid", "variants", "init", "pretrain", "final", "published")
+TOP_KEYS = (
+    *("name", "title", "description", "dataset", "model", "seeds", "objective", "convergence_threshold", "select"),
+    *("select_on", "data", "sizes", "recipe", "grid", "variants", "init", "pretrain", "final", "published"),
+)
 STAGE_KEYS = ("dataset", "model", "seeds", "seed", "only", "data", "sizes", "recipe")
 DEFAULT_SWEEP = "demo"
+MOST_SEEDS = 10_000
 
 
 def list_specs() -> list[str]:
@@ -35,7 +40,7 @@ def load_spec(name_or_path: str | Path = DEFAULT_SWEEP) -> Spec:
     text, name = _read(name_or_path)
     try:
         table = tomllib.loads(text, parse_float=Typed)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # beside TOML's own: a number or a nesting past Python's limits
         raise UserError(f"{name_or_path} is no TOML: {error}") from error
     try:
         return parse_spec({"name": name, **table})
@@ -50,7 +55,11 @@ def parse_spec(table: dict[str, Any]) -> Spec:
         UserError: For an unknown key, a wrong type or an empty grid.
     """
     _known("key", table, TOP_KEYS)
-    base = _settings(table, "the spec")
+    name = _is(table["name"], str, "name", "a string")
+    if Path(name).name != name or not name.isprintable():
+        raise UserError(f"name is {name!r}: give one that a folder may have")
+    base = _settings(table)
+    model = base.get("model", "")
     for key in ("select", "select_on"):
         if key in table:
             base[key] = _is(table[key], str, key, "a string")
@@ -61,28 +70,30 @@ def parse_spec(table: dict[str, Any]) -> Spec:
             raise UserError('[init] needs from = "RUN or FILE"')
         base["warm_start"] = _is(start["from"], str, "[init] from", "a path")
         base["warm_start_only"] = _strings(start.get("only", []), "[init] only")
-    axes = [_axis(key, values) for key, values in _is(table.get("grid", {}), dict, "grid", "a table").items()]
+    grid = _is(table.get("grid", {}), dict, "grid", "a table")
     if "variants" in table:
-        axes.append(_axis("variant", table["variants"]))
+        if "variant" in grid:
+            raise UserError("variant is given by both [grid] and [[variants]]: leave it to one of them")
+        grid = {**grid, "variant": table["variants"]}
     spec = Spec(
-        name=_is(table["name"], str, "name", "a string"),
-        title=_is(table.get("title", table["name"]), str, "title", "a string"),
+        name=name,
+        title=_is(table.get("title", name), str, "title", "a string"),
         description=_is(table.get("description", ""), str, "description", "a string").strip(),
         base=base,
-        axes=tuple(axes),
-        seeds=_seeds(table.get("seeds", 1)),
+        axes=tuple(axis_of(key, values, model) for key, values in grid.items()),
+        seeds=seeds_of(table.get("seeds", 1)),
         objective=_objective(table, base),
         convergence_threshold=_number(table, "convergence_threshold"),
         published=(),
-        pretrain=_stage(table, "pretrain"),
-        final=_stage(table, "final"),
+        pretrain=_stage(table, "pretrain", model),
+        final=_stage(table, "final", model),
     )
     entries = _is(table.get("published", []), list, "published", "[[published]] tables")
     object.__setattr__(spec, "published", tuple(_published(entry, spec) for entry in entries))
     return spec
 
 
-def setting_keys(model: object = None) -> list[str]:
+def setting_keys() -> list[str]:
     """Every bare name that a grid, a variant or `--set` may give."""
     from flaxvision.training.recipe import field_names
 
@@ -90,13 +101,69 @@ def setting_keys(model: object = None) -> list[str]:
     return [*DATA_KEYS, *MODEL_KEYS, *SIZE_KEYS, *recipe]
 
 
-def check_setting(key: str, model: object, where: str) -> None:
-    """Raise unless `key` is a setting; a model of one's own may have sizes of any name."""
+def axis_of(key: str, values: Any, model: str, what: str = "grid key") -> Axis:
+    """The axis of a key's values: plain ones, or tables with a name each.
+
+    Raises:
+        UserError: For an unknown key, a value that is no value, none at all, or one given twice.
+    """
+    if not isinstance(values, list):
+        raise UserError(f"{what} {key!r} is {as_typed(values)}: give a list of values, such as {key} = [1, 2]")
+    if not values:
+        raise UserError(f"{what} {key!r} is empty: give at least one value")
+    named = [isinstance(value, dict) for value in values]
+    if any(named) and not all(named):
+        raise UserError(f"{what} {key!r} mixes values and tables: give one kind")
+    if all(named):
+        for value in values:
+            if not isinstance(value.get("name"), str):
+                raise UserError(f"a table of {key!r} has no name: give it name = '…'")
+        points = [Point(v["name"], {k: x for k, x in v.items() if k != "name"}) for v in values]
+        for point in points:
+            for setting, value in point.settings.items():
+                _check_setting(f"key of {key} {point.label!r}", setting, value, point.settings.get("model", model))
+    else:
+        for value in values:
+            _check_setting(what, key, value, model)
+        points = [Point(as_typed(value), {key: value}) for value in values]
+    labels = [point.label for point in points]
+    if len(set(labels)) < len(labels):
+        twice = next(label for label in labels if labels.count(label) > 1)
+        raise UserError(f"{what} {key!r} has {twice!r} twice: give each value once")
+    return Axis(key, tuple(points))
+
+
+def seeds_of(value: Any) -> tuple[int, ...]:
+    """The seeds of a number of seeds, or of a list of them.
+
+    Raises:
+        UserError: If it is neither.
+    """
+    if isinstance(value, list) and value and all(type(seed) is int and 0 <= seed < 2**32 for seed in value):
+        return tuple(value)
+    if type(value) is not int or not 1 <= value <= MOST_SEEDS:
+        raise UserError(
+            f"seeds is {as_typed(value)}: give a number of them, 1 to {MOST_SEEDS}, or a list of seeds below 2**32"
+        )
+    return tuple(range(value))
+
+
+def _check_setting(what: str, key: str, value: Any, model: object) -> None:
+    """Raise unless `key` is a setting and `value` plain; a model of one's own may have sizes of any name."""
     if ":" not in str(model) and key not in setting_keys():
-        raise unknown(f"key of {where}", key, setting_keys())
+        raise unknown(what, key, setting_keys())
+    _check_plain(key, value)
 
 
-def _settings(table: dict[str, Any], where: str) -> Settings:
+def _check_plain(key: str, value: Any) -> None:
+    for item in value if isinstance(value, (list, tuple)) else [value]:
+        if not isinstance(item, (bool, int, float, str)):
+            raise UserError(f"{key} is {as_typed(value)}: give a number, a string, true or false, or a list of them")
+        if isinstance(item, float) and not math.isfinite(item):
+            raise UserError(f"{key} is {as_typed(value)}: give a finite number")
+
+
+def _settings(table: dict[str, Any], model: str = "") -> Settings:
     """The flat settings of a spec's or a stage's `dataset`, `model`, `[data]`, `[sizes]` and `[recipe]`."""
     from flaxvision.training.recipe import field_names
 
@@ -104,7 +171,7 @@ def _settings(table: dict[str, Any], where: str) -> Settings:
     for key in ("dataset", "model"):
         if key in table:
             settings[key] = _is(table[key], str, key, "a string")
-    model = settings.get("model", "")
+    model = settings.get("model", model)
     allowed: dict[str, Iterable[str] | None] = {
         "data": DATA_KEYS[1:],
         "sizes": None if ":" in model else (*SIZE_KEYS, "init"),
@@ -114,45 +181,20 @@ def _settings(table: dict[str, Any], where: str) -> Settings:
         content = _is(table.get(section, {}), dict, section, f"a table [{section}]")
         if names is not None:
             _known(f"key of [{section}]", content, names)
+        for key, value in content.items():
+            _check_plain(key, value)
         settings |= content
     return settings
 
 
-def _axis(key: str, values: Any) -> Axis:
-    if not isinstance(values, list):
-        raise UserError(f"grid key {key!r} is {as_typed(values)}: give a list of values, such as {key} = [1, 2]")
-    if not values:
-        raise UserError(f"grid key {key!r} is empty: give at least one value")
-    named = [isinstance(value, dict) for value in values]
-    if any(named) and not all(named):
-        raise UserError(f"grid key {key!r} mixes values and tables: give one kind")
-    if all(named):
-        for value in values:
-            if not isinstance(value.get("name"), str):
-                raise UserError(f"a table of {key!r} has no name: give it name = '…'")
-            for setting in value:
-                if setting != "name":
-                    check_setting(setting, value.get("model", "") or "", f"{key} {value['name']!r}")
-        points = [Point(v["name"], {k: x for k, x in v.items() if k != "name"}) for v in values]
-    else:
-        if key not in setting_keys():
-            raise unknown("grid key", key, setting_keys())
-        points = [Point(as_typed(value), {key: value}) for value in values]
-    labels = [point.label for point in points]
-    if len(set(labels)) < len(labels):
-        twice = next(label for label in labels if labels.count(label) > 1)
-        raise UserError(f"grid key {key!r} has {twice!r} twice: give each value once")
-    return Axis(key, tuple(points))
-
-
-def _stage(table: dict[str, Any], name: str) -> Stage | None:
+def _stage(table: dict[str, Any], name: str, model: str) -> Stage | None:
     if name not in table:
         return None
     content = _is(table[name], dict, name, f"a table [{name}]")
     _known(f"key of [{name}]", content, STAGE_KEYS)
-    seeds = (content["seed"],) if "seed" in content else _seeds(content.get("seeds", 1))
+    seeds = seeds_of([content["seed"]] if "seed" in content else content.get("seeds", 1))
     only = _strings(content.get("only", []), f"[{name}] only")
-    return Stage(_settings(content, f"[{name}]"), seeds, only)
+    return Stage(_settings(content, model), seeds, only)
 
 
 def _published(entry: Any, spec: Spec) -> Published:
@@ -161,21 +203,21 @@ def _published(entry: Any, spec: Spec) -> Published:
     for key in ("metric", "value", "tolerance"):
         if key not in entry:
             raise UserError(f"a [[published]] entry has no {key}: give where, metric, value, tolerance and source")
-    where = {key: as_typed(value) for key, value in entry.get("where", {}).items()}
+    given = _is(entry.get("where", {}), dict, "where", "a table, such as where = { learning_rate = 0.1 }")
+    where = {key: as_typed(value) for key, value in given.items()}
     for key, label in where.items():
         if key not in spec.keys:
             raise unknown("key of a [[published]] where", key, spec.keys)
         labels = [p.label for axis in spec.axes if axis.key == key for p in axis.points]
         if label not in labels:
             raise unknown(f"value of {key} in [[published]]", label, labels)
-    return Published(
-        where,
-        _is(entry["metric"], str, "metric", "a string"),
-        _is(entry["value"], (int, float), "value", "a number"),
-        _is(entry["tolerance"], (int, float), "tolerance", "a number"),
-        _is(entry.get("source", ""), str, "source", "a string"),
-        _is(entry.get("stage", "sweep"), str, "stage", "a string"),
-    )
+    check_choice("metric in [[published]]", entry["metric"], CELL_METRICS)
+    stage = entry.get("stage", "sweep")
+    check_choice("stage in [[published]]", stage, ("sweep", "final"))
+    for key in ("value", "tolerance"):
+        _check_plain(key, _is(entry[key], (int, float), key, "a number"))
+    source = _is(entry.get("source", ""), str, "source", "a string")
+    return Published(where, entry["metric"], entry["value"], entry["tolerance"], source, stage)
 
 
 def _objective(table: dict[str, Any], base: Settings) -> str:
@@ -190,19 +232,11 @@ def _objective(table: dict[str, Any], base: Settings) -> str:
     return objective
 
 
-def _seeds(value: Any) -> tuple[int, ...]:
-    if isinstance(value, list) and value and all(type(seed) is int and seed >= 0 for seed in value):
-        return tuple(value)
-    if type(value) is not int or value < 1:
-        raise UserError(f"seeds is {as_typed(value)}: give a number of seeds, 1 or more, or a list of them")
-    return tuple(range(value))
-
-
 def _number(table: dict[str, Any], key: str) -> float | None:
     if key not in table:
         return None
     value = _is(table[key], (int, float), key, "a number")
-    if value <= 0:
+    if not 0 < value < math.inf:
         raise UserError(f"{key} is {as_typed(value)}: give a number above 0")
     return value
 
@@ -232,11 +266,10 @@ def _read(name_or_path: str | Path) -> tuple[str, str]:
     if name in list_specs():
         return shipped.read_text(encoding="utf-8"), name
     path = Path(name_or_path)
-    if path.suffix != ".toml" and not path.exists():
+    if path.suffix != ".toml" and not os.path.exists(path):  # Path.exists raises for a name that is too long
         raise unknown("sweep", name, [*list_specs(), "a path to a .toml file"])
-    read: Callable[[], str] = lambda: path.read_text(encoding="utf-8")  # noqa: E731
     try:
-        return read(), path.stem
+        return path.read_text(encoding="utf-8"), path.stem
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; give a sweep's name or a TOML file") from error
     except UnicodeDecodeError as error:

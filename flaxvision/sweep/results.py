@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-TABLE_METRICS = ("train_loss", "train_top1", "val_loss", "val_top1", "test_loss", "test_top1", "test_top3")
+from flaxvision.sweep.spec import TABLE_METRICS
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)

@@ -8,6 +8,8 @@ import json
 from typing import Any
 
 Settings = dict[str, Any]  # bare name -> value
+TABLE_METRICS = ("train_loss", "train_top1", "val_loss", "val_top1", "test_loss", "test_top1", "test_top3")
+CELL_METRICS = (*TABLE_METRICS, "best_epoch", "converged_epoch", "seconds", "parameters")
 
 
 class Typed(float):
@@ -16,9 +18,13 @@ class Typed(float):
     text: str
 
     def __new__(cls, text: str) -> Typed:
+        """The number that `text` spells."""
         number = super().__new__(cls, text)
         number.text = text
         return number
+
+    def __str__(self) -> str:
+        return self.text
 
     def __reduce__(self) -> tuple:
         return (Typed, (self.text,))
@@ -26,8 +32,6 @@ class Typed(float):
 
 def as_typed(value: Any) -> str:
     """A value's text in tables: numbers as given, strings bare, lists in brackets, booleans as in TOML."""
-    if isinstance(value, Typed):
-        return value.text
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, (list, tuple)):
@@ -95,6 +99,14 @@ class Spec:
 
 
 def config_hash(config: Any) -> str:
-    """Ten hexadecimal digits that are equal for equal configurations, whatever their key order."""
-    text = json.dumps(config, sort_keys=True, separators=(",", ":"), default=list)
+    """Ten hexadecimal digits that are equal for equal configurations, whatever their key order: 1 and 1.0 are equal."""
+    text = json.dumps(_canonical(config), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def _canonical(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _canonical(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_canonical(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value

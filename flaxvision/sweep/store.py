@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from flaxvision._files import write_atomically
 from flaxvision.errors import UserError
 from flaxvision.sweep.parse import DATA_KEYS, load_spec
 from flaxvision.sweep.results import Outcome
-from flaxvision.sweep.spec import Settings, Spec, Stage, config_hash
+from flaxvision.sweep.spec import Axis, Point, Settings, Spec, Stage, as_typed, config_hash
 from flaxvision.sweep.work import Places
 
 SPEC, TRIALS = "spec.toml", "trials.jsonl"
@@ -28,13 +29,7 @@ def dump_spec(spec: Spec) -> str:
     table |= {"seeds": list(spec.seeds), "objective": spec.objective}
     if spec.convergence_threshold is not None:
         table["convergence_threshold"] = spec.convergence_threshold
-    table["grid"] = {
-        axis.key: [
-            point.settings[axis.key] if set(point.settings) == {axis.key} else {"name": point.label, **point.settings}
-            for point in axis.points
-        ]
-        for axis in spec.axes
-    }
+    table["grid"] = {axis.key: _axis_values(axis) for axis in spec.axes}
     for name, stage in (("pretrain", spec.pretrain), ("final", spec.final)):
         if stage is not None:
             table[name] = _stage_table(stage)
@@ -57,7 +52,9 @@ def open_run(directory: Path, spec: Spec, *, resume: bool) -> list[dict[str, Any
             _check_same(directory, spec, resume)
         (directory / "trials").mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"cannot write {directory}: {error.strerror}; give a folder that you can write: --out DIR") from error
+        raise UserError(
+            f"cannot write {directory}: {error.strerror}; give a folder that you can write: --out DIR"
+        ) from error
     records = read_records(directory)
     # A line that a kill cut short is dropped here, so that the next one starts on a line of its own.
     write_atomically(directory / TRIALS, "".join(_line(record) for record in records))
@@ -109,7 +106,7 @@ def outcome_of(record: dict[str, Any], places: Places) -> Outcome:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             history = {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"cannot read {path} ({error}): remove the trial's line from {TRIALS} and resume") from error
     return Outcome(
         **{key: record[key] for key in ("id", "stage", "seed", "status", "config", "parameters", "final")},
@@ -148,6 +145,13 @@ def _sections(settings: Settings) -> dict[str, Any]:
             section = "data" if key in DATA_KEYS else "recipe" if key in field_names() else "sizes"
             table[section][key] = value
     return {key: value for key, value in table.items() if value != {}}
+
+
+def _axis_values(axis: Axis) -> list[Any]:
+    values = [point.settings.get(axis.key) for point in axis.points]
+    if axis.points == tuple(Point(as_typed(value), {axis.key: value}) for value in values):
+        return values
+    return [{"name": point.label, **point.settings} for point in axis.points]
 
 
 def _stage_table(stage: Stage) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from flaxvision.errors import UserError
-from flaxvision.sweep.parse import DATA_KEYS, check_setting
-from flaxvision.sweep.spec import Axis, Point, Settings, Spec, Typed, as_typed, config_hash
+from flaxvision.sweep.parse import DATA_KEYS, axis_of, seeds_of
+from flaxvision.sweep.spec import Axis, Settings, Spec, Stage, Typed, as_typed, config_hash
 
 PRETRAINED = "pretrain"  # the value of warm_start that means the [pretrain] stage's weights
 NUMBERS = ("learning_rate", "momentum", "weight_decay", "dropout")  # may differ within a cohort
@@ -39,7 +39,7 @@ class Trial:
     def cohort(self) -> str:
         """Equal for trials that may train in one program: those that differ in numbers, seed and warm start only."""
         shared = {k: v for k, v in self.settings.items() if k not in (*NUMBERS, "warm_start", "warm_start_only")}
-        zero = {k: bool(self.settings.get(k)) for k in NUMBERS[1:]}
+        zero = {k: bool(self.settings[k]) for k in NUMBERS[1:] if k in self.settings}
         return config_hash({"shared": shared, "zero": zero})
 
     def part(self, keys: Iterable[str]) -> Settings:
@@ -87,6 +87,8 @@ def trial_of(spec: Spec, settings: Settings, cell: tuple[tuple[str, str], ...], 
     for key in ("dataset", "model"):
         if key not in settings:
             raise UserError(f"{spec.name} gives no {key}: give {key} = '…'")
+        if not isinstance(settings[key], str):
+            raise UserError(f"{key} is {as_typed(settings[key])}: give a string")
     if settings.get("warm_start") == PRETRAINED:
         if spec.pretrain is None:
             raise UserError("warm_start = 'pretrain' needs a [pretrain] stage in the spec")
@@ -120,7 +122,7 @@ def override(
 
     Args:
         spec: The sweep.
-        dataset: Data set of every trial.
+        dataset: Data set of the sweep and its final stage; a [pretrain] stage keeps its own.
         epochs: Duration of every stage.
         seeds: Number of seeds of every cell, and of the final stage.
         limit: Examples of each split.
@@ -129,44 +131,41 @@ def override(
     Raises:
         UserError: For an unknown key, a value that is no value, or a key that named points give.
     """
+    given = {"dataset": dataset, "epochs": epochs, "limit": limit}
+    changes: list[tuple[str, list[Any]]] = [(key, [value]) for key, value in given.items() if value is not None]
     fixed: Settings = {}
-    if dataset is not None:
-        fixed["dataset"] = dataset
-    if limit is not None:
-        fixed["limit"] = limit
     axes = {axis.key: axis for axis in spec.axes}
-    for text in settings:
-        key, values = parse_setting(text)
-        check_setting(key, spec.base.get("model"), "--set")
+    for key, values in [*changes, *map(parse_setting, settings)]:
+        new = axis_of(key, values, spec.base.get("model", ""), "--set key")
         for axis in axes.values():
             if axis.key != key and any(key in point.settings for point in axis.points):
-                raise UserError(f"{key} is given by {axis.key}: change it in a spec of your own, or use --set on another key")
+                raise UserError(
+                    f"{key} is given by {axis.key}: change it in a spec of your own, or use --set on another key"
+                )
         if key in axes or len(values) > 1:
-            axes[key] = Axis(key, tuple(Point(as_typed(value), {key: value}) for value in values))
+            axes[key] = new
         else:
-            fixed[key] = values[0]
-    duration: Settings = {} if epochs is None else {"epochs": epochs}
+            fixed |= new.points[0].settings
+    everywhere = {key: value for key, value in given.items() if key != "dataset" and value is not None}
 
-    def changed(old: Settings, extra: Settings) -> Settings:
-        kept = {k: v for k, v in old.items() if not (duration and k in ("steps", "examples"))}
-        return {**kept, **extra, **duration}
+    def changed(old: Settings, new: Settings) -> Settings:
+        kept = {k: v for k, v in old.items() if epochs is None or k not in ("steps", "examples")}
+        return {**kept, **new}
 
-    stages = {
-        name: stage
-        and dataclasses.replace(
-            stage,
-            settings=changed(stage.settings, {} if limit is None else {"limit": limit}) if stage.settings or duration else {},
-            seeds=tuple(range(seeds)) if seeds is not None and name == "final" else stage.seeds,
-        )
-        for name, stage in (("pretrain", spec.pretrain), ("final", spec.final))
-    }
+    def changed_stage(stage: Stage | None) -> Stage | None:
+        return stage and dataclasses.replace(stage, settings=changed(stage.settings, everywhere))
+
+    final = changed_stage(spec.final)
+    if seeds is not None:
+        spec = dataclasses.replace(spec, seeds=seeds_of(seeds))
+        final = final and dataclasses.replace(final, seeds=spec.seeds)
     return dataclasses.replace(
         spec,
         base=changed(spec.base, fixed),
         axes=tuple(axes.values()),
-        seeds=spec.seeds if seeds is None else tuple(range(seeds)),
         published=tuple(p for p in spec.published if _still_there(p.where, axes)),
-        **stages,
+        pretrain=changed_stage(spec.pretrain),
+        final=final,
     )
 
 
@@ -178,18 +177,16 @@ def parse_setting(text: str) -> tuple[str, list[Any]]:
         raise UserError(f"--set {text!r}: give KEY=VALUE or KEY=VALUE1,VALUE2, such as --set learning_rate=0.1,0.01")
     try:
         return key, tomllib.loads(f"x = [{values}]", parse_float=Typed)["x"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return key, [_value(part.strip()) for part in values.split(",")]
 
 
 def _value(text: str) -> Any:
     try:
         return tomllib.loads(f"x = {text}", parse_float=Typed)["x"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 
 def _still_there(where: dict[str, str], axes: dict[str, Axis]) -> bool:
     return all(key in axes and label in [p.label for p in axes[key].points] for key, label in where.items())
-
-

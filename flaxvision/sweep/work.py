@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,18 +88,30 @@ class Cohort:
         }
 
 
-def check(trial: Trial, places: Places) -> None:
+def check(trial: Trial, places: Places, pretraining: Trial | None = None) -> None:
     """Raise `UserError` for a trial that cannot train, before anything is written."""
+    import jax
     from flax import nnx
 
+    from flaxvision.models.files import assign, read, variables
     from flaxvision.training._fit import check_fit
+    from flaxvision.training.state import split_model
 
     dataset = load_dataset(trial, places)
     recipe = recipe_of(trial, places)
     recipe.total_steps(len(dataset.train))
     recipe.selection(dataset.validation is not None)
-    model = nnx.eval_shape(lambda: create_model(trial, dataset))
-    check_fit(model, dataset, recipe)
+    with _one_line(trial):
+        model = nnx.eval_shape(lambda: create_model(trial, dataset))
+        check_fit(model, dataset, recipe)
+    if not jax.tree.leaves(split_model(model, recipe.frozen)[1]):
+        raise UserError(f"{model.kind} has nothing to learn with frozen={list(recipe.frozen)}: leave a layer to learn")
+    if recipe.warm_start is not None:
+        if trial.settings["warm_start"] == PRETRAINED and pretraining is not None:
+            tensors = variables(create_model(pretraining, load_dataset(pretraining, places)))
+        else:
+            tensors, _ = read(recipe.warm_start)
+        assign(create_model(trial, dataset), tensors, recipe.warm_start, recipe.warm_start_only)
 
 
 def load_dataset(trial: Trial, places: Places) -> Dataset:
@@ -133,13 +146,27 @@ def create_model(trial: Trial, dataset: Dataset) -> Chain:
     from flaxvision.models import create
 
     outputs = 1 if trial.settings.get("loss") == "binary_cross_entropy" else dataset.num_classes
-    return create(
-        trial.settings["model"],
-        input_shape=dataset.input_shape,
-        num_classes=outputs,
-        seed=trial.seed,
-        **trial.sizes,
-    )
+    with _one_line(trial):
+        return create(
+            trial.settings["model"],
+            input_shape=dataset.input_shape,
+            num_classes=outputs,
+            seed=trial.seed,
+            **trial.sizes,
+        )
+
+
+@contextlib.contextmanager
+def _one_line(trial: Trial) -> Iterator[None]:
+    """What a function of the user's own raises, as a `UserError`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"model {trial.settings['model']!r} cannot be built: {type(error).__name__}: {error}; mend it or its sizes"
+        ) from error
 
 
 def recipe_of(trial: Trial, places: Places) -> Recipe:

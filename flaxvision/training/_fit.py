@@ -197,8 +197,8 @@ class _Run:
     ) -> bool:
         stop, before = False, 0
         records: list[StepRecord] = []
-        for done, states, sums, record in self.engine.epoch(self.states, self.splits["train"], epoch, steps):
-            self.states = states
+        for done, states, total, record in self.engine.epoch(self.states, self.splits["train"], epoch, steps):
+            self.states, sums = states, total
             records.append(record)
             examples = (done - before) * self.recipe.batch_size * self.members
             progress = Progress(epoch * self.per_epoch + done, self.total_steps, epoch + 1, examples)

@@ -17,7 +17,7 @@ TOP = 3
 class Sums(NamedTuple):
     """Counted sums over examples; adding two of them gives those of both sets of examples."""
 
-    count: jax.Array  # examples, float32 ()
+    examples: jax.Array  # how many were counted, float32 ()
     loss: jax.Array  # sum of example losses, ()
     top3: jax.Array  # examples whose class is among the three highest scores, float32 ()
     confusion: jax.Array  # examples by true (row) and predicted (column) class, float32 (C, C); (0, 0) without scores
@@ -25,8 +25,11 @@ class Sums(NamedTuple):
 
 def zero_sums(classes: int, dtype: jnp.dtype = jnp.float32) -> Sums:
     """The sums over no examples."""
-    shapes = Sums((), (), (), (classes, classes))
-    return Sums(*(jnp.zeros(shape, dtype if i == 1 else jnp.float32) for i, shape in enumerate(shapes)))
+
+    def zeros(*shape: int) -> jax.Array:
+        return jnp.zeros(shape, jnp.float32)
+
+    return Sums(zeros(), jnp.zeros((), dtype), zeros(), zeros(classes, classes))
 
 
 def add(a: Sums, b: Sums) -> Sums:

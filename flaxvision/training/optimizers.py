@@ -11,7 +11,9 @@ import optax
 from flaxvision.training.recipe import Recipe
 
 
-def make_optimizer(recipe: Recipe, total_steps: int, steps_per_epoch: int) -> Callable[..., optax.GradientTransformation]:
+def make_optimizer(
+    recipe: Recipe, total_steps: int, steps_per_epoch: int
+) -> Callable[..., optax.GradientTransformation]:
     """The optimiser as a function of its numbers (`hyperparameters(recipe)`).
 
     Same numbers, same updates as `torch.optim`: momentum `b = m b + g`, weight decay added to the gradient for SGD

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from flaxvision.errors import UserError, check_choice
+from flaxvision.errors import UserError, check_choice, unknown
 
 if TYPE_CHECKING:
     import optax
@@ -57,37 +58,26 @@ class Recipe:
     record_gradients: bool = False  # keep each step's gradient norm by layer and report E's mean-gradient sum
 
     def __post_init__(self) -> None:
-        for field in ("augment", "frozen", "warm_start_only"):
-            value = getattr(self, field)
-            object.__setattr__(self, field, (value,) if isinstance(value, str) else tuple(value))
-        _check_types(self)
-        if isinstance(self.optimizer, str):
-            check_choice("optimizer", self.optimizer, OPTIMIZERS)
-        check_choice("schedule", self.schedule, SCHEDULES)
-        check_choice("loss", self.loss, LOSSES)
-        check_choice("pixels", self.pixels, PIXELS)
-        check_choice("precision", self.precision, PRECISIONS)
-        check_choice("select", self.select, SELECTS)
-        for name in self.augment:
-            check_choice("augment", name, AUGMENTATIONS)
-        if self.select_on is not None:
-            check_choice("select_on", self.select_on, selection_metrics())
-        if not callable(self.learning_rate) and not self.learning_rate > 0:
-            raise UserError(f"learning_rate is {self.learning_rate}: give a number above 0")
-        for field in ("weight_decay", "warmup_epochs", "early_stopping", "seed"):
-            if getattr(self, field) < 0:
-                raise UserError(f"{field} is {getattr(self, field)}: give 0 or more")
-        if not 0 <= self.momentum < 1:
-            raise UserError(f"momentum is {self.momentum}: give a number from 0 up to but without 1")
-        if self.batch_size < 1:
-            raise UserError(f"batch_size is {self.batch_size}: give 1 or more examples")
+        for name in ("augment", "frozen", "warm_start_only"):
+            value = getattr(self, name)
+            given = (
+                (value,) if isinstance(value, str) else tuple(value) if isinstance(value, (list, tuple)) else (value,)
+            )
+            object.__setattr__(self, name, given)
+        for name, (allowed, words) in _RULES.items():
+            if not allowed(getattr(self, name)):
+                raise UserError(f"{name} is {getattr(self, name)!r}: give {words}")
+        for name, choices in _CHOICES.items():
+            value = getattr(self, name)
+            for item in value if isinstance(value, tuple) else (value,):
+                if isinstance(item, str):
+                    check_choice(name, item, choices)
         durations = {k: getattr(self, k) for k in ("epochs", "steps", "examples") if getattr(self, k) is not None}
         if len(durations) > 1:
             given = ", ".join(f"{key}={value}" for key, value in durations.items())
             raise UserError(f"the duration is given {len(durations)} times ({given}): give one of them")
-        for key, value in durations.items():
-            if not value > 0:
-                raise UserError(f"{key} is {value}: give more than 0")
+        if self.nesterov and not self.momentum:
+            raise UserError("nesterov needs momentum: give a momentum above 0, such as 0.9")
 
     def total_steps(self, training_examples: int) -> int:
         """The duration in updates for so many training examples; a short last batch is an update too."""
@@ -129,35 +119,73 @@ def selection_metrics() -> tuple[str, ...]:
     return tuple(f"{split}_{metric}" for split in ("val", "test") for metric in METRICS)
 
 
-_NUMBER = (int, float)
-_TYPES: dict[str, tuple[tuple[type, ...], str]] = {
-    "int": ((int,), "a whole number"),
-    "float": (_NUMBER, "a number"),
-    "bool": ((bool,), "true or false"),
-    "str": ((str,), "a string"),
+def _number(low: float, high: float = math.inf, *, open_low: bool = False) -> Callable[[Any], bool]:
+    """Whether a value is a finite number from `low` (or above it) up to but without `high`."""
+    return lambda v: (
+        isinstance(v, (int, float)) and not isinstance(v, bool) and (low < v if open_low else low <= v) and v < high
+    )
+
+
+def _whole(low: int, high: float = math.inf) -> Callable[[Any], bool]:
+    return lambda v: isinstance(v, int) and not isinstance(v, bool) and low <= v < high
+
+
+def _optional(rule: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda v: v is None or rule(v)
+
+
+def _is_bool(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_str(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _are_strings(value: Any) -> bool:
+    return all(isinstance(item, str) for item in value)
+
+
+_POSITIVE = _number(0, open_low=True)
+_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "optimizer": (
+        lambda v: isinstance(v, str) or hasattr(v, "update"),
+        f"one of {', '.join(OPTIMIZERS)}, or an optax transformation",
+    ),
+    "learning_rate": (lambda v: callable(v) or _POSITIVE(v), "a number above 0, or an optax schedule"),
+    "momentum": (_number(0, 1), "a number from 0 up to but without 1"),
+    "nesterov": (_is_bool, "true or false"),
+    "weight_decay": (_number(0), "0 or more"),
+    "schedule": (_is_str, f"one of {', '.join(SCHEDULES)}"),
+    "warmup_epochs": (_number(0), "0 or more"),
+    "batch_size": (_whole(1), "a whole number, 1 or more examples"),
+    "shuffle": (_is_bool, "true or false"),
+    "epochs": (_optional(_POSITIVE), "more than 0"),
+    "steps": (_optional(_whole(1)), "a whole number, more than 0"),
+    "examples": (_optional(_whole(1)), "a whole number, more than 0"),
+    "loss": (_is_str, f"one of {', '.join(LOSSES)}"),
+    "pixels": (_is_str, f"one of {', '.join(PIXELS)}"),
+    "augment": (_are_strings, "strings"),
+    "frozen": (_are_strings, "strings"),
+    "warm_start": (_optional(_is_str), "the path of a weights file"),
+    "warm_start_only": (_are_strings, "strings"),
+    "seed": (_whole(0, 2**32), "a whole number, 0 or more and below 2**32"),
+    "precision": (_is_str, f"one of {', '.join(PRECISIONS)}"),
+    "early_stopping": (_whole(0), "a whole number of epochs, 0 or more"),
+    "select": (_is_str, f"one of {', '.join(SELECTS)}"),
+    "select_on": (_optional(_is_str), f"one of {', '.join(selection_metrics())}"),
+    "record_gradients": (_is_bool, "true or false"),
 }
-
-
-def _check_types(recipe: Recipe) -> None:
-    for field in dataclasses.fields(recipe):
-        value = getattr(recipe, field.name)
-        if field.name in ("optimizer", "learning_rate") and not isinstance(value, (str, bool, list)):
-            if isinstance(value, _NUMBER) != (field.name == "learning_rate") and not callable(value):
-                if field.name == "learning_rate":
-                    raise UserError(f"learning_rate is {value!r}: give a number above 0 or an optax schedule")
-                if not hasattr(value, "update"):
-                    raise UserError(f"optimizer is {value!r}: give one of {', '.join(OPTIMIZERS)} or optax's own")
-            continue
-        if str(field.type).startswith("tuple"):
-            if not all(isinstance(item, str) for item in value):
-                raise UserError(f"{field.name} is {value!r}: give strings")
-            continue
-        first = str(field.type).split(" | ")[0]
-        allowed, words = _TYPES[first]
-        if value is None and "None" in str(field.type):
-            continue
-        if not isinstance(value, allowed) or (isinstance(value, bool) and first != "bool"):
-            raise UserError(f"{field.name} is {value!r}: give {words}")
+_CHOICES = {
+    "optimizer": OPTIMIZERS,
+    "schedule": SCHEDULES,
+    "loss": LOSSES,
+    "pixels": PIXELS,
+    "augment": AUGMENTATIONS,
+    "precision": PRECISIONS,
+    "select": SELECTS,
+    "select_on": selection_metrics(),
+}
 
 
 def field_names() -> list[str]:
@@ -171,8 +199,6 @@ def from_dict(settings: dict[str, Any]) -> Recipe:
     Raises:
         UserError: For an unknown key or a wrong value.
     """
-    from flaxvision.errors import unknown
-
     for key in settings:
         if key not in field_names():
             raise unknown("recipe key", key, field_names())

@@ -63,13 +63,14 @@ def make_step(
         if batch.mask is not None:
             losses = jnp.where(batch.mask, losses, jnp.zeros((), losses.dtype))
         sums = sum_batch(recipe.loss, classes, *lax.stop_gradient((outputs, batch.labels, inputs)), batch.mask)
-        loss = losses.sum() / total(sums.count).astype(losses.dtype)
+        loss = losses.sum() / total(sums.examples).astype(losses.dtype)
         return loss, (nnx.state(model, nnx.BatchStat), sums)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums, StepRecord]:
         (loss, (stats, sums)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params, state, batch)
         loss, sums, grads = total((loss, sums, grads))
-        updates, opt = tx.update(grads, state.opt, state.params)
+        with jax.numpy_dtype_promotion("standard"):  # optax's Adam mixes integers and floats
+            updates, opt = tx.update(grads, state.opt, state.params)
         params = optax.apply_updates(state.params, updates)
         record = StepRecord(loss, *_gradient_record(grads, recipe.record_gradients))
         return state._replace(params=params, stats=stats, opt=opt, step=state.step + 1), sums, record

@@ -1,0 +1,47 @@
+"""A sweep's result as tables, figures and one HTML page.
+
+Importing it is quick: matplotlib, jinja2 and rich are imported when first used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from flaxvision._files import write_atomically
+from flaxvision.report.figures import draw_figures, figure_files
+from flaxvision.report.latex import results_latex
+from flaxvision.report.page import report_html
+from flaxvision.report.tables import results_csv, results_markdown
+from flaxvision.report.terminal import terminal_table
+from flaxvision.sweep.results import SweepResult
+
+__all__ = [
+    "draw_figures",
+    "figure_files",
+    "report_html",
+    "results_csv",
+    "results_latex",
+    "results_markdown",
+    "terminal_table",
+    "write_report",
+]
+
+
+def write_report(result: SweepResult, *, extra_sections: Sequence[tuple[str, str]] = ()) -> list[Path]:
+    """Write results.csv, results.md, results.tex, the figures and report.html into the result's directory.
+
+    The same result gives the same bytes. `extra_sections` are more sections of the page, as in `report_html`.
+
+    Raises:
+        UserError: If the directory is missing or cannot be written.
+    """
+    figures = figure_files(result)
+    contents: dict[str, bytes | str] = {
+        "results.csv": results_csv(result),
+        "results.md": results_markdown(result),
+        "results.tex": results_latex(result),
+        **figures,
+        "report.html": report_html(result, figures, extra_sections),
+    }
+    return [write_atomically(result.directory / name, content) for name, content in contents.items()]

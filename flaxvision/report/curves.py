@@ -1,0 +1,219 @@
+"""Loss and accuracy over epochs: a line a cell, a band over its seeds."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flaxvision.report import formats
+from flaxvision.report.labels import End, label_ends
+from flaxvision.report.style import COLUMN, FAINT, PAGE, colors, new_figure, plain_logarithmic, style
+from flaxvision.sweep.results import Cell, Outcome, SweepResult
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_DASHED: dict[str, Any] = {"linestyle": (0, (2.5, 1.5)), "linewidth": 0.9}
+_CROSS: dict[str, Any] = {"marker": "x", "linestyle": "", "markersize": 4, "markeredgewidth": 1}
+LINES = 8  # cells that one panel holds
+LABELS = 30  # names that one panel holds
+LOG_RANGE = 30  # a loss that spans more than this factor gets a logarithmic axis
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Curve:
+    """One cell's values of one metric; row by row the epochs, from 1."""
+
+    mean: np.ndarray  # over the seeds that did not diverge, as far as all of them went
+    std: np.ndarray  # their sample standard deviation; zeros for one seed
+    single: tuple[np.ndarray, ...]  # drawn by themselves: seeds that diverged, or the epochs beyond the shortest seed
+
+    @classmethod
+    def of(cls, outcomes: Sequence[Outcome], name: str, scale: float = 1.0) -> Curve:
+        """The curve of one history array, times `scale`."""
+        found = [(o.status, scale * _finite_start(o.history[name])) for o in outcomes if name in o.history]
+        steady = [values for status, values in found if status != "diverged" and len(values)]
+        single = [values for status, values in found if status == "diverged" and len(values)]
+        if not steady:
+            return cls(np.empty(0), np.empty(0), tuple(single))
+        length = min(len(values) for values in steady)
+        rows = np.stack([values[:length] for values in steady])
+        std = rows.std(axis=0, ddof=1) if len(rows) > 1 else np.zeros(length)
+        for values in steady:
+            if len(values) > length:
+                single.append(np.concatenate([np.full(length - 1, np.nan), values[length - 1 :]]))
+        return cls(rows.mean(axis=0), std, tuple(single))
+
+    @property
+    def end(self) -> tuple[float, float]:
+        """The last epoch and value, of the mean if there is one."""
+        lines = [line for line in (self.mean, *self.single) if len(line)]
+        return (len(lines[0]), float(lines[0][-1])) if lines else (np.nan, np.nan)
+
+    @property
+    def values(self) -> np.ndarray:
+        """Everything that is drawn."""
+        drawn = np.concatenate([self.mean, *self.single])
+        return drawn[np.isfinite(drawn)]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Scene:
+    """What all panels of a figure share."""
+
+    last: int  # epochs
+    log: bool  # whether losses span so much that a linear axis would hide the small ones
+    limits: tuple[float, float]  # of the vertical axis
+
+    @classmethod
+    def of(cls, curves: Sequence[Curve], may_log: bool) -> _Scene:
+        """Room for the cells that learn and a little more; a seed on its way to infinity is cut off."""
+        last = max((len(line) for curve in curves for line in (curve.mean, *curve.single)), default=1)
+        every = np.concatenate([curve.values for curve in curves])
+        steady = np.concatenate([curve.mean for curve in curves])
+        steady = steady if len(steady) else every
+        log = bool(may_log and every.min() > 0 and steady.max() > LOG_RANGE * steady.min())
+        bands = [curve.mean + sign * curve.std for curve in curves for sign in ((1,) if log else (-1, 1))]
+        steady = np.concatenate([steady, *bands])
+        bound = steady.max() * 10 if log else steady.max() + 0.5 * np.ptp(steady)
+        low, high = min(steady.min(), every.min()), max(steady.max(), min(every.max(), bound))
+        if log:
+            return cls(last, log, (low / 1.2, high * 1.2))
+        room = 0.04 * (high - low) or 0.05 * abs(high) or 0.05
+        return cls(last, log, (low - room, high + room))
+
+
+def _finite_start(values: np.ndarray) -> np.ndarray:
+    """The epochs before the first value that is not finite."""
+    values = np.asarray(values, float)
+    bad = np.flatnonzero(~np.isfinite(values))
+    return values[: bad[0]] if len(bad) else values
+
+
+def draw_curves(result: SweepResult, kind: str) -> Figure | None:
+    """Training dashed, test solid; `kind` is "loss" or "top1"; None if no trial has it."""
+    scale = 100.0 if formats.is_accuracy(kind) else 1.0
+    split = "test" if any(_has(cell, f"test_{kind}") for cell in result.cells) else "val"
+    if not any(_has(cell, f"{s}_{kind}") for cell in result.cells for s in ("train", split)):
+        return None
+    curves = [{s: Curve.of(cell.outcomes, f"{s}_{kind}", scale) for s in ("train", split)} for cell in result.cells]
+    panel_keys, panels = _panels(result)
+    with style():
+        figure, grid = _grid(panels)
+        scene = _Scene.of([curve for pair in curves for curve in pair.values()], may_log=kind == "loss")
+        ends = []
+        for axes, (title, indices) in zip(grid, panels.items(), strict=True):
+            line_keys = [key for key in result.keys if key not in panel_keys]
+            names = [formats.cell_label(result.cells[i], line_keys) for i in indices]
+            panel_ends = []
+            for i, name, color in zip(indices, names, colors(names), strict=True):
+                panel_ends.append(_draw_cell(axes, curves[i], result.cells[i], name, color, scene))
+            ends.append((axes, panel_ends if any(names) or len(names) > 1 else []))
+            axes.set_title(title, loc="left")
+            _set_axes(axes, kind, scene)
+        _explain(figure, split, any(cell.n > 1 for cell in result.cells), any(cell.diverged for cell in result.cells))
+        keep = [(axes, _some(panel)) for axes, panel in ends]
+        label_ends(keep, formats.key_label([key for key in result.keys if key not in panel_keys]))
+    return figure
+
+
+def _has(cell: Cell, name: str) -> bool:
+    return any(np.isfinite(outcome.history.get(name, np.nan)).any() for outcome in cell.outcomes)
+
+
+def _panels(result: SweepResult) -> tuple[Sequence[str], dict[str, list[int]]]:
+    """Panels by the first keys, as many as it takes for at most `LINES` cells each: their titles and cells."""
+    for count in range(max(1, len(result.keys))):
+        keys = result.keys[:count]
+        panels: dict[str, list[int]] = {}
+        for i, cell in enumerate(result.cells):
+            title = ", ".join(f"{formats.key_label([key])} {cell.where.get(key, '')}" for key in keys)
+            panels.setdefault(title, []).append(i)
+        if max(map(len, panels.values()), default=0) <= LINES:
+            break
+    return keys, panels
+
+
+def _grid(panels: dict[str, list[int]]) -> tuple[Figure, list[Axes]]:
+    """One column wide for one panel, else two panels a row."""
+    lines = max(len(indices) for indices in panels.values())
+    height = max(2.3, 0.5 + 0.125 * min(lines, LABELS))
+    if len(panels) == 1:
+        figure = new_figure(COLUMN, height + 0.2)
+        return figure, [figure.add_subplot()]
+    rows = -(-len(panels) // 2)
+    figure = new_figure(PAGE, height * rows + 0.2)
+    grid = list(figure.subplots(rows, 2, sharex=True, sharey=True, squeeze=False).flat)
+    for axes in grid[len(panels) :]:
+        axes.remove()
+        grid[len(panels) - 2].tick_params(labelbottom=True)  # the panel above the gap
+    return figure, grid[: len(panels)]
+
+
+def _draw_cell(axes: Axes, pair: dict[str, Curve], cell: Cell, name: str, color: str, scene: _Scene) -> End:
+    for split, curve in pair.items():
+        look: dict[str, Any] = {"color": color, "linestyle": "-"}
+        if split == "train":
+            look |= _DASHED
+        if scene.last == 1:
+            look |= {"marker": "o", "markersize": 4, "markerfacecolor": "white" if split == "train" else color}
+        axes.plot(np.arange(1, len(curve.mean) + 1), curve.mean, **look)
+        if curve.std.any():
+            low = curve.mean - curve.std
+            low = np.where(low > 0, low, curve.mean / 10) if scene.log else low  # a log axis has no room below zero
+            axes.fill_between(
+                np.arange(1, len(low) + 1), low, curve.mean + curve.std, color=color, alpha=0.18, linewidth=0
+            )
+        for line in curve.single:
+            axes.plot(np.arange(1, len(line) + 1), line, **{**look, "linewidth": 0.6})
+            if cell.diverged:
+                axes.plot(len(line), min(line[-1], scene.limits[1]), color=color, clip_on=False, **_CROSS)
+    shown = list(pair.values())[-1]
+    if cell.diverged:
+        note = "diverged" if cell.diverged == cell.n else f"{cell.diverged} of {cell.n} diverged"
+        name = f"{name} ({note})" if name else note
+    return End(*shown.end, name, color)
+
+
+def _set_axes(axes: Axes, kind: str, scene: _Scene) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_xlim((0.5, 1.5) if scene.last == 1 else (1, scene.last))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
+    axes.grid(axis="y")
+    if scene.log:
+        axes.set_yscale("log")
+    axes.set_ylim(scene.limits)
+    if scene.log:
+        plain_logarithmic(axes.yaxis)
+    if axes.xaxis.get_tick_params().get("labelbottom", True):  # the lowest panel of its column
+        axes.set_xlabel("epoch")
+    if axes.yaxis.get_tick_params().get("labelleft", True):
+        axes.set_ylabel("top-1 accuracy (%)" if kind == "top1" else "loss")
+
+
+def _explain(figure: Figure, split: str, seeds: bool, diverged: bool) -> None:
+    """What the kinds of lines mean, above the panels."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    handles: list[Line2D | Patch] = [
+        Line2D([], [], color=FAINT, label=split),
+        Line2D([], [], color=FAINT, label="train", **_DASHED),
+    ]
+    if seeds:
+        handles.append(Patch(color=FAINT, alpha=0.25, linewidth=0, label="± std over seeds"))
+    if diverged:
+        handles.append(Line2D([], [], color=FAINT, label="diverged", **_CROSS))
+    figure.legend(handles=handles, loc="outside upper left", ncols=len(handles))
+
+
+def _some(ends: list[End]) -> list[End]:
+    """All names if there is room for them, else evenly chosen ones."""
+    if len(ends) <= LABELS:
+        return ends
+    return [ends[i] for i in np.linspace(0, len(ends) - 1, LABELS).astype(int)]

@@ -1,0 +1,68 @@
+"""The results as LaTeX tables for a paper."""
+
+from __future__ import annotations
+
+import re
+
+from flaxvision.report.display import Entry, Table, display_tables, narrow
+from flaxvision.sweep.results import SweepResult
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "|": r"\textbar{}", '"': "''", "±": r"$\pm$", "−": "$-$", "–": "--", "†": r"$^\dagger$",
+    "…": r"\ldots{}", "×": r"$\times$", "→": r"$\rightarrow$",
+}  # fmt: skip
+WIDTH = 345.0  # points of a line in LaTeX's `article`
+_SIZES = {r"\small": 4.9, r"\footnotesize": 4.3, r"\scriptsize": 3.7}  # points of a character, about
+
+
+def results_latex(result: SweepResult) -> str:
+    """The tables as LaTeX; the document needs `\\usepackage{booktabs}`, nothing else."""
+    tables = display_tables(result)
+    return "% needs \\usepackage{booktabs}\n" + "\n".join(
+        _latex_table(result.title, table, f"tab:{re.sub(r'[^A-Za-z0-9-]+', '-', result.name)}{'-cells' if i else ''}")
+        for i, table in enumerate(tables)
+    )
+
+
+def _latex_table(title: str, table: Table, label: str) -> str:
+    table, left_out = narrow(table, WIDTH, lambda table: _width(table, _SIZES[r"\scriptsize"]))
+    columns = len(table.header)
+    size = next((name for name, points in _SIZES.items() if _width(table, points) <= WIDTH), r"\scriptsize")
+    lines = [
+        *([f"% no room for {', '.join(left_out)}: see results.csv"] if left_out else []),
+        r"\begin{table}[htbp]",
+        r"\centering",
+        rf"\caption{{{latex_text(f'{title}. {table.caption}.')}}}",
+        rf"\label{{{label}}}",
+        r"\smallskip",
+        rf"{size}\setlength{{\tabcolsep}}{{3pt}}",
+        rf"\begin{{tabular}}{{{'l' * table.labels}{'r' * (columns - table.labels)}}}",
+        r"\toprule",
+    ]
+    if table.across:
+        lines.append(rf" & \multicolumn{{{columns - 1}}}{{c}}{{{latex_text(table.across)}}} \\")
+        lines.append(rf"\cmidrule(lr){{2-{columns}}}")
+    lines.append(f"{' & '.join(latex_text(name) for name in table.header)} \\\\")
+    lines.append(r"\midrule")
+    lines.extend(f"{' & '.join(_latex_entry(entry) for entry in row)} \\\\" for row in table.rows)
+    lines.extend([r"\bottomrule", r"\end{tabular}"])
+    lines.extend([r"\par\smallskip", r"\parbox{\linewidth}{\footnotesize " + latex_text(" ".join(table.notes)) + "}"])
+    return "\n".join([*lines, r"\end{table}", ""])
+
+
+def _width(table: Table, character: float) -> float:
+    """About how wide the table will be, in points."""
+    columns = zip(table.header, *([entry.text for entry in row] for row in table.rows), strict=True)
+    return sum(character * max(len(text) + 2 * text.count("±") for text in column) + 6 for column in columns)
+
+
+def _latex_entry(entry: Entry) -> str:
+    text = latex_text(entry.text)
+    return rf"\textbf{{{text}}}" if entry.best else text
+
+
+def latex_text(text: str) -> str:
+    """Text with LaTeX's special characters escaped."""
+    return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))

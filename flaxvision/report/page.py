@@ -1,0 +1,141 @@
+"""The report as one self-contained HTML page."""
+
+from __future__ import annotations
+
+import base64
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flaxvision.report import formats
+from flaxvision.report.confusion import class_names, confused_pairs, winner_row
+from flaxvision.report.display import display_tables
+from flaxvision.report.figures import figure_files
+from flaxvision.report.style import COLUMN, DPI
+from flaxvision.sweep.results import Outcome, SweepResult
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+LARGE = 300_000  # bytes; a larger vector figure stands in the page as pixels
+TRIAL_METRICS = ("train_loss", "val_loss", "val_top1", "test_loss", "test_top1", "test_top3")
+_FIGURES = {
+    "table": "Every cell of the table",
+    "loss": "Loss over epochs",
+    "accuracy": "Top-1 accuracy over epochs",
+    "confusion": "Confusion matrix of the winner",
+}
+
+
+def report_html(
+    result: SweepResult,
+    files: Mapping[str, bytes] | None = None,
+    extra_sections: Sequence[tuple[str, str]] = (),
+) -> str:
+    """The page; it loads nothing, so it can be mailed.
+
+    Args:
+        result: What to report.
+        files: The figures by file name, as from `figure_files`; drawn here if not given.
+        extra_sections: More sections: a heading (text) and its HTML, which is trusted.
+    """
+    files = figure_files(result) if files is None else files
+    metrics = [metric for metric in TRIAL_METRICS if metric in result.metrics]
+    return _template().render(
+        result=result,
+        headline=_headline(result),
+        tables=display_tables(result),
+        figures={name: _figure(name, files) for name in _FIGURES if f"{name}.svg" in files},
+        column=COLUMN,
+        pairs=_pairs(result),
+        classes=_classes(result),
+        trial_header=[*result.keys, *(formats.metric_name(metric) for metric in metrics)],
+        trials=[_trial(o, result.keys, metrics) for cell in result.cells for o in cell.outcomes],
+        siblings=_siblings(result.directory, files),
+        command=result.provenance.get("command"),
+        extra_sections=extra_sections,
+    )
+
+
+@functools.cache
+def _template() -> Template:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("flaxvision.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html.jinja")
+
+
+def _headline(result: SweepResult) -> dict[str, Any]:
+    """The winner in words and numbers."""
+    order = formats.distinct([result.objective, "test_top1", "test_top3", "test_loss", "val_loss"])
+    values = [(metric, value) for metric in order if (value := result.winner.final.get(metric)) is not None]
+    first, *others = [
+        f"{formats.metric_name(metric, unit=False)} {formats.with_unit(metric, value)}" for metric, value in values
+    ] or ["no finite result"]
+    return {
+        "objective": formats.metric_name(result.objective, unit=False),
+        "first": first,
+        "others": others,
+        "where": dict(result.winner.cell),
+        "epochs": len(result.winner.history.get("train_loss", ())),
+    }
+
+
+def _figure(name: str, files: Mapping[str, bytes]) -> dict[str, Any]:
+    vector, pixels = files[f"{name}.svg"], files[f"{name}.png"]
+    kind, data = ("svg+xml", vector) if len(vector) <= LARGE else ("png", pixels)
+    return {
+        "alt": _FIGURES[name],
+        "source": f"data:image/{kind};base64,{base64.b64encode(data).decode()}",
+        "inches": int.from_bytes(pixels[16:20], "big") / DPI,  # a PNG's width stands there
+    }
+
+
+def _pairs(result: SweepResult) -> list[dict[str, Any]]:
+    """The winner's most frequent errors."""
+    matrix = winner_row(result, "confusion")
+    if matrix is None:
+        return []
+    names = class_names(result, len(matrix))
+    return [
+        {"true": names[i], "taken": names[j], "count": count, "of": int(matrix[i].sum())}
+        for i, j, count in confused_pairs(matrix)
+    ]
+
+
+def _classes(result: SweepResult) -> list[dict[str, Any]]:
+    """The winner's accuracy of every class in percent, the worst first; a class without examples has none."""
+    accuracies = winner_row(result, "per_class")
+    if accuracies is None:
+        return []
+    rows = zip(class_names(result, len(accuracies)), 100 * accuracies.astype(float), strict=True)
+    return [
+        {"name": name, "percent": None if np.isnan(value) else float(value)}
+        for name, value in sorted(rows, key=lambda row: (np.isnan(row[1]), row[1]))
+    ]
+
+
+def _trial(outcome: Outcome, keys: Sequence[str], metrics: Sequence[str]) -> dict[str, Any]:
+    where = dict(outcome.cell)
+    values = [outcome.final.get(metric) for metric in metrics]
+    return {
+        "outcome": outcome,
+        "values": [where.get(key, "") for key in keys]
+        + ["–" if v is None else formats.number(m, v) for m, v in zip(metrics, values, strict=True)],
+        "seconds": formats.seconds(outcome.seconds),
+    }
+
+
+def _siblings(directory: Path, files: Mapping[str, bytes]) -> list[str]:
+    """The files beside the page: those written with it, and what else of the run is there already."""
+    found = (sorted(path.name for path in directory.glob(pattern)) for pattern in ("trials.jsonl", "winner.*"))
+    return ["results.csv", "results.md", "results.tex", *(name for names in found for name in names), *files]

@@ -1,0 +1,54 @@
+"""Strict JAX, and no machine's caches or data: data sets are prepared in a folder of the test session."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+os.environ.setdefault("KERAS_BACKEND", "jax")
+os.environ["FLAXVISION_DATA_DIR"] = tempfile.mkdtemp(prefix="flaxvision-test-")
+
+import jax
+import numpy as np
+import pytest
+
+from flaxvision.data import Dataset, from_arrays
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def raw_dir(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of real data; the test is skipped where FLAXVISION_RAW_DIR names none."""
+    folder = os.environ.get("FLAXVISION_RAW_DIR")
+    if not folder:
+        pytest.skip("FLAXVISION_RAW_DIR is not set")
+    return Path(folder)
+
+
+def made_dataset(shape: tuple[int, ...], classes: int, train: int = 256, test: int = 100, seed: int = 0) -> Dataset:
+    """Examples whose class shows: for images a bright square in a place of the class's own, for points an angle."""
+    random = np.random.default_rng(seed)
+
+    def split(examples: int) -> tuple[np.ndarray, np.ndarray]:
+        labels = random.integers(0, classes, examples).astype(np.int32)
+        if len(shape) == 1:
+            angle = 2 * np.pi * labels / classes + random.normal(0, 0.1, examples)
+            return np.stack([np.cos(angle), np.sin(angle)], axis=1).astype(np.float32), labels
+        images = random.integers(0, 60, (examples, *shape)).astype(np.uint8)
+        columns = int(np.ceil(np.sqrt(classes)))
+        step = max(shape[0] // columns, 1)
+        for image, label in zip(images, labels, strict=True):
+            row, column = divmod(int(label), columns)
+            image[row * step : (row + 1) * step, column * step : (column + 1) * step] = 220
+        return images, labels
+
+    return from_arrays(*split(train), *split(test), classes=[str(c) for c in range(classes)], name="made")
+
+
+@pytest.fixture
+def make_dataset():
+    """`made_dataset`, a small data set that a network can learn."""
+    return made_dataset

@@ -1,0 +1,46 @@
+"""Every network of the reports learns a made set of its own input shape."""
+
+from __future__ import annotations
+
+import pytest
+
+import flaxvision as fv
+
+POINTS = {"input_shape": (2,), "num_classes": 1}
+NETWORKS = [
+    ("linear", {}, {}),
+    ("linear", POINTS, {}),
+    ("polar_linear", POINTS, {}),
+    ("mlp", {"hidden": (256, 512)}, {}),
+    ("mlp", {"hidden": (256, 512, 1024, 2048)}, {"learning_rate": 0.0003}),
+    ("mlp", {"hidden": (1024, 2048)}, {"learning_rate": 0.0003}),
+    ("mlp", {"hidden": (32,)}, {}),
+    ("mlp", {"hidden": (30,), "batch_norm": True}, {}),
+    ("mlp", {"hidden": (30, 30), "batch_norm": True}, {}),
+    ("mlp", {**POINTS, "hidden": (16, 16)}, {}),
+    ("wide_cnn", {"padding": "SAME"}, {"learning_rate": 0.0003}),
+    ("wide_cnn", {"padding": "VALID"}, {"learning_rate": 0.0003}),
+    ("mnist_net", {}, {}),
+    ("strided_cnn", {}, {}),
+    ("strided_cnn", {"pool": True}, {}),
+    ("vgg19", {"input_shape": (32, 32, 3)}, {"learning_rate": 0.0003, "batch_size": 16, "steps": 12}),
+    ("tiny_cnn", {}, {}),
+    ("emnist_cnn", {"hidden": 32}, {"learning_rate": 0.01, "epochs": 8}),
+    ("emnist_cnn", {"hidden": 64}, {"learning_rate": 0.01, "epochs": 8}),
+    ("emnist_autoencoder", {}, {"learning_rate": 0.01}),
+]
+
+
+@pytest.mark.parametrize(("name", "sizes", "settings"), NETWORKS, ids=lambda value: str(value)[:45])
+def test_training_lowers_the_loss(make_dataset, name, sizes, settings):
+    model = fv.models.create(name, **{"num_classes": 10, **sizes}, init="torch")
+    points = model.input_shape == (2,)
+    data = make_dataset(model.input_shape, 2 if points else 10, train=96 if name == "vgg19" else 512, test=32)
+    loss = {"polar_linear": "binary_cross_entropy", "emnist_autoencoder": "squared_error"}.get(name, "cross_entropy")
+    settings = {"optimizer": "adam", "learning_rate": 0.003, "batch_size": 32, **settings}
+    if "steps" not in settings:
+        settings.setdefault("epochs", 4)
+    recipe = fv.Recipe(loss="binary_cross_entropy" if points else loss, **settings)
+    losses = fv.fit(model, data, recipe).history["step_loss"]
+    quarter = len(losses) // 4
+    assert losses[-quarter:].mean() < 0.93 * losses[:quarter].mean()

@@ -1,0 +1,84 @@
+"""Optimisers against torch.optim, schedules against their closed forms."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from flaxvision.training import Recipe
+from flaxvision.training.optimizers import build_optimizer, shape
+
+torch = pytest.importorskip("torch")
+
+CASES = {
+    "sgd": ({"optimizer": "sgd"}, lambda p: torch.optim.SGD(p, 0.05)),
+    "momentum": ({"momentum": 0.9}, lambda p: torch.optim.SGD(p, 0.05, momentum=0.9)),
+    "nesterov": (
+        {"momentum": 0.8, "nesterov": True, "weight_decay": 0.1},
+        lambda p: torch.optim.SGD(p, 0.05, momentum=0.8, nesterov=True, weight_decay=0.1),
+    ),
+    "adam": ({"optimizer": "adam"}, lambda p: torch.optim.Adam(p, 0.05)),
+    "adam with L2": ({"optimizer": "adam", "weight_decay": 0.1}, lambda p: torch.optim.Adam(p, 0.05, weight_decay=0.1)),
+    "adamw": ({"optimizer": "adamw", "weight_decay": 0.1}, lambda p: torch.optim.AdamW(p, 0.05, weight_decay=0.1)),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_thirty_updates_equal_torch(case):
+    settings, make = CASES[case]
+    start = np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32)
+    scale = np.array([[1.0, 3.0]], np.float32)
+
+    theirs = torch.nn.Parameter(torch.tensor(start))
+    optimizer = make([theirs])
+    tx = build_optimizer(Recipe(learning_rate=0.05, **settings), 30, 10)
+    ours = jnp.asarray(start)
+    state = tx.init(ours)
+    for _ in range(30):
+        optimizer.zero_grad()
+        (torch.cos(theirs * torch.tensor(scale)).sum() + theirs.square().sum()).backward()
+        optimizer.step()
+        grads = jax.grad(lambda p: jnp.cos(p * scale).sum() + jnp.square(p).sum())(ours)
+        with jax.numpy_dtype_promotion("standard"):  # optax's Adam mixes integers and floats
+            updates, state = tx.update(grads, state, ours)
+        ours = optax.apply_updates(ours, updates)
+    np.testing.assert_allclose(ours, theirs.detach().numpy(), rtol=2e-4, atol=2e-5)
+
+
+def test_numbers_live_in_the_state():
+    recipe = Recipe(learning_rate=0.25, momentum=0.5, weight_decay=0.125)
+    tx = build_optimizer(recipe.structure(), 10, 10)  # one program for all numbers
+    state = build_optimizer(recipe, 10, 10).init(jnp.ones(2))
+    updates, _ = tx.update(jnp.ones(2), state, jnp.ones(2))
+    np.testing.assert_allclose(updates, -0.25 * (1 + 0.125) * np.ones(2))
+
+
+def test_schedules():
+    cosine = shape(Recipe(schedule="cosine"), 100, 10)
+    np.testing.assert_allclose([cosine(0), cosine(50), cosine(100)], [1, 0.5, 0], atol=1e-6)
+    warm = shape(Recipe(schedule="linear", warmup_epochs=2), 100, 10)
+    np.testing.assert_allclose([warm(0), warm(10), warm(20), warm(60), warm(100)], [0, 0.5, 1, 0.5, 0], atol=1e-6)
+
+
+def test_a_schedule_scales_the_update():
+    recipe = Recipe(learning_rate=0.5, schedule="linear")
+    tx = build_optimizer(recipe, 4, 4)
+    state = tx.init(jnp.ones(()))
+    sizes = []
+    for _ in range(4):
+        update, state = tx.update(jnp.ones(()), state, jnp.ones(()))
+        sizes.append(-float(update))
+    np.testing.assert_allclose(sizes, [0.5, 0.375, 0.25, 0.125])
+
+
+def test_optax_schedules_and_transformations():
+    tx = build_optimizer(Recipe(learning_rate=lambda step: 1 / (1 + step.astype(jnp.float32))), 4, 4)
+    state = tx.init(jnp.ones(()))
+    first, state = tx.update(jnp.ones(()), state, jnp.ones(()))
+    second, _ = tx.update(jnp.ones(()), state, jnp.ones(()))
+    np.testing.assert_allclose([first, second], [-1, -0.5])
+    own = optax.sgd(0.1)
+    assert build_optimizer(Recipe(optimizer=own), 1, 1) is own

@@ -1,0 +1,64 @@
+"""Data-parallel training by pmap on eight forced CPU devices, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+SCRIPT = textwrap.dedent("""
+    import json, sys
+    import jax, numpy as np
+    import flaxvision as fv
+    from flaxvision.models.files import variables
+
+    precision, examples, batch = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    random = np.random.default_rng(0)
+    def split(n):
+        return random.integers(0, 256, (n, 28, 28, 1)).astype(np.uint8), random.integers(0, 10, n)
+    data = fv.data.from_arrays(*split(examples), *split(37), classes=[str(c) for c in range(10)])
+    recipe = fv.Recipe(batch_size=batch, steps=20, learning_rate=0.05, momentum=0.9, precision=precision)
+    one, many = [fv.fit(fv.models.create("mnist_net"), data, recipe, devices=n) for n in (1, 8)]
+    a, b = variables(one.model), variables(many.model)
+    print(json.dumps({
+        "devices": jax.local_device_count(),
+        "difference": max(float(np.abs(a[k] - b[k]).max()) for k in a),
+        "moved": min(float(np.abs(a[k]).max()) for k in a),
+        "confusion": bool(np.array_equal(one.history["test_confusion"], many.history["test_confusion"])),
+        "counted": int(many.history["train_confusion"].sum()),
+    }))
+""")
+
+
+@pytest.mark.parametrize(
+    ("precision", "examples", "batch", "tolerance"),
+    [
+        ("float64", 64 * 20, 64, 1e-10),
+        ("float64", 30 * 20, 30, 1e-10),
+        ("float64", 5 * 20, 5, 1e-10),
+        ("default", 64 * 20, 64, 1e-4),
+        ("default", 5 * 20, 5, 1e-4),
+    ],
+)
+def test_eight_devices_equal_one_with_full_uneven_and_empty_shares(precision, examples, batch, tolerance):
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "JAX_ENABLE_X64": str(int(precision == "float64")),
+        "JAX_NUMPY_DTYPE_PROMOTION": "strict",
+        "JAX_NUMPY_RANK_PROMOTION": "raise",
+    }
+    command = [sys.executable, "-W", "error", "-c", SCRIPT, precision, str(examples), str(batch)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["devices"] == 8
+    assert result["difference"] <= tolerance
+    assert result["moved"] > 0
+    assert result["counted"] == examples
+    if precision == "float64":
+        assert result["confusion"]
