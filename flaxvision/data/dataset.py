@@ -92,7 +92,7 @@ class Dataset:
             raise UserError(f"validation={fraction} of {len(order)} training examples leaves a split empty")
         return self._with(train=self.train[np.sort(order[held:])], validation=self.train[np.sort(order[:held])])
 
-    def _with(self, **splits: Split) -> Dataset:
+    def _with(self, **splits: Any) -> Dataset:
         changed = dataclasses.replace(self, **splits)
         counts = tuple((name, len(split)) for name, split in changed.splits.items())
         return dataclasses.replace(changed, source=dataclasses.replace(changed.source, counts=counts))

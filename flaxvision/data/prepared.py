@@ -65,7 +65,7 @@ def load_published(published: Published, raw_folder: Path | None, data_dir: Path
         raise UserError(f"the prepared copy {home} cannot be read ({reason}): delete it and load again") from error
 
 
-class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """One builder for all published sets; it reads all files before the first record, so that errors come early."""
 
     VERSION = tfds.core.Version(VERSION)

@@ -77,4 +77,4 @@ class Chain(nnx.Module):
     def parameter_names(self) -> dict[tuple, str]:
         """The name "layer.variable" of every variable, by its path in the model's state."""
         state = nnx.to_flat_state(nnx.state(self))
-        return {path: ".".join([self.names[path[1]], *map(str, path[2:])]) for path, _ in state}
+        return {path: ".".join([self.names[int(str(path[1]))], *map(str, path[2:])]) for path, _ in state}

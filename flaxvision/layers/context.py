@@ -19,7 +19,7 @@ class Context:
 
     train: bool = False  # training mode: dropout drops, BatchNorm uses and updates batch statistics
     key: jax.Array | None = None  # the step's random key; needed in training by layers that draw
-    index: jax.Array | None = None  # int32 (B,): each example's place in the whole batch; None counts from 0
+    place: jax.Array | None = None  # int32 (B,): each example's place in the whole batch; None counts from 0
     mask: jax.Array | None = None  # bool (B,): False marks padding; None means that every example is real
     axis_name: str | None = None  # the device axis of `jax.pmap` over which batch statistics are summed
     frozen: tuple[str, ...] = ()  # name prefixes of the layers that run in evaluation mode even while training
@@ -36,8 +36,8 @@ class Context:
         """One random key an example, shape (examples,)."""
         if self.key is None:
             raise ValueError("training mode needs a random key: pass Context(train=True, key=jax.random.key(0))")
-        index = jnp.arange(examples) if self.index is None else self.index
-        return jax.vmap(jax.random.fold_in, (None, 0))(self.key, index)
+        place = jnp.arange(examples) if self.place is None else self.place
+        return jax.vmap(jax.random.fold_in, (None, 0))(self.key, place)
 
 
 EVALUATION = Context()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,7 @@ def uniform(bound: float) -> Initializer:
     return init
 
 
-def kernel_and_bias(init: str, fan_in: int) -> dict[str, Initializer]:
+def kernel_and_bias(init: str, fan_in: int) -> dict[str, Any]:
     """The `kernel_init` and `bias_init` arguments of a Flax layer for a framework's defaults.
 
     Args:

@@ -46,7 +46,7 @@ def describe(name: str, layer: nnx.Module) -> dict[str, Any]:
 
 def build(description: dict[str, Any]) -> tuple[str, nnx.Module]:
     """The (name, layer) pair of a description made by `describe`, with parameters of no meaning."""
-    settings = {key: tuple(value) if isinstance(value, list) else value for key, value in description.items()}
+    settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in description.items()}
     name, kind = settings.pop("name"), settings.pop("kind")
     by_name = {cls.__name__: cls for cls in KINDS}
     if kind not in by_name:

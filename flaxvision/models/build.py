@@ -67,10 +67,10 @@ class Build:
         height, width, channels = self._map(name)
         size = (kernel, kernel)
         if padding == "SAME":
-            shape = (-(-height // stride), -(-width // stride))
+            sides = [-(-side // stride) for side in (height, width)]
         else:
             pad = 0 if padding == "VALID" else int(padding)
-            shape = tuple((side + 2 * pad - kernel) // stride + 1 for side in (height, width))
+            sides = [(side + 2 * pad - kernel) // stride + 1 for side in (height, width)]
         layer = nnx.Conv(
             channels,
             features,
@@ -80,7 +80,7 @@ class Build:
             rngs=self.rngs,
             **kernel_and_bias(self.init, channels * kernel**2),
         )
-        self._add(name, layer, (*shape, features))
+        self._add(name, layer, (*sides, features))
 
     def conv_transpose(self, name: str, features: int, kernel: int, *, stride: int = 1) -> None:
         """Add a square transposed convolution without padding: side (n - 1) * stride + kernel, as in PyTorch."""

@@ -98,9 +98,9 @@ def draw_curves(result: SweepResult, kind: str) -> Figure | None:
     """Training dashed, test solid; `kind` is "loss" or "top1"; None if no trial has it."""
     scale = 100.0 if formats.is_accuracy(kind) else 1.0
     split = "test" if any(_has(cell, f"test_{kind}") for cell in result.cells) else "val"
-    if not any(_has(cell, f"{s}_{kind}") for cell in result.cells for s in ("train", split)):
-        return None
     curves = [{s: Curve.of(cell.outcomes, f"{s}_{kind}", scale) for s in ("train", split)} for cell in result.cells]
+    if not any(len(curve.values) for pair in curves for curve in pair.values()):
+        return None
     panel_keys, panels = _panels(result)
     with style():
         figure, grid = _grid(panels)

@@ -177,7 +177,7 @@ def _write(axes: Axes, place: tuple[int, int], cell: Cell, metric: str, best: bo
     text = text.partition(" ±")[0] if short else text
     look: dict[str, Any] = {"ha": "center", "va": "center", "color": "white" if light else INK}
     axes.text(
-        place[0], place[1] - (0.16 if published else 0), text, fontsize=7, weight="bold" if best else "normal", **look
+        place[0], place[1] - (0.16 if published else 0), text, fontsize=6.5, weight="bold" if best else "normal", **look
     )
     if published:
         axes.text(place[0], place[1] + 0.2, f"({formats.given(metric, published.published)})", fontsize=6, **look)

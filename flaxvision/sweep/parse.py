@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flaxvision.errors import UserError, check_choice, unknown
-from flaxvision.sweep.spec import CELL_METRICS, Axis, Point, Published, Settings, Spec, Stage, Typed, as_typed
+from flaxvision.sweep.spec import PUBLISHED_METRICS, Axis, Point, Published, Settings, Spec, Stage, Typed, as_typed
 
 DATA_KEYS = ("dataset", "validation", "validation_seed", "limit", "size", "channels", "drawn")
 MODEL_KEYS = ("model", "init")
@@ -211,7 +211,7 @@ def _published(entry: Any, spec: Spec) -> Published:
         labels = [p.label for axis in spec.axes if axis.key == key for p in axis.points]
         if label not in labels:
             raise unknown(f"value of {key} in [[published]]", label, labels)
-    check_choice("metric in [[published]]", entry["metric"], CELL_METRICS)
+    check_choice("metric in [[published]]", entry["metric"], PUBLISHED_METRICS)
     stage = entry.get("stage", "sweep")
     check_choice("stage in [[published]]", stage, ("sweep", "final"))
     for key in ("value", "tolerance"):

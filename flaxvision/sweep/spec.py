@@ -9,7 +9,7 @@ from typing import Any
 
 Settings = dict[str, Any]  # bare name -> value
 TABLE_METRICS = ("train_loss", "train_top1", "val_loss", "val_top1", "test_loss", "test_top1", "test_top3")
-CELL_METRICS = (*TABLE_METRICS, "best_epoch", "converged_epoch", "seconds", "parameters")
+PUBLISHED_METRICS = (*TABLE_METRICS, "parameters")
 
 
 class Typed(float):

@@ -135,7 +135,7 @@ class _Run:
         self.total_steps = self.recipe.total_steps(examples)
         self.per_epoch = -(-examples // self.recipe.batch_size)
         self.selection = self.recipe.selection(dataset.validation is not None)
-        if self.recipe.precision == "float64" and not jax.config.jax_enable_x64:
+        if self.recipe.precision == "float64" and not jax.config.read("jax_enable_x64"):
             raise UserError("precision 'float64' needs 64-bit mode: set the environment variable JAX_ENABLE_X64=1")
         prepared = [_prepare(model, dataset, recipe) for model, recipe in zip(models, recipes, strict=True)]
         graphdef, params, *_ = split_model(prepared[0], self.recipe.frozen)

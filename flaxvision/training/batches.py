@@ -14,7 +14,7 @@ class Batch(NamedTuple):
 
     images: jax.Array  # (B, *input_shape) as stored
     labels: jax.Array  # int32 (B,)
-    index: jax.Array  # int32 (B,): place in the whole batch
+    place: jax.Array  # int32 (B,): where each example stands in the whole batch
     mask: jax.Array | None  # bool (B,): False is padding; None when there is none
 
 
@@ -22,7 +22,7 @@ class Shard(NamedTuple):
     """One device of several that share each batch."""
 
     rank: jax.Array | int  # which device, from 0
-    count: int  # how many
+    devices: int  # how many share a batch
 
 
 WHOLE = Shard(0, 1)
@@ -41,12 +41,13 @@ def take_batch(
 
     Shares are equal, the last ones padded: 5 examples on 8 devices give 5 devices one each and 3 devices none.
     """
-    share = -(-size // shard.count)
-    index = jnp.asarray(shard.rank, jnp.int32) * share + jnp.arange(share, dtype=jnp.int32)
-    if order is None and shard.count == 1:
-        slices = (lax.dynamic_slice_in_dim(array, start, size) for array in (images, labels))
-        return Batch(*slices, index, None)
-    place = start + jnp.minimum(index, size - 1)
-    chosen = place if order is None else order[place]
-    mask = None if size % shard.count == 0 else index < size
-    return Batch(images[chosen], labels[chosen], index, mask)
+    share = -(-size // shard.devices)
+    place = jnp.asarray(shard.rank, jnp.int32) * share + jnp.arange(share, dtype=jnp.int32)
+    if order is None and shard.devices == 1:
+        images, labels = (lax.dynamic_slice_in_dim(array, start, size) for array in (images, labels))
+        return Batch(images, labels, place, None)
+    chosen = start + jnp.minimum(place, size - 1)
+    if order is not None:
+        chosen = order[chosen]
+    mask = None if size % shard.devices == 0 else place < size
+    return Batch(images[chosen], labels[chosen], place, mask)

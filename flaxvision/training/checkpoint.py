@@ -84,5 +84,5 @@ def _plain(tree: dict[str, Any]) -> dict[str, Any]:
 
 
 def _shaped(leaves: dict[str, Any], like: TrainState) -> TrainState:
-    structure = jax.tree.structure(like)
-    return jax.tree.unflatten(structure, [jnp.asarray(leaves[str(i)]) for i in range(structure.num_leaves)])
+    numbers = range(len(jax.tree.leaves(like)))
+    return jax.tree.unflatten(jax.tree.structure(like), [jnp.asarray(leaves[str(i)]) for i in numbers])

@@ -130,17 +130,18 @@ class Engine:
     ) -> tuple[States, Any, StepRecord]:
         """`count` steps from step `first` of the epoch on, with batches of `size`; the cohort shares one loop."""
 
-        def member(state: TrainState, total: Sums, order: Any, number: jax.Array) -> tuple:
+        def train(state: TrainState, total: Sums, order: Any, number: jax.Array) -> tuple:
             start = number * self.plan.recipe.batch_size
             batch = take_batch(images, labels, order, start, size, shard)
             state, new, record = self._step(state, batch)
             return (state, add(total, new)), record
 
-        def one(carry: tuple, number: jax.Array) -> tuple:
+        def one(carry: tuple, number: jax.Array) -> tuple[Any, Any]:
+            states, sums = carry
             if self.plan.vmapped:
-                return jax.vmap(member, (0, 0, None if order is None else 0, None))(*carry, order, number)
-            orders = order or [None] * len(carry[0])
-            out = [member(*parts, number) for parts in zip(*carry, orders, strict=True)]
+                return jax.vmap(train, (0, 0, None if order is None else 0, None))(states, sums, order, number)
+            orders = order or [None] * len(states)
+            out = [train(s, t, o, number) for s, t, o in zip(states, sums, orders, strict=True)]
             carry = tuple(zip(*(c for c, _ in out), strict=True))
             return carry, jax.tree.map(lambda *leaves: jnp.stack(leaves), *(r for _, r in out))
 

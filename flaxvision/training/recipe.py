@@ -60,10 +60,7 @@ class Recipe:
     def __post_init__(self) -> None:
         for name in ("augment", "frozen", "warm_start_only"):
             value = getattr(self, name)
-            given = (
-                (value,) if isinstance(value, str) else tuple(value) if isinstance(value, (list, tuple)) else (value,)
-            )
-            object.__setattr__(self, name, given)
+            object.__setattr__(self, name, tuple(value) if isinstance(value, (list, tuple)) else (value,))
         for name, (allowed, words) in _RULES.items():
             if not allowed(getattr(self, name)):
                 raise UserError(f"{name} is {getattr(self, name)!r}: give {words}")

@@ -30,7 +30,9 @@ def split_model(model: Chain, frozen: tuple[str, ...]) -> tuple[nnx.GraphDef, nn
     def learns(path: tuple, variable: Any) -> bool:
         return isinstance(variable, nnx.Param) and not matches(model.names[path[1]], frozen)
 
-    return nnx.split(model, learns, nnx.BatchStat, ...)
+    graphdef, params, *others = nnx.split(model, learns, nnx.BatchStat, ...)
+    stats, fixed = others
+    return graphdef, params, stats, fixed
 
 
 def init_state(model: Chain, frozen: tuple[str, ...], tx: optax.GradientTransformation, seed: int) -> TrainState:

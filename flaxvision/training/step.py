@@ -52,7 +52,7 @@ def make_step(
         dtype = compute_dtype(recipe, params)
         model = nnx.merge(graphdef, cast(params, dtype), state.stats, cast(state.fixed, dtype), copy=True)
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(state.seed), 2), state.step)
-        context = Context(True, key, batch.index, batch.mask, axis_name, recipe.frozen)
+        context = Context(True, key, batch.place, batch.mask, axis_name, recipe.frozen)
         images = batch.images
         if recipe.augment:
             images = augment_images(recipe.augment, images, context.example_keys(len(images)))

@@ -96,8 +96,8 @@ def drawn_limits(figure) -> tuple[float, float]:
 
 def test_a_seed_on_its_way_to_infinity_does_not_squeeze_the_others():
     result = examples.learning_rates(HERE)
-    low, high = drawn_limits(draw_curves(result, "loss"))
-    result.cells[0].outcomes[0].history["test_loss"][:3] = [6, 1e30, np.inf]
+    low = drawn_limits(draw_curves(result, "loss"))[0]
+    result.cells[0].outcomes[0].history["test_loss"][:3] = [6, 3e38, np.inf]
     figure = draw_curves(result, "loss")
     assert drawn_limits(figure)[1] < 30
     assert drawn_limits(figure)[0] > low / 2 > 0
@@ -114,6 +114,13 @@ def test_nothing_but_divergence(fail_at):
     nothing = [[dataclasses.replace(o, final={}) for o in cell] for cell in trials]
     cells = [examples.cell(w, t) for w, t in zip(where, nothing, strict=True)]
     assert {"table.png", "table.svg"} <= set(figure_files(dataclasses.replace(result, cells=tuple(cells))))
+
+
+def test_a_first_epoch_that_is_not_finite():
+    result = examples.single(HERE, epochs=2)
+    for name in ("train_loss", "test_loss"):
+        result.winner.history[name][0] = np.nan
+    assert "loss" not in draw_figures(result)
 
 
 def test_single_epoch_has_dots():
@@ -158,7 +165,8 @@ def test_spread(targets):
     positions = spread(targets, gap, 0, high)
     order = np.argsort(targets, kind="stable")
     assert (np.diff(positions[order]) >= gap - 1e-9).all()
-    assert positions.min() >= -1e-9 and positions.max() <= high + 1e-9
+    assert positions.min() >= -1e-9
+    assert positions.max() <= high + 1e-9
     if len(targets) > 1 and (np.diff(np.sort(targets)) >= gap).all():
         np.testing.assert_allclose(positions, targets)
 

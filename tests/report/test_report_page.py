@@ -54,7 +54,8 @@ class Page(html.parser.HTMLParser):
 
     def handle_data(self, data):
         if "style" in self.open:
-            assert "url(" not in data and "@import" not in data
+            assert "url(" not in data
+            assert "@import" not in data
             return
         self.text += f"{data} "
         if {"td", "th"} & set(self.open):

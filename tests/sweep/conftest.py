@@ -1,0 +1,109 @@
+"""Small sweeps: 8 x 8 glyphs, one hidden layer of 8 units."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tomli_w
+from safetensors.numpy import load_file
+
+from flaxvision.sweep.cli import main
+
+TINY: dict[str, Any] = {
+    "name": "tiny",
+    "dataset": "glyphs",
+    "model": "mlp",
+    "data": {"limit": 128, "size": 8},
+    "sizes": {"hidden": [8]},
+    "recipe": {"batch_size": 32, "epochs": 1},
+}
+
+
+@pytest.fixture
+def tiny() -> Callable[..., dict[str, Any]]:
+    """The table of a small spec; sections that are given are merged into its own."""
+
+    def make(**changes: Any) -> dict[str, Any]:
+        table = copy.deepcopy(TINY)
+        for key, value in changes.items():
+            table[key] = {**table[key], **value} if key in ("data", "sizes", "recipe") else value
+        return table
+
+    return make
+
+
+@pytest.fixture
+def spec_file(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a table, or text, to a TOML file."""
+
+    def write(content: dict[str, Any] | str, name: str = "tiny.toml") -> Path:
+        path = tmp_path / name
+        path.write_text(content if isinstance(content, str) else tomli_w.dumps(content), encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Runs the command line in this process: exit status, stdout, stderr."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        status = main([str(argument) for argument in arguments])
+        return (status, *capsys.readouterr())
+
+    return run
+
+
+def no_constant(text: str) -> None:
+    raise ValueError(f"{text} is no JSON")
+
+
+def read_trials(directory: Path) -> list[dict[str, Any]]:
+    """The records of trials.jsonl, by a parser that takes no NaN."""
+    lines = (directory / "trials.jsonl").read_text().splitlines()
+    return [json.loads(line, parse_constant=no_constant) for line in lines]
+
+
+def without_seconds(directory: Path) -> list[dict[str, Any]]:
+    """The records but for the time they took, by id."""
+    records = [{k: v for k, v in record.items() if k != "seconds"} for record in read_trials(directory)]
+    return sorted(records, key=lambda record: record["id"])
+
+
+def table_bytes(directory: Path) -> list[bytes]:
+    """results.csv, every cell's bytes but for the seconds."""
+    lines = (directory / "results.csv").read_bytes().splitlines()
+    assert lines[0].endswith(b",seconds")
+    return [line.rpartition(b",")[0] for line in lines]
+
+
+def read_table(directory: Path) -> list[dict[str, str]]:
+    """The rows of results.csv."""
+    with open(directory / "results.csv", encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def read_weights(path: Path) -> dict[str, np.ndarray]:
+    """The tensors of a weights file, read by safetensors itself."""
+    return load_file(path)
+
+
+@pytest.fixture
+def files() -> dict[str, Callable]:
+    """Readers of what a run leaves, independent of flaxvision."""
+    return {
+        "trials": read_trials,
+        "without_seconds": without_seconds,
+        "table": read_table,
+        "table_bytes": table_bytes,
+        "weights": read_weights,
+    }

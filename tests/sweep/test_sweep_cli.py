@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from flaxvision.sweep import list_specs
+
+MODULE = [sys.executable, "-m", "flaxvision.sweep"]
+
+
+@pytest.mark.parametrize("option", ["--list", "--help", "--dry-run"])
+def test_light_options_are_quick_and_import_no_jax(option, tmp_path):
+    code = f"""
+import sys
+from flaxvision.sweep.cli import main
+try:
+    main([{option!r}])
+except SystemExit as stop:
+    assert not stop.code
+assert not {{"jax", "matplotlib", "tensorflow_datasets", "torch"}} & set(sys.modules), "heavy import"
+"""
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
+        times.append(time.perf_counter() - began)
+        assert (done.returncode, done.stderr) == (0, "")
+    assert min(times) < 0.5
+    assert not list(tmp_path.iterdir())
+
+
+def test_list(command):
+    status, out, _ = command("--list")
+    assert status == 0
+    assert [line.split()[0] for line in out.splitlines()] == list_specs()
+
+
+def test_dry_run(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = command("demo", "--dry-run", "--set", "batch_size=32,64", "--seeds", 2)
+    lines = out.splitlines()
+    assert (status, err, len(lines)) == (0, "", 4 * 2 * 2 + 1)
+    assert lines[-1].startswith("16 trials in 4 programs")  # 8 trials a batch size, at most 6 a program
+    assert "seed 1   learning_rate=1, batch_size=32" in lines[2 * 1 - 1]
+    assert not list(tmp_path.iterdir())
+
+
+def test_closed_pipe(tmp_path):
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [*MODULE, "demo", "--dry-run", "--seeds", "3000"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False, cwd=tmp_path)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_everything_on_one_line(command, tmp_path, spec_file, tiny, files):
+    out = tmp_path / "run"
+    table = tiny(grid={"learning_rate": [5]}, model="linear", seeds=9, data={"limit": 999})
+    del table["sizes"]
+    path = spec_file(table)
+    options = ["--dataset", "glyphs47", "--epochs", 1, "--seeds", 2, "--limit", 64, "--out", out]
+    settings = ["--set", "model=mlp", "batch_size=16", "--set", "hidden=[8],[4]", "--set", "learning_rate=1e-1,0.30"]
+    status, printed, err = command(path, *options, *settings)
+    assert status == 0, err
+    assert str(out / "report.html") in printed
+    assert "0.30" in printed
+    rows = files["table"](out)
+    assert [(row["learning_rate"], row["hidden"], row["n"]) for row in rows] == [
+        ("1e-1", "[8]", "2"),
+        ("1e-1", "[4]", "2"),
+        ("0.30", "[8]", "2"),
+        ("0.30", "[4]", "2"),
+    ]
+    assert [int(row["parameters"]) for row in rows] == [64 * w + w + 47 * w + 47 for w in (8, 4, 8, 4)]
+    records = files["trials"](out)
+    assert {r["config"]["dataset"] for r in records} == {"glyphs47"}
+    assert {r["config"]["limit"] for r in records} == {64}
+    assert {r["config"]["batch_size"] for r in records} == {16}
+    for name in ("spec.toml", "results.md", "results.tex", "report.html", "winner.safetensors"):
+        assert (out / name).stat().st_size > 0
+    assert {path.suffix for path in (out / "trials").iterdir()} == {".npz", ".safetensors"}
+
+
+def test_quiet_prints_nothing_and_default_folder_is_under_runs(command, tmp_path, spec_file, tiny, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert command(spec_file(tiny()), "--quiet") == (0, "", "")
+    (run,) = (tmp_path / "runs").iterdir()
+    assert run.name.startswith("tiny-")
+    assert (run / "report.html").exists()

@@ -1,0 +1,412 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import flaxvision as fv
+from flaxvision.errors import UserError
+from flaxvision.sweep import load_spec, parse_spec, rerun, run
+
+VARIED = {"momentum": [0.0, 0.5, 0.9], "dropout": [0.1, 0.3], "learning_rate": [0.1, 0.01]}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A sweep with dropout, shuffling and momentum, by the default executor: its spec file and its run directory."""
+    from flaxvision.sweep.cli import main
+
+    folder = tmp_path_factory.mktemp("finished")
+    path = folder / "varied.toml"
+    path.write_text(
+        """
+name = "varied"
+dataset = "glyphs"
+model = "mlp"
+seeds = 2
+select = "best"
+select_on = "val_loss"
+[data]
+limit = 128
+size = 8
+validation = 0.25
+[sizes]
+hidden = [8]
+[recipe]
+batch_size = 20
+epochs = 3
+[grid]
+momentum = [0.0, 0.5, 0.90]
+dropout = [0.1, 3e-1]
+learning_rate = [0.3, 0.1]
+"""
+    )
+    assert main([str(path), "--out", str(folder / "auto"), "--quiet"]) == 0
+    return path, folder / "auto"
+
+
+def test_loop_gives_the_same_table_byte_for_byte(finished, tmp_path, command, files):
+    path, auto = finished
+    assert command(path, "--out", tmp_path / "loop", "--executor", "loop", "--quiet") == (0, "", "")
+    assert files["table_bytes"](tmp_path / "loop") == files["table_bytes"](auto)
+    assert files["without_seconds"](tmp_path / "loop") == files["without_seconds"](auto)
+    for path in sorted((auto / "trials").glob("*.safetensors")):
+        assert path.read_bytes() == (tmp_path / "loop" / "trials" / path.name).read_bytes()
+
+
+def test_processes_give_the_same_table_byte_for_byte(finished, tmp_path, command, files):
+    path, auto = finished
+    assert command(path, "--out", tmp_path / "run", "--executor", "processes", "--quiet") == (0, "", "")
+    assert files["table_bytes"](tmp_path / "run") == files["table_bytes"](auto)
+
+
+def test_mnist_net_loop_and_default_are_equal(tmp_path, files, tiny):
+    table = tiny(model="mnist_net", grid={"learning_rate": [0.1, 0.01]}, data={"limit": 64, "size": 28})
+    del table["sizes"]
+    for executor in ("loop", "auto"):
+        run(parse_spec(table), tmp_path / executor, executor=executor)
+    assert files["without_seconds"](tmp_path / "loop") == files["without_seconds"](tmp_path / "auto")
+
+
+def test_labels_are_as_typed(finished, files):
+    rows = files["table"](finished[1])
+    assert [row["momentum"] for row in rows[::4]] == ["0.0", "0.5", "0.90"]
+    assert [row["dropout"] for row in rows[:4:2]] == ["0.1", "3e-1"]
+
+
+def test_table_is_that_of_the_records(finished, files):
+    """Means and sample deviations recomputed from trials.jsonl by numpy."""
+    records = files["trials"](finished[1])
+    for row in files["table"](finished[1]):
+        keys = ("momentum", "dropout", "learning_rate")
+        cell = [r for r in records if [r["cell"][key] for key in keys] == [row[key] for key in keys]]
+        assert len(cell) == int(row["n"]) == 2
+        for metric in ("train_loss", "train_top1", "val_loss", "val_top1", "test_loss", "test_top1", "test_top3"):
+            values = [r["final"][metric] for r in cell]
+            np.testing.assert_allclose(float(row[f"{metric}_mean"]), np.mean(values), rtol=1e-12)
+            np.testing.assert_allclose(float(row[f"{metric}_std"]), np.std(values, ddof=1), rtol=1e-9, atol=1e-15)
+
+
+def test_best_epoch_is_that_of_the_smallest_validation_loss(finished, files):
+    records = files["trials"](finished[1])
+    for record in records:
+        with np.load(finished[1] / "trials" / f"{record['id']}.npz") as history:
+            assert record["best_epoch"] == int(np.argmin(history["val_loss"])) + 1
+            for metric, value in record["final"].items():
+                assert value == float(history[metric][record["best_epoch"] - 1])
+            assert history["train_loss"].shape == (3,)
+            assert history["test_confusion"][-1].sum() == 128
+    assert {record["best_epoch"] for record in records} != {3}
+
+
+def test_winner(finished, files):
+    """Chosen by the best mean validation accuracy; the seed nearest that mean; its weights give its numbers."""
+    _, directory = finished
+    groups: dict[str, list[dict]] = {}
+    for record in files["trials"](directory):
+        groups.setdefault(json.dumps(record["cell"]), []).append(record)
+    means = {cell: np.mean([r["final"]["val_top1"] for r in group]) for cell, group in groups.items()}
+    best = max(means, key=means.__getitem__)
+    distances = [abs(r["final"]["val_top1"] - means[best]) for r in groups[best]]
+    winner = groups[best][int(np.argmin(distances))]
+    weights = directory / "winner.safetensors"
+    assert weights.read_bytes() == (directory / "trials" / f"{winner['id']}.safetensors").read_bytes()
+    dataset = fv.data.load("glyphs", limit=128, size=8, validation=0.25)
+    metrics = fv.evaluate(fv.load_model(weights), dataset.test)
+    assert metrics.top1 == winner["final"]["test_top1"]
+    np.testing.assert_allclose(metrics.loss, winner["final"]["test_loss"], rtol=1e-6)
+
+
+def test_rerun(finished, command, files, tmp_path):
+    _, directory = finished
+    before = {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+    record = files["trials"](directory)[3]
+    status, out, err = command("rerun", directory, record["id"][:7])
+    assert (status, err) == (0, "")
+    assert "equal bit for bit" in out
+    assert "differs" not in out
+    assert {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("tamper", ["value", "name"])
+def test_rerun_of_a_tampered_record(finished, command, files, tmp_path, tamper):
+    import shutil
+
+    directory = tmp_path / "copy"
+    shutil.copytree(finished[1], directory)
+    record = files["trials"](directory)[0]
+    path = directory / "trials" / f"{record['id']}.npz"
+    with np.load(path) as history:
+        arrays = dict(history)
+    if tamper == "value":
+        arrays["train_loss"] = np.nextafter(arrays["train_loss"], np.inf)
+    else:
+        arrays["extra"] = arrays["train_loss"]
+    np.savez(path, **arrays)
+    status, out, _ = command("rerun", directory, record["id"])
+    assert status == 1
+    assert "differs from the record" in out
+    path.write_bytes(path.read_bytes()[:200])
+    status, _, err = command("rerun", directory, record["id"])
+    assert status == 2
+    assert err.count("\n") == 1
+
+
+SLOW = """
+name = "slow"
+dataset = "glyphs"
+model = "mlp"
+data = { limit = 64, size = 8 }
+sizes = { hidden = [8] }
+recipe = { epochs = 1 }
+grid = { batch_size = [8, 9, 10, 11, 12, 13] }
+"""
+
+
+def test_killed_run_goes_on(tmp_path, command, files, spec_file):
+    path, out = spec_file(SLOW), tmp_path / "killed"
+    arguments = [sys.executable, "-m", "flaxvision.sweep", str(path), "--out", str(out), "--executor", "loop"]
+    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    trials = out / "trials.jsonl"
+    deadline = time.monotonic() + 120
+    while not (trials.exists() and b"\n" in trials.read_bytes()):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    kept = trials.read_bytes()
+    lines = kept.count(b"\n")
+    assert 1 <= lines < 6
+    assert not (out / "results.csv").exists()
+    kept = kept[: kept.rindex(b"\n") + 1]
+    with open(trials, "wb") as file:  # a line that the kill cut short
+        file.write(kept + b'{"id": "00000')
+
+    before = kept
+    status, _, err = command(path, "--out", out, "--quiet")
+    assert (status, trials.read_bytes()) == (2, kept + b'{"id": "00000')
+    assert "--resume" in err
+
+    assert command(path, "--out", out, "--quiet", "--resume") == (0, "", "")
+    assert trials.read_bytes().startswith(before)
+    assert len(files["trials"](out)) == 6
+    assert command(path, "--out", tmp_path / "whole", "--quiet") == (0, "", "")
+    assert files["table_bytes"](out) == files["table_bytes"](tmp_path / "whole")
+    assert files["without_seconds"](out) == files["without_seconds"](tmp_path / "whole")
+
+    # More seeds and another value: what is there is kept.
+    before = trials.read_bytes()
+    more = ["--seeds", 2, "--set", "batch_size=8,9,14"]
+    assert command(path, "--out", out, "--quiet", "--resume", *more) == (0, "", "")
+    assert trials.read_bytes().startswith(before)
+    assert len(files["trials"](out)) == 6 + 3 + 1
+    assert [(row["batch_size"], row["n"]) for row in files["table"](out)] == [("8", "2"), ("9", "2"), ("14", "2")]
+
+
+def test_damaged_line_in_the_middle_is_named(tmp_path, command, spec_file, tiny):
+    path, out = spec_file(tiny(seeds=2)), tmp_path / "run"
+    assert command(path, "--out", out, "--quiet")[0] == 0
+    lines = (out / "trials.jsonl").read_text().splitlines(keepends=True)
+    (out / "trials.jsonl").write_text(lines[0][:40] + "\n" + lines[1])
+    status, _, err = command(path, "--out", out, "--resume")
+    assert status == 2
+    assert "line 1 is no JSON" in err
+    assert err.count("\n") == 1
+
+
+def test_pretrained_and_frozen(tmp_path, files, tiny):
+    table = tiny(
+        sizes={"hidden": [8, 4]},
+        variants=[
+            {"name": "scratch"},
+            {"name": "warm", "warm_start": "pretrain"},
+            {"name": "frozen", "warm_start": "pretrain", "frozen": ["linear_relu_stack.0"]},
+        ],
+        pretrain={"dataset": "glyphs47", "only": ["linear_relu_stack.0"], "recipe": {"epochs": 3}},
+    )
+    result = run(parse_spec(table), tmp_path / "run")
+    pretrained = files["weights"](tmp_path / "run" / "pretrain.safetensors")
+    records = {record["cell"].get("variant"): record for record in files["trials"](tmp_path / "run")}
+    assert [r["stage"] for r in files["trials"](tmp_path / "run")] == ["pretrain", "sweep", "sweep", "sweep"]
+    weights = {name: files["weights"](tmp_path / "run" / "trials" / f"{r['id']}.safetensors") for name, r in records.items()}
+    first = [name for name in pretrained if name.startswith("linear_relu_stack.0.")]
+    assert len(first) == 2
+    for name, tensor in pretrained.items():
+        np.testing.assert_array_equal(weights[None][name], tensor)
+        if name in first:
+            np.testing.assert_array_equal(weights["frozen"][name], tensor)
+            assert not np.array_equal(weights["warm"][name], tensor)
+            assert not np.array_equal(weights["scratch"][name], tensor)
+        elif tensor.shape[-1] != 47:
+            assert not np.array_equal(weights["frozen"][name], tensor)
+    # One epoch of four small steps: the warm start stays nearer the pretrained layer than the scratch run.
+    gap = {v: np.abs(weights[v][first[1]] - pretrained[first[1]]).mean() for v in ("warm", "scratch")}
+    assert gap["warm"] < gap["scratch"] / 2
+    assert [cell.where["variant"] for cell in result.cells] == ["scratch", "warm", "frozen"]
+    assert result.cells[0].outcomes[0].parameters == result.cells[2].outcomes[0].parameters
+
+
+def test_final_stage(tmp_path, files, tiny, command, spec_file):
+    table = tiny(
+        grid={"learning_rate": [1e-6, 0.5]},
+        select="best",
+        select_on="val_loss",
+        objective="val_loss",
+        data={"validation": 0.5},
+        recipe={"epochs": 2},
+        final={"data": {"validation": 0}, "recipe": {"epochs": 3, "select_on": "test_loss"}, "seeds": 3},
+        published=[{"metric": "test_top1", "value": 0.5, "tolerance": 1.0, "source": "made up", "stage": "final"}],
+    )
+    path, out = spec_file(table), tmp_path / "run"
+    assert command(path, "--out", out, "--quiet") == (0, "", "")
+    records = files["trials"](out)
+    finals = [record for record in records if record["stage"] == "final"]
+    assert len(records) == 2 + 3
+    assert [record["seed"] for record in finals] == [0, 1, 2]
+    for record in finals:
+        assert record["cell"] == {"learning_rate": "0.5"}
+        assert record["config"]["epochs"] == 3
+        assert "validation" not in record["config"]
+        assert not any(name.startswith("val_") for name in record["final"])
+        with np.load(out / "trials" / f"{record['id']}.npz") as history:
+            # All 128 images train: twice as many as in the sweep's stage.
+            assert history["train_confusion"][0].sum() == 128
+            assert record["best_epoch"] == int(np.argmin(history["test_loss"])) + 1
+    rows = files["table"](out)
+    assert len(rows) == 3
+    assert rows[-1]["n"] == "3"
+    assert rows[-1]["val_loss_mean"] == ""
+    losses = [record["final"]["test_loss"] for record in finals]
+    nearest = finals[int(np.argmin(np.abs(np.array(losses) - np.mean(losses))))]
+    weights = out / "trials" / f"{nearest['id']}.safetensors"
+    assert (out / "winner.safetensors").read_bytes() == weights.read_bytes()
+
+    # A second run over the same folder trains nothing and leaves the same table.
+    before, csv = (out / "trials.jsonl").read_bytes(), (out / "results.csv").read_bytes()
+    assert command(path, "--out", out, "--quiet", "--resume") == (0, "", "")
+    assert (out / "trials.jsonl").read_bytes() == before
+    assert (out / "results.csv").read_bytes() == csv
+
+
+def test_final_stage_without_a_model_of_the_sweeps_own(tmp_path, tiny):
+    table = tiny(variants=[{"name": "a", "model": "mlp"}, {"name": "b", "model": "linear"}], final={})
+    del table["model"], table["sizes"]
+    result = run(parse_spec(table), tmp_path / "run")
+    assert [cell.stage for cell in result.cells] == ["sweep", "sweep", "final"]
+
+
+def test_verdicts(tmp_path, tiny):
+    def entry(where, metric, value, tolerance):
+        return {"where": where, "metric": metric, "value": value, "tolerance": tolerance, "source": "made up"}
+
+    published = [
+        entry({"learning_rate": 0.1}, "test_top1", 2.0, 0.1),
+        entry({"learning_rate": 0.1}, "parameters", 610, 0),  # 64 * 8 + 8 + 8 * 10 + 10
+        entry({}, "test_top1", 0.5, 0.5),
+        entry({"learning_rate": "1e-2"}, "val_top1", 0.5, 0.5),
+    ]
+    from flaxvision.sweep.spec import Typed
+
+    table = tiny(grid={"learning_rate": [0.1, Typed("1e-2")]}, published=published)
+    first, second = run(parse_spec(table), tmp_path / "run").cells
+    assert [v.verdict for v in first.verdicts] == ["outside", "within", "within"]
+    assert [v.verdict for v in second.verdicts] == ["within", "missing"]
+
+
+def test_diverged_trial(tmp_path, files, tiny):
+    table = tiny(grid={"learning_rate": [0.1, 1e30]}, seeds=2, recipe={"epochs": 2}, convergence_threshold=0.5)
+    result = run(parse_spec(table), tmp_path / "run")
+    good, bad = result.cells
+    assert (good.diverged, bad.diverged) == (0, 2)
+    for record in files["trials"](tmp_path / "run"):  # its parser refuses NaN
+        diverged = record["cell"]["learning_rate"] == "1e+30"
+        assert record["status"] == ("diverged" if diverged else "ok")
+        assert (record["final"]["train_loss"] is None) == diverged
+        assert 0 <= record["final"]["test_top1"] <= 1
+    assert bad.mean("test_top1") is not None
+    assert bad.mean("train_loss") is None
+    assert result.winner.status == "ok"
+
+
+MODULE = """
+def grow(build, outputs, width=4, depth=1):
+    for layer in range(depth):
+        build.linear(f"body.{layer}", width)
+        build.activation(f"act.{layer}", "relu")
+    build.linear("head", outputs)
+"""
+
+
+def test_model_of_ones_own(tmp_path, monkeypatch, command, spec_file, tiny, files):
+    (tmp_path / "sweep_test_networks.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    table = tiny(model="sweep_test_networks:grow", grid={"width": [4, 6]})
+    table["sizes"] = {"depth": 2}
+    status, _, err = command(spec_file(table), "--out", tmp_path / "run", "--quiet")
+    assert (status, err) == (0, "")
+    rows = files["table"](tmp_path / "run")
+    expected = [64 * w + w + w * w + w + w * 10 + 10 for w in (4, 6)]
+    assert [int(row["parameters"]) for row in rows] == expected
+    assert command(spec_file(table), "--out", tmp_path / "run", "--resume", "--quiet")[0] == 0
+
+
+@pytest.mark.parametrize("source", ["run", "file"])
+def test_init_from(finished, tmp_path, source, tiny, files):
+    """Warm-started with no learning rate to speak of, a network scores what its source scored."""
+    weights = finished[1] / "winner.safetensors"
+    table = tiny(
+        init={"from": str(finished[1] if source == "run" else weights)},
+        data={"validation": 0.25},
+        sizes={"dropout": 0.1},
+        recipe={"learning_rate": 1e-12},
+    )
+    table["objective"] = "test_top1"
+    result = run(parse_spec(table), tmp_path / "run")
+    winner = fv.load_model(weights)
+    dataset = fv.data.load("glyphs", limit=128, size=8)
+    assert result.winner.final["test_top1"] == fv.evaluate(winner, dataset.test).top1
+    for name, tensor in files["weights"](tmp_path / "run" / "winner.safetensors").items():
+        np.testing.assert_allclose(tensor, files["weights"](weights)[name], atol=1e-6)
+
+
+def test_init_only(finished, tmp_path, tiny, files):
+    table = tiny(
+        init={"from": str(finished[1]), "only": ["linear_relu_stack.0"]},
+        sizes={"dropout": 0.1},
+        recipe={"learning_rate": 1e-12},
+    )
+    run(parse_spec(table), tmp_path / "run")
+    ours, theirs = (files["weights"](d / "winner.safetensors") for d in (tmp_path / "run", finished[1]))
+    same = {name.rpartition(".")[0] for name in ours if np.allclose(ours[name], theirs[name], atol=1e-6)}
+    assert "linear_relu_stack.0" in same
+    assert not any(
+        np.allclose(ours[name], theirs[name], atol=1e-6)
+        for name in ours
+        if name.endswith("kernel") and not name.startswith("linear_relu_stack.0")
+    )
+
+
+def test_resume_needs_the_same_sweep(finished, tmp_path, command):
+    path, directory = finished
+    before = {p: p.read_bytes() for p in directory.rglob("*") if p.is_file()}
+    for change in (["--set", "epochs=4"], ["--dataset", "glyphs47"], ["--set", "optimizer=sgd,adam"]):
+        status, _, err = command(path, "--out", directory, "--resume", *change)
+        assert status == 2
+        assert "another sweep" in err
+    assert {p: p.read_bytes() for p in directory.rglob("*") if p.is_file()} == before
+
+
+def test_from_python(tmp_path):
+    with pytest.raises(UserError, match="did you mean 'loop'"):
+        run(load_spec("demo"), tmp_path / "run", executor="lop")
+    with pytest.raises(UserError, match="no run"):
+        rerun(Path(tmp_path), "abc")
+    assert not list(tmp_path.iterdir())
