@@ -27,8 +27,16 @@ def results_csv(result: SweepResult) -> str:
 
 def _numbers(cell: Cell) -> list[str]:
     pairs = [value for metric in TABLE_METRICS for value in (cell.mean(metric), cell.std(metric))]
-    epochs = [cell.mean(name) for name in ("best_epoch", "converged_epoch", "seconds")]
-    return ["" if value is None else repr(value) for value in pairs + epochs]
+    epochs = [cell.mean(name) for name in ("best_epoch", "converged_epoch")]
+    return (
+        [_number(value) for value in pairs]
+        + [_number(value).removesuffix(".0") for value in epochs]
+        + [_number(cell.mean("seconds"))]
+    )
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else repr(value)
 
 
 def results_markdown(result: SweepResult) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import zipfile
@@ -104,7 +105,7 @@ def outcome_of(record: dict[str, Any], places: Places) -> Outcome:
     """A record with its history."""
     path = places.history(record["id"])
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
             history = {name: arrays[name] for name in arrays.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"cannot read {path} ({error}): remove the trial's line from {TRIALS} and resume") from error

@@ -23,18 +23,18 @@ def cells_of(spec: Spec, trials: Sequence[Trial], outcomes: dict[str, Outcome]) 
 
 
 def best_cell(cells: Sequence[Cell], objective: str) -> Cell:
-    """The cell with the best mean objective; the first of equal ones; one without a finite value comes last."""
-    return min(cells, key=lambda cell: _rank(cell.mean(objective), objective))
+    """The cell with the best mean objective, the first of equal ones; one whose every trial diverged comes last."""
+    return min(cells, key=lambda cell: (cell.diverged == cell.n, _rank(cell.mean(objective), objective)))
 
 
 def nearest_to_mean(cell: Cell, objective: str) -> Outcome:
-    """The seed whose objective is nearest the cell's mean: a typical trial, not the luckiest."""
+    """The seed whose objective is nearest the cell's mean: a typical trial, not the luckiest; none that diverged."""
     metric = objective if cell.values(objective) else objective.replace("val_", "test_")
     mean = cell.mean(metric)
 
-    def distance(outcome: Outcome) -> float:
+    def distance(outcome: Outcome) -> tuple[bool, float]:
         value = outcome.final.get(metric)
-        return math.inf if value is None or mean is None else abs(value - mean)
+        return outcome.status == "diverged", math.inf if value is None or mean is None else abs(value - mean)
 
     return min(cell.outcomes, key=distance)
 

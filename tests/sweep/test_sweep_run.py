@@ -15,8 +15,6 @@ import flaxvision as fv
 from flaxvision.errors import UserError
 from flaxvision.sweep import load_spec, parse_spec, rerun, run
 
-VARIED = {"momentum": [0.0, 0.5, 0.9], "dropout": [0.1, 0.3], "learning_rate": [0.1, 0.01]}
-
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
@@ -42,10 +40,10 @@ hidden = [8]
 [recipe]
 batch_size = 20
 epochs = 3
+learning_rate = 0.3
 [grid]
 momentum = [0.0, 0.5, 0.90]
 dropout = [0.1, 3e-1]
-learning_rate = [0.3, 0.1]
 """
     )
     assert main([str(path), "--out", str(folder / "auto"), "--quiet"]) == 0
@@ -68,7 +66,7 @@ def test_processes_give_the_same_table_byte_for_byte(finished, tmp_path, command
 
 
 def test_mnist_net_loop_and_default_are_equal(tmp_path, files, tiny):
-    table = tiny(model="mnist_net", grid={"learning_rate": [0.1, 0.01]}, data={"limit": 64, "size": 28})
+    table = tiny(model="mnist_net", grid={"learning_rate": [0.1, 0.01]}, data={"limit": 32, "size": 28})
     del table["sizes"]
     for executor in ("loop", "auto"):
         run(parse_spec(table), tmp_path / executor, executor=executor)
@@ -77,15 +75,15 @@ def test_mnist_net_loop_and_default_are_equal(tmp_path, files, tiny):
 
 def test_labels_are_as_typed(finished, files):
     rows = files["table"](finished[1])
-    assert [row["momentum"] for row in rows[::4]] == ["0.0", "0.5", "0.90"]
-    assert [row["dropout"] for row in rows[:4:2]] == ["0.1", "3e-1"]
+    assert [row["momentum"] for row in rows[::2]] == ["0.0", "0.5", "0.90"]
+    assert [row["dropout"] for row in rows[:2]] == ["0.1", "3e-1"]
 
 
 def test_table_is_that_of_the_records(finished, files):
     """Means and sample deviations recomputed from trials.jsonl by numpy."""
     records = files["trials"](finished[1])
     for row in files["table"](finished[1]):
-        keys = ("momentum", "dropout", "learning_rate")
+        keys = ("momentum", "dropout")
         cell = [r for r in records if [r["cell"][key] for key in keys] == [row[key] for key in keys]]
         assert len(cell) == int(row["n"]) == 2
         for metric in ("train_loss", "train_top1", "val_loss", "val_top1", "test_loss", "test_top1", "test_top3"):
@@ -236,7 +234,9 @@ def test_pretrained_and_frozen(tmp_path, files, tiny):
     pretrained = files["weights"](tmp_path / "run" / "pretrain.safetensors")
     records = {record["cell"].get("variant"): record for record in files["trials"](tmp_path / "run")}
     assert [r["stage"] for r in files["trials"](tmp_path / "run")] == ["pretrain", "sweep", "sweep", "sweep"]
-    weights = {name: files["weights"](tmp_path / "run" / "trials" / f"{r['id']}.safetensors") for name, r in records.items()}
+    weights = {
+        name: files["weights"](tmp_path / "run" / "trials" / f"{r['id']}.safetensors") for name, r in records.items()
+    }
     first = [name for name in pretrained if name.startswith("linear_relu_stack.0.")]
     assert len(first) == 2
     for name, tensor in pretrained.items():

@@ -1,0 +1,89 @@
+"""The public surface: quick imports, names, examples in docstrings and in the README."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import json
+import pkgutil
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import flaxvision as fv
+from flaxvision.errors import check_choice, unknown
+
+README = Path(__file__).parents[1] / "README.md"
+LATER = ("jax", "tensorflow_datasets", "matplotlib", "onnx", "orbax", "torch", "keras", "rich", "jinja2")
+
+
+def test_import_is_quick_and_takes_nothing_along():
+    code = (
+        "import json, sys, time; start = time.perf_counter(); import flaxvision, flaxvision.sweep, flaxvision.data;"
+        "print(json.dumps([time.perf_counter() - start, sorted({m.split('.')[0] for m in sys.modules})]))"
+    )
+    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(3)]
+    seconds, modules = zip(*(json.loads(run.stdout) for run in runs), strict=True)
+    assert min(seconds) < 1
+    assert not set(LATER) & set(modules[0])
+
+
+def test_every_public_name_is_there():
+    for module in (fv, fv.data, fv.layers, fv.models, fv.report, fv.sweep, fv.training):
+        assert module.__all__
+        for name in module.__all__:
+            assert getattr(module, name) is not None
+        with pytest.raises(AttributeError):
+            _ = module.no_such_name
+
+
+def test_an_unknown_name_is_answered_with_the_nearest():
+    assert str(unknown("model", "mpl", ["linear", "mlp"])) == (
+        "unknown model 'mpl': did you mean 'mlp'? Allowed: linear, mlp"
+    )
+    assert str(unknown("model", "zzz", ["linear"])) == "unknown model 'zzz': Allowed: linear"
+    check_choice("init", "torch", ("flax", "torch"))
+    with pytest.raises(fv.UserError, match="unknown init"):
+        check_choice("init", ["torch"], ("flax", "torch"))
+
+
+def test_examples_in_docstrings():
+    attempted = 0
+    for module in pkgutil.walk_packages(fv.__path__, "flaxvision."):
+        if module.name.endswith("__main__"):
+            continue
+        result = doctest.testmod(importlib.import_module(module.name))
+        assert result.failed == 0, module.name
+        attempted += result.attempted
+    assert attempted >= 4
+
+
+def test_the_readmes_python_runs(tmp_path, monkeypatch, capsys):
+    first, network = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    space: dict = {}
+    exec(first, space)
+    assert space["result"].history["test_top1"][-1] > 0.5
+    assert (tmp_path / "digits.safetensors").exists()
+    assert len(space["table"].cells) == 4
+    assert "parameters: 337,674" in capsys.readouterr().out
+
+    (tmp_path / "my_networks.py").write_text(network)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert fv.models.create("my_networks:small", width=2).output_shape == (10,)
+
+
+def test_the_readmes_sweep_is_valid(tmp_path):
+    (spec,) = re.findall(r"```toml\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "own.toml").write_text(spec)
+    loaded = fv.sweep.load_spec(tmp_path / "own.toml")
+    assert loaded.keys == ("learning_rate", "optimizer")
+    assert len(loaded.published) == 1
+
+
+def test_the_readme_lists_every_sweep():
+    text = README.read_text(encoding="utf-8")
+    assert all(f"`{name}`" in text for name in fv.sweep.list_specs())
