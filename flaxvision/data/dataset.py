@@ -84,6 +84,8 @@ class Dataset:
         """Move a random `fraction` of the training examples, drawn by `seed`, to a validation split."""
         if fraction is None:
             return self
+        if seed < 0:
+            raise UserError(f"validation_seed is {seed}: give 0 or more")
         if not 0 < fraction < 1:
             raise UserError(f"validation is {fraction}: give a fraction of the training examples between 0 and 1")
         order = np.random.default_rng(seed).permutation(len(self.train))

@@ -28,8 +28,8 @@ class Dropout(ContextLayer):
     """
 
     def __init__(self, rate: float):
-        if not 0 <= rate < 1:
-            raise UserError(f"dropout is {rate}: give a probability from 0 up to but without 1")
+        if not isinstance(rate, (int, float)) or not 0 <= rate < 1:
+            raise UserError(f"dropout is {rate!r}: give a probability from 0 up to but without 1")
         self.rate = Hyperparameter(jnp.asarray(rate, jnp.float32))
 
     def __call__(self, x: jax.Array, context: Context = EVALUATION) -> jax.Array:

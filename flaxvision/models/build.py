@@ -29,6 +29,13 @@ def width(what: str, value: object) -> int:
     return value
 
 
+def flag(what: str, value: object) -> bool:
+    """`value` as true or false, or an error that names it `what`."""
+    if not isinstance(value, bool):
+        raise UserError(f"{what} is {value!r}: give true or false")
+    return value
+
+
 def widths(what: str, value: object) -> tuple[int, ...]:
     """`value` as the widths of several layers, or an error that names it `what`."""
     if not isinstance(value, (tuple, list)):

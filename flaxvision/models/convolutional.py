@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flaxvision.errors import check_choice
-from flaxvision.models.build import Build
+from flaxvision.models.build import Build, flag
 
 VGG19 = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4))  # (channels, convolutions) of each block
 
@@ -41,7 +41,7 @@ def strided_cnn(b: Build, outputs: int, pool: bool = False) -> None:
     b.conv("conv0", 8, 6, stride=2)
     b.batch_norm("conv0_bn")
     b.activation("relu0", "relu")
-    if pool:
+    if flag("pool", pool):
         b.max_pool("pool0", 2)
     b.linear("fc", outputs)
 

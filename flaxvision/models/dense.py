@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flaxvision.models.build import Build, widths
+from flaxvision.models.build import Build, flag, widths
 
 
 def linear(b: Build, outputs: int) -> None:
@@ -35,7 +35,7 @@ def mlp(
 
     for features in widths("hidden", hidden):
         b.linear(name(), features)
-        if batch_norm:
+        if flag("batch_norm", batch_norm):
             b.batch_norm(name())
         b.activation(name(), activation)
         if dropout:

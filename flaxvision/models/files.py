@@ -31,15 +31,9 @@ def save_model(model: Chain, path: str | Path, **notes: Any) -> Path:
     """
     from safetensors.numpy import save
 
-    description = {
-        "kind": model.kind,
-        "input_shape": model.input_shape,
-        "layers": [describe(name, layer) for name, layer in model.named_layers()],
-        "preprocess": {"scale": model.preprocess.scale, "offset": model.preprocess.offset},
-        "classes": model.classes,
-    }
-    metadata = {"format": FORMAT, "model": json.dumps(description), "notes": json.dumps(notes)}
-    return write_atomically(path, save(variables(model), metadata=metadata))
+    # One entry, since safetensors orders several at random: equal models give equal bytes.
+    about = {"model": describe_model(model), "notes": notes}
+    return write_atomically(path, save(variables(model), metadata={FORMAT: json.dumps(about)}))
 
 
 def load_model(path: str | Path) -> Chain:
@@ -48,8 +42,29 @@ def load_model(path: str | Path) -> Chain:
     Raises:
         UserError: If the file is missing, is no such file, or its tensors do not fit its layers.
     """
-    tensors, metadata = read(path)
-    description = json.loads(metadata["model"])
+    tensors, about = read(path)
+    model = build_model(about["model"])
+    assign(model, tensors, str(path))
+    return model
+
+
+def describe_model(model: Chain) -> dict[str, Any]:
+    """All of a model but its numbers, as plain data.
+
+    Raises:
+        UserError: If a layer is outside the vocabulary.
+    """
+    return {
+        "kind": model.kind,
+        "input_shape": model.input_shape,
+        "layers": [describe(name, layer) for name, layer in model.named_layers()],
+        "preprocess": {"scale": model.preprocess.scale, "offset": model.preprocess.offset},
+        "classes": model.classes,
+    }
+
+
+def build_model(description: dict[str, Any]) -> Chain:
+    """The model that `describe_model` described, with parameters of no meaning."""
     model = Chain(
         [build(layer) for layer in description["layers"]],
         input_shape=tuple(description["input_shape"]),
@@ -57,12 +72,15 @@ def load_model(path: str | Path) -> Chain:
     )
     model.preprocess = Preprocess(**description["preprocess"])
     model.classes = tuple(description["classes"])
-    assign(model, tensors, str(path))
     return model
 
 
-def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The tensors and the metadata of a weights file."""
+def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The tensors of a weights file, and its "model" (see `describe_model`) and "notes".
+
+    Raises:
+        UserError: If the file is missing, or `save_model` did not write it.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -73,9 +91,9 @@ def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         raise UserError(f"no weights file {path}: give a file that flaxvision.save_model wrote") from error
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is no weights file ({error}): give one that flaxvision.save_model wrote") from error
-    if metadata.get("format") != FORMAT:
+    if FORMAT not in metadata:
         raise UserError(f"{path} was not written by flaxvision.save_model: it has no {FORMAT} metadata")
-    return tensors, metadata
+    return tensors, json.loads(metadata[FORMAT])
 
 
 def variables(model: Chain) -> dict[str, np.ndarray]:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from flaxvision.sweep._run import single_trial
+from flaxvision.errors import UserError
 from flaxvision.sweep.store import outcome_of, read_run
+from flaxvision.sweep.trials import Trial
 from flaxvision.sweep.work import Cohort, Places
 
 
@@ -33,17 +37,28 @@ def rerun(directory: str | Path, trial_id: str, *, raw_dir: str | None = None, d
     """
     directory = Path(directory)
     spec, records = read_run(directory)
-    trial = single_trial(spec, records, trial_id)
-    record = next(record for record in records if record["id"].startswith(trial_id))
+    record = _only(records, trial_id)
+    config = dict(record["config"])
+    stage, seed = config.pop("stage"), config.pop("seed")
+    trial = Trial(config, tuple(record["cell"].items()), seed, stage)
     old = outcome_of(record, Places(directory))
     with tempfile.TemporaryDirectory() as folder:
         places = Places(Path(folder), raw_dir, data_dir)
         (places.directory / "trials").mkdir()
         if Places(directory).pretrained.exists():
-            places.pretrained.symlink_to(Places(directory).pretrained.resolve())
+            shutil.copyfile(Places(directory).pretrained, places.pretrained)
         (new_record,) = Cohort((trial,), places, "unroll", spec.convergence_threshold).run()
-        new = outcome_of({**new_record, "id": trial.id}, places)
+        new = outcome_of(new_record, places)
     equal = old.history.keys() == new.history.keys() and all(
         np.array_equal(old.history[name], new.history[name], equal_nan=True) for name in old.history
     )
     return Rerun(old.id, {name: (value, new.final.get(name)) for name, value in old.final.items()}, equal)
+
+
+def _only(records: Sequence[dict[str, Any]], trial_id: str) -> dict[str, Any]:
+    """The record of a trial, by its id or an unambiguous beginning of it."""
+    matching = [record for record in records if record["id"].startswith(trial_id)]
+    if len(matching) != 1:
+        ids = ", ".join(record["id"] for record in records) or "(none)"
+        raise UserError(f"trial {trial_id!r} names {len(matching)} trials of this run: give one of {ids}")
+    return matching[0]

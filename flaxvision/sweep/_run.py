@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flaxvision.errors import UserError, check_choice
-from flaxvision.sweep.executors import EXECUTORS, execute, plan
+from flaxvision.errors import UserError
+from flaxvision.sweep.executors import check_executor, execute, plan
 from flaxvision.sweep.results import Outcome, SweepResult
 from flaxvision.sweep.spec import Spec, config_hash
 from flaxvision.sweep.store import append_record, dump_spec, open_run, outcome_of
 from flaxvision.sweep.table import best_cell, cells_of, nearest_to_mean
-from flaxvision.sweep.trials import Trial, cohorts, expand, trial_of
+from flaxvision.sweep.trials import PRETRAINED, Trial, cohorts, expand, trial_of
 from flaxvision.sweep.work import Cohort, Places, check, load_dataset
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def run(
     Raises:
         UserError: For a spec, data or folder that does not work; found before anything is trained or written.
     """
-    check_choice("executor", executor, EXECUTORS)
+    check_executor(executor)
     if resume and out_dir is None:
         raise UserError("--resume goes on with a run that exists: name it with --out DIR")
     directory = default_directory(spec.name) if out_dir is None else Path(out_dir)
@@ -127,10 +127,10 @@ def _train(
 
 
 def _pretraining(spec: Spec, trials: Sequence[Trial]) -> list[Trial]:
-    if spec.pretrain is None or not any(trial.settings.get("warm_start") == "pretrain" for trial in trials):
+    if spec.pretrain is None or not any(trial.settings.get("warm_start") == PRETRAINED for trial in trials):
         return []
     first = {**trials[0].settings, **spec.base}
-    settings = {**{k: v for k, v in first.items() if k not in ("warm_start", "warm_start_only", "frozen")}}
+    settings = {k: v for k, v in first.items() if k not in ("warm_start", "warm_start_only", "frozen")}
     return [trial_of(spec, {**settings, **spec.pretrain.settings}, (), spec.pretrain.seeds[0], "pretrain")]
 
 
@@ -138,8 +138,6 @@ def _finals(spec: Spec, settings: dict[str, Any], cell: tuple[tuple[str, str], .
     if spec.final is None:
         return []
     merged = {**settings, **spec.final.settings}
-    if merged.get("validation") == 0:
-        del merged["validation"]
     return [trial_of(spec, merged, cell, seed, "final") for seed in spec.final.seeds]
 
 
@@ -184,14 +182,3 @@ def _result(
         directory=places.directory,
         convergence_threshold=spec.convergence_threshold,
     )
-
-
-def single_trial(spec: Spec, records: Sequence[dict[str, Any]], trial_id: str) -> Trial:
-    """The trial of a record, by its id or an unambiguous beginning of it."""
-    matching = [record for record in records if record["id"].startswith(trial_id)]
-    if len(matching) != 1:
-        ids = ", ".join(record["id"] for record in records) or "(none)"
-        raise UserError(f"trial {trial_id!r} names {len(matching)} trials of this run: give one of {ids}")
-    config = dict(matching[0]["config"])
-    stage, seed = config.pop("stage"), config.pop("seed")
-    return Trial(config, tuple(matching[0]["cell"].items()), seed, stage)

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from flaxvision.errors import UserError, check_choice
-from flaxvision.sweep.executors import EXECUTORS, plan
+from flaxvision.errors import UserError
+from flaxvision.sweep.executors import EXECUTORS, check_executor, plan
 
 if TYPE_CHECKING:
     from flaxvision.sweep.spec import Spec
@@ -79,7 +79,7 @@ def _sweep(arguments: list[str]) -> int:
 
     from flaxvision.sweep.trials import override
 
-    check_choice("executor", options.executor, EXECUTORS)
+    check_executor(options.executor)
     spec = override(
         load_spec(DEFAULT_SWEEP if options.spec is None else options.spec),
         dataset=options.dataset,

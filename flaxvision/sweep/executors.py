@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import concurrent.futures
 import concurrent.futures.process
+import importlib.util
 import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from flaxvision.errors import UserError
+from flaxvision.errors import UserError, check_choice
 
 if TYPE_CHECKING:
     from flaxvision.sweep.work import Cohort
@@ -17,6 +18,13 @@ if TYPE_CHECKING:
 
 EXECUTORS = ("auto", "loop", "unroll", "vmap", "processes", "ray")
 Records = list[dict[str, Any]]
+
+
+def check_executor(executor: str) -> None:
+    """Raise `UserError` for an unknown executor, or one that is not installed."""
+    check_choice("executor", executor, EXECUTORS)
+    if executor == "ray" and importlib.util.find_spec("ray") is None:
+        raise UserError("--executor ray needs Ray: pip install 'flaxvision[ray]'")
 
 
 def plan(executor: str, platform: str) -> tuple[str, int]:
@@ -72,10 +80,8 @@ def _pin(free: Any) -> None:
 
 
 def _ray(cohorts: Sequence[Cohort]) -> Iterator[tuple[Cohort, Records]]:
-    try:
-        import ray
-    except ImportError as error:
-        raise UserError("--executor ray needs Ray: pip install 'flaxvision[ray]'") from error
+    import ray
+
     if not ray.is_initialized():
         ray.init(log_to_driver=False, include_dashboard=False)
     task = ray.remote(_task)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import tomllib
@@ -12,6 +13,7 @@ from typing import Any
 
 from flaxvision.errors import UserError, check_choice, unknown
 from flaxvision.sweep.spec import PUBLISHED_METRICS, Axis, Point, Published, Settings, Spec, Stage, Typed, as_typed
+from flaxvision.training.recipe import field_names, selection_metrics
 
 DATA_KEYS = ("dataset", "validation", "validation_seed", "limit", "size", "channels", "drawn")
 MODEL_KEYS = ("model", "init")
@@ -56,7 +58,7 @@ def parse_spec(table: dict[str, Any]) -> Spec:
     """
     _known("key", table, TOP_KEYS)
     name = _is(table["name"], str, "name", "a string")
-    if Path(name).name != name or not name.isprintable():
+    if not name or Path(name).name != name or not name.isprintable():
         raise UserError(f"name is {name!r}: give one that a folder may have")
     base = _settings(table)
     model = base.get("model", "")
@@ -84,19 +86,16 @@ def parse_spec(table: dict[str, Any]) -> Spec:
         seeds=seeds_of(table.get("seeds", 1)),
         objective=_objective(table, base),
         convergence_threshold=_number(table, "convergence_threshold"),
-        published=(),
+        published=(),  # below: what it says of cells is checked against the axes
         pretrain=_stage(table, "pretrain", model),
         final=_stage(table, "final", model),
     )
     entries = _is(table.get("published", []), list, "published", "[[published]] tables")
-    object.__setattr__(spec, "published", tuple(_published(entry, spec) for entry in entries))
-    return spec
+    return dataclasses.replace(spec, published=tuple(_published(entry, spec) for entry in entries))
 
 
 def setting_keys() -> list[str]:
     """Every bare name that a grid, a variant or `--set` may give."""
-    from flaxvision.training.recipe import field_names
-
     recipe = [name for name in field_names() if name != "seed"]
     return [*DATA_KEYS, *MODEL_KEYS, *SIZE_KEYS, *recipe]
 
@@ -165,8 +164,6 @@ def _check_plain(key: str, value: Any) -> None:
 
 def _settings(table: dict[str, Any], model: str = "") -> Settings:
     """The flat settings of a spec's or a stage's `dataset`, `model`, `[data]`, `[sizes]` and `[recipe]`."""
-    from flaxvision.training.recipe import field_names
-
     settings: Settings = {}
     for key in ("dataset", "model"):
         if key in table:
@@ -221,8 +218,6 @@ def _published(entry: Any, spec: Spec) -> Published:
 
 
 def _objective(table: dict[str, Any], base: Settings) -> str:
-    from flaxvision.training.recipe import selection_metrics
-
     default = "val_top1" if base.get("validation") else "test_top1"
     if base.get("loss") == "squared_error":
         default = default.replace("top1", "loss")

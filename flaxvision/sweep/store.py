@@ -17,6 +17,7 @@ from flaxvision.sweep.parse import DATA_KEYS, load_spec
 from flaxvision.sweep.results import Outcome
 from flaxvision.sweep.spec import Axis, Point, Settings, Spec, Stage, as_typed, config_hash
 from flaxvision.sweep.work import Places
+from flaxvision.training.recipe import field_names
 
 SPEC, TRIALS = "spec.toml", "trials.jsonl"
 
@@ -134,8 +135,6 @@ def _identity(spec: Spec) -> str:
 
 
 def _sections(settings: Settings) -> dict[str, Any]:
-    from flaxvision.training.recipe import field_names
-
     table: dict[str, Any] = {"data": {}, "sizes": {}, "recipe": {}}
     for key, value in settings.items():
         if value is None:

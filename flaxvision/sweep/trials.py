@@ -11,6 +11,7 @@ from typing import Any
 from flaxvision.errors import UserError
 from flaxvision.sweep.parse import DATA_KEYS, axis_of, seeds_of
 from flaxvision.sweep.spec import Axis, Settings, Spec, Stage, Typed, as_typed, config_hash
+from flaxvision.training.recipe import field_names
 
 PRETRAINED = "pretrain"  # the value of warm_start that means the [pretrain] stage's weights
 NUMBERS = ("learning_rate", "momentum", "weight_decay", "dropout")  # may differ within a cohort
@@ -49,8 +50,6 @@ class Trial:
     @property
     def sizes(self) -> Settings:
         """The keyword arguments of `flaxvision.models.create` beside shape, classes and seed."""
-        from flaxvision.training.recipe import field_names
-
         other = {*DATA_KEYS, "model", *field_names()}
         return {key: value for key, value in self.settings.items() if key not in other}
 
@@ -82,8 +81,8 @@ def expand(spec: Spec) -> list[Trial]:
 
 
 def trial_of(spec: Spec, settings: Settings, cell: tuple[tuple[str, str], ...], seed: int, stage: str) -> Trial:
-    """A trial with the warm start of the [pretrain] stage filled in."""
-    settings = dict(settings)
+    """A trial with the warm start of the [pretrain] stage filled in, and without a validation split of nothing."""
+    settings = {key: value for key, value in settings.items() if (key, value) != ("validation", 0)}
     for key in ("dataset", "model"):
         if key not in settings:
             raise UserError(f"{spec.name} gives no {key}: give {key} = '…'")
@@ -122,7 +121,7 @@ def override(
 
     Args:
         spec: The sweep.
-        dataset: Data set of the sweep and its final stage; a [pretrain] stage keeps its own.
+        dataset: Data set of every stage; published numbers, which are those of another set, are left out.
         epochs: Duration of every stage.
         seeds: Number of seeds of every cell, and of the final stage.
         limit: Examples of each split.
@@ -146,7 +145,8 @@ def override(
             axes[key] = new
         else:
             fixed |= new.points[0].settings
-    everywhere = {key: value for key, value in given.items() if key != "dataset" and value is not None}
+    everywhere = {key: value for key, value in given.items() if value is not None}
+    comparable = dataset in (None, spec.base.get("dataset"))
 
     def changed(old: Settings, new: Settings) -> Settings:
         kept = {k: v for k, v in old.items() if epochs is None or k not in ("steps", "examples")}
@@ -163,7 +163,7 @@ def override(
         spec,
         base=changed(spec.base, fixed),
         axes=tuple(axes.values()),
-        published=tuple(p for p in spec.published if _still_there(p.where, axes)),
+        published=tuple(p for p in spec.published if comparable and _still_there(p.where, axes)),
         pretrain=changed_stage(spec.pretrain),
         final=final,
     )

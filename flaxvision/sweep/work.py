@@ -14,8 +14,9 @@ import numpy as np
 from flaxvision.errors import UserError
 from flaxvision.sweep.parse import DATA_KEYS
 from flaxvision.sweep.results import converged
-from flaxvision.sweep.spec import Settings, config_hash
+from flaxvision.sweep.spec import as_typed
 from flaxvision.sweep.trials import PRETRAINED, Trial
+from flaxvision.training.recipe import field_names, from_dict
 
 if TYPE_CHECKING:
     from flaxvision.data import Dataset
@@ -90,12 +91,10 @@ class Cohort:
 
 def check(trial: Trial, places: Places, pretraining: Trial | None = None) -> None:
     """Raise `UserError` for a trial that cannot train, before anything is written."""
-    import jax
     from flax import nnx
 
     from flaxvision.models.files import assign, read, variables
     from flaxvision.training._fit import check_fit
-    from flaxvision.training.state import split_model
 
     dataset = load_dataset(trial, places)
     recipe = recipe_of(trial, places)
@@ -104,8 +103,6 @@ def check(trial: Trial, places: Places, pretraining: Trial | None = None) -> Non
     with _one_line(trial):
         model = nnx.eval_shape(lambda: create_model(trial, dataset))
         check_fit(model, dataset, recipe)
-    if not jax.tree.leaves(split_model(model, recipe.frozen)[1]):
-        raise UserError(f"{model.kind} has nothing to learn with frozen={list(recipe.frozen)}: leave a layer to learn")
     if recipe.warm_start is not None:
         if trial.settings["warm_start"] == PRETRAINED and pretraining is not None:
             tensors = variables(create_model(pretraining, load_dataset(pretraining, places)))
@@ -116,29 +113,21 @@ def check(trial: Trial, places: Places, pretraining: Trial | None = None) -> Non
 
 def load_dataset(trial: Trial, places: Places) -> Dataset:
     """A trial's data set, kept in memory for the next trial that asks for it."""
-    settings = trial.part(DATA_KEYS)
-    return _load(config_hash(settings), places.raw_dir, places.data_dir, _Frozen(settings))
-
-
-class _Frozen(dict):
-    """Settings as an argument of a cached function; the hash beside them tells them apart."""
-
-    def __hash__(self) -> int:  # type: ignore[override]
-        return 0
+    options = trial.part(DATA_KEYS[1:])
+    for key, value in options.items():
+        wanted = (int, float) if key == "validation" else (int,)
+        if not isinstance(value, wanted) or isinstance(value, bool) or value < 0:
+            words = "fraction" if key == "validation" else "whole number"
+            raise UserError(f"{key} is {as_typed(value)}: give a {words}, not negative")
+    return _load(trial.settings["dataset"], places.raw_dir, places.data_dir, tuple(options.items()))
 
 
 @functools.lru_cache(maxsize=2)
-def _load(_: str, raw_dir: str | None, data_dir: str | None, settings: Settings) -> Dataset:
+def _load(name: str, raw_dir: str | None, data_dir: str | None, given: tuple[tuple[str, Any], ...]) -> Dataset:
     from flaxvision.data import load
 
-    options = {key: value for key, value in settings.items() if key not in ("dataset", "drawn")}
-    if "drawn" in settings:
-        options["examples"] = settings["drawn"]
-    for key, value in options.items():
-        wanted = (int, float) if key == "validation" else (int,)
-        if value is not None and (not isinstance(value, wanted) or isinstance(value, bool)):
-            raise UserError(f"{key} is {value!r}: give a {'fraction' if key == 'validation' else 'whole number'}")
-    return load(settings["dataset"], raw_dir=raw_dir, data_dir=data_dir, **options)
+    options = {"examples" if key == "drawn" else key: value for key, value in given}
+    return load(name, raw_dir=raw_dir, data_dir=data_dir, **options)
 
 
 def create_model(trial: Trial, dataset: Dataset) -> Chain:
@@ -158,7 +147,7 @@ def create_model(trial: Trial, dataset: Dataset) -> Chain:
 
 @contextlib.contextmanager
 def _one_line(trial: Trial) -> Iterator[None]:
-    """What a function of the user's own raises, as a `UserError`."""
+    """Raise as a `UserError` what building a model raises, such as a function of the user's own."""
     try:
         yield
     except UserError:
@@ -171,8 +160,6 @@ def _one_line(trial: Trial) -> Iterator[None]:
 
 def recipe_of(trial: Trial, places: Places) -> Recipe:
     """A trial's recipe, its warm start as a path."""
-    from flaxvision.training.recipe import field_names, from_dict
-
     settings = {**trial.part(field_names()), "seed": trial.seed}
     start = settings.get("warm_start")
     if start == PRETRAINED:

@@ -135,14 +135,10 @@ class _Run:
         self.total_steps = self.recipe.total_steps(examples)
         self.per_epoch = -(-examples // self.recipe.batch_size)
         self.selection = self.recipe.selection(dataset.validation is not None)
-        if self.recipe.precision == "float64" and not jax.config.read("jax_enable_x64"):
-            raise UserError("precision 'float64' needs 64-bit mode: set the environment variable JAX_ENABLE_X64=1")
         prepared = [_prepare(model, dataset, recipe) for model, recipe in zip(models, recipes, strict=True)]
         graphdef, params, *_ = split_model(prepared[0], self.recipe.frozen)
         if any(split_model(model, self.recipe.frozen)[0] != graphdef for model in prepared[1:]):
             raise UserError("models of a cohort differ in structure: give models of one name and one set of sizes")
-        if not jax.tree.leaves(params):
-            raise UserError(f"frozen={self.recipe.frozen} freezes every layer of {models[0].kind}: leave one to learn")
         classes = 0 if self.recipe.loss == "squared_error" else dataset.num_classes
         self.plan = Plan(
             graphdef, self.recipe.structure(), classes, self.per_epoch, self.total_steps, vmapped, tuple(devices)
@@ -294,9 +290,13 @@ def check_fit(model: Chain, dataset: Dataset, recipe: Recipe) -> None:
         raise UserError(f"{model.kind} gives {output} for examples of {dataset.input_shape}: they must be equal")
     if recipe.augment and len(dataset.input_shape) != 3:
         raise UserError(f"augment={recipe.augment} is for images; {dataset.name} holds points")
+    if recipe.precision == "float64" and not jax.config.read("jax_enable_x64"):
+        raise UserError("precision 'float64' needs 64-bit mode: set the environment variable JAX_ENABLE_X64=1")
     for prefix in recipe.frozen:
         if not any(matches(name, (prefix,)) for name in model.names):
             raise unknown(f"layer of {model.kind}", prefix, dict.fromkeys(n.split(".")[0] for n in model.names))
+    if not jax.tree.leaves(split_model(model, recipe.frozen)[1]):
+        raise UserError(f"{model.kind} has nothing to learn with frozen={list(recipe.frozen)}: leave a layer to learn")
 
 
 def _prepare(model: Chain, dataset: Dataset, recipe: Recipe) -> Chain:

@@ -28,6 +28,7 @@ class ProgressBar:
     """
 
     def __init__(self, name: str = "training", parts: int = 1):
+        console = Console(stderr=True)
         self.bar = Bar(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -35,8 +36,9 @@ class ProgressBar:
             TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(),
             TextColumn("{task.fields[scores]}"),
-            console=Console(stderr=True),
+            console=console,
             transient=True,
+            disable=not console.is_terminal,
         )
         self.task = self.bar.add_task(name, total=parts, rate="", scores="")
         self.finished = 0  # parts before the one at hand

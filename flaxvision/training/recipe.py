@@ -157,7 +157,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "warmup_epochs": (_number(0), "0 or more"),
     "batch_size": (_whole(1), "a whole number, 1 or more examples"),
     "shuffle": (_is_bool, "true or false"),
-    "epochs": (_optional(_POSITIVE), "more than 0"),
+    "epochs": (_optional(_number(0, 1e9, open_low=True)), "more than 0 and less than 1e9"),
     "steps": (_optional(_whole(1)), "a whole number, more than 0"),
     "examples": (_optional(_whole(1)), "a whole number, more than 0"),
     "loss": (_is_str, f"one of {', '.join(LOSSES)}"),

@@ -33,7 +33,8 @@ def tiny() -> Callable[..., dict[str, Any]]:
     def make(**changes: Any) -> dict[str, Any]:
         table = copy.deepcopy(TINY)
         for key, value in changes.items():
-            table[key] = {**table[key], **value} if key in ("data", "sizes", "recipe") else value
+            merge = key in ("data", "sizes", "recipe") and isinstance(value, dict)
+            table[key] = {**table[key], **value} if merge else value
         return table
 
     return make

@@ -56,7 +56,9 @@ def test_loop_gives_the_same_table_byte_for_byte(finished, tmp_path, command, fi
     assert files["table_bytes"](tmp_path / "loop") == files["table_bytes"](auto)
     assert files["without_seconds"](tmp_path / "loop") == files["without_seconds"](auto)
     for path in sorted((auto / "trials").glob("*.safetensors")):
-        assert path.read_bytes() == (tmp_path / "loop" / "trials" / path.name).read_bytes()
+        other = files["weights"](tmp_path / "loop" / "trials" / path.name)
+        for name, tensor in files["weights"](path).items():
+            np.testing.assert_array_equal(tensor, other[name])
 
 
 def test_processes_give_the_same_table_byte_for_byte(finished, tmp_path, command, files):
@@ -164,7 +166,7 @@ model = "mlp"
 data = { limit = 64, size = 8 }
 sizes = { hidden = [8] }
 recipe = { epochs = 1 }
-grid = { batch_size = [8, 9, 10, 11, 12, 13] }
+grid = { batch_size = [8, 9, 10, 11] }
 """
 
 
@@ -182,7 +184,7 @@ def test_killed_run_goes_on(tmp_path, command, files, spec_file):
     assert process.wait() == -signal.SIGKILL
     kept = trials.read_bytes()
     lines = kept.count(b"\n")
-    assert 1 <= lines < 6
+    assert 1 <= lines < 4
     assert not (out / "results.csv").exists()
     kept = kept[: kept.rindex(b"\n") + 1]
     with open(trials, "wb") as file:  # a line that the kill cut short
@@ -195,18 +197,18 @@ def test_killed_run_goes_on(tmp_path, command, files, spec_file):
 
     assert command(path, "--out", out, "--quiet", "--resume") == (0, "", "")
     assert trials.read_bytes().startswith(before)
-    assert len(files["trials"](out)) == 6
+    assert len(files["trials"](out)) == 4
     assert command(path, "--out", tmp_path / "whole", "--quiet") == (0, "", "")
     assert files["table_bytes"](out) == files["table_bytes"](tmp_path / "whole")
     assert files["without_seconds"](out) == files["without_seconds"](tmp_path / "whole")
 
     # More seeds and another value: what is there is kept.
     before = trials.read_bytes()
-    more = ["--seeds", 2, "--set", "batch_size=8,9,14"]
+    more = ["--seeds", 2, "--set", "batch_size=8,14"]
     assert command(path, "--out", out, "--quiet", "--resume", *more) == (0, "", "")
     assert trials.read_bytes().startswith(before)
-    assert len(files["trials"](out)) == 6 + 3 + 1
-    assert [(row["batch_size"], row["n"]) for row in files["table"](out)] == [("8", "2"), ("9", "2"), ("14", "2")]
+    assert len(files["trials"](out)) == 4 + 1 + 2
+    assert [(row["batch_size"], row["n"]) for row in files["table"](out)] == [("8", "2"), ("14", "2")]
 
 
 def test_damaged_line_in_the_middle_is_named(tmp_path, command, spec_file, tiny):

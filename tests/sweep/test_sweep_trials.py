@@ -117,8 +117,18 @@ def test_override():
     assert spec.seeds == (0, 1)
     wanted = {"dataset": "glyphs", "epochs": 2, "limit": 64, "batch_size": 32, "optimizer": "adam"}
     assert wanted.items() <= spec.base.items()
-    # Published numbers of cells that are gone are gone.
+    assert spec.published == ()  # they are another data set's
+
+
+def test_published_numbers_of_cells_that_are_gone_are_gone():
+    spec = override(load_spec("fashion-learning-rate"), dataset="fashion_mnist", settings=["learning_rate=0.1,0.30"])
     assert [p.where for p in spec.published] == [{"learning_rate": "0.1"}]
+
+
+def test_a_data_set_reaches_every_stage():
+    spec = override(load_spec("emnist-holdout"), dataset="glyphs47")
+    assert spec.pretrain is not None
+    assert spec.pretrain.settings["dataset"] == "glyphs47"
 
 
 def test_override_reaches_the_stages():

@@ -172,7 +172,9 @@ def test_warm_start_takes_what_it_is_told(tmp_path, data):
     for name, value in started.items():
         expected = variables(source if name.startswith("linear_relu_stack.0") else model)[name]
         np.testing.assert_allclose(value, expected, rtol=0, atol=1e-25)
-    with pytest.raises(UserError, match=r"does not fit mlp: linear_relu_stack\.0\.bias has shape .*; linear_relu_stack\.0\.kernel"):
+    with pytest.raises(
+        UserError, match=r"does not fit mlp: linear_relu_stack\.0\.bias has shape .*; linear_relu_stack\.0\.kernel"
+    ):
         fv.fit(fv.models.create("mlp", **MLP | {"hidden": (13,)}), data, Recipe(warm_start=path))
     with pytest.raises(UserError, match="no variable of mlp lies under head"):
         fv.fit(model, data, Recipe(warm_start=path, warm_start_only=("head",)))
@@ -275,7 +277,7 @@ def test_points_binary_loss_and_reconstruction(make_dataset):
         (MLP, {"loss": "binary_cross_entropy"}, "use loss 'cross_entropy'"),
         (MLP | {"num_classes": 1}, {"loss": "binary_cross_entropy"}, "takes 2 classes, made has 4"),
         (MLP, {"batch_size": 151}, "give a batch_size of at most 150"),
-        (MLP, {"frozen": ("linear_relu_stack",)}, "freezes every layer"),
+        (MLP, {"frozen": ("linear_relu_stack",)}, "nothing to learn with frozen"),
         (MLP, {"frozen": ("encoder",)}, "unknown layer of mlp 'encoder'"),
         (MLP, {"precision": "float64"}, "JAX_ENABLE_X64=1"),
         (MLP, {"warm_start": "missing.safetensors"}, "no weights file missing.safetensors"),

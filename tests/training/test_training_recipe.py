@@ -71,6 +71,7 @@ def test_structure_leaves_out_what_may_differ_between_trials():
         ({"epochs": 0}, "give more than 0"),
         ({"epochs": float("nan")}, "give more than 0"),
         ({"epochs": float("inf")}, "give more than 0"),
+        ({"epochs": 1e308}, "less than 1e9"),
         ({"epochs": 1, "steps": 2}, r"the duration is given 2 times \(epochs=1, steps=2\)"),
         ({"loss": "crossentropy"}, "did you mean 'cross_entropy'"),
         ({"pixels": "units"}, "did you mean 'unit'"),
