@@ -1,0 +1,23 @@
+"""Exporters: trained flaxvision models to ONNX, PyTorch and Keras, and back; comparison with PyTorch references."""
+
+from typing import TYPE_CHECKING
+
+from flaxvision._lazy import attach
+
+if TYPE_CHECKING:
+    from export._from_onnx import from_onnx
+    from export._keras import from_keras, to_keras
+    from export._onnx import to_onnx
+    from export._torch import from_torch, save_torch, to_torch
+
+__all__ = ["from_keras", "from_onnx", "from_torch", "save_torch", "to_keras", "to_onnx", "to_torch"]
+
+__getattr__ = attach(
+    __name__,
+    {
+        "from_onnx": "_from_onnx",
+        "to_onnx": "_onnx",
+        **dict.fromkeys(("from_keras", "to_keras"), "_keras"),
+        **dict.fromkeys(("from_torch", "save_torch", "to_torch"), "_torch"),
+    },
+)

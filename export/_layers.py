@@ -1,0 +1,409 @@
+"""The one table of layers: for each kind its ONNX nodes, its PyTorch layer and its Keras layer."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from flax import nnx
+from jax import lax
+
+from export._tensors import check_plain, layer_output
+from flaxvision.errors import UserError
+from flaxvision.layers import (
+    Activation,
+    AvgPool,
+    BatchNorm,
+    Chain,
+    Dropout,
+    Flatten,
+    GlobalAvgPool,
+    GlobalMaxPool,
+    MaxPool,
+    PolarTransform,
+)
+
+if TYPE_CHECKING:
+    from export._onnx import Graph
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Place:
+    """A layer where it stands."""
+
+    name: str
+    layer: Any
+    shape: tuple[int, ...]  # of its input for one example, (H, W, C) or (D,)
+    tensors: dict[str, np.ndarray]  # its own, by PyTorch's names and in PyTorch's layout
+    dtype: Any = np.float32
+    opset: int = 0  # of the ONNX file
+
+    @property
+    def pads(self) -> list[tuple[int, int]]:
+        """(before, after) for height and width, of a convolution or pool."""
+        layer = self.layer
+        window = getattr(layer, "kernel_size", None) or layer.window
+        if isinstance(layer.padding, str):
+            return list(lax.padtype_to_pads(self.shape[:2], window, pair(layer.strides), layer.padding))
+        return [pair(side) for side in pairs(layer.padding)]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Row:
+    """One kind of layer in the three worlds; the builders get a `Place`."""
+
+    onnx: Callable[[Graph, Place], None]
+    torch: Callable[[Place], Any]  # a torch.nn.Module, its weights as they come
+    keras: Callable[[Place, Any], Any]  # applied to a Keras tensor, channels last
+
+
+def pair(value: int | tuple[int, ...]) -> tuple[int, int]:
+    """One number for both axes, or a number each."""
+    return (value, value) if isinstance(value, int) else (int(value[0]), int(value[-1]))
+
+
+def pairs(padding: Any) -> list[Any]:
+    """Explicit padding, one number or pair an axis."""
+    return [padding, padding] if isinstance(padding, int) else list(padding)
+
+
+def keras_name(name: str) -> str:
+    """A layer's name in Keras, which takes no dots."""
+    return name.replace(".", "_")
+
+
+# ONNX nodes.
+
+
+def _weighted(op: str, attributes: Callable[[Place], dict[str, Any]], *order: str) -> Callable[[Graph, Place], None]:
+    """A node that takes the layer's tensors after its input, in `order`, where there are such."""
+
+    def emit(graph: Graph, place: Place) -> None:
+        names = [f"{place.name}.{part}" for part in order if f"{place.name}.{part}" in place.tensors]
+        inputs = [graph.value, *(graph.constant(name, place.tensors[name]) for name in names)]
+        graph.add(op, inputs, place.name, **attributes(place))
+
+    return emit
+
+
+def _node(op: str, attributes: Callable[[Place], dict[str, Any]] = lambda place: {}) -> Callable[[Graph, Place], None]:
+    return lambda graph, place: _discard(graph.add(op, output=place.name, **attributes(place)))
+
+
+def _discard(_: object) -> None:
+    return None
+
+
+def _nothing(graph: Graph, place: Place) -> None:
+    """Dropout and the identity leave no node."""
+
+
+def _window(place: Place) -> dict[str, Any]:
+    layer = place.layer
+    return {"kernel_shape": list(layer.window), "strides": list(layer.strides), "pads": _onnx_pads(place.pads)}
+
+
+def _conv(place: Place) -> dict[str, Any]:
+    layer = place.layer
+    return {
+        "kernel_shape": list(layer.kernel_size),
+        "strides": list(pair(layer.strides)),
+        "pads": _onnx_pads(place.pads),
+    }
+
+
+def _conv_transpose(place: Place) -> dict[str, Any]:
+    cuts, spare = transpose_cuts(place)
+    attributes = {**_conv(place), "pads": _onnx_pads(cuts)}
+    return attributes | ({"output_padding": spare} if any(spare) else {})
+
+
+def _onnx_pads(pads: list[tuple[int, int]]) -> list[int]:
+    return [low for low, _ in pads] + [high for _, high in pads]
+
+
+ONNX_ACTIVATIONS: dict[str, tuple[str, dict[str, float]]] = {
+    "relu": ("Relu", {}),
+    "sigmoid": ("Sigmoid", {}),
+    "tanh": ("Tanh", {}),
+    "leaky_relu": ("LeakyRelu", {"alpha": 0.01}),
+    "elu": ("Elu", {"alpha": 1.0}),
+    "softplus": ("Softplus", {}),
+}
+
+
+def _activation(graph: Graph, place: Place) -> None:
+    function, x = place.layer.function, graph.value
+    if function in ONNX_ACTIVATIONS:
+        op, attributes = ONNX_ACTIVATIONS[function]
+        graph.add(op, output=place.name, **attributes)
+    elif function == "silu":
+        graph.add("Mul", [x, graph.add("Sigmoid")], place.name)
+    elif function == "gelu" and place.opset >= 20:
+        graph.add("Gelu", output=place.name, approximate="none")
+    elif function == "gelu":  # x / 2 * (1 + erf(x / sqrt 2)), before the operator existed
+        number = lambda name, value: graph.constant(f"{place.name}.{name}", np.asarray(value, place.dtype))  # noqa: E731
+        scaled = graph.add("Div", [x, number("sqrt2", math.sqrt(2))])
+        erf = graph.add("Erf", [scaled])
+        factor = graph.add("Add", [erf, number("one", 1)])
+        half = graph.add("Mul", [x, number("half", 0.5)])
+        graph.add("Mul", [half, factor], place.name)
+
+
+def _polar(graph: Graph, place: Place) -> None:
+    """r = sqrt(x^2 + y^2), phi = atan2(y, x) from Atan and Where: ONNX has no Atan2."""
+
+    def number(name: str, value: object, dtype: Any = place.dtype) -> str:
+        return graph.constant(f"{place.name}.{name}", np.asarray(value, dtype))
+
+    points = graph.value
+    x, y = (graph.add("Gather", [points, number(n, [i], np.int64)], axis=1) for i, n in enumerate(("first", "second")))
+    square = graph.add("Add", [graph.add("Mul", [x, x]), graph.add("Mul", [y, y])])
+    radius = graph.add("Sqrt", [square])
+    zero, pi = number("zero", 0), number("pi", math.pi)
+    on_axis = graph.add("Equal", [x, zero])
+    safe_x = graph.add("Where", [on_axis, number("one", 1), x])
+    angle = graph.add("Atan", [graph.add("Div", [y, safe_x])])
+    # Left half plane: a half turn more above the axis (or on it), a half turn less below.
+    below = graph.add("Less", [y, zero])
+    half_turn = graph.add("Where", [below, graph.add("Neg", [pi]), pi])
+    left = graph.add("Less", [x, zero])
+    turned = graph.add("Where", [left, graph.add("Add", [angle, half_turn]), angle])
+    # On the vertical axis: a quarter turn with the sign of y, and 0 at the origin.
+    quarter = graph.add("Mul", [graph.add("Sign", [y]), number("quarter", math.pi / 2)])
+    phi = graph.add("Where", [on_axis, quarter, turned])
+    graph.add("Concat", [radius, phi], place.name, axis=1)
+
+
+def transpose_cuts(place: Place) -> tuple[list[tuple[int, int]], list[int]]:
+    """What PyTorch and ONNX cut off a transposed convolution, (before, after) an axis, and their output padding.
+
+    Flax pads the dilated input by (low, high); the others cut k - 1 - low before and k - 1 - high after, and a negative
+    cut after is output padding.
+    """
+    layer = place.layer
+    cuts, spare = [], []
+    for axis, (kernel, stride) in enumerate(zip(layer.kernel_size, pair(layer.strides), strict=True)):
+        if layer.padding == "SAME":
+            total = kernel + stride - 2
+            low = kernel - 1 if stride > kernel - 1 else math.ceil(total / 2)
+        elif layer.padding == "VALID":
+            total = kernel + stride - 2 + max(kernel - stride, 0)
+            low = kernel - 1
+        else:
+            low, high = pair(pairs(layer.padding)[axis])
+            total = low + high
+        before, after = kernel - 1 - low, kernel - 1 - (total - low)
+        cuts.append((before, max(after, 0)))
+        spare.append(max(-after, 0))
+    return cuts, spare
+
+
+# PyTorch layers.
+
+
+def _torch(name: str, arguments: Callable[[Place], tuple]) -> Callable[[Place], Any]:
+    """`torch.nn.NAME(*arguments)`."""
+
+    def make(place: Place) -> Any:
+        import torch
+
+        return getattr(torch.nn, name)(*arguments(place))
+
+    return make
+
+
+def _ours(name: str) -> Callable[[Place], Any]:
+    """A layer that PyTorch lacks."""
+
+    def make(place: Place) -> Any:
+        from export import _torch_layers
+
+        return getattr(_torch_layers, name)(place)
+
+    return make
+
+
+def _torch_conv(place: Place) -> Any:
+    layer, pads = place.layer, place.pads
+    if any(low != high for low, high in pads):
+        return _ours("PaddedConv2d")(place)
+    arguments = (layer.in_features, layer.out_features, layer.kernel_size, pair(layer.strides))
+    return _torch("Conv2d", lambda _: (*arguments, tuple(low for low, _ in pads), 1, 1, layer.use_bias))(place)
+
+
+def _torch_norm(place: Place) -> Any:
+    name = "BatchNorm2d" if len(place.shape) == 3 else "BatchNorm1d"
+    layer = place.layer
+    return _torch(name, lambda _: (layer.num_features, layer.epsilon, 1 - layer.momentum))(place)
+
+
+def _torch_pool(place: Place) -> Any:
+    if place.layer.padding == "SAME":
+        return _ours("PaddedMaxPool2d" if isinstance(place.layer, MaxPool) else "PaddedAvgPool2d")(place)
+    name = "MaxPool2d" if isinstance(place.layer, MaxPool) else "AvgPool2d"
+    return _torch(name, lambda place: (place.layer.window, place.layer.strides))(place)
+
+
+TORCH_ACTIVATIONS = {
+    "relu": "ReLU",
+    "sigmoid": "Sigmoid",
+    "tanh": "Tanh",
+    "identity": "Identity",
+    "leaky_relu": "LeakyReLU",
+    "elu": "ELU",
+    "gelu": "GELU",
+    "silu": "SiLU",
+    "softplus": "Softplus",
+}
+
+
+def _torch_activation(place: Place) -> Any:
+    return _torch(TORCH_ACTIVATIONS[place.layer.function], lambda _: ())(place)
+
+
+# Keras layers.
+
+
+def _keras(name: str, settings: Callable[[Place], dict[str, Any]] = lambda place: {}) -> Callable[[Place, Any], Any]:
+    """`keras.layers.NAME(**settings)`."""
+
+    def apply(place: Place, x: Any) -> Any:
+        import keras
+
+        return getattr(keras.layers, name)(**settings(place), name=keras_name(place.name))(x)
+
+    return apply
+
+
+def _keras_conv(place: Place, x: Any) -> Any:
+    import keras
+
+    layer = place.layer
+    padding = layer.padding.lower() if isinstance(layer.padding, str) else "valid"
+    if not isinstance(layer.padding, str) and any(map(any, place.pads)):
+        x = keras.layers.ZeroPadding2D(tuple(place.pads), name=f"{keras_name(place.name)}_padding")(x)
+    return _keras(
+        "Conv2D",
+        lambda _: {
+            "filters": layer.out_features,
+            "kernel_size": layer.kernel_size,
+            "strides": pair(layer.strides),
+            "padding": padding,
+            "use_bias": layer.use_bias,
+        },
+    )(place, x)
+
+
+def _keras_conv_transpose(place: Place, x: Any) -> Any:
+    import keras
+
+    layer = place.layer
+    cuts, spare = transpose_cuts(place)
+    x = _keras(
+        "Conv2DTranspose",
+        lambda _: {
+            "filters": layer.out_features,
+            "kernel_size": layer.kernel_size,
+            "strides": pair(layer.strides),
+            "use_bias": layer.use_bias,
+        },
+    )(place, x)
+    # Keras's "valid" gives (n - 1) * stride + max(kernel, stride): crop that to what is wanted.
+    surplus = [max(s - k, 0) - e for k, s, e in zip(layer.kernel_size, pair(layer.strides), spare, strict=True)]
+    crop = tuple((before, after + more) for (before, after), more in zip(cuts, surplus, strict=True))
+    return keras.layers.Cropping2D(crop, name=f"{keras_name(place.name)}_crop")(x) if any(map(any, crop)) else x
+
+
+def _keras_activation(place: Place, x: Any) -> Any:
+    if place.layer.function == "leaky_relu":
+        return _keras("LeakyReLU", lambda _: {"negative_slope": 0.01})(place, x)
+    function = "linear" if place.layer.function == "identity" else place.layer.function
+    return _keras("Activation", lambda _: {"activation": function})(place, x)
+
+
+def _keras_polar(place: Place, x: Any) -> Any:
+    from keras import ops
+
+    first, second = x[:, 0:1], x[:, 1:2]
+    return ops.concatenate([ops.sqrt(first * first + second * second), ops.arctan2(second, first)], axis=1)
+
+
+def _keras_window(place: Place) -> dict[str, Any]:
+    layer = place.layer
+    return {"pool_size": layer.window, "strides": layer.strides, "padding": layer.padding.lower()}
+
+
+ROWS: dict[type[nnx.Module], Row] = {
+    nnx.Linear: Row(
+        _weighted("Gemm", lambda place: {"transB": 1}, "weight", "bias"),
+        _torch("Linear", lambda p: (p.layer.in_features, p.layer.out_features, p.layer.use_bias)),
+        _keras("Dense", lambda p: {"units": p.layer.out_features, "use_bias": p.layer.use_bias}),
+    ),
+    nnx.Conv: Row(_weighted("Conv", _conv, "weight", "bias"), _torch_conv, _keras_conv),
+    nnx.ConvTranspose: Row(
+        _weighted("ConvTranspose", _conv_transpose, "weight", "bias"),
+        _ours("ConvTranspose2d"),
+        _keras_conv_transpose,
+    ),
+    BatchNorm: Row(
+        _weighted(
+            "BatchNormalization",
+            lambda p: {"epsilon": p.layer.epsilon},
+            "weight",
+            "bias",
+            "running_mean",
+            "running_var",
+        ),
+        _torch_norm,
+        _keras("BatchNormalization", lambda p: {"momentum": p.layer.momentum, "epsilon": p.layer.epsilon}),
+    ),
+    Dropout: Row(
+        _nothing,
+        _torch("Dropout", lambda p: (float(p.layer.rate[...]),)),
+        _keras("Dropout", lambda p: {"rate": float(p.layer.rate[...])}),
+    ),
+    Activation: Row(_activation, _torch_activation, _keras_activation),
+    Flatten: Row(_node("Flatten", lambda p: {"axis": 1}), _torch("Flatten", lambda p: ()), _keras("Flatten")),
+    MaxPool: Row(_node("MaxPool", _window), _torch_pool, _keras("MaxPooling2D", _keras_window)),
+    AvgPool: Row(_node("AveragePool", _window), _torch_pool, _keras("AveragePooling2D", _keras_window)),
+    GlobalMaxPool: Row(
+        _node("GlobalMaxPool"),
+        _torch("AdaptiveMaxPool2d", lambda p: (1,)),
+        _keras("GlobalMaxPooling2D", lambda p: {"keepdims": True}),
+    ),
+    GlobalAvgPool: Row(
+        _node("GlobalAveragePool"),
+        _torch("AdaptiveAvgPool2d", lambda p: (1,)),
+        _keras("GlobalAveragePooling2D", lambda p: {"keepdims": True}),
+    ),
+    PolarTransform: Row(_polar, _ours("PolarTransform"), _keras_polar),
+}
+
+
+def row_of(position: int, name: str, layer: nnx.Module, kind: str) -> Row:
+    """The row of a layer.
+
+    Raises:
+        UserError: For a layer outside the table, naming it, its place and the allowed kinds.
+    """
+    if type(layer) not in ROWS:
+        raise UserError(
+            f"layer {position} {name!r} of {kind} is a {type(layer).__name__}, which cannot be exported; "
+            f"allowed kinds: {', '.join(allowed.__name__ for allowed in ROWS)}"
+        )
+    return ROWS[type(layer)]
+
+
+def places(model: Chain, tensors: dict[str, np.ndarray], opset: int = 0) -> Iterator[tuple[Row, Place]]:
+    """Every layer of a chain with its row, in order."""
+    shape = model.input_shape
+    for position, (name, layer) in enumerate(model.named_layers()):
+        row = row_of(position, name, layer, model.kind)
+        check_plain(name, position, layer)
+        own = {key: value for key, value in tensors.items() if key.rpartition(".")[0] == name}
+        yield row, Place(name, layer, shape, own, model.dtype, opset)
+        shape = layer_output(layer, shape)

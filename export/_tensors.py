@@ -1,0 +1,143 @@
+"""How our variables and PyTorch's tensors correspond: names and layouts, both ways."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from flax import nnx
+
+from flaxvision.errors import UserError
+from flaxvision.layers import BatchNorm, Chain, Flatten
+from flaxvision.models.files import variables
+
+Array = np.ndarray
+Map = Callable[[Array], Array]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Tensor:
+    """One tensor of a PyTorch `state_dict` and the variable of ours that holds the same numbers."""
+
+    name: str  # in the state_dict: "fc.weight"
+    variable: str  # ours: "fc.kernel"
+    to_torch: Map  # our layout to PyTorch's
+    from_torch: Map  # and back
+
+
+def correspondence(model: Chain) -> list[Tensor]:
+    """Every tensor of the model's PyTorch `state_dict`, in the order of the chain.
+
+    Convolution kernels go from HWIO to OIHW, transposed ones to IOHW, linear kernels are transposed. PyTorch flattens
+    (C, H, W), we flatten (H, W, C): what follows a Flatten, up to the next linear layer, has its features permuted, so
+    that neither side needs a transposition.
+    """
+    return _walk(model)[0]
+
+
+def _walk(model: Chain) -> tuple[list[Tensor], Array | None]:
+    """The tensors, and the permutation of the features that leave the chain."""
+    tensors: list[Tensor] = []
+    shape: tuple[int, ...] = model.input_shape
+    order: Array | None = None  # PyTorch's flattened features, as positions in ours; None: the same order
+    for name, layer in model.named_layers():
+        if isinstance(layer, Flatten) and len(shape) == 3:
+            positions = np.arange(math.prod(shape)).reshape(shape).transpose(2, 0, 1).ravel()
+            order = positions if min(math.prod(shape[:2]), shape[2]) > 1 else None
+        tensors += _of_layer(name, layer, order)
+        if isinstance(layer, nnx.Linear):
+            order = None
+        shape = layer_output(layer, shape)
+    return tensors, order
+
+
+def layer_output(layer: nnx.Module, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape of a layer's output for one example of `shape`."""
+    example = jax.ShapeDtypeStruct((1, *shape), np.float32)
+    return tuple(jax.eval_shape(layer, example).shape[1:])
+
+
+def final_order(model: Chain) -> Array | None:
+    """How the output features are permuted against PyTorch's where a chain ends on a Flatten; None: not at all."""
+    return _walk(model)[1]
+
+
+def state_dict(model: Chain) -> dict[str, Array]:
+    """The model's tensors by PyTorch's names and in PyTorch's layout."""
+    ours = variables(model)
+    return {t.name: np.ascontiguousarray(t.to_torch(ours[t.variable])) for t in correspondence(model)}
+
+
+def _of_layer(name: str, layer: nnx.Module, order: Array | None) -> list[Tensor]:
+    def same(theirs: str, variable: str) -> Tensor:
+        return Tensor(f"{name}.{theirs}", f"{name}.{variable}", lambda x: x, lambda x: x)
+
+    def axes(forward: tuple[int, ...]) -> Tensor:
+        back = tuple(int(i) for i in np.argsort(forward))
+        return Tensor(f"{name}.weight", f"{name}.kernel", lambda x: x.transpose(forward), lambda x: x.transpose(back))
+
+    if isinstance(layer, nnx.Linear):
+        weight = axes((1, 0)) if order is None else _permuted_linear(name, order)
+    elif isinstance(layer, nnx.Conv):
+        weight = axes((3, 2, 0, 1))
+    elif isinstance(layer, nnx.ConvTranspose):
+        if layer.transpose_kernel:  # kernel (H, W, out, in), not flipped: as in PyTorch
+            weight = axes((3, 2, 0, 1))
+        else:  # kernel (H, W, in, out) of the flipped correlation
+            weight = Tensor(
+                f"{name}.weight",
+                f"{name}.kernel",
+                lambda x: x[::-1, ::-1].transpose(2, 3, 0, 1),
+                lambda x: x.transpose(2, 3, 0, 1)[::-1, ::-1],
+            )
+    elif isinstance(layer, BatchNorm):
+        pairs = (("weight", "scale"), ("bias", "bias"), ("running_mean", "mean"), ("running_var", "var"))
+        if order is None:
+            return [same(theirs, variable) for theirs, variable in pairs]
+        back = np.argsort(order)
+        return [
+            Tensor(f"{name}.{theirs}", f"{name}.{variable}", lambda x: x[order], lambda x: x[back])
+            for theirs, variable in pairs
+        ]
+    else:
+        return []
+    return [weight, same("bias", "bias")] if layer.use_bias else [weight]
+
+
+def _permuted_linear(name: str, order: Array) -> Tensor:
+    back = np.argsort(order)
+    return Tensor(f"{name}.weight", f"{name}.kernel", lambda x: x[order].T, lambda x: x.T[back])
+
+
+def check_plain(name: str, position: int, layer: nnx.Module) -> None:
+    """Raise for settings of Flax's layers that no exporter has: dilation, groups, masks, circular padding."""
+    for setting, plain in (("kernel_dilation", 1), ("input_dilation", 1), ("feature_group_count", 1), ("mask", None)):
+        value = getattr(layer, setting, plain)
+        if value is not None and value is not plain and value not in (1, (1, 1)):
+            raise UserError(f"layer {position} {name!r} has {setting}={value}: it cannot be exported")
+    if not isinstance(layer, nnx.Conv | nnx.ConvTranspose):
+        return
+    if isinstance(layer.padding, str) and layer.padding not in ("SAME", "VALID"):
+        raise UserError(f"layer {position} {name!r} has padding={layer.padding!r}: allowed are SAME, VALID, pixels")
+    if len(layer.kernel_size) != 2:
+        raise UserError(f"layer {position} {name!r} is no 2-D convolution: it cannot be exported")
+
+
+def with_input_shape(model: Chain, shape: tuple[int, ...]) -> Chain:
+    """The same network for examples of another shape.
+
+    Raises:
+        UserError: If its layers do not fit that shape.
+    """
+    other = nnx.clone(model)
+    other.input_shape = shape
+    try:
+        _ = other.output_shape
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"{model.kind} does not fit input_shape={shape}: it was made for {model.input_shape}"
+        ) from error
+    return other

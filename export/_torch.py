@@ -1,0 +1,195 @@
+"""Models to PyTorch and back: runnable modules, `state_dict` files, weights from elsewhere."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from export._layers import places
+from export._tensors import correspondence, final_order, state_dict
+from flaxvision._files import write_atomically
+from flaxvision.errors import UserError
+from flaxvision.layers import BatchNorm, Chain
+from flaxvision.layers.context import matches
+
+if TYPE_CHECKING:
+    import torch
+
+COUNTER = "num_batches_tracked"  # BatchNorm's own count: written for PyTorch, ignored when read
+
+
+def to_torch(model: Chain) -> torch.nn.Module:
+    """A runnable PyTorch module with the model's weights, in evaluation mode; takes and gives NCHW.
+
+    Its modules carry the chain's names, so that its `state_dict` is that of the hand-written reference.
+
+    Raises:
+        UserError: If PyTorch is missing, or a layer cannot be exported.
+    """
+    torch = _import_torch()
+    root = torch.nn.Module()
+    steps: list[torch.nn.Module] = []
+    for row, place in places(model, {}):
+        parent = root
+        *path, leaf = place.name.split(".")
+        for part in path:
+            if part not in parent._modules:
+                parent.add_module(part, torch.nn.Module())
+            parent = parent._modules[part]
+        step = row.torch(place)
+        parent.add_module(leaf, step)
+        steps.append(step)
+    order = final_order(model)
+    back = None if order is None else torch.tensor(np.argsort(order))
+
+    class ChainModule(torch.nn.Module):
+        """A chain of layers."""
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            """Apply the chain to `x`, (N, C, H, W) or (N, D)."""
+            for step in steps:
+                x = step(x)
+            return x if back is None else x[:, back]
+
+    chain = ChainModule()
+    for name, module in root._modules.items():
+        chain.add_module(name, module)
+    tensors = {name: torch.tensor(value) for name, value in _torch_state(model).items()}
+    chain.to(getattr(torch, str(model.dtype)))
+    chain.load_state_dict(tensors, strict=True)
+    return chain.eval()
+
+
+def save_torch(model: Chain, path: str | Path) -> Path:
+    """Write the model's PyTorch `state_dict` as safetensors, atomically; PyTorch itself is not needed.
+
+    Raises:
+        UserError: If the path cannot be written.
+    """
+    from safetensors.numpy import save
+
+    return write_atomically(path, save(_torch_state(model), metadata={"format": "pt"}))
+
+
+def from_torch(
+    weights: str | Path | Mapping[str, Any],
+    model: Chain,
+    *,
+    prefix: str = "",
+    only: tuple[str, ...] | str = (),
+) -> Chain:
+    """A copy of `model` with the weights of a PyTorch network.
+
+    Args:
+        weights: A `state_dict`, or a file: `.safetensors`, or `.pt`/`.pth` that holds a `state_dict` or
+            `{"model": state_dict}` (read with `weights_only=True`).
+        model: The model to fill; it is not changed.
+        prefix: What the tensors' names begin with beyond the model's own, such as "module.".
+        only: Name prefixes of the layers to load, such as "encoder"; () loads everything, and then nothing may be
+            left over on either side.
+
+    Returns:
+        The filled copy.
+
+    Raises:
+        UserError: For a file that is no such file, and for any mismatch: all of them are named together.
+    """
+    only = (only,) if isinstance(only, str) else tuple(only)
+    source, given = _read(weights)
+    if prefix:
+        given = {name.removeprefix(prefix): value for name, value in given.items() if name.startswith(prefix)}
+    filled = nnx.clone(model)
+    wanted = [tensor for tensor in correspondence(model) if not only or matches(tensor.name, only)]
+    ours = state_dict(model)
+    wrong = []
+    for tensor in wanted:
+        value = given.get(tensor.name)
+        if value is None:
+            wrong.append(f"{tensor.name} {ours[tensor.name].shape} is missing")
+        elif value.shape != ours[tensor.name].shape:
+            wrong.append(f"{tensor.name} is {value.shape}, not {ours[tensor.name].shape}")
+        elif not np.issubdtype(value.dtype, np.floating):
+            wrong.append(f"{tensor.name} is {value.dtype}, not floating-point")
+    if not only:
+        known = {tensor.name for tensor in wanted}
+        left = [name for name in given if name not in known and name.rpartition(".")[2] != COUNTER]
+        wrong += [f"{name} {given[name].shape} is not in the model" for name in left]
+    if not wanted:
+        wrong.append(f"no layer of {model.kind} lies under {', '.join(only)}")
+    if wrong:
+        raise UserError(f"{source} does not fit {model.kind}: {'; '.join(wrong)}")
+    names = filled.parameter_names()
+    found = {tensor.variable: tensor.from_torch(given[tensor.name]) for tensor in wanted}
+    for path, variable in nnx.to_flat_state(nnx.state(filled)):
+        if names[path] in found:
+            variable[...] = jnp.asarray(found[names[path]], variable[...].dtype)
+    return filled
+
+
+def _torch_state(model: Chain) -> dict[str, np.ndarray]:
+    tensors = state_dict(model)
+    for name, layer in model.named_layers():
+        if isinstance(layer, BatchNorm):
+            tensors[f"{name}.{COUNTER}"] = np.zeros((), np.int64)
+    return tensors
+
+
+def _read(weights: str | Path | Mapping[str, Any]) -> tuple[str, dict[str, np.ndarray]]:
+    """Where the tensors are from, for errors, and the tensors as numpy."""
+    if isinstance(weights, Mapping):
+        return "the state_dict", _numpy(weights, "the state_dict")
+    path = Path(weights)
+    if not path.is_file():
+        raise UserError(f"no weights file {path}: give a .safetensors, .pt or .pth file")
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        try:
+            return str(path), load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{path} is no safetensors file ({error}): save the state_dict again") from error
+    torch = _import_torch()
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path} holds a pickled module or other objects, which are not loaded because they can run code; where "
+            f"you trust it, type: python -c \"import torch; m = torch.load('{path}', weights_only=False); "
+            f"m = m.get('model', m) if isinstance(m, dict) else m; torch.save(m.state_dict(), '{path}')\""
+        ) from error
+    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, ValueError, KeyError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{path} is no PyTorch file ({reason}): save the state_dict again with torch.save") from error
+    if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
+        content = content["model"]
+    if not isinstance(content, Mapping):
+        raise UserError(f"{path} holds a {type(content).__name__}: save a state_dict with torch.save")
+    return str(path), _numpy(content, str(path))
+
+
+def _numpy(tensors: Mapping[str, Any], source: str) -> dict[str, np.ndarray]:
+    found = {}
+    for name, value in tensors.items():
+        if hasattr(value, "detach"):
+            value = value.detach().cpu()
+            value = (value.float() if str(value.dtype) == "torch.bfloat16" else value).numpy()
+        if not isinstance(value, np.ndarray):
+            raise UserError(f"{source} holds {name!r}, a {type(value).__name__}: give a state_dict of tensors only")
+        found[str(name)] = value
+    return found
+
+
+def _import_torch() -> Any:
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError("this needs PyTorch: pip install 'flaxvision[torch]'") from error
+    return torch

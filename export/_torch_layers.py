@@ -1,0 +1,82 @@
+"""The few layers that PyTorch lacks or pads differently; made from a `Place` of the layer table."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from export._layers import Place, pair, transpose_cuts
+
+
+def _pad(x: torch.Tensor, pads: list[tuple[int, int]], value: float = 0.0) -> torch.Tensor:
+    (top, bottom), (left, right) = pads
+    return F.pad(x, (left, right, top, bottom), value=value)
+
+
+class PaddedConv2d(torch.nn.Conv2d):
+    """A convolution whose padding differs between the sides, as "SAME" with a stride does."""
+
+    def __init__(self, place: Place):
+        layer = place.layer
+        strides = pair(layer.strides)
+        super().__init__(layer.in_features, layer.out_features, layer.kernel_size, strides, bias=layer.use_bias)
+        self.pads = place.pads
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Pad and convolve `x`, (N, C, H, W)."""
+        return super().forward(_pad(x, self.pads))
+
+
+class ConvTranspose2d(torch.nn.ConvTranspose2d):
+    """A transposed convolution that may cut more after than before."""
+
+    def __init__(self, place: Place):
+        layer = place.layer
+        cuts, spare = transpose_cuts(place)
+        super().__init__(
+            layer.in_features,
+            layer.out_features,
+            layer.kernel_size,
+            pair(layer.strides),
+            padding=tuple(before for before, _ in cuts),
+            output_padding=tuple(e + max(b - a, 0) for e, (b, a) in zip(spare, cuts, strict=True)),
+            bias=layer.use_bias,
+        )
+        self.crop = tuple(max(after - before, 0) for before, after in cuts)
+
+    def forward(self, x: torch.Tensor, output_size: list[int] | None = None) -> torch.Tensor:
+        """Convolve `x`, (N, C, H, W), and cut what is left over after it."""
+        y = super().forward(x, output_size)
+        return y[:, :, : y.shape[2] - self.crop[0], : y.shape[3] - self.crop[1]] if any(self.crop) else y
+
+
+class PaddedMaxPool2d(torch.nn.Module):
+    """A max-pool padded with minus infinity, more after than before where "SAME" asks for it."""
+
+    def __init__(self, place: Place):
+        super().__init__()
+        self.window, self.strides, self.pads = place.layer.window, place.layer.strides, place.pads
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Pool `x`, (N, C, H, W)."""
+        return F.max_pool2d(_pad(x, self.pads, -torch.inf), self.window, self.strides)
+
+
+class PaddedAvgPool2d(PaddedMaxPool2d):
+    """A mean over windows in which padding does not count."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Pool `x`, (N, C, H, W)."""
+        sums, counts = (F.avg_pool2d(_pad(v, self.pads), self.window, self.strides) for v in (x, torch.ones_like(x)))
+        return sums / counts
+
+
+class PolarTransform(torch.nn.Module):
+    """Points (x, y) to (r, phi)."""
+
+    def __init__(self, place: Place):
+        super().__init__()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Transform `x`, (N, 2)."""
+        return torch.stack([torch.hypot(x[:, 0], x[:, 1]), torch.atan2(x[:, 1], x[:, 0])], dim=1)
