@@ -125,7 +125,7 @@ def _onnx_pads(pads: list[tuple[int, int]]) -> list[int]:
     return [low for low, _ in pads] + [high for _, high in pads]
 
 
-ONNX_ACTIVATIONS: dict[str, tuple[str, dict[str, float]]] = {
+ONNX_ACTIVATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "relu": ("Relu", {}),
     "sigmoid": ("Sigmoid", {}),
     "tanh": ("Tanh", {}),

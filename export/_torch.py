@@ -6,7 +6,7 @@ import pickle
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,14 +19,11 @@ from flaxvision.errors import UserError
 from flaxvision.layers import BatchNorm, Chain
 from flaxvision.layers.context import matches
 
-if TYPE_CHECKING:
-    import torch
-
 COUNTER = "num_batches_tracked"  # BatchNorm's own count: written for PyTorch, ignored when read
 
 
-def to_torch(model: Chain) -> torch.nn.Module:
-    """A runnable PyTorch module with the model's weights, in evaluation mode; takes and gives NCHW.
+def to_torch(model: Chain) -> Any:
+    """A runnable `torch.nn.Module` with the model's weights, in evaluation mode; takes and gives NCHW.
 
     Its modules carry the chain's names, so that its `state_dict` is that of the hand-written reference.
 
@@ -34,33 +31,13 @@ def to_torch(model: Chain) -> torch.nn.Module:
         UserError: If PyTorch is missing, or a layer cannot be exported.
     """
     torch = _import_torch()
-    root = torch.nn.Module()
-    steps: list[torch.nn.Module] = []
-    for row, place in places(model, {}):
-        parent = root
-        *path, leaf = place.name.split(".")
-        for part in path:
-            if part not in parent._modules:
-                parent.add_module(part, torch.nn.Module())
-            parent = parent._modules[part]
-        step = row.torch(place)
-        parent.add_module(leaf, step)
-        steps.append(step)
+    from export._torch_layers import ChainModule
+
     order = final_order(model)
-    back = None if order is None else torch.tensor(np.argsort(order))
-
-    class ChainModule(torch.nn.Module):
-        """A chain of layers."""
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            """Apply the chain to `x`, (N, C, H, W) or (N, D)."""
-            for step in steps:
-                x = step(x)
-            return x if back is None else x[:, back]
-
-    chain = ChainModule()
-    for name, module in root._modules.items():
-        chain.add_module(name, module)
+    chain = ChainModule(
+        [(place.name, row.torch(place)) for row, place in places(model, {})],
+        None if order is None else [int(i) for i in np.argsort(order)],
+    )
     tensors = {name: torch.tensor(value) for name, value in _torch_state(model).items()}
     chain.to(getattr(torch, str(model.dtype)))
     chain.load_state_dict(tensors, strict=True)

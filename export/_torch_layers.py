@@ -8,6 +8,34 @@ import torch.nn.functional as F
 from export._layers import Place, pair, transpose_cuts
 
 
+class ChainModule(torch.nn.Module):
+    """Named layers one after the other; names with dots become modules within modules, as in the reference.
+
+    Args:
+        layers: (name, layer) pairs in order.
+        order: How to permute the output's features at the end; None: not at all.
+    """
+
+    def __init__(self, layers: list[tuple[str, torch.nn.Module]], order: list[int] | None):
+        super().__init__()
+        self._steps = [name for name, _ in layers]
+        self._order = order
+        for name, layer in layers:
+            parent: torch.nn.Module = self
+            *path, leaf = name.split(".")
+            for part in path:
+                if part not in dict(parent.named_children()):
+                    parent.add_module(part, torch.nn.Module())
+                parent = parent.get_submodule(part)
+            parent.add_module(leaf, layer)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply the chain to `x`, (N, C, H, W) or (N, D)."""
+        for name in self._steps:
+            x = self.get_submodule(name)(x)
+        return x if self._order is None else x[:, self._order]
+
+
 def _pad(x: torch.Tensor, pads: list[tuple[int, int]], value: float = 0.0) -> torch.Tensor:
     (top, bottom), (left, right) = pads
     return F.pad(x, (left, right, top, bottom), value=value)
@@ -32,14 +60,15 @@ class ConvTranspose2d(torch.nn.ConvTranspose2d):
 
     def __init__(self, place: Place):
         layer = place.layer
-        cuts, spare = transpose_cuts(place)
+        (top, bottom), (left, right) = cuts = transpose_cuts(place)[0]
+        spare = transpose_cuts(place)[1]
         super().__init__(
             layer.in_features,
             layer.out_features,
             layer.kernel_size,
             pair(layer.strides),
-            padding=tuple(before for before, _ in cuts),
-            output_padding=tuple(e + max(b - a, 0) for e, (b, a) in zip(spare, cuts, strict=True)),
+            padding=(top, left),
+            output_padding=(spare[0] + max(top - bottom, 0), spare[1] + max(left - right, 0)),
             bias=layer.use_bias,
         )
         self.crop = tuple(max(after - before, 0) for before, after in cuts)
