@@ -5,19 +5,40 @@ from typing import TYPE_CHECKING
 from flaxvision._lazy import attach
 
 if TYPE_CHECKING:
+    from export._compare import Parity, ParityTable, compare
     from export._from_onnx import from_onnx
     from export._keras import from_keras, to_keras
     from export._onnx import to_onnx
+    from export._sweep import export_winner
     from export._torch import from_torch, save_torch, to_torch
+    from export._trajectory import Parting, Trajectory, trajectory
 
-__all__ = ["from_keras", "from_onnx", "from_torch", "save_torch", "to_keras", "to_onnx", "to_torch"]
+__all__ = [
+    "Parity",
+    "ParityTable",
+    "Parting",
+    "Trajectory",
+    "compare",
+    "export_winner",
+    "from_keras",
+    "from_onnx",
+    "from_torch",
+    "save_torch",
+    "to_keras",
+    "to_onnx",
+    "to_torch",
+    "trajectory",
+]
 
 __getattr__ = attach(
     __name__,
     {
-        "from_onnx": "_from_onnx",
-        "to_onnx": "_onnx",
+        **dict.fromkeys(("Parity", "ParityTable", "compare"), "_compare"),
         **dict.fromkeys(("from_keras", "to_keras"), "_keras"),
         **dict.fromkeys(("from_torch", "save_torch", "to_torch"), "_torch"),
+        **dict.fromkeys(("Parting", "Trajectory", "trajectory"), "_trajectory"),
+        "export_winner": "_sweep",
+        "from_onnx": "_from_onnx",
+        "to_onnx": "_onnx",
     },
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from export._layers import keras_name, pair, places
+from export._layers import check_layers, keras_name, pair, places
 from flaxvision.errors import UserError
 from flaxvision.layers import (
     ACTIVATIONS,
@@ -39,6 +40,10 @@ WEIGHTS = {
     BatchNorm: ("scale", "bias", "mean", "var"),
 }
 
+# What a Keras layer's settings must be for ours to equal it, by kind, where they could be otherwise.
+PLAIN: dict[str, Any] = {"data_format": "channels_last", "dilation_rate": (1, 1), "groups": 1, "output_padding": None}
+PLAIN |= {"max_value": None, "threshold": 0}
+
 
 def to_keras(model: Chain, path: str | Path | None = None) -> keras.Model:
     """A Keras model with the same weights, that gives the same outputs; takes and gives NHWC.
@@ -51,6 +56,7 @@ def to_keras(model: Chain, path: str | Path | None = None) -> keras.Model:
         UserError: If Keras is missing, a layer cannot be exported, or the path cannot be written.
     """
     keras = _import_keras()
+    check_layers(model)
     inputs = x = keras.Input(model.input_shape, dtype=str(model.dtype))
     for row, place in places(model, {}):
         x = row.keras(place, x)
@@ -113,7 +119,8 @@ def _ours(layer: Any, pads: tuple | None) -> list[tuple[str, nnx.Module]]:
     if not isinstance(layer, _import_keras().Layer):
         raise UserError(f"the Keras operation {name!r} has no counterpart: give a chain of layers")
     config, rngs = layer.get_config(), nnx.Rngs(0)
-    weights = [np.asarray(array) for array in layer.get_weights()]
+    _check_plain(layer, config, pads)
+    weights = [np.asarray(_import_keras().ops.convert_to_numpy(weight.value)) for weight in layer.weights]
     made: nnx.Module
     if kind == "Dense":
         made = nnx.Linear(*weights[0].shape, use_bias=config["use_bias"], rngs=rngs)
@@ -161,9 +168,30 @@ def _ours(layer: Any, pads: tuple | None) -> list[tuple[str, nnx.Module]]:
     return [(name, made), *extra, *([(f"{name}_flatten", Flatten())] if squeeze else [])]
 
 
+def _check_plain(layer: Any, config: dict[str, Any], pads: tuple | None) -> None:
+    kind, name = type(layer).__name__, layer.name
+    plain = dict(PLAIN)
+    if kind in ("ReLU", "LeakyReLU"):
+        plain["negative_slope"] = 0.01 if kind == "LeakyReLU" else 0
+    if kind == "BatchNormalization":
+        plain |= {"axis": -1, "center": True, "scale": True}
+        config = config | {"axis": -1 if int(np.ravel(config["axis"])[0]) in (-1, layer.input.ndim - 1) else "other"}
+    if kind == "Dense":
+        config = config | {"an input of more than one axis": layer.input.ndim > 2}
+        plain["an input of more than one axis"] = False
+    for setting, value in plain.items():
+        given = config.get(setting, value)
+        if (tuple(given) if isinstance(given, list) else given) != value:
+            raise UserError(f"Keras layer {name!r} has {setting}={given!r}, which has no counterpart: give {value!r}")
+    if pads and (kind != "Conv2D" or config["padding"] != "valid"):
+        raise UserError(
+            f"the zero padding before Keras layer {name!r} has no counterpart: only a 'valid' Conv2D takes it"
+        )
+
+
 def _function(name: str, activation: Any) -> str:
     function = "identity" if activation == "linear" else activation
-    if function not in ACTIVATIONS:
+    if function not in ACTIVATIONS or function == "leaky_relu":  # Keras's slope is 0.2, as a layer it can be set
         raise UserError(f"Keras layer {name!r} has activation {activation!r}: allowed are {', '.join(ACTIVATIONS)}")
     return function
 
@@ -180,7 +208,9 @@ def _save(twin: Any, path: Path) -> None:
     try:
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             whole = Path(folder) / path.name
-            twin.save(whole)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # Keras's own, under NumPy 2
+                twin.save(whole)
             os.replace(whole, path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; give a path in a folder that you can write") from error
@@ -191,7 +221,9 @@ def _load(path: Path) -> Any:
     if not path.is_file():
         raise UserError(f"no Keras file {path}: give a .keras file")
     try:
-        return keras.saving.load_model(path, compile=False, safe_mode=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # as in _save
+            return keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # whatever zip, json, h5py or Keras raise for a damaged or foreign file
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path} is no Keras file that can be loaded ({reason})") from error

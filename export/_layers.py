@@ -398,12 +398,18 @@ def row_of(position: int, name: str, layer: nnx.Module, kind: str) -> Row:
     return ROWS[type(layer)]
 
 
+def check_layers(model: Chain) -> None:
+    """Raise for the first layer that cannot be exported, before anything is done with any."""
+    for position, (name, layer) in enumerate(model.named_layers()):
+        row_of(position, name, layer, model.kind)
+        check_plain(name, position, layer)
+
+
 def places(model: Chain, tensors: dict[str, np.ndarray], opset: int = 0) -> Iterator[tuple[Row, Place]]:
     """Every layer of a chain with its row, in order."""
     shape = model.input_shape
     for position, (name, layer) in enumerate(model.named_layers()):
         row = row_of(position, name, layer, model.kind)
-        check_plain(name, position, layer)
         own = {key: value for key, value in tensors.items() if key.rpartition(".")[0] == name}
         yield row, Place(name, layer, shape, own, model.dtype, opset)
-        shape = layer_output(layer, shape)
+        shape = layer_output(layer, shape, model.dtype)

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import flaxvision
 from export._fold import fold_batch_norms
-from export._layers import places
+from export._layers import check_layers, places
 from export._tensors import final_order, state_dict, with_input_shape
 from flaxvision._files import write_atomically
 from flaxvision.errors import UserError, check_choice
@@ -86,6 +86,7 @@ def to_onnx(
     """
     check_choice("layout", layout, LAYOUTS)
     check_choice("opset", opset, OPSETS)
+    check_layers(model)
     if input_shape is not None and tuple(input_shape) != model.input_shape:
         model = with_input_shape(model, tuple(input_shape))
     if fold_batch_norm:

@@ -50,13 +50,13 @@ def _walk(model: Chain) -> tuple[list[Tensor], Array | None]:
         tensors += _of_layer(name, layer, order)
         if isinstance(layer, nnx.Linear):
             order = None
-        shape = layer_output(layer, shape)
+        shape = layer_output(layer, shape, model.dtype)
     return tensors, order
 
 
-def layer_output(layer: nnx.Module, shape: tuple[int, ...]) -> tuple[int, ...]:
+def layer_output(layer: nnx.Module, shape: tuple[int, ...], dtype: np.dtype) -> tuple[int, ...]:
     """Shape of a layer's output for one example of `shape`."""
-    example = jax.ShapeDtypeStruct((1, *shape), np.float32)
+    example = jax.ShapeDtypeStruct((1, *shape), dtype)
     return tuple(jax.eval_shape(layer, example).shape[1:])
 
 
@@ -68,7 +68,7 @@ def final_order(model: Chain) -> Array | None:
 def state_dict(model: Chain) -> dict[str, Array]:
     """The model's tensors by PyTorch's names and in PyTorch's layout."""
     ours = variables(model)
-    return {t.name: np.ascontiguousarray(t.to_torch(ours[t.variable])) for t in correspondence(model)}
+    return {t.name: np.array(t.to_torch(ours[t.variable]), order="C") for t in correspondence(model)}
 
 
 def _of_layer(name: str, layer: nnx.Module, order: Array | None) -> list[Tensor]:
@@ -113,17 +113,24 @@ def _permuted_linear(name: str, order: Array) -> Tensor:
 
 
 def check_plain(name: str, position: int, layer: nnx.Module) -> None:
-    """Raise for settings of Flax's layers that no exporter has: dilation, groups, masks, circular padding."""
-    for setting, plain in (("kernel_dilation", 1), ("input_dilation", 1), ("feature_group_count", 1), ("mask", None)):
-        value = getattr(layer, setting, plain)
-        if value is not None and value is not plain and value not in (1, (1, 1)):
-            raise UserError(f"layer {position} {name!r} has {setting}={value}: it cannot be exported")
+    """Raise for settings of Flax's layers that no exporter has: dilation, groups, masks, odd padding."""
+    for setting in ("kernel_dilation", "input_dilation", "feature_group_count", "mask"):
+        value = getattr(layer, setting, None)
+        if value is not None and (setting == "mask" or np.any(np.asarray(value) != 1)):
+            raise UserError(f"layer {position} {name!r} sets {setting}: it cannot be exported")
     if not isinstance(layer, nnx.Conv | nnx.ConvTranspose):
         return
     if isinstance(layer.padding, str) and layer.padding not in ("SAME", "VALID"):
         raise UserError(f"layer {position} {name!r} has padding={layer.padding!r}: allowed are SAME, VALID, pixels")
     if len(layer.kernel_size) != 2:
         raise UserError(f"layer {position} {name!r} is no 2-D convolution: it cannot be exported")
+    if isinstance(layer, nnx.ConvTranspose) and not isinstance(layer.padding, str):
+        sides = [layer.padding] * 2 if isinstance(layer.padding, int) else layer.padding
+        if any(np.max(side) >= size for side, size in zip(sides, layer.kernel_size, strict=True)):
+            raise UserError(
+                f"layer {position} {name!r} has padding={layer.padding}, more than its kernel reaches: "
+                "it cannot be exported"
+            )
 
 
 def with_input_shape(model: Chain, shape: tuple[int, ...]) -> Chain:

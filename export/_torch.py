@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-import zipfile
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from export._layers import places
+from export._layers import check_layers, places
 from export._tensors import correspondence, final_order, state_dict
 from flaxvision._files import write_atomically
 from flaxvision.errors import UserError
 from flaxvision.layers import BatchNorm, Chain
 from flaxvision.layers.context import matches
 
+# Turns a file with a pickled module into one with its state_dict.
+CONVERT = (
+    'python -c "import sys, torch; m = torch.load(sys.argv[1], weights_only=False); '
+    "m = m.get('model', m) if isinstance(m, dict) else m; torch.save(m.state_dict(), sys.argv[1])\""
+)
 COUNTER = "num_batches_tracked"  # BatchNorm's own count: written for PyTorch, ignored when read
 
 
@@ -33,6 +38,7 @@ def to_torch(model: Chain) -> Any:
     torch = _import_torch()
     from export._torch_layers import ChainModule
 
+    check_layers(model)
     order = final_order(model)
     chain = ChainModule(
         [(place.name, row.torch(place)) for row, place in places(model, {})],
@@ -48,10 +54,11 @@ def save_torch(model: Chain, path: str | Path) -> Path:
     """Write the model's PyTorch `state_dict` as safetensors, atomically; PyTorch itself is not needed.
 
     Raises:
-        UserError: If the path cannot be written.
+        UserError: If a layer cannot be exported, or the path cannot be written.
     """
     from safetensors.numpy import save
 
+    check_layers(model)
     return write_atomically(path, save(_torch_state(model), metadata={"format": "pt"}))
 
 
@@ -65,8 +72,8 @@ def from_torch(
     """A copy of `model` with the weights of a PyTorch network.
 
     Args:
-        weights: A `state_dict`, or a file: `.safetensors`, or `.pt`/`.pth` that holds a `state_dict` or
-            `{"model": state_dict}` (read with `weights_only=True`).
+        weights: A `state_dict` or `{"model": state_dict}`, or a file: `.safetensors`, or `.pt`/`.pth` that holds one
+            of these (read with `weights_only=True`).
         model: The model to fill; it is not changed.
         prefix: What the tensors' names begin with beyond the model's own, such as "module.".
         only: Name prefixes of the layers to load, such as "encoder"; () loads everything, and then nothing may be
@@ -124,7 +131,8 @@ def _read(weights: str | Path | Mapping[str, Any]) -> tuple[str, dict[str, np.nd
         return "the state_dict", _numpy(weights, "the state_dict")
     path = Path(weights)
     if not path.is_file():
-        raise UserError(f"no weights file {path}: give a .safetensors, .pt or .pth file")
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise UserError(f"no weights file: {path} {what}; give a .safetensors, .pt or .pth file")
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
@@ -136,25 +144,25 @@ def _read(weights: str | Path | Mapping[str, Any]) -> tuple[str, dict[str, np.nd
     torch = _import_torch()
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{path} holds a pickled module or other objects, which are not loaded because they can run code; where "
-            f"you trust it, type: python -c \"import torch; m = torch.load('{path}', weights_only=False); "
-            f"m = m.get('model', m) if isinstance(m, dict) else m; torch.save(m.state_dict(), '{path}')\""
-        ) from error
-    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged file raises whatever its bytes mean to the unpickler
+        with path.open("rb") as file:
+            whole = file.read(1) in (b"P", b"\x80")  # how zip files and pickles begin
+        if whole and isinstance(error, pickle.UnpicklingError):
+            raise UserError(
+                f"{path} holds a pickled module or other objects, which are not loaded because they can run code; "
+                f"where you trust it, type: {CONVERT} {shlex.quote(str(path))}"
+            ) from error
         reason = str(error).partition("\n")[0]
         raise UserError(f"{path} is no PyTorch file ({reason}): save the state_dict again with torch.save") from error
-    if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
-        content = content["model"]
     if not isinstance(content, Mapping):
         raise UserError(f"{path} holds a {type(content).__name__}: save a state_dict with torch.save")
     return str(path), _numpy(content, str(path))
 
 
 def _numpy(tensors: Mapping[str, Any], source: str) -> dict[str, np.ndarray]:
+    inner = tensors.get("model")
     found = {}
-    for name, value in tensors.items():
+    for name, value in (inner if isinstance(inner, Mapping) else tensors).items():
         if hasattr(value, "detach"):
             value = value.detach().cpu()
             value = (value.float() if str(value.dtype) == "torch.bfloat16" else value).numpy()

@@ -56,27 +56,27 @@ class PaddedConv2d(torch.nn.Conv2d):
 
 
 class ConvTranspose2d(torch.nn.ConvTranspose2d):
-    """A transposed convolution that may cut more after than before."""
+    """A transposed convolution that may cut more on one side than on the other."""
 
     def __init__(self, place: Place):
         layer = place.layer
-        (top, bottom), (left, right) = cuts = transpose_cuts(place)[0]
-        spare = transpose_cuts(place)[1]
+        cuts, spare = transpose_cuts(place)
+        even = [min(cut) for cut in cuts]
         super().__init__(
             layer.in_features,
             layer.out_features,
             layer.kernel_size,
             pair(layer.strides),
-            padding=(top, left),
-            output_padding=(spare[0] + max(top - bottom, 0), spare[1] + max(left - right, 0)),
+            padding=pair(tuple(even)),
+            output_padding=pair(tuple(spare)),
             bias=layer.use_bias,
         )
-        self.crop = tuple(max(after - before, 0) for before, after in cuts)
+        self.crop = [(even[axis] - before, even[axis] - after) for axis, (before, after) in enumerate(cuts)]
 
     def forward(self, x: torch.Tensor, output_size: list[int] | None = None) -> torch.Tensor:
-        """Convolve `x`, (N, C, H, W), and cut what is left over after it."""
+        """Convolve `x`, (N, C, H, W), and cut what is left over."""
         y = super().forward(x, output_size)
-        return y[:, :, : y.shape[2] - self.crop[0], : y.shape[3] - self.crop[1]] if any(self.crop) else y
+        return _pad(y, self.crop) if any(map(any, self.crop)) else y
 
 
 class PaddedMaxPool2d(torch.nn.Module):

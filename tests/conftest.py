@@ -19,6 +19,12 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+@pytest.fixture(scope="session")
+def torch():
+    """PyTorch; the test is skipped where it is not installed."""
+    return pytest.importorskip("torch")
+
+
 @pytest.fixture
 def raw_dir(monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of real data; the test is skipped where FLAXVISION_RAW_DIR names none."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import html
+import importlib
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -19,6 +21,7 @@ from flaxvision.sweep.trials import PRETRAINED, Trial, cohorts, expand, trial_of
 from flaxvision.sweep.work import Cohort, Places, check, load_dataset
 
 if TYPE_CHECKING:
+    from flaxvision.data import Dataset
     from flaxvision.training._fit import Callback
 
 WINNER = "winner.safetensors"
@@ -41,6 +44,8 @@ def run(
     data_dir: str | None = None,
     command: str | None = None,
     watch: Watch = unwatched,
+    export: bool = True,
+    report: bool = True,
 ) -> SweepResult:
     """Fill a sweep's table and write its run directory.
 
@@ -54,6 +59,8 @@ def run(
         data_dir: Folder of prepared data sets, see `flaxvision.data.load`.
         command: The command that made it, for the report.
         watch: Makes the progress display from the cohorts to run.
+        export: Write the winner as an ONNX file and compare it with PyTorch and Keras where those are installed.
+        report: Write tables, figures and report.html.
 
     Returns:
         The filled table.
@@ -94,7 +101,27 @@ def run(
         best = cells[-1]
     winner = nearest_to_mean(best, spec.objective)
     shutil.copyfile(places.weights(winner.id), directory / WINNER)
-    return _result(spec, [*stages, *trials, *finals], cells, winner, places, executor, command)
+    result = _result(spec, [*stages, *trials, *finals], cells, winner, places, executor, command)
+    sections = [_exported(result, load_dataset(_trial_of(winner, [*trials, *finals]), places))] if export else []
+    if report:
+        from flaxvision.report import write_report
+
+        write_report(result, extra_sections=sections)
+    return result
+
+
+def _trial_of(outcome: Outcome, trials: Sequence[Trial]) -> Trial:
+    return next(trial for trial in trials if trial.id == outcome.id)
+
+
+def _exported(result: SweepResult, dataset: Dataset) -> tuple[str, str]:
+    """Export the winner; gives the report's section about it. A chain that ONNX cannot hold does not lose the run."""
+    about = {"data set": dataset.name, "config hash": result.provenance["config hash"], **result.winner.final}
+    try:
+        parity = importlib.import_module("export").export_winner(result.directory, dataset, about)
+    except UserError as error:
+        return "Elsewhere", f"<p>The winner was not exported: {html.escape(str(error))}</p>"
+    return "The same network elsewhere", parity.html()
 
 
 def default_directory(name: str) -> Path:
@@ -158,7 +185,7 @@ def _result(
     from flaxvision.sweep.provenance import data_sources, device, versions
 
     datasets = {id(dataset): dataset for trial in _one_each(trials) for dataset in [load_dataset(trial, places)]}
-    winning = next(trial for trial in trials if trial.id == winner.id)
+    winning = _trial_of(winner, trials)
     provenance = {
         "command": command or f"flaxvision.sweep.run(load_spec({spec.name!r}))",
         "config hash": config_hash(dump_spec(spec)),

@@ -91,8 +91,7 @@ def _sweep(arguments: list[str]) -> int:
     if options.dry_run:
         return _dry_run(spec, options.executor)
 
-    from flaxvision.report import terminal_table, write_report
-    from flaxvision.sweep._run import run
+    from flaxvision.sweep._run import run, unwatched
 
     quiet = options.quiet
     result = run(
@@ -103,11 +102,13 @@ def _sweep(arguments: list[str]) -> int:
         raw_dir=options.raw_dir,
         data_dir=options.data_dir,
         command=shlex.join([*PROGRAM.split(), *arguments]),
-        **({} if quiet else {"watch": _watch}),
+        export=not options.no_export,
+        watch=unwatched if quiet else _watch,
     )
-    write_report(result)
     if not quiet:
         from rich.console import Console
+
+        from flaxvision.report import terminal_table
 
         Console().print(terminal_table(result))
         print(f"report: {result.directory / 'report.html'}")
@@ -145,12 +146,13 @@ def _sweep_parser() -> Parser:
     add("--out", metavar="DIR", type=Path, help="run directory (default: runs/NAME-TIMESTAMP)")
     _data_options(parser)
     add("--dataset", metavar="D", help="train on another data set, such as glyphs, which needs no files")
-    add("--epochs", metavar="N", type=_positive(float), help="passes over the training examples")
-    add("--seeds", metavar="N", type=_positive(int), help="trials of every cell")
-    add("--limit", metavar="N", type=_positive(int), help="use the first N examples of every split")
+    add("--epochs", metavar="N", type=positive(float), help="passes over the training examples")
+    add("--seeds", metavar="N", type=positive(int), help="trials of every cell")
+    add("--limit", metavar="N", type=positive(int), help="use the first N examples of every split")
     add("--set", metavar="KEY=V1,V2", nargs="+", action="extend", default=[], help="fix a setting, or vary it")
     add("--executor", metavar="E", default="auto", help=f"how trials run: {', '.join(EXECUTORS)} (default: auto)")
     add("--resume", action="store_true", help="go on with the run in --out: finished trials are kept")
+    add("--no-export", action="store_true", help="leave out the winner's ONNX file and its comparison")
     add("--quiet", action="store_true", help="print nothing but errors")
     return parser
 
@@ -160,7 +162,9 @@ def _data_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-dir", metavar="DIR", help="folder of prepared data sets (FLAXVISION_DATA_DIR)")
 
 
-def _positive(kind: type) -> Callable[[str], Any]:
+def positive(kind: type) -> Callable[[str], Any]:
+    """A parser of numbers above 0 for `add_argument(type=…)`."""
+
     def parse(text: str) -> Any:
         try:
             value = kind(text)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 
@@ -28,7 +29,7 @@ class Shard(NamedTuple):
 WHOLE = Shard(0, 1)
 
 
-def epoch_order(seed: jax.Array, epoch: jax.Array, examples: int) -> jax.Array:
+def epoch_order(seed: jax.Array | np.uint32, epoch: jax.Array, examples: int) -> jax.Array:
     """The order, int32 (examples,), in which epoch `epoch` (from 0) of a run with `seed` sees its examples."""
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), epoch)
     return jax.random.permutation(key, examples)

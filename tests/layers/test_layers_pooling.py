@@ -14,8 +14,6 @@ from jax.test_util import check_grads
 from flaxvision.layers import AvgPool, GlobalAvgPool, GlobalMaxPool, MaxPool, max_pool
 from flaxvision.layers.pooling import overlap_add
 
-torch = pytest.importorskip("torch")
-
 cases = st.tuples(
     st.integers(1, 9), st.integers(1, 9), st.integers(1, 4), st.integers(1, 4), st.integers(1, 4), st.integers(1, 4)
 ).filter(lambda c: c[2] <= c[0] and c[3] <= c[1])
@@ -23,7 +21,7 @@ cases = st.tuples(
 
 @settings(max_examples=40, deadline=None)
 @given(cases, st.integers(0, 2**31))
-def test_max_pool_and_its_gradient_equal_torch_with_ties(case, seed):
+def test_max_pool_and_its_gradient_equal_torch_with_ties(torch, case, seed):
     height, width, *rest = case
     window, strides = tuple(rest[:2]), tuple(rest[2:])
     random = np.random.default_rng(seed)

@@ -11,8 +11,6 @@ from flax import nnx
 from flaxvision.errors import UserError
 from flaxvision.layers import BatchNorm, Context, Dropout
 
-torch = pytest.importorskip("torch")
-
 
 def _train(layer, x):
     """Output, pull-back and the layer with its new statistics of one training pass."""
@@ -28,7 +26,7 @@ def _train(layer, x):
 
 
 @pytest.mark.parametrize("shape", [(6, 5, 4, 3), (8, 3)])
-def test_batch_norm_equals_torch_over_training_and_evaluation(shape):
+def test_batch_norm_equals_torch_over_training_and_evaluation(torch, shape):
     random = np.random.default_rng(0)
     ours = BatchNorm(3)
     theirs = torch.nn.BatchNorm2d(3) if len(shape) == 4 else torch.nn.BatchNorm1d(3)

@@ -58,7 +58,8 @@ def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str,
 
     def run(*arguments: object) -> tuple[int, str, str]:
         capsys.readouterr()
-        status = main([str(argument) for argument in arguments])
+        quick = [] if arguments[:1] == ("rerun",) else ["--no-export"]
+        status = main([*map(str, arguments), *quick])
         return (status, *capsys.readouterr())
 
     return run

@@ -71,7 +71,7 @@ def test_mnist_net_loop_and_default_are_equal(tmp_path, files, tiny):
     table = tiny(model="mnist_net", grid={"learning_rate": [0.1, 0.01]}, data={"limit": 32, "size": 28})
     del table["sizes"]
     for executor in ("loop", "auto"):
-        run(parse_spec(table), tmp_path / executor, executor=executor)
+        run(parse_spec(table), tmp_path / executor, executor=executor, export=False, report=False)
     assert files["without_seconds"](tmp_path / "loop") == files["without_seconds"](tmp_path / "auto")
 
 
@@ -232,7 +232,7 @@ def test_pretrained_and_frozen(tmp_path, files, tiny):
         ],
         pretrain={"dataset": "glyphs47", "only": ["linear_relu_stack.0"], "recipe": {"epochs": 3}},
     )
-    result = run(parse_spec(table), tmp_path / "run")
+    result = run(parse_spec(table), tmp_path / "run", export=False, report=False)
     pretrained = files["weights"](tmp_path / "run" / "pretrain.safetensors")
     records = {record["cell"].get("variant"): record for record in files["trials"](tmp_path / "run")}
     assert [r["stage"] for r in files["trials"](tmp_path / "run")] == ["pretrain", "sweep", "sweep", "sweep"]
@@ -301,7 +301,7 @@ def test_final_stage(tmp_path, files, tiny, command, spec_file):
 def test_final_stage_without_a_model_of_the_sweeps_own(tmp_path, tiny):
     table = tiny(variants=[{"name": "a", "model": "mlp"}, {"name": "b", "model": "linear"}], final={})
     del table["model"], table["sizes"]
-    result = run(parse_spec(table), tmp_path / "run")
+    result = run(parse_spec(table), tmp_path / "run", export=False, report=False)
     assert [cell.stage for cell in result.cells] == ["sweep", "sweep", "final"]
 
 
@@ -318,14 +318,14 @@ def test_verdicts(tmp_path, tiny):
     from flaxvision.sweep.spec import Typed
 
     table = tiny(grid={"learning_rate": [0.1, Typed("1e-2")]}, published=published)
-    first, second = run(parse_spec(table), tmp_path / "run").cells
+    first, second = run(parse_spec(table), tmp_path / "run", export=False, report=False).cells
     assert [v.verdict for v in first.verdicts] == ["outside", "within", "within"]
     assert [v.verdict for v in second.verdicts] == ["within", "missing"]
 
 
 def test_diverged_trial(tmp_path, files, tiny):
     table = tiny(grid={"learning_rate": [0.1, 1e30]}, seeds=2, recipe={"epochs": 2}, convergence_threshold=0.5)
-    result = run(parse_spec(table), tmp_path / "run")
+    result = run(parse_spec(table), tmp_path / "run", export=False, report=False)
     good, bad = result.cells
     assert (good.diverged, bad.diverged) == (0, 2)
     for record in files["trials"](tmp_path / "run"):  # its parser refuses NaN
@@ -371,7 +371,7 @@ def test_init_from(finished, tmp_path, source, tiny, files):
         recipe={"learning_rate": 1e-12},
     )
     table["objective"] = "test_top1"
-    result = run(parse_spec(table), tmp_path / "run")
+    result = run(parse_spec(table), tmp_path / "run", export=False, report=False)
     winner = fv.load_model(weights)
     dataset = fv.data.load("glyphs", limit=128, size=8)
     assert result.winner.final["test_top1"] == fv.evaluate(winner, dataset.test).top1
@@ -385,7 +385,7 @@ def test_init_only(finished, tmp_path, tiny, files):
         sizes={"dropout": 0.1},
         recipe={"learning_rate": 1e-12},
     )
-    run(parse_spec(table), tmp_path / "run")
+    run(parse_spec(table), tmp_path / "run", export=False, report=False)
     ours, theirs = (files["weights"](d / "winner.safetensors") for d in (tmp_path / "run", finished[1]))
     same = {name.rpartition(".")[0] for name in ours if np.allclose(ours[name], theirs[name], atol=1e-6)}
     assert "linear_relu_stack.0" in same

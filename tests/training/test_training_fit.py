@@ -18,7 +18,6 @@ from flaxvision.models.files import variables
 from flaxvision.training import Progress, Recipe, train_cohort
 from flaxvision.training.batches import Shard, epoch_order, take_batch
 
-torch = pytest.importorskip("torch")
 MLP = {"input_shape": (6, 6, 1), "num_classes": 4, "hidden": (12,)}
 
 
@@ -34,7 +33,7 @@ def same(a, b):
     return all(np.array_equal(x, y) for x, y in zip(variables(a).values(), variables(b).values(), strict=True))
 
 
-def test_two_epochs_equal_a_torch_loop(data):
+def test_two_epochs_equal_a_torch_loop(torch, data):
     model = fv.models.create("mlp", **MLP)
     result = fv.fit(model, data, Recipe(learning_rate=0.2, batch_size=32, shuffle=False, epochs=2))
 

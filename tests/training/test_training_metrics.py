@@ -13,8 +13,6 @@ from jax.test_util import check_grads
 from flaxvision.training.losses import example_losses, loss_of
 from flaxvision.training.metrics import Metrics, add, sum_batch
 
-torch = pytest.importorskip("torch")
-
 
 def numpy_metrics(scores, labels):
     """Top-1, top-3 and confusion by NumPy's own sort: NaN first, ties to the lower class."""
@@ -61,7 +59,7 @@ def test_a_mask_is_a_subset_and_sums_add_up(examples, seed):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
-def test_losses_equal_torch_and_closed_forms():
+def test_losses_equal_torch_and_closed_forms(torch):
     random = np.random.default_rng(0)
     logits = random.normal(0, 5, (6, 4)).astype(np.float32)
     labels = random.integers(0, 4, 6).astype(np.int32)

@@ -11,29 +11,33 @@ import pytest
 from flaxvision.training import Recipe
 from flaxvision.training.optimizers import build_optimizer, shape
 
-torch = pytest.importorskip("torch")
-
 CASES = {
-    "sgd": ({"optimizer": "sgd"}, lambda p: torch.optim.SGD(p, 0.05)),
-    "momentum": ({"momentum": 0.9}, lambda p: torch.optim.SGD(p, 0.05, momentum=0.9)),
+    "sgd": ({"optimizer": "sgd"}, lambda torch, p: torch.optim.SGD(p, 0.05)),
+    "momentum": ({"momentum": 0.9}, lambda torch, p: torch.optim.SGD(p, 0.05, momentum=0.9)),
     "nesterov": (
         {"momentum": 0.8, "nesterov": True, "weight_decay": 0.1},
-        lambda p: torch.optim.SGD(p, 0.05, momentum=0.8, nesterov=True, weight_decay=0.1),
+        lambda torch, p: torch.optim.SGD(p, 0.05, momentum=0.8, nesterov=True, weight_decay=0.1),
     ),
-    "adam": ({"optimizer": "adam"}, lambda p: torch.optim.Adam(p, 0.05)),
-    "adam with L2": ({"optimizer": "adam", "weight_decay": 0.1}, lambda p: torch.optim.Adam(p, 0.05, weight_decay=0.1)),
-    "adamw": ({"optimizer": "adamw", "weight_decay": 0.1}, lambda p: torch.optim.AdamW(p, 0.05, weight_decay=0.1)),
+    "adam": ({"optimizer": "adam"}, lambda torch, p: torch.optim.Adam(p, 0.05)),
+    "adam with L2": (
+        {"optimizer": "adam", "weight_decay": 0.1},
+        lambda torch, p: torch.optim.Adam(p, 0.05, weight_decay=0.1),
+    ),
+    "adamw": (
+        {"optimizer": "adamw", "weight_decay": 0.1},
+        lambda torch, p: torch.optim.AdamW(p, 0.05, weight_decay=0.1),
+    ),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_thirty_updates_equal_torch(case):
+def test_thirty_updates_equal_torch(torch, case):
     settings, make = CASES[case]
     start = np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32)
     scale = np.array([[1.0, 3.0]], np.float32)
 
     theirs = torch.nn.Parameter(torch.tensor(start))
-    optimizer = make([theirs])
+    optimizer = make(torch, [theirs])
     tx = build_optimizer(Recipe(learning_rate=0.05, **settings), 30, 10)
     ours = jnp.asarray(start)
     state = tx.init(ours)

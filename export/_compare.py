@@ -1,0 +1,236 @@
+"""One model in Flax, ONNX, PyTorch and Keras on the same images: do they agree, and how fast are they?"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from export._onnx import to_onnx
+from flaxvision._files import write_atomically
+from flaxvision.data import Dataset
+from flaxvision.layers import Chain
+from flaxvision.models import save_model
+from flaxvision.training.losses import class_scores, loss_of
+
+BATCH = 500
+NEAR_TIE = 1e-4  # two best scores closer than this: either may win in float32
+REPEATS = 20
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Parity:
+    """One runtime beside Flax."""
+
+    runtime: str
+    max_absolute: float  # largest difference of an output from Flax's
+    max_relative: float  # that, divided by the largest output of Flax
+    agreeing: int | None  # images with Flax's arg max; None without classes
+    accuracy: float | None  # share of images classified right; None without classes
+    file_bytes: int
+    latency_1_ms: float  # median of 20 calls with one image
+    latency_64_ms: float  # and with 64
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ParityTable:
+    """A model's runtimes on one test set."""
+
+    model: str
+    dataset: str
+    images: int  # how many were compared
+    near_ties: int  # images whose two best scores in Flax differ by less than 1e-4
+    rows: tuple[Parity, ...]
+
+    def markdown(self) -> str:
+        """The table in Markdown."""
+        lines = [
+            "| runtime | max abs. difference | relative | same arg max | accuracy | file | batch 1 | batch 64 |",
+            "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        ]
+        return "\n".join([*lines, *(f"| {' | '.join(cells)} |" for cells in self.cells()), "", self.caption()]) + "\n"
+
+    def html(self) -> str:
+        """The table as an HTML fragment."""
+        head = ("runtime", "max abs. difference", "relative", "same arg max", "accuracy", "file", "batch 1", "batch 64")
+        rows = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>" for cells in self.cells())
+        header = "".join(f"<th>{name}</th>" for name in head)
+        return f"<p>{self.caption()}</p><table><thead><tr>{header}</tr></thead><tbody>{rows}</tbody></table>"
+
+    def cells(self) -> list[tuple[str, ...]]:
+        """The rows as text."""
+        return [
+            (
+                row.runtime,
+                f"{row.max_absolute:.1e}",
+                f"{row.max_relative:.1e}",
+                "–" if row.agreeing is None else f"{row.agreeing:,} of {self.images:,}",
+                "–" if row.accuracy is None else f"{100 * row.accuracy:.2f} %",
+                f"{row.file_bytes / 1000:,.0f} kB",
+                f"{row.latency_1_ms:.2f} ms",
+                f"{row.latency_64_ms:.2f} ms",
+            )
+            for row in self.rows
+        ]
+
+    def caption(self) -> str:
+        """What the numbers are."""
+        return (
+            f"{self.model} on {self.images:,} test images of {self.dataset}; {self.near_ties} of them have two best "
+            f"scores within 1e-4. Latency: median of {REPEATS} calls in one process on this machine, PyTorch on one "
+            "thread."
+        )
+
+    def write(self, folder: str | Path) -> list[Path]:
+        """Write parity.md and parity.json."""
+        text = json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+        return [
+            write_atomically(Path(folder) / "parity.md", self.markdown()),
+            write_atomically(Path(folder) / "parity.json", text),
+        ]
+
+
+def compare(model: Chain, dataset: Dataset, *, onnx: str | Path | None = None) -> ParityTable:
+    """Export a model to every runtime that is installed and run all of them on the test split.
+
+    Args:
+        model: A trained model.
+        dataset: Its `test` split is used, every image.
+        onnx: An ONNX file of the model to test, NCHW and without options; None exports one for the purpose.
+
+    Raises:
+        UserError: If a layer cannot be exported or the images do not fit the model.
+    """
+    from flaxvision.training._evaluate import _check
+
+    images, labels = dataset.test.images, dataset.test.labels
+    _check(model, images)
+    loss = loss_of(model.output_shape)
+
+    with tempfile.TemporaryDirectory() as folder:
+        runtimes = _runtimes(model, Path(folder), None if onnx is None else Path(onnx))
+        outputs = {name: _outputs(runtime, model, images) for name, runtime in runtimes.items()}
+        expected = outputs["Flax"]
+        scores = {name: None if loss == "squared_error" else _scores(loss, y) for name, y in outputs.items()}
+        best = scores["Flax"]
+        scale = max(float(np.abs(expected).max()), float(np.finfo(np.float32).tiny))
+        rows = []
+        for name, runtime in runtimes.items():
+            difference = float(np.abs(outputs[name] - expected).max())
+            own = scores[name]
+            rows.append(
+                Parity(
+                    name,
+                    difference,
+                    difference / scale,
+                    None if own is None or best is None else int((own.argmax(1) == best.argmax(1)).sum()),
+                    None if own is None else float((own.argmax(1) == labels).mean()),
+                    runtime.file_bytes,
+                    runtime.latency_ms(_scaled(model, images[:1])),
+                    runtime.latency_ms(_scaled(model, np.resize(images, (64, *images.shape[1:])))),
+                )
+            )
+    ties = 0
+    if best is not None and best.shape[1] > 1:
+        top = np.sort(best, axis=1)
+        ties = int((top[:, -1] - top[:, -2] < NEAR_TIE).sum())
+    return ParityTable(model.kind, dataset.name, len(labels), ties, tuple(rows))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Runtime:
+    call: Callable[[np.ndarray], np.ndarray]  # the network, images in and out in the runtime's own layout
+    channels_first: bool
+    file_bytes: int
+
+    def enter(self, images: np.ndarray) -> np.ndarray:
+        """Images (N, H, W, C) in the runtime's layout."""
+        return (
+            np.ascontiguousarray(images.transpose(0, 3, 1, 2)) if self.channels_first and images.ndim == 4 else images
+        )
+
+    def leave(self, outputs: np.ndarray) -> np.ndarray:
+        """Outputs with channels last."""
+        return outputs.transpose(0, 2, 3, 1) if self.channels_first and outputs.ndim == 4 else outputs
+
+    def latency_ms(self, images: np.ndarray) -> float:
+        """Median time of a call, without the change of layout."""
+        x = self.enter(images)
+        self.call(x)
+        seconds = []
+        for _ in range(REPEATS):
+            start = time.perf_counter()
+            self.call(x)
+            seconds.append(time.perf_counter() - start)
+        return float(np.median(seconds)) * 1e3
+
+
+def _runtimes(model: Chain, folder: Path, onnx_file: Path | None) -> dict[str, _Runtime]:
+    """Every runtime that is installed."""
+    graphdef, state = nnx.split(model)
+    apply = jax.jit(lambda state, x: nnx.merge(graphdef, state)(x))
+    size = save_model(model, folder / "model.safetensors").stat().st_size
+    runtimes = {"Flax": _Runtime(lambda x: np.asarray(apply(state, x)), False, size)}
+
+    import onnxruntime
+
+    path = onnx_file or to_onnx(model, folder / "model.onnx")
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    entry = session.get_inputs()[0].name
+    runtimes["ONNX"] = _Runtime(lambda x: session.run(None, {entry: x})[0], True, path.stat().st_size)
+
+    if importlib.util.find_spec("torch"):
+        import torch
+
+        from export._torch import save_torch, to_torch
+
+        twin = to_torch(model)
+        size = save_torch(model, folder / "torch.safetensors").stat().st_size
+
+        def run_torch(x: np.ndarray) -> np.ndarray:
+            # One thread: PyTorch's and XLA's waiting threads hinder each other badly within one process.
+            threads = torch.get_num_threads()
+            torch.set_num_threads(1)
+            try:
+                with torch.inference_mode():
+                    return twin(torch.from_numpy(x)).numpy()
+            finally:
+                torch.set_num_threads(threads)
+
+        runtimes["PyTorch"] = _Runtime(run_torch, True, size)
+    if importlib.util.find_spec("keras"):
+        from export._keras import to_keras
+
+        keras_model: Any = to_keras(model, folder / "model.keras")
+        size = (folder / "model.keras").stat().st_size
+
+        def run_keras(x: np.ndarray) -> np.ndarray:
+            # Keras promotes types and ranks freely, also where a user's JAX is strict.
+            with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+                return np.asarray(keras_model.predict_on_batch(x))
+
+        runtimes["Keras"] = _Runtime(run_keras, False, size)
+    return runtimes
+
+
+def _scaled(model: Chain, images: np.ndarray) -> np.ndarray:
+    return np.array(model.preprocess(jax.numpy.asarray(images), model.dtype))  # a copy: PyTorch wants to own it
+
+
+def _outputs(runtime: _Runtime, model: Chain, images: np.ndarray) -> np.ndarray:
+    starts = range(0, len(images), BATCH)
+    parts = (runtime.call(runtime.enter(_scaled(model, images[start : start + BATCH]))) for start in starts)
+    return np.concatenate([runtime.leave(part) for part in parts])
+
+
+def _scores(loss: str, outputs: np.ndarray) -> np.ndarray:
+    return np.asarray(class_scores(loss, jax.numpy.asarray(outputs)))

@@ -1,0 +1,144 @@
+"""Random chains of every layer: Flax, onnxruntime, PyTorch and Keras give the same outputs."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import export
+from flaxvision.errors import UserError
+from flaxvision.layers import AvgPool, Chain, Conv, ConvTranspose, Dropout, Flatten, GlobalMaxPool, Linear, MaxPool
+
+torch = pytest.importorskip("torch")
+SCRIPT = Path(__file__).parents[2] / "experiments" / "export_random_chains.py"
+
+
+def _script():
+    spec = importlib.util.spec_from_file_location("export_random_chains", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+random_chains = _script()
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Networks this small only wait for each other's threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@settings(max_examples=190, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@given(seed=st.integers(0, 2**32 - 1))
+def test_random_chains_agree_with_onnxruntime_and_pytorch(seed):
+    case = random_chains.random_case(seed)
+    found = random_chains.errors(case)
+    assert not random_chains.disagreements(found), (found, random_chains.describe(case.chain))
+
+
+@settings(max_examples=10, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@given(seed=st.integers(0, 2**32 - 1))
+def test_random_chains_agree_with_keras(seed):
+    pytest.importorskip("keras")
+    case = random_chains.random_case(seed)
+    found = random_chains.errors(case, ("onnx", "torch", "keras"))
+    assert not random_chains.disagreements(found), (found, random_chains.describe(case.chain))
+    jax.clear_caches()
+
+
+def test_a_seed_decides_the_chain():
+    first, again = random_chains.random_case(7), random_chains.random_case(7)
+    assert random_chains.describe(first.chain) == random_chains.describe(again.chain)
+    np.testing.assert_array_equal(first.inputs, again.inputs)
+    np.testing.assert_array_equal(first.outputs[64], again.outputs[64])
+
+
+@pytest.mark.parametrize("broken", ["kernel", "bias", "mean", "order"])
+def test_a_wrong_network_is_a_disagreement(broken):
+    """The comparison sees a tensor that is flipped, shifted or permuted."""
+    layers = [
+        ("conv", Conv(2, 3, (3, 3), rngs=nnx.Rngs(0))),
+        ("norm", random_chains.BatchNorm(3)),
+        ("flat", Flatten()),
+        ("fc", Linear(75, 4, rngs=nnx.Rngs(1))),
+    ]
+    chain = Chain(layers, input_shape=(5, 5, 2))
+    inputs = random_chains._inputs(np.random.default_rng(0), (5, 5, 2))
+    outputs = {batch: np.asarray(chain(inputs[:batch])) for batch in random_chains.BATCHES}
+    case = random_chains.Case(0, chain, inputs, outputs)
+    assert not random_chains.disagreements(random_chains.errors(case))
+    conv, norm, _, fc = chain.layers
+    if broken == "kernel":
+        conv.kernel[...] = conv.kernel[...][::-1]
+    elif broken == "order":
+        fc.kernel[...] = fc.kernel[...].reshape(25, 3, 4).transpose(1, 0, 2).reshape(75, 4)
+    else:
+        variable = conv.bias if broken == "bias" else norm.mean
+        variable[...] = variable[...] + 1e-3
+    assert random_chains.disagreements(random_chains.errors(case)) == ["onnx", "torch"]
+
+
+PADS = ["SAME", "VALID", 1, ((0, 0), (0, 0)), ((1, 0), (0, 1)), ((0, 2), (2, 0)), ((2, 2), (1, 1)), ((1, 2), (2, 1))]
+
+
+@pytest.mark.parametrize("padding", PADS, ids=str)
+@pytest.mark.parametrize("transposed", [False, True])
+def test_every_padding_with_every_stride(padding, transposed):
+    """Convolutions and transposed ones, kernels smaller and larger than their stride."""
+    rng = np.random.default_rng(0)
+    inputs = rng.standard_normal((64, 6, 5, 2)).astype(np.float32)
+    for kernel, stride, flip in itertools.product((1, 3, 4), (1, 2, 3), (False, True)):
+        if kernel == 1 and not isinstance(padding, str) and transposed and np.max(padding) > 0:
+            continue  # wider than the kernel reaches: refused, see below
+        if flip and not transposed:
+            continue
+        more = {"transpose_kernel": flip} if transposed else {}
+        make = ConvTranspose if transposed else Conv
+        # The width's stride differs from the height's.
+        layer = make(2, 3, (kernel, 3), (stride, 2), padding=padding, rngs=nnx.Rngs(0), **more)
+        chain = Chain([("layer", layer)], input_shape=(6, 5, 2))
+        outputs = {batch: np.asarray(chain(inputs[:batch])) for batch in random_chains.BATCHES}
+        found = random_chains.errors(random_chains.Case(0, chain, inputs, outputs))
+        assert not random_chains.disagreements(found), (kernel, stride, flip, found)
+
+
+@pytest.mark.parametrize("padding", ["SAME", "VALID"])
+def test_pools_whose_windows_do_not_divide_the_map(padding):
+    rng = np.random.default_rng(0)
+    inputs = rng.standard_normal((64, 7, 6, 2)).astype(np.float32) - 3  # a zero for padding would win a maximum
+    for pool, window, strides in itertools.product((MaxPool, AvgPool), (2, (3, 2), 4), (None, 1, (2, 3), 5)):
+        chain = Chain([("pool", pool(window, strides, padding))], input_shape=(7, 6, 2))
+        outputs = {batch: np.asarray(chain(inputs[:batch])) for batch in random_chains.BATCHES}
+        found = random_chains.errors(random_chains.Case(0, chain, inputs, outputs))
+        assert not random_chains.disagreements(found), (pool, window, strides, found)
+
+
+@pytest.mark.parametrize("padding", [((3, 0), (0, 0)), ((0, 3), (1, 1)), 3])
+def test_a_transposed_convolution_padded_beyond_its_kernel_is_refused(padding, tmp_path):
+    layer = ConvTranspose(2, 3, (3, 3), padding=padding, rngs=nnx.Rngs(0))
+    chain = Chain([("first", GlobalMaxPool()), ("up.0", layer)], input_shape=(5, 5, 2))
+    for write in (export.to_torch, lambda chain: export.to_onnx(chain, tmp_path / "x.onnx")):
+        with pytest.raises(UserError, match=r"layer 1 'up.0' has padding=.*more than its kernel reaches"):
+            write(chain)
+
+
+def test_dropout_leaves_no_trace_in_the_outputs():
+    chain = Chain([("drop", Dropout(0.9)), ("flat", Flatten())], input_shape=(3, 4, 2))
+    inputs = np.random.default_rng(0).standard_normal((64, 3, 4, 2)).astype(np.float32)
+    outputs = {batch: inputs[:batch].reshape(batch, -1) for batch in random_chains.BATCHES}
+    found = random_chains.errors(random_chains.Case(0, chain, inputs, outputs))
+    assert found["onnx"][0] == found["torch"][0] == 0

@@ -1,0 +1,575 @@
+"""Every network of the model table, alive: the same numbers in Flax, onnxruntime, PyTorch and Keras."""
+
+from __future__ import annotations
+
+import collections
+import functools
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from flax import nnx
+from onnx import numpy_helper
+
+import export
+import flaxvision as fv
+from flaxvision.errors import UserError
+from flaxvision.layers import Activation, BatchNorm, Chain, Context, Conv, Flatten, Linear, PolarTransform, Preprocess
+from flaxvision.models.files import describe_model, variables
+
+POLAR = {"Gather": 2, "Mul": 3, "Add": 2, "Where": 4, "Less": 2}
+POLAR |= dict.fromkeys(("Sqrt", "Equal", "Atan", "Div", "Neg", "Sign", "Concat"), 1)
+
+NETWORKS = [  # call, sizes, and the nodes that the reports' architecture asks for
+    ("linear", {}, {"Flatten": 1, "Gemm": 1}),
+    ("linear", {"input_shape": (2,), "num_classes": 1}, {"Gemm": 1}),
+    ("polar_linear", {"input_shape": (2,), "num_classes": 1}, {**POLAR, "Gemm": 1}),
+    ("mlp", {"hidden": (256, 512)}, {"Flatten": 1, "Gemm": 3, "Relu": 2}),
+    ("mlp", {"hidden": (256, 512, 1024, 2048)}, {"Flatten": 1, "Gemm": 5, "Relu": 4}),
+    ("mlp", {"hidden": (1024, 2048)}, {"Flatten": 1, "Gemm": 3, "Relu": 2}),
+    ("mlp", {"hidden": (32,)}, {"Flatten": 1, "Gemm": 2, "Relu": 1}),
+    ("mlp", {"hidden": (30,), "batch_norm": True}, {"Flatten": 1, "Gemm": 2, "BatchNormalization": 1, "Relu": 1}),
+    ("mlp", {"hidden": (30, 30), "batch_norm": True}, {"Flatten": 1, "Gemm": 3, "BatchNormalization": 2, "Relu": 2}),
+    ("mlp", {"input_shape": (2,), "hidden": (16, 16), "num_classes": 1}, {"Gemm": 3, "Relu": 2}),
+    ("wide_cnn", {"padding": "SAME"}, {"Conv": 2, "Relu": 2, "MaxPool": 2, "Flatten": 1, "Gemm": 2}),
+    ("wide_cnn", {"padding": "VALID"}, {"Conv": 2, "Relu": 3, "MaxPool": 2, "Flatten": 1, "Gemm": 2}),
+    ("mnist_net", {}, {"Conv": 2, "BatchNormalization": 2, "Relu": 3, "MaxPool": 2, "Flatten": 1, "Gemm": 2}),
+    ("strided_cnn", {}, {"Conv": 1, "BatchNormalization": 1, "Relu": 1, "Flatten": 1, "Gemm": 1}),
+    (
+        "strided_cnn",
+        {"pool": True},
+        {"Conv": 1, "BatchNormalization": 1, "Relu": 1, "MaxPool": 1, "Flatten": 1, "Gemm": 1},
+    ),
+    (
+        "vgg19",
+        {"input_shape": (32, 32, 3)},
+        {"Conv": 16, "BatchNormalization": 16, "Relu": 18, "MaxPool": 5, "Flatten": 1, "Gemm": 3},
+    ),
+    ("tiny_cnn", {}, {"Conv": 3, "Relu": 3, "MaxPool": 2, "GlobalMaxPool": 1, "Flatten": 1, "Gemm": 1}),
+    (
+        "emnist_cnn",
+        {"hidden": 32, "num_classes": 47},
+        {"Conv": 4, "Relu": 3, "Sigmoid": 1, "MaxPool": 1, "Flatten": 1, "Gemm": 2},
+    ),
+    (
+        "emnist_cnn",
+        {"hidden": 64, "num_classes": 47, "inner_activation": "relu"},
+        {"Conv": 4, "Relu": 4, "Sigmoid": 1, "MaxPool": 1, "Flatten": 1, "Gemm": 2},
+    ),
+    ("emnist_autoencoder", {}, {"Conv": 4, "ConvTranspose": 5, "Relu": 5, "Sigmoid": 2, "MaxPool": 1}),
+]
+LABELS = ["-".join([name, *map(str, sizes.values())]).replace(" ", "") for name, sizes, _ in NETWORKS]
+every_network = pytest.mark.parametrize("number", range(len(NETWORKS)), ids=LABELS)
+BATCHES = (1, 3, 64)
+
+
+def pixels(shape, count=64, seed=0):
+    """uint8 images of waves, or points around the origin."""
+    random = np.random.default_rng(seed)
+    if len(shape) == 1:
+        return random.normal(0, 3, (count, *shape)).astype(np.float32)
+    height, width, channels = shape
+    row, column = np.arange(height)[:, None, None], np.arange(width)[None, :, None]
+    speed, phase = random.uniform(0, 1.5, (2, count, 1, 1, channels)), random.uniform(0, 6.3, (count, 1, 1, channels))
+    waves = np.sin(speed[0] * row + speed[1] * column + phase) * random.random((count, 1, 1, 1))
+    noise = random.normal(0, 0.1, (count, *shape))
+    return np.clip(127.5 + 127.5 * (waves + noise), 0, 255).astype(np.uint8)
+
+
+@functools.cache
+def alive(number):
+    """(model, stored inputs, {batch: logits}) with every number drawn anew and statistics from training passes."""
+    name, sizes, _ = NETWORKS[number]
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: fv.models.create(name, **sizes)))
+    model = nnx.merge(graphdef, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), state))
+    random, names, kinds = np.random.default_rng(number), model.parameter_names(), dict(model.named_layers())
+    for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Param)):
+        layer, _, part = names[path].rpartition(".")
+        values = random.standard_normal(variable[...].shape)
+        if part == "kernel":
+            values *= np.sqrt(2 / np.prod(values.shape[:-1]))
+        else:
+            values = 0.2 * values + (part == "scale" and isinstance(kinds[layer], BatchNorm))
+        variable[...] = jnp.asarray(values.astype(np.float32))
+    if len(model.input_shape) == 3:
+        model.preprocess = Preprocess(1 / 127.5, -1.0)
+    model.classes = tuple(f"class {i}" for i in range(sizes.get("num_classes", 10)))
+    stored = pixels(model.input_shape)
+    inputs = model.preprocess(jnp.asarray(stored), jnp.float32)
+    norms = [layer for layer in model.layers if isinstance(layer, BatchNorm)]
+    for layer in norms:
+        layer.var[...] = layer.var[...] + 1
+        layer.momentum = 0.3  # a few passes do what takes 60 at 0.9
+    if norms:
+        graphdef, state = nnx.split(model)
+
+        @jax.jit
+        def step(state, x, key):
+            passing = nnx.merge(graphdef, state)
+            passing(x, Context(train=True, key=key))
+            return nnx.state(passing)
+
+        for number_of_pass in range(5):
+            state = step(state, jnp.roll(inputs, 8 * number_of_pass, axis=0)[:32], jax.random.key(number_of_pass))
+        nnx.update(model, state)
+        for layer in norms:
+            layer.momentum = 0.9
+            assert float(jnp.abs(layer.mean[...]).min()) > 0
+            assert float(layer.var[...].max()) != 1
+    run = nnx.jit(lambda model, x: model(x))
+    logits = {batch: np.asarray(run(model, inputs[:batch])) for batch in BATCHES}
+    assert logits[64].std(axis=0).mean() > 1e-3  # alive
+    return model, stored, logits
+
+
+def scaled(model, stored):
+    return np.asarray(model.preprocess(jnp.asarray(stored), jnp.float32))
+
+
+def channels_first(x):
+    return np.array(x.transpose(0, 3, 1, 2) if x.ndim == 4 else x, order="C")
+
+
+def run_onnx(path, x):
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (output,) = session.run(None, {"input": x})
+    return output
+
+
+def counts(path):
+    return dict(collections.Counter(node.op_type for node in onnx.load(path).graph.node))
+
+
+def tolerance(model):
+    return 2e-4 if model.kind == "vgg19" else 1e-5
+
+
+def assert_same(theirs, ours, share):
+    assert theirs.shape == ours.shape
+    assert theirs.dtype == ours.dtype
+    assert np.abs(theirs - ours).max() <= share * max(1.0, np.abs(ours).max())
+
+
+def small(name="mnist_net"):
+    """A network whose tests of options take little time, alive."""
+    return alive([network for network, *_ in NETWORKS].index(name))
+
+
+def test_every_model_of_the_library_is_here():
+    assert {name for name, *_ in NETWORKS} == set(fv.models.list_models())
+
+
+@every_network
+def test_onnx_file(number, tmp_path):
+    model, stored, logits = alive(number)
+    path = export.to_onnx(model, tmp_path / "net.onnx")
+    proto = onnx.load(path)
+    onnx.checker.check_model(proto, full_check=True)
+    onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)
+    assert counts(path) == NETWORKS[number][2]
+    assert proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
+    x = channels_first(scaled(model, stored))
+    for batch, ours in logits.items():
+        assert_same(run_onnx(path, x[:batch]), channels_first(ours), tolerance(model))
+    folded = export.to_onnx(model, tmp_path / "folded.onnx", fold_batch_norm=True)
+    expected = {op: count for op, count in NETWORKS[number][2].items() if op != "BatchNormalization"}
+    assert counts(folded) == expected
+    assert_same(run_onnx(folded, x[:3]), channels_first(logits[3]), 2 * tolerance(model))
+
+
+@every_network
+def test_initializers_are_the_torch_tensors(number, tmp_path):
+    pytest.importorskip("torch")
+    model, *_ = alive(number)
+    proto = onnx.load(export.to_onnx(model, tmp_path / "net.onnx"))
+    given = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
+    theirs = {name: value.numpy() for name, value in export.to_torch(model).state_dict().items()}
+    theirs = {name: value for name, value in theirs.items() if not name.endswith("num_batches_tracked")}
+    if model.kind != "polar_linear":  # whose transform has constants
+        assert list(given) == list(theirs)
+    for name, value in theirs.items():
+        assert given[name].dtype == value.dtype == np.float32
+        np.testing.assert_array_equal(given[name], value, err_msg=name)
+
+
+@every_network
+def test_torch(number):
+    torch = pytest.importorskip("torch")
+    model, stored, logits = alive(number)
+    module = export.to_torch(model)
+    x = torch.from_numpy(channels_first(scaled(model, stored)))
+    with torch.no_grad():
+        for batch, ours in logits.items():
+            assert_same(module(x[:batch]).numpy(), channels_first(ours), tolerance(model))
+
+
+@every_network
+def test_float64(number):
+    torch = pytest.importorskip("torch")
+    model, stored, _ = alive(number)
+    with jax.enable_x64(True):
+        graphdef, state = nnx.split(model)
+        wide = nnx.merge(graphdef, jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64), state))
+        inputs = scaled(model, stored)[:3].astype(np.float64)
+        ours = channels_first(np.asarray(nnx.jit(lambda model, x: model(x))(wide, inputs)))
+        module = export.to_torch(wide)
+    assert ours.dtype == np.float64
+    with torch.no_grad():
+        assert_same(module(torch.from_numpy(channels_first(inputs))).numpy(), ours, 1e-10)
+
+
+@every_network
+def test_keras(number, tmp_path):
+    pytest.importorskip("keras")
+    model, stored, logits = alive(number)
+    x = scaled(model, stored)
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):  # Keras relies on both
+        twin = export.to_keras(model)
+        for batch in BATCHES if model.kind in ("mnist_net", "emnist_cnn", "polar_linear") else (3,):
+            assert_same(np.asarray(twin(x[:batch], training=False)), logits[batch], tolerance(model))
+
+
+@every_network
+def test_onnx_and_back(number, tmp_path):
+    model, *_ = alive(number)
+    again = export.from_onnx(export.to_onnx(model, tmp_path / "net.onnx"))
+    assert_equal_weights(again, model)
+    assert describe_model(again) == describe_model(model)
+
+
+def assert_equal_weights(first, second):
+    first, second = ({n: v for n, v in variables(m).items() if not n.endswith(".rate")} for m in (first, second))
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        np.testing.assert_array_equal(value, second[name], err_msg=name)
+
+
+@pytest.mark.parametrize("name", ["linear", "mlp", "mnist_net", "strided_cnn", "tiny_cnn", "emnist_cnn", "wide_cnn"])
+def test_torch_and_back(name, tmp_path):
+    model, *_ = small(name)
+    empty = fv.models.create(model.kind, **next(sizes for network, sizes, _ in NETWORKS if network == name))
+    assert_equal_weights(export.from_torch(export.save_torch(model, tmp_path / "net.safetensors"), empty), model)
+
+
+@pytest.mark.parametrize(
+    "name", ["polar_linear", "mlp", "mnist_net", "strided_cnn", "emnist_cnn", "emnist_autoencoder"]
+)
+def test_keras_and_back(name, tmp_path):
+    pytest.importorskip("keras")
+    model, stored, logits = small(name)
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        if name == "polar_linear":
+            with pytest.raises(UserError, match="has no counterpart"):
+                export.from_keras(export.to_keras(model))
+            return
+        export.to_keras(model, tmp_path / "net.keras")
+        again = export.from_keras(tmp_path / "net.keras")
+    assert again.input_shape == model.input_shape
+    theirs, ours = variables(again), variables(model)
+    for variable, value in ours.items():
+        layer, _, part = variable.rpartition(".")
+        np.testing.assert_array_equal(theirs[f"{layer.replace('.', '_')}.{part}"], value, err_msg=variable)
+    assert_same(np.asarray(again(scaled(model, stored)[:3])), logits[3], 1e-5)
+
+
+@pytest.mark.parametrize("name", ["linear", "mnist_net", "tiny_cnn", "emnist_cnn", "emnist_autoencoder"])
+def test_nhwc_takes_and_gives_images_as_stored(name, tmp_path):
+    model, stored, logits = small(name)
+    path = export.to_onnx(model, tmp_path / "net.onnx", layout="NHWC")
+    assert_same(run_onnx(path, scaled(model, stored)), logits[64], 1e-5)
+    assert counts(path)["Transpose"] == (2 if name == "emnist_autoencoder" else 1)
+    assert_equal_weights(export.from_onnx(path), model)
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("fold", [False, True])
+def test_a_file_that_needs_nothing_else(layout, fold, tmp_path):
+    model, stored, logits = small()
+    lay = channels_first if layout == "NCHW" else np.asarray
+    options = {"layout": layout, "fold_batch_norm": fold, "normalize": True}
+    path = export.to_onnx(model, tmp_path / "net.onnx", **options)
+    assert onnx.load(path).graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    assert_same(run_onnx(path, lay(stored)), logits[64], 2e-5)
+    path = export.to_onnx(model, path, softmax=True, **options)
+    for batch in BATCHES:
+        probabilities = run_onnx(path, lay(stored[:batch]))
+        assert_same(probabilities, fv.predict(model, stored[:batch]), 2e-5)
+        np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["polar_linear", "points"])
+def test_one_logit_gives_two_probabilities(name, tmp_path):
+    number = 2 if name == "polar_linear" else 9
+    model, stored, _ = alive(number)
+    path = export.to_onnx(model, tmp_path / "net.onnx", softmax=True)
+    onnx.shape_inference.infer_shapes(onnx.load(path), strict_mode=True, data_prop=True)
+    probabilities = run_onnx(path, stored)
+    assert probabilities.shape == (64, 2)
+    assert_same(probabilities, fv.predict(model, stored), 1e-5)
+    assert probabilities.std(axis=0).min() > 0.01
+
+
+def test_preprocessing_that_does_nothing_leaves_only_the_cast(tmp_path):
+    model = fv.models.create("linear")
+    assert counts(export.to_onnx(model, tmp_path / "net.onnx", normalize=True)) == {"Cast": 1, "Flatten": 1, "Gemm": 1}
+
+
+def test_softmax_is_for_class_scores(tmp_path):
+    model, *_ = small("emnist_autoencoder")
+    with pytest.raises(UserError, match=r"softmax=True is for class scores.*\(28, 28, 1\)"):
+        export.to_onnx(model, tmp_path / "net.onnx", softmax=True)
+
+
+def test_polar_angles_on_axes_signs_and_the_origin(tmp_path):
+    chain = Chain([("polar", PolarTransform())], input_shape=(2,))
+    sides = [-1e30, -2.0, -1.0, -1e-30, 0.0, 1e-30, 1.0, 3.0]
+    points = np.array([(x, y) for x in sides for y in sides if max(abs(x), abs(y)) < 1e18], np.float32)
+    theirs = run_onnx(export.to_onnx(chain, tmp_path / "polar.onnx"), points)
+    np.testing.assert_allclose(theirs[:, 0], np.hypot(points[:, 0], points[:, 1]), rtol=1e-6, atol=1e-29)
+    np.testing.assert_allclose(theirs[:, 1], np.arctan2(points[:, 1], points[:, 0]), rtol=1e-6, atol=1e-7)
+
+
+def test_bytes_are_the_same_in_every_process(tmp_path):
+    line = (
+        "import export, flaxvision as fv, sys; model = fv.models.create('linear', input_shape=(4, 3, 2), seed=3); "
+        "export.to_onnx(model, sys.argv[1], metadata={'b': 1, 'a': [2]})"
+    )
+    first, second = (tmp_path / "first.onnx", tmp_path / "second.onnx")
+    for path, seed in ((first, "1"), (second, "2")):
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        subprocess.run([sys.executable, "-c", line, path], check=True, env=environment)
+    model = fv.models.create("linear", input_shape=(4, 3, 2), seed=3)
+    here = export.to_onnx(model, tmp_path / "here.onnx", metadata={"a": [2], "b": 1})
+    assert len({path.read_bytes() for path in (first, second, here)}) == 1
+    assert here.read_bytes() == export.to_onnx(model, here, metadata={"b": 1, "a": [2]}).read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["first.onnx", "here.onnx", "second.onnx"]
+
+
+def test_metadata(tmp_path):
+    model, *_ = small()
+    more = {"dataset": "mnist", "accuracy": 0.98, "config": {"hash": "ab"}}
+    proto = onnx.load(export.to_onnx(model, tmp_path / "net.onnx", metadata=more))
+    about = {entry.key: entry.value for entry in proto.metadata_props}
+    assert json.loads(about["classes"]) == [f"class {i}" for i in range(10)]
+    assert about["preprocess"] == f"value * {1 / 127.5!r} + -1.0"
+    assert (about["dataset"], json.loads(about["accuracy"]), json.loads(about["config"])) == (
+        "mnist",
+        0.98,
+        {"hash": "ab"},
+    )
+    assert proto.producer_name == "flaxvision"
+    assert proto.graph.name == "mnist_net"
+
+
+def every_activation():
+    functions = ("relu", "sigmoid", "tanh", "identity", "leaky_relu", "elu", "gelu", "silu", "softplus")
+    layers = [("conv", Conv(1, 6, (3, 3), strides=(2, 2), rngs=nnx.Rngs(0))), ("norm", BatchNorm(6))]
+    layers += [(function, Activation(function)) for function in functions]
+    layers += [("flat", Flatten()), ("fc", Linear(96, 3, rngs=nnx.Rngs(1)))]
+    return Chain(layers, input_shape=(8, 7, 1))
+
+
+@pytest.mark.parametrize("opset", range(17, 24))
+def test_every_operator_set(opset, tmp_path):
+    x = np.random.default_rng(0).normal(0, 2, (5, 8, 7, 1)).astype(np.float32)
+    chain = every_activation()
+    path = export.to_onnx(chain, tmp_path / "net.onnx", opset=opset)
+    proto = onnx.load(path)
+    assert proto.opset_import[0].version == opset
+    onnx.checker.check_model(proto, full_check=True)
+    onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)
+    assert_same(run_onnx(path, channels_first(x)), np.asarray(chain(x)), 1e-5)
+    assert ("Gelu" in counts(path)) == (opset >= 20)
+    assert_equal_weights(export.from_onnx(path), chain)
+    for name in ("emnist_autoencoder", "mnist_net", "polar_linear"):
+        model, stored, logits = small(name)
+        path = export.to_onnx(model, path, opset=opset, normalize=stored.dtype == np.uint8)
+        assert_same(run_onnx(path, channels_first(stored)), channels_first(logits[64]), 2e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"layout": "CHWN"}, "unknown layout 'CHWN'"),
+        ({"opset": 16}, "unknown opset '16'"),
+        ({"opset": 24}, "unknown opset '24'"),
+        ({"input_shape": (14, 14, 1)}, r"mnist_net does not fit input_shape=\(14, 14, 1\): it was made for"),
+        ({"input_shape": (28, 28, 3)}, r"mnist_net does not fit input_shape=\(28, 28, 3\)"),
+        ({"input_shape": (2,)}, r"mnist_net does not fit input_shape=\(2,\)"),
+        ({"input_shape": (3, 3, 1)}, r"mnist_net does not fit input_shape=\(3, 3, 1\)"),
+    ],
+)  # fmt: skip
+def test_wrong_options_are_one_line(options, message, tmp_path):
+    with pytest.raises(UserError, match=message) as caught:
+        export.to_onnx(small()[0], tmp_path / "net.onnx", **options)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_paths_that_cannot_be_written(tmp_path):
+    model = fv.models.create("linear", input_shape=(2,), num_classes=1)
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "no" / "net.onnx", tmp_path / "file" / "net.onnx", tmp_path):
+        for write in (export.to_onnx, export.save_torch):
+            with pytest.raises(UserError, match="cannot write") as caught:
+                write(model, path)
+            assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("shape", [(28, 28, 1), (40, 19, 1)])
+def test_a_network_without_a_flatten_takes_other_sizes(shape, tmp_path):
+    tiny = small("tiny_cnn")[0]
+    other = pixels(shape, 4)
+    path = export.to_onnx(tiny, tmp_path / "net.onnx", input_shape=shape, normalize=True)
+    ours = np.asarray(tiny(scaled(tiny, other)))
+    assert_same(run_onnx(path, channels_first(other)), ours, 1e-5)
+    assert tiny.input_shape == (28, 28, 1)  # itself it stays
+    assert export.from_onnx(path).input_shape == shape
+
+
+class Doubled(nnx.Module):
+    """A layer outside the table."""
+
+    def __call__(self, x):
+        return 2 * x
+
+
+class OwnConv(nnx.Conv):
+    """Not even a subclass is taken for what it may not be."""
+
+
+@pytest.mark.parametrize(
+    ("layer", "kind"), [(Doubled(), "Doubled"), (OwnConv(1, 1, (1, 1), rngs=nnx.Rngs(0)), "OwnConv")]
+)
+def test_a_layer_outside_the_table_is_named(layer, kind, tmp_path):
+    chain = Chain([("first", Activation("relu")), ("body.mine", layer)], input_shape=(4, 4, 1), kind="odd")
+    writers = {
+        "torch": lambda: export.to_torch(chain),
+        "keras": lambda: export.to_keras(chain),
+        "onnx": lambda: export.to_onnx(chain, tmp_path / "x.onnx"),
+        "folded": lambda: export.to_onnx(chain, tmp_path / "x.onnx", fold_batch_norm=True),
+    }
+    for module in ("torch", "keras"):
+        try:
+            __import__(module)
+        except ImportError:
+            writers.pop(module)
+    for write in writers.values():
+        with pytest.raises(UserError, match=rf"layer 1 'body.mine' of odd is a {kind}") as caught:
+            write()
+        message = str(caught.value)
+        assert "allowed kinds: Linear, Conv, ConvTranspose, BatchNorm, Dropout, Activation, Flatten, MaxPool" in message
+        assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"kernel_dilation": (2, 2)},
+        {"input_dilation": (2, 2)},
+        {"mask": np.ones((3, 3, 2, 2))},
+        {"padding": "CIRCULAR"},
+        {"padding": "REFLECT"},
+    ],
+    ids=str,
+)
+def test_settings_of_flax_that_no_exporter_has(settings, tmp_path):
+    layer = nnx.Conv(2, 2, (3, 3), rngs=nnx.Rngs(0), **settings)
+    chain = Chain([("body.mine", layer)], input_shape=(8, 8, 2))
+    with pytest.raises(UserError, match=rf"layer 0 'body.mine' (has|sets) {next(iter(settings))}"):
+        export.to_onnx(chain, tmp_path / "x.onnx")
+
+
+def test_evaluation_mode_whatever_mode_the_object_is_in(tmp_path):
+    model, *_ = small()
+    first = export.to_onnx(model, tmp_path / "first.onnx").read_bytes()
+    other = nnx.clone(model)
+    other.train()
+    assert export.to_onnx(other, tmp_path / "second.onnx").read_bytes() == first
+    pytest.importorskip("torch")
+    assert not export.to_torch(other).training
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: None, "no ONNX file"),
+        (lambda path: path.write_bytes(b""), "was not written by export.to_onnx"),
+        (lambda path: path.write_text("some text\n"), "is no ONNX file"),
+        (lambda path: path.mkdir(), "is no ONNX file"),
+        (lambda path: path.write_bytes(export.to_onnx(small()[0], path).read_bytes()[:-200]), "is no ONNX file"),
+        (lambda path: onnx.save(onnx.helper.make_model(onnx.GraphProto()), path), "was not written by export.to_onnx"),
+    ],
+    ids=["missing", "empty", "text", "folder", "truncated", "foreign"],
+)
+def test_files_that_from_onnx_cannot_take(make, message, tmp_path):
+    path = tmp_path / "net.onnx"
+    make(path)
+    with pytest.raises(UserError, match=message) as caught:
+        export.from_onnx(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        ("Conv2D", {"dilation_rate": 2}, r"dilation_rate=\(2, 2\)"),
+        ("Conv2D", {"groups": 2}, "groups=2"),
+        ("Conv2D", {"activation": "leaky_relu"}, "activation 'leaky_relu'"),
+        ("Conv2D", {"activation": "softmax"}, "activation 'softmax'"),
+        ("Conv2D", {"padding": "same", "padded": True}, "zero padding before"),
+        ("MaxPooling2D", {"padded": True}, "zero padding before"),
+        ("BatchNormalization", {"scale": False}, "scale=False"),
+        ("BatchNormalization", {"center": False}, "center=False"),
+        ("BatchNormalization", {"axis": 1}, "axis='other'"),
+        ("LeakyReLU", {"negative_slope": 0.3}, "negative_slope=0.3"),
+        ("ReLU", {"max_value": 6}, "max_value=6"),
+        ("Dense", {"units": 3}, "an input of more than one axis"),
+        ("Cropping2D", {}, "is a Cropping2D"),
+        ("Rescaling", {"scale": 0.1}, "is a Rescaling"),
+    ],
+)
+def test_keras_layers_that_are_not_ours_are_named(kind, settings, message):
+    keras = pytest.importorskip("keras")
+    settings = dict(settings)
+    x = inputs = keras.Input((8, 6, 4))
+    if settings.pop("padded", False):
+        x = keras.layers.ZeroPadding2D(1)(x)
+    sizes = {"filters": 4, "kernel_size": 3} if kind == "Conv2D" else {}
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        twin = keras.Model(inputs, getattr(keras.layers, kind)(name="odd", **sizes, **settings)(x))
+        with pytest.raises(UserError, match=message) as caught:
+            export.from_keras(twin)
+    assert "'odd'" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_keras_network_of_ones_own():
+    keras = pytest.importorskip("keras")
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        twin = keras.Sequential(
+            [
+                keras.Input((13, 10, 2)),
+                keras.layers.ZeroPadding2D(((1, 0), (2, 1))),
+                keras.layers.Conv2D(4, (3, 2), strides=2, activation="elu", name="first"),
+                keras.layers.Conv2DTranspose(3, 3, strides=2, padding="same", use_bias=False),
+                keras.layers.BatchNormalization(),
+                keras.layers.AveragePooling2D(3, 2, "same"),
+                keras.layers.Conv2DTranspose(3, 2, strides=3),
+                keras.layers.LeakyReLU(negative_slope=0.01),
+                keras.layers.GlobalAveragePooling2D(),
+                keras.layers.Dense(5, activation="gelu"),
+            ]
+        )
+        x = np.random.default_rng(0).normal(0, 300, (3, 13, 10, 2)).astype(np.float32)
+        theirs = np.asarray(twin(x, training=False))
+        ours = export.from_keras(twin)
+    assert theirs.std(axis=0).mean() > 1e-3
+    assert_same(np.asarray(ours(x)), theirs, 1e-5)
