@@ -61,8 +61,8 @@ def test_examples_in_docstrings():
     assert attempted >= 4
 
 
-def test_the_readmes_python_runs(tmp_path, monkeypatch, capsys):
-    first, network = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+def test_the_readmes_python_runs(tmp_path, monkeypatch, capsys, torch):
+    first, network, elsewhere = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     monkeypatch.chdir(tmp_path)
     space: dict = {}
     exec(first, space)
@@ -70,6 +70,8 @@ def test_the_readmes_python_runs(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "digits.safetensors").exists()
     assert len(space["table"].cells) == 4
     assert "parameters: 337,674" in capsys.readouterr().out
+    exec(elsewhere, space)
+    assert "| ONNX |" in capsys.readouterr().out
 
     (tmp_path / "my_networks.py").write_text(network)
     monkeypatch.syspath_prepend(tmp_path)

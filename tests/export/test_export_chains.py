@@ -77,7 +77,7 @@ def test_a_wrong_network_is_a_disagreement(broken):
         ("fc", Linear(75, 4, rngs=nnx.Rngs(1))),
     ]
     chain = Chain(layers, input_shape=(5, 5, 2))
-    inputs = random_chains._inputs(np.random.default_rng(0), (5, 5, 2))
+    inputs = np.random.default_rng(0).standard_normal((64, 5, 5, 2)).astype(np.float32)
     outputs = {batch: np.asarray(chain(inputs[:batch])) for batch in random_chains.BATCHES}
     case = random_chains.Case(0, chain, inputs, outputs)
     assert not random_chains.disagreements(random_chains.errors(case))
