@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from export._layers import check_layers, keras_name, pair, places
+from export._layers import check_layers, places
+from export._place import keras_name, pair
 from flaxvision.errors import UserError
 from flaxvision.layers import (
     ACTIVATIONS,

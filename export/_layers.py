@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from flax import nnx
-from jax import lax
 
+from export._place import Place, keras_name, pair, transpose_cuts
 from export._tensors import check_plain, layer_output
 from flaxvision.errors import UserError
 from flaxvision.layers import (
@@ -31,48 +31,12 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Place:
-    """A layer where it stands."""
-
-    name: str
-    layer: Any
-    shape: tuple[int, ...]  # of its input for one example, (H, W, C) or (D,)
-    tensors: dict[str, np.ndarray]  # its own, by PyTorch's names and in PyTorch's layout
-    dtype: Any = np.float32
-    opset: int = 0  # of the ONNX file
-
-    @property
-    def pads(self) -> list[tuple[int, int]]:
-        """(before, after) for height and width, of a convolution or pool."""
-        layer = self.layer
-        window = getattr(layer, "kernel_size", None) or layer.window
-        if isinstance(layer.padding, str):
-            return list(lax.padtype_to_pads(self.shape[:2], window, pair(layer.strides), layer.padding))
-        return [pair(side) for side in pairs(layer.padding)]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
 class Row:
     """One kind of layer in the three worlds; the builders get a `Place`."""
 
     onnx: Callable[[Graph, Place], None]
     torch: Callable[[Place], Any]  # a torch.nn.Module, its weights as they come
     keras: Callable[[Place, Any], Any]  # applied to a Keras tensor, channels last
-
-
-def pair(value: int | tuple[int, ...]) -> tuple[int, int]:
-    """One number for both axes, or a number each."""
-    return (value, value) if isinstance(value, int) else (int(value[0]), int(value[-1]))
-
-
-def pairs(padding: Any) -> list[Any]:
-    """Explicit padding, one number or pair an axis."""
-    return [padding, padding] if isinstance(padding, int) else list(padding)
-
-
-def keras_name(name: str) -> str:
-    """A layer's name in Keras, which takes no dots."""
-    return name.replace(".", "_")
 
 
 # ONNX nodes.
@@ -176,30 +140,6 @@ def _polar(graph: Graph, place: Place) -> None:
     quarter = graph.add("Mul", [graph.add("Sign", [y]), number("quarter", math.pi / 2)])
     phi = graph.add("Where", [on_axis, quarter, turned])
     graph.add("Concat", [radius, phi], place.name, axis=1)
-
-
-def transpose_cuts(place: Place) -> tuple[list[tuple[int, int]], list[int]]:
-    """What PyTorch and ONNX cut off a transposed convolution, (before, after) an axis, and their output padding.
-
-    Flax pads the dilated input by (low, high); the others cut k - 1 - low before and k - 1 - high after, and a negative
-    cut after is output padding.
-    """
-    layer = place.layer
-    cuts, spare = [], []
-    for axis, (kernel, stride) in enumerate(zip(layer.kernel_size, pair(layer.strides), strict=True)):
-        if layer.padding == "SAME":
-            total = kernel + stride - 2
-            low = kernel - 1 if stride > kernel - 1 else math.ceil(total / 2)
-        elif layer.padding == "VALID":
-            total = kernel + stride - 2 + max(kernel - stride, 0)
-            low = kernel - 1
-        else:
-            low, high = pair(pairs(layer.padding)[axis])
-            total = low + high
-        before, after = kernel - 1 - low, kernel - 1 - (total - low)
-        cuts.append((before, max(after, 0)))
-        spare.append(max(-after, 0))
-    return cuts, spare
 
 
 # PyTorch layers.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from export._layers import Place, pair, transpose_cuts
+from export._place import Place, pair, transpose_cuts
 
 
 class ChainModule(torch.nn.Module):

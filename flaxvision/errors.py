@@ -20,7 +20,7 @@ def unknown(what: str, given: object, allowed: Iterable[object]) -> UserError:
     unknown model 'mpl': did you mean 'mlp'? Allowed: linear, mlp
     """
     names = [str(name) for name in allowed]
-    near = difflib.get_close_matches(str(given), names, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(given, names, n=1, cutoff=0.5) if isinstance(given, str) else []
     hint = f" did you mean {near[0]!r}?" if near else ""
     return UserError(f"unknown {what} {str(given)!r}:{hint} Allowed: {', '.join(names)}")
 

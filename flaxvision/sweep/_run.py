@@ -182,14 +182,17 @@ def _result(
     executor: str,
     command: str | None,
 ) -> SweepResult:
+    import jax
+
     from flaxvision.sweep.provenance import data_sources, device, versions
 
+    mode, most = plan(executor, jax.default_backend())
     datasets = {id(dataset): dataset for trial in _one_each(trials) for dataset in [load_dataset(trial, places)]}
     winning = _trial_of(winner, trials)
     provenance = {
         "command": command or f"flaxvision.sweep.run(load_spec({spec.name!r}))",
         "config hash": config_hash(dump_spec(spec)),
-        "executor": executor,
+        "executor": f"{executor}: {mode}, at most {most} trials a program",
         "seeds": list(spec.seeds),
         "data sets": data_sources(datasets.values()),
         "device": device(),

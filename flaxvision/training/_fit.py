@@ -26,7 +26,8 @@ from flaxvision.training.losses import loss_of
 from flaxvision.training.metrics import Metrics
 from flaxvision.training.optimizers import build_optimizer
 from flaxvision.training.recipe import Recipe
-from flaxvision.training.state import TrainState, init_state, merge_model, split_model
+from flaxvision.training.selection import Best
+from flaxvision.training.state import init_state, merge_model, split_model
 from flaxvision.training.step import StepRecord, cast, gradient_layer
 
 PREPROCESS = {"unit": Preprocess(1 / 255), "signed": Preprocess(1 / 127.5, -1.0), "raw": Preprocess()}
@@ -164,14 +165,14 @@ class _Run:
     def train(self, callbacks: tuple[Callback, ...], checkpoints: Checkpoints | None) -> list[Result]:
         began = time.perf_counter()
         builders = [HistoryBuilder(self.layers) for _ in range(self.members)]
-        best = [_Best() for _ in range(self.members)]
+        best = [Best() for _ in range(self.members)]
         epochs = -(-self.total_steps // self.per_epoch)
         first = 0
         if checkpoints is not None and (found := checkpoints.restore(self.states[0])) is not None:
             state, arrays, kept = found
             self.states, first = self.engine.join([state]), len(arrays["train_loss"])
             builders = [HistoryBuilder(self.layers, arrays)]
-            best = [_Best(**kept)]
+            best = [Best(**kept)]
         marks = [time.perf_counter()]
         for epoch in range(first, epochs):
             if all(member.stopped for member in best):
@@ -189,7 +190,7 @@ class _Run:
         return [self._result(k, builders[k].history(), best[k], timing) for k in range(self.members)]
 
     def _epoch(
-        self, epoch: int, steps: int, builders: list[HistoryBuilder], best: list[_Best], callbacks: tuple[Callback, ...]
+        self, epoch: int, steps: int, builders: list[HistoryBuilder], best: list[Best], callbacks: tuple[Callback, ...]
     ) -> bool:
         stop, before = False, 0
         records: list[StepRecord] = []
@@ -223,7 +224,7 @@ class _Run:
         progress = Progress(epoch * self.per_epoch + steps, self.total_steps, epoch + 1, 0, metrics)
         return stop | any([callback(progress) for callback in callbacks])
 
-    def _select(self, epoch: int, builder: HistoryBuilder, member: _Best, k: int) -> None:
+    def _select(self, epoch: int, builder: HistoryBuilder, member: Best, k: int) -> None:
         value = builder.last(self.selection)
         value = -value if self.selection.endswith("loss") else value
         improved = value > member.value  # never for NaN
@@ -238,7 +239,7 @@ class _Run:
         if keep or (self.recipe.select == "last" and out_of_patience):
             member.state = jax.tree.map(jnp.copy, self.engine.member(self.states, k))
 
-    def _result(self, k: int, history: History, best: _Best, timing: Timing) -> Result:
+    def _result(self, k: int, history: History, best: Best, timing: Timing) -> Result:
         state = self.engine.member(self.states, k) if best.state is None else best.state
         model = merge_model(self.plan.graphdef, jax.device_get(state))
         diverged = not bool(np.isfinite(history["train_loss"]).all())
@@ -252,17 +253,6 @@ class _Run:
         steady = marks[1:] if epochs > 1 else marks
         rate = examples * (len(steady) - 1) / (steady[-1] - steady[0])
         return Timing((marks[-1] - began) / self.members, (marks[1] - began) / self.members, rate)
-
-
-@dataclasses.dataclass(slots=True)
-class _Best:
-    """One member's selection: the best value so far, where it was, and the parameters that will be kept."""
-
-    value: float = -np.inf  # of the selection metric, larger is better
-    at: int = 0  # its epoch, from 1
-    epoch: int = 0  # the epoch, from 1, whose parameters are kept
-    stopped: bool = False
-    state: TrainState | None = None  # None: those of the last step
 
 
 def check_fit(model: Chain, dataset: Dataset, recipe: Recipe) -> None:

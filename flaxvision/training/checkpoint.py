@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from flaxvision.errors import UserError
+from flaxvision.training.selection import Best
 from flaxvision.training.state import TrainState
-
-if TYPE_CHECKING:
-    from flaxvision.training._fit import _Best
 
 
 class Checkpoints:
@@ -37,7 +35,7 @@ class Checkpoints:
         except OSError as error:
             raise UserError(f"cannot keep checkpoints in {folder}: {error.strerror}; give another folder") from error
 
-    def save(self, epoch: int, state: TrainState, arrays: dict[str, np.ndarray], best: _Best) -> None:
+    def save(self, epoch: int, state: TrainState, arrays: dict[str, np.ndarray], best: Best) -> None:
         """Keep the state after `epoch` epochs, its history and selection."""
         kept = {"value": best.value, "at": best.at, "epoch": best.epoch, "stopped": best.stopped}
         tree = {"state": state, "arrays": arrays}
