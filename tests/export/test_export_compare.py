@@ -142,6 +142,7 @@ def test_what_cannot_be_compared_is_refused(make_dataset, torch):
 
 
 def test_the_command_line(trained, tmp_path, capsys):
+    pytest.importorskip("keras")
     model, _ = trained
     path = fv.save_model(model, tmp_path / "net.safetensors", trial={"dataset": "glyphs", "size": 12, "limit": 64})
     for verb, name in (("onnx", "net.onnx"), ("torch", "net.pt.safetensors"), ("keras", "net.keras")):
@@ -175,6 +176,9 @@ def test_the_command_line(trained, tmp_path, capsys):
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(tmp_path, capsys, monkeypatch, arguments, message):
+    for package, needed in (("keras", "keras" in arguments), ("torch", "mpl" in arguments)):
+        if needed:
+            pytest.importorskip(package)
     monkeypatch.chdir(tmp_path)
     fv.save_model(fv.models.create("linear", input_shape=(3, 3, 1), num_classes=2), "NET")
     assert main(arguments) == 2
