@@ -101,19 +101,20 @@ class Engine:
         count = len(self.plan.devices)
         ranks = np.arange(count, dtype=np.int32)
 
-        @functools.cache
-        def mapped(**settings: int) -> Callable:
+        @functools.cache  # one pmap for all calls: a new one would be traced again
+        def mapped(arguments: int, **settings: int) -> Callable:
             def on_device(rank: jax.Array, *arguments: Any) -> Any:
                 return function(Shard(rank, count), *arguments, **settings)
 
-            def call(*arguments: Any) -> Any:
-                axes = (0, *[None] * len(arguments))
-                run = jax.pmap(on_device, AXIS, in_axes=axes, out_axes=None, devices=self.plan.devices)
-                return run(ranks, *arguments)
+            axes = (0, *[None] * arguments)
+            return jax.pmap(on_device, AXIS, in_axes=axes, out_axes=None, devices=self.plan.devices)
 
-            return call
+        def call(*arguments: Any, **settings: int) -> Any:
+            result = mapped(len(arguments), **settings)(ranks, *arguments)
+            # Steps in flight share the CPU's threads and can starve each other's collectives for ever: one at a time.
+            return jax.block_until_ready(result) if self.plan.devices[0].platform == "cpu" else result
 
-        return lambda *arguments, **settings: mapped(**settings)(*arguments)
+        return call
 
     def _train_many(
         self,
