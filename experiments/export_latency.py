@@ -1,0 +1,112 @@
+"""Is our ONNX file as fast as the one that `torch.onnx.export` writes of the same network?
+
+    pip install torch==2.13.0 onnxscript
+    python experiments/export_latency.py
+
+Exports one VGG-19 with our exporter and with both of PyTorch's (`dynamo=True` and `dynamo=False`), checks that the
+files give the same outputs, and times them in onnxruntime, call by call in turn: 20 interleaved runs after 3 to warm
+up, each the mean of several calls. About one minute on 2 CPU cores; `--quick` takes a small network.
+
+Found: onnxruntime fuses the three graphs to the same one, and their latencies are equal; see results/export_latency.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+
+import export
+import flaxvision as fv
+from flaxvision.sweep.provenance import device, versions
+
+RESULTS = Path(__file__).parent / "results" / "export_latency"
+RUNS, WARM_UP = 20, 3
+CALLS = {1: 16, 64: 1}  # calls in a run, by batch size
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Export, check, time, write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=RESULTS, help="where to write")
+    parser.add_argument("--quick", action="store_true", help="tiny_cnn in place of vgg19")
+    options = parser.parse_args(arguments)
+    name = "tiny_cnn" if options.quick else "vgg19"
+
+    with tempfile.TemporaryDirectory() as folder:
+        sessions = {
+            exporter: onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+            for exporter, path in files(name, Path(folder)).items()
+        }
+    sections = [f"## {name}, batch {batch}\n\n{table(sessions, batch)}" for batch in CALLS]
+    print("\n".join(sections))
+
+    options.out.mkdir(parents=True, exist_ok=True)
+    command = "python experiments/export_latency.py" + (" --quick" if options.quick else "")
+    packages = versions() | {package: version(package) for package in ("torch", "onnxruntime")}
+    about = f"Command: `{command}`; {device()}; {', '.join(f'{k} {v}' for k, v in packages.items())}."
+    text = "\n".join(["# Latency of ONNX files in onnxruntime\n", *sections, about, ""])
+    (options.out / "README.md").write_text(text, encoding="utf-8")
+
+
+def files(name: str, folder: Path) -> dict[str, Path]:
+    """The ONNX file of every exporter, each with a batch of any size."""
+    model = fv.models.create(name)
+    twin = export.to_torch(model).eval()
+    height, width, channels = model.input_shape
+    example = torch.zeros(2, channels, height, width)
+    paths = {"flaxvision": export.to_onnx(model, folder / "flaxvision.onnx")}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # both of PyTorch's exporters warn of their own deprecations
+        legacy = paths["torch.onnx.export(dynamo=False)"] = folder / "legacy.onnx"
+        batch = {"x": {0: "batch"}}
+        torch.onnx.export(twin, (example,), legacy, dynamo=False, input_names=["x"], dynamic_axes=batch)
+        try:
+            dynamo = folder / "dynamo.onnx"
+            torch.onnx.export(twin, (example,), dynamo, dynamo=True, dynamic_shapes=({0: torch.export.Dim("batch")},))
+            paths["torch.onnx.export(dynamo=True)"] = dynamo
+        except ImportError:
+            print("dynamo=True is left out: pip install onnxscript")
+    return paths
+
+
+def table(sessions: dict[str, onnxruntime.InferenceSession], batch: int) -> str:
+    """Median latency of each session, and its ratio to ours."""
+    shape = [batch, *sessions["flaxvision"].get_inputs()[0].shape[1:]]
+    inputs = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    outputs = {name: run(session, inputs) for name, session in sessions.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in sessions}
+    for _ in range(WARM_UP + RUNS):
+        for name, session in sessions.items():
+            start = time.perf_counter()
+            for _ in range(CALLS[batch]):
+                run(session, inputs)
+            seconds[name].append((time.perf_counter() - start) / CALLS[batch])
+    lines = [
+        "| exporter | median, ms | 25–75 %, ms | ours / this | max abs. difference |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    ours = float(np.median(seconds["flaxvision"][WARM_UP:]))
+    for name, values in seconds.items():
+        low, median, high = np.percentile(values[WARM_UP:], [25, 50, 75])
+        difference = np.abs(outputs[name] - outputs["flaxvision"]).max()
+        assert difference <= 1e-4 * max(1.0, np.abs(outputs["flaxvision"]).max()), name
+        spread = f"{1e3 * low:.2f}–{1e3 * high:.2f}"
+        lines.append(f"| {name} | {1e3 * median:.2f} | {spread} | {ours / median:.3f} | {difference:.1e} |")
+    return "\n".join([*lines, ""])
+
+
+def run(session: onnxruntime.InferenceSession, inputs: np.ndarray) -> np.ndarray:
+    """A session's outputs."""
+    return session.run(None, {session.get_inputs()[0].name: inputs})[0]
+
+
+if __name__ == "__main__":
+    main()
