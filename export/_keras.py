@@ -58,9 +58,14 @@ def to_keras(model: Chain, path: str | Path | None = None) -> keras.Model:
     """
     keras = _import_keras()
     check_layers(model)
-    inputs = x = keras.Input(model.input_shape, dtype=str(model.dtype))
-    for row, place in places(model, {}):
-        x = row.keras(place, x)
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(str(model.dtype))
+    try:
+        inputs = x = keras.Input(model.input_shape)
+        for row, place in places(model, {}):
+            x = row.keras(place, x)
+    finally:
+        keras.config.set_dtype_policy(policy)
     twin = keras.Model(inputs, x, name=model.kind.replace(":", "_").replace(".", "_"))
     ours = variables(model)
     for name, layer in model.named_layers():
