@@ -1,0 +1,447 @@
+"""What the experiments share: their options, and a `Study` that keeps rows, claims and figures and writes results.
+
+A script makes one `Study`, gives it rows (our values beside the published one), claims (with a verdict and evidence)
+and figures, and calls `write`: results.json, README.md and the figures land in `experiments/results/NAME/`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import flaxvision as fv
+from flaxvision.report.labels import End, label_ends
+from flaxvision.report.style import COLUMN, PAGE, colors, encode, new_figure, plain_logarithmic, style
+from flaxvision.sweep.provenance import data_sources, device, versions
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+RESULTS = Path(__file__).parent / "results"
+VERDICTS = ("supported", "not supported", "not decided")
+PEERS = ("torch", "keras", "onnxruntime")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The command line of an experiment."""
+
+    name: str  # of the script and its folder of results
+    quick: bool  # made data and few epochs: seconds
+    seeds: int  # runs of every cell
+    raw_dir: str | None  # folder of original data files; None: FLAXVISION_RAW_DIR
+    out: Path  # folder of the results
+    command: str  # what was typed
+    extra: argparse.Namespace  # the script's own options
+
+    def load(self, name: str, *, quick: str = "glyphs", quick_limit: int = 256, **settings: Any) -> fv.data.Dataset:
+        """A data set, or with --quick a small made one (`quick` names it)."""
+        if self.quick:
+            return fv.data.load(quick, limit=quick_limit, **settings)
+        return fv.data.load(name, raw_dir=self.raw_dir, **settings)
+
+
+def read_options(
+    name: str,
+    description: str | None,
+    arguments: Sequence[str] | None,
+    *,
+    seeds: int = 1,
+    extra: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Options:
+    """Read an experiment's command line; `extra` maps more flags to the settings of `add_argument`."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--raw-dir", help="folder of original data files (FLAXVISION_RAW_DIR)")
+    parser.add_argument("--out", type=Path, default=RESULTS / name, help="folder of the results")
+    parser.add_argument("--seeds", type=int, default=seeds, help=f"runs of every cell (default {seeds})")
+    parser.add_argument("--quick", action="store_true", help="made data, seconds: shows that the script works")
+    for flag, settings in (extra or {}).items():
+        parser.add_argument(flag, **settings)
+    given = parser.parse_args(arguments)
+    if given.seeds < 1:
+        parser.error(f"--seeds is {given.seeds}: give 1 or more")
+    typed = sys.argv[1:] if arguments is None else list(arguments)
+    hidden = {"--raw-dir", "--out"}  # where things lie on somebody's machine
+    shown = [a for i, a in enumerate(typed) if a.split("=")[0] not in hidden and (not i or typed[i - 1] not in hidden)]
+    command = " ".join(["python", f"experiments/{name}.py", *shown])
+    return Options(name, given.quick, given.seeds, given.raw_dir, given.out, command, given)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One number of a report beside ours."""
+
+    what: str  # such as "test accuracy, SGD 0.1"
+    unit: str  # of every number of the row, such as "%"
+    values: tuple[float, ...]  # ours, a value a seed
+    published: float | None = None
+    tolerance: float | None = None  # largest difference that counts as the same
+    interval: tuple[float, float] | None = None  # or the values that do
+    peer: tuple[float, ...] = ()  # PyTorch on the same data, a value a seed
+    peer_tolerance: float | None = None  # largest difference of our mean from the peer's
+    note: str = ""
+
+    @property
+    def ours(self) -> float:
+        """Mean over seeds."""
+        return float(np.mean(self.values))
+
+    @property
+    def std(self) -> float | None:
+        """Sample standard deviation over seeds."""
+        return float(np.std(self.values, ddof=1)) if len(self.values) > 1 else None
+
+    @property
+    def verdict(self) -> str:
+        """ "within" or "outside" what is allowed; "" where nothing is."""
+        if self.interval is not None:
+            return "within" if self.interval[0] <= self.ours <= self.interval[1] else "outside"
+        if self.peer and self.peer_tolerance is not None:
+            return "within" if abs(self.ours - float(np.mean(self.peer))) <= self.peer_tolerance else "outside"
+        if self.published is not None and self.tolerance is not None:
+            return "within" if abs(self.ours - self.published) <= self.tolerance + 1e-9 else "outside"
+        return ""
+
+    def record(self, seeds: Sequence[int]) -> dict[str, Any]:
+        """The row as JSON."""
+        return {
+            "what": self.what,
+            "unit": self.unit,
+            "published": self.published,
+            "ours": self.ours,
+            "std": self.std,
+            "n": len(self.values),
+            "seeds": list(seeds)[: len(self.values)],
+            "values": list(self.values),
+            "tolerance": self.tolerance,
+            "interval": self.interval and [bound if np.isfinite(bound) else None for bound in self.interval],
+            "peer": list(self.peer),
+            "peer_tolerance": self.peer_tolerance,
+            "verdict": self.verdict,
+            "note": self.note,
+        }
+
+
+class Study:
+    """One experiment's results, in the order in which they are given."""
+
+    def __init__(self, options: Options, report: str, title: str, about: str):
+        self.options, self.report, self.title, self.about = options, report, title, about
+        self.rows: list[Row] = []
+        self.claims: list[dict[str, str]] = []
+        self.config: dict[str, Any] = {}
+        self.datasets: dict[str, fv.data.Dataset] = {}
+        self._sections: list[str] = []
+        self._files: dict[str, bytes] = {}
+        self._began = time.perf_counter()
+
+    def uses(self, dataset: fv.data.Dataset, **config: Any) -> fv.data.Dataset:
+        """Note a data set and settings that the numbers rest on; returns the data set."""
+        self.datasets[dataset.name] = dataset
+        self.config |= {key: _plain(value) for key, value in config.items()}
+        return dataset
+
+    def row(self, what: str, values: Iterable[float] | float, unit: str = "%", **rest: Any) -> Row:
+        """Add one number: see `Row`."""
+        numbers = [values] if isinstance(values, (int, float, np.number)) else values
+        peer = tuple(float(value) for value in rest.pop("peer", ()))
+        row = Row(what, unit, tuple(float(value) for value in numbers), peer=peer, **rest)
+        self.rows.append(row)
+        print(_cells(row), flush=True)
+        return row
+
+    def claim(self, statement: str, verdict: str, evidence: str) -> None:
+        """Judge a statement of the report: "supported", "not supported" or "not decided", and why."""
+        if verdict not in VERDICTS:
+            raise ValueError(f"verdict is {verdict!r}: give one of {', '.join(VERDICTS)}")
+        self.claims.append({"claim": statement, "verdict": verdict, "evidence": evidence})
+        print(f"{verdict}: {statement} ({evidence})", flush=True)
+
+    def text(self, title: str, markdown: str) -> None:
+        """Add a section."""
+        self._sections.append(f"## {title}\n\n{markdown.strip()}\n")
+
+    def table(self, title: str, header: Sequence[str], rows: Iterable[Sequence[Any]], note: str = "") -> None:
+        """Add a section that is a table; cells are shown as they are."""
+        self.text(title, "\n".join([markdown_table(header, rows), *(["", note] if note else [])]))
+
+    def figure(self, name: str, figure: Figure, caption: str) -> None:
+        """Add a figure: NAME.png and NAME.svg, and a section that shows it."""
+        for kind in ("png", "svg"):
+            self._files[f"{name}.{kind}"] = encode(figure, kind)
+        self._sections.append(f"![{caption}]({name}.png)\n\n{caption} ([vector]({name}.svg))\n")
+
+    def write(self) -> Path:
+        """Write everything; returns the folder."""
+        folder = self.options.out
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in self._files.items():
+            (folder / name).write_bytes(content)
+        seconds = time.perf_counter() - self._began
+        record = {
+            "name": self.options.name,
+            "report": self.report,
+            "title": self.title,
+            "command": self.options.command,
+            "rows": [row.record(range(self.options.seeds)) for row in self.rows],
+            "claims": self.claims,
+            "versions": all_versions(),
+            "device": device(),
+            "seconds": round(seconds),
+            "config": self.config,
+            "data": data_sources(self.datasets.values()),
+            "commit": commit(),
+        }
+        (folder / "results.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        (folder / "README.md").write_text(self._markdown(record), encoding="utf-8")
+        return folder
+
+    def _markdown(self, record: dict[str, Any]) -> str:
+        parts = [f"# {self.title}\n", f"Report {self.report}. {self.about.strip()}\n"]
+        if self.rows:
+            parts += ["## Published and ours\n", rows_markdown(self.rows)]
+        if self.claims:
+            cells = [(claim["claim"], f"**{claim['verdict']}**", claim["evidence"]) for claim in self.claims]
+            parts += ["## Claims\n", markdown_table(("the report says", "verdict", "evidence"), cells) + "\n"]
+        parts += self._sections
+        names = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
+        seeds = f"Seeds 0 to {self.options.seeds - 1}" if self.options.seeds > 1 else "Seed 0"
+        parts.append(
+            f"## How this was made\n\n    {record['command']}\n\n{seeds}; {record['seconds']:,} s "
+            f"on {record['device']}; {names}; commit {record['commit']}. Numbers, settings and checksums: "
+            "[results.json](results.json).\n"
+        )
+        return "\n".join(parts)
+
+
+def rows_markdown(rows: Sequence[Row]) -> str:
+    """Rows as a Markdown table; a column that would be empty is left out."""
+    header = ["", "published", "ours", "n", "PyTorch, same data", "difference", "allowed", "verdict", ""]
+    cells = [_cells(row) for row in rows]
+    keep = [i for i in range(len(header)) if i < 3 or any(line[i] for line in cells)]
+    return markdown_table([header[i] for i in keep], [[line[i] for i in keep] for line in cells]) + "\n"
+
+
+def _cells(row: Row) -> list[str]:
+    def text(value: float, sign: bool = False) -> str:
+        return number(value, row.unit, sign)
+
+    def mean_std(values: Sequence[float]) -> str:
+        spread = f" ± {text(float(np.std(values, ddof=1)))}" if len(values) > 1 else ""
+        return text(float(np.mean(values))) + spread if len(values) else ""
+
+    from_peer = row.peer_tolerance is not None and bool(row.peer)
+    against = float(np.mean(row.peer)) if from_peer else row.published
+    difference = "" if against is None else text(row.ours - against, sign=True)
+    if row.interval is not None:
+        low, high = row.interval
+        allowed = f"≥ {text(low)}" if high == np.inf else f"≤ {text(high)}" if low == -np.inf else ""
+        allowed = allowed or f"{text(low)} to {text(high)}"
+    else:
+        tolerance = row.peer_tolerance if from_peer else row.tolerance
+        allowed = "" if tolerance is None else f"± {number(tolerance)}" + (" of PyTorch" if from_peer else "")
+    published = "" if row.published is None else text(row.published)
+    what = f"{row.what} ({row.unit})" if row.unit else row.what
+    n, peer = str(len(row.values)), mean_std(row.peer)
+    return [what, published, mean_std(row.values), n, peer, difference, allowed, row.verdict, row.note]
+
+
+def number(value: float, unit: str = "", sign: bool = False) -> str:
+    """Shares in hundredths of a percent, whole numbers with commas, anything else with four significant digits.
+
+    >>> number(88.6543, "%"), number(3274634), number(0.00123456), number(0.5, sign=True)
+    ('88.65', '3,274,634', '0.001235', '+0.5')
+    """
+    plus = "+" if sign else ""
+    if not np.isfinite(value):
+        return str(value)
+    if unit == "%":
+        return f"{value:{plus}.2f}"
+    if value == round(value) and abs(value) < 1e12 or abs(value) >= 1e4:
+        return f"{value:{plus},.0f}"
+    return f"{value:{plus},.4g}"
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A Markdown table; columns of numbers to the right."""
+    rows = [[str(cell).replace("|", "\\|") for cell in row] for row in rows]
+    right = [bool(rows) and all(row[i][:1] in "-+±≥≤0123456789" for row in rows) for i in range(len(header))]
+    rule = ["---:" if side else "---" for side in right]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, rule, *rows))
+
+
+def all_versions() -> dict[str, str]:
+    """Versions of what took part, peers that were imported included."""
+    found = versions()
+    for package in PEERS:
+        if package in sys.modules:
+            found[package] = metadata.version(package)
+    return found
+
+
+def commit() -> str:
+    """The commit of the code that ran, with "+changes" if files outside results differ from it."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=RESULTS.parent, capture_output=True, text=True, check=True).stdout
+
+    try:
+        changed = git("status", "--porcelain", "--", ":/", ":!results").strip()
+        return git("rev-parse", "--short=12", "HEAD").strip() + ("+changes" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def draw_lines(
+    panels: Mapping[str, Mapping[str, np.ndarray]],
+    ylabel: str,
+    *,
+    xlabel: str = "epoch",
+    x: np.ndarray | None = None,
+    dashed: Mapping[str, Mapping[str, np.ndarray]] | None = None,
+    dashed_means: str = "train",
+    solid_means: str = "test",
+    log: bool = False,
+    heading: str = "",
+    limits: tuple[float, float] | None = None,
+) -> Figure:
+    """Lines with bands of one standard deviation over seeds, named at their ends; a panel a key of `panels`.
+
+    Args:
+        panels: Title -> {name: values}; values are (points,) or (seeds, points). One panel is a column wide, more
+            share a page's width. Lines of one name have one colour in all panels.
+        ylabel: What is drawn, with its unit.
+        xlabel: What the points are.
+        x: Their places, (points,); None counts from 1.
+        dashed: Lines of the same names and colours, drawn dashed.
+        dashed_means: What dashed lines are, for the key above the panels.
+        solid_means: What solid lines are.
+        log: Whether the vertical axis is logarithmic.
+        heading: A word above the names.
+        limits: Of the vertical axis.
+    """
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+    from matplotlib.ticker import MaxNLocator
+
+    names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
+    color_of = dict(zip(names, colors(names), strict=True))
+    several = any(np.ndim(v) == 2 and len(v) > 1 for lines in panels.values() for v in lines.values())
+    with style():
+        columns = min(len(panels), 2)
+        rows = -(-len(panels) // columns)
+        figure = new_figure(COLUMN if columns == 1 else PAGE, 2.3 * rows + 0.2)
+        grid = list(figure.subplots(rows, columns, squeeze=False, sharey=limits is not None).flat)
+        for axes in grid[len(panels) :]:
+            axes.remove()
+        ends: list[tuple[Axes, list[End]]] = []
+        for axes, (title, lines) in zip(grid, panels.items(), strict=False):
+            for name, values in ((dashed or {}).get(title) or {}).items():
+                _band(axes, x, values, color_of.get(name, "#222222"), linestyle=(0, (2.5, 1.5)), linewidth=0.9)
+            panel = [
+                End(*_band(axes, x, values, color_of[name]), name if len(lines) > 1 or name else "", color_of[name])
+                for name, values in lines.items()
+            ]
+            axes.set_title(title, loc="left")
+            axes.set_xlabel(xlabel)
+            axes.grid(axis="y")
+            axes.margins(x=0)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
+            if log:
+                axes.set_yscale("log")
+                plain_logarithmic(axes.yaxis)
+            if limits:
+                axes.set_ylim(limits)
+            ends.append((axes, panel if any(end.text for end in panel) else []))
+        grid[0].set_ylabel(ylabel)
+        handles: list[Any] = []
+        if dashed:
+            gray = {"color": "#6b6b6b"}
+            handles = [
+                Line2D([], [], label=solid_means, **gray),
+                Line2D([], [], label=dashed_means, linestyle=(0, (2.5, 1.5)), linewidth=0.9, **gray),
+            ]
+        if several:
+            handles.append(Patch(color="#6b6b6b", alpha=0.25, linewidth=0, label="± std over seeds"))
+        if handles:
+            figure.legend(handles=handles, loc="outside upper left", ncols=len(handles))
+        label_ends(ends, heading)
+    return figure
+
+
+def _band(axes: Axes, x: np.ndarray | None, values: np.ndarray, color: str, **look: Any) -> tuple[float, float]:
+    """Draw one line and its band; returns where it ends."""
+    rows = np.atleast_2d(np.asarray(values, float))
+    places = np.arange(1, rows.shape[1] + 1) if x is None else np.asarray(x)[: rows.shape[1]]
+    mean = rows.mean(axis=0)
+    axes.plot(places, mean, color=color, **look)
+    if len(rows) > 1:
+        std = rows.std(axis=0, ddof=1)
+        low = mean - std
+        if axes.get_yscale() == "log":
+            low = np.where(low > 0, low, mean / 10)
+        axes.fill_between(places, low, mean + std, color=color, alpha=0.18, linewidth=0)
+    return float(places[-1]), float(mean[-1])
+
+
+def draw_confusions(matrices: Mapping[str, np.ndarray], classes: Sequence[str]) -> Figure:
+    """Confusion matrices side by side, rows true and columns predicted, the errors in colour."""
+    with style():
+        few = len(classes) <= 12
+        width = COLUMN if len(matrices) == 1 else PAGE
+        figure = new_figure(width, width / len(matrices) + 0.25)
+        most = max(1, max(int((m * ~np.eye(len(m), dtype=bool)).max()) for m in matrices.values()))
+        for axes, (title, matrix) in zip(
+            figure.subplots(1, len(matrices), squeeze=False).flat, matrices.items(), strict=True
+        ):
+            diagonal = np.eye(len(matrix), dtype=bool)
+            axes.imshow(np.where(diagonal, np.nan, matrix), cmap="Oranges", vmin=0, vmax=most)
+            axes.set_xticks(range(len(classes)), classes, rotation=90 if max(map(len, classes)) > 2 else 0)
+            axes.set_yticks(range(len(classes)), classes)
+            axes.tick_params(length=0, labelsize=7 if few else 4)
+            axes.spines[:].set_visible(False)
+            axes.set(xlabel="predicted", ylabel="true")
+            axes.set_title(title, loc="left")
+            for i, row in enumerate(matrix if few else ()):
+                for j, count in enumerate(row):
+                    if count:
+                        color = "#6b6b6b" if i == j else "white" if count > 0.6 * most else "#222222"
+                        axes.text(j, i, f"{int(count)}", ha="center", va="center", fontsize=5.5, color=color)
+    return figure
+
+
+def most_confused(matrix: np.ndarray, classes: Sequence[str]) -> str:
+    """The most frequent error in words."""
+    errors = matrix * ~np.eye(len(matrix), dtype=bool)
+    true, taken = np.unravel_index(int(errors.argmax()), errors.shape)
+    return f"{classes[true]} taken for {classes[taken]}, {int(errors[true, taken])} of {int(matrix[true].sum())}"
+
+
+def means_of(losses: np.ndarray, every: int, per_epoch: int) -> list[list[float]]:
+    """Means of every so many steps, epoch by epoch, without the steps left over at an epoch's end (report B)."""
+    return [
+        [float(losses[start : start + every].mean()) for start in range(first, first + per_epoch - every + 1, every)]
+        for first in range(0, len(losses), per_epoch)
+    ]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, fv.Recipe):
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        return {k: _plain(v) for k, v in fields.items()}
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return value if isinstance(value, (str, int, float, bool, type(None))) else repr(value)

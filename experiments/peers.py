@@ -1,0 +1,146 @@
+"""Plain PyTorch on the same data: the reports' own way, as a user of PyTorch would write it.
+
+The networks are `export.references`, hand-written; images lie in memory as tensors. Each training runs in a process of
+its own, since PyTorch's and XLA's waiting threads hinder each other within one.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import multiprocessing
+import time
+from typing import Any
+
+import numpy as np
+
+import flaxvision as fv
+
+SCALES = {"unit": (1 / 255, 0.0), "signed": (1 / 127.5, -1.0), "raw": (1.0, 0.0)}
+
+
+def train_torch(
+    name: str,
+    dataset: fv.data.Dataset,
+    recipe: fv.Recipe,
+    *,
+    weights: dict[str, np.ndarray] | None = None,
+    frozen: tuple[str, ...] = (),
+    threads: int = 2,
+    **sizes: Any,
+) -> dict[str, np.ndarray]:
+    """Train a hand-written PyTorch network, and evaluate it after each epoch.
+
+    Args:
+        name: A network of `export.references.reference`, with PyTorch's own initialisation from `recipe.seed`.
+        dataset: What to train and evaluate on.
+        recipe: Optimiser (sgd, adam, adamw), rates, batch size, epochs, shuffle, pixels, loss and seed are read.
+        weights: Tensors by their `state_dict` names that replace the initial ones, as many as are given.
+        frozen: Name prefixes of parameters that do not learn.
+        threads: Of PyTorch.
+        **sizes: As in `flaxvision.models.create`.
+
+    Returns:
+        "train_loss", "train_top1" (running, in training mode), "test_loss", "test_top1", "test_top3" (also "val_…"
+        where the data set has such a split), a value an epoch; "step_loss" (steps,); "seconds" (); and
+        "test_confusion" (C, C) of the last epoch, rows true.
+    """
+    given = (name, dataset, recipe, weights, frozen, threads, sizes)
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, context) as pool:
+        return pool.submit(_train, *given).result()
+
+
+def _train(
+    name: str,
+    dataset: fv.data.Dataset,
+    recipe: fv.Recipe,
+    weights: dict[str, np.ndarray] | None,
+    frozen: tuple[str, ...],
+    threads: int,
+    sizes: dict[str, Any],
+) -> dict[str, np.ndarray]:
+    import torch
+
+    from export.references import reference
+
+    torch.set_num_threads(threads)
+    torch.manual_seed(recipe.seed)
+    outputs = 1 if recipe.loss == "binary_cross_entropy" else dataset.num_classes
+    model = reference(name, input_shape=dataset.input_shape, num_classes=outputs, **sizes)
+    if weights:
+        model.load_state_dict({k: torch.tensor(v) for k, v in weights.items()}, strict=False)
+    for key, parameter in model.named_parameters():
+        parameter.requires_grad = not key.startswith(frozen) if frozen else True
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    rate, decay = recipe.learning_rate, recipe.weight_decay
+    if recipe.optimizer == "sgd":
+        momentum = {"momentum": recipe.momentum, "nesterov": recipe.nesterov}
+        optimizer: torch.optim.Optimizer = torch.optim.SGD(learning, rate, weight_decay=decay, **momentum)
+    else:
+        kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
+        optimizer = kind(learning, rate, weight_decay=decay)
+    splits = {"train": dataset.train, "val": dataset.validation, "test": dataset.test}
+    tensors = {key: _tensors(split, recipe) for key, split in splits.items() if split is not None}
+    images, labels = tensors.pop("train")
+
+    def loss_of(output: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        if recipe.loss == "squared_error":
+            return ((output - x) ** 2).flatten(1).sum(1).mean()
+        if recipe.loss == "binary_cross_entropy":
+            return torch.nn.functional.binary_cross_entropy_with_logits(output[:, 0], y.float())
+        return torch.nn.functional.cross_entropy(output, y)
+
+    found: dict[str, list[Any]] = {"step_loss": []}
+    began = time.perf_counter()
+    steps = recipe.total_steps(len(labels))
+    per_epoch = -(-len(labels) // recipe.batch_size)
+    for epoch in range(-(-steps // per_epoch)):
+        model.train()
+        order = torch.randperm(len(labels)) if recipe.shuffle else torch.arange(len(labels))
+        total = right = seen = 0.0
+        for batch in order.split(recipe.batch_size)[: steps - epoch * per_epoch]:
+            x, y = images[batch], labels[batch]
+            output = model(x)
+            loss = loss_of(output, x, y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            found["step_loss"].append(loss.item())
+            total, seen = total + loss.item() * len(y), seen + len(y)
+            right += _top(output.detach(), y, 1)
+        rows = {"train_loss": total / seen, "train_top1": right / seen}
+        model.eval()
+        for key, (x_all, y_all) in tensors.items():
+            with torch.inference_mode():
+                output = torch.cat([model(x) for x in x_all.split(500)])
+            rows[f"{key}_loss"] = float(loss_of(output, x_all, y_all))
+            rows |= {f"{key}_top{k}": _top(output, y_all, k) / len(y_all) for k in (1, 3)}
+        for key, value in rows.items():
+            found.setdefault(key, []).append(value)
+    arrays = {key: np.asarray(values) for key, values in found.items()}
+    arrays["seconds"] = np.asarray(time.perf_counter() - began)
+    if recipe.loss == "cross_entropy":
+        predicted, true = output.argmax(1).numpy(), tensors["test"][1].numpy()
+        confusion = np.zeros((dataset.num_classes, dataset.num_classes), int)
+        np.add.at(confusion, (true, predicted), 1)
+        arrays["test_confusion"] = confusion
+    return arrays
+
+
+def _tensors(split: fv.data.Split, recipe: fv.Recipe) -> tuple[Any, Any]:
+    import torch
+
+    images = split.images
+    if images.dtype == np.uint8:
+        scale, offset = SCALES[recipe.pixels]
+        images = images.transpose(0, 3, 1, 2).astype(np.float32) * np.float32(scale) + np.float32(offset)
+    return torch.tensor(images), torch.tensor(split.labels, dtype=torch.long)
+
+
+def _top(output: Any, labels: Any, k: int) -> float:
+    """How many labels are among the k best."""
+    if output.ndim > 2:
+        return 0.0
+    if output.shape[1] == 1:
+        return float(((output[:, 0] > 0).long() == labels).sum()) if k == 1 else float(len(labels))
+    return float((output.topk(min(k, output.shape[1]), 1).indices == labels[:, None]).any(1).sum())

@@ -1,0 +1,75 @@
+"""All reports at a glance: writes experiments/results/README.md from every experiment's results.json.
+
+python experiments/summarize.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from common import RESULTS, Row, markdown_table, rows_markdown
+
+REPORTS = {
+    "A": "One CNN in two frameworks (MNIST)",
+    "B": "MNIST classifier, ablations, VGG-19 on CIFAR-10",
+    "C": "Two clusters, then digits",
+    "D": "47 handwritten characters",
+    "E": "Fashion-MNIST: learning rate, width and depth, gradients",
+}
+DATA = """
+MNIST and Fashion-MNIST are the original files, byte for byte. **EMNIST Balanced** is a subset: 800 training and 100
+test images of each of the 47 classes in place of 2,400 and 400, so report D is judged against plain PyTorch on the
+same data, not against its published numbers. In **CIFAR-10**, 97 of 60,000 images were decoded from JPEG copies. Report
+C1's points and report D's pretrained encoder are not published: ours are drawn anew and pretrained on MNIST.
+"""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Read every results.json, write one page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of results")
+    folder = parser.parse_args(arguments).results
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*/results.json"))]
+    records = [record for record in records if record.get("report", "")[:1] in REPORTS]
+    rows = [row for record in records for row in record["rows"] if row["verdict"]]
+    within = sum(row["verdict"] == "within" for row in rows)
+    parts = [
+        "# The five reports, reproduced\n",
+        f"{within} of {len(rows)} compared numbers are within their tolerance. Written by `python "
+        "experiments/summarize.py` from each experiment's results.json; follow a title for its figures and evidence.\n",
+        DATA.strip() + "\n",
+    ]
+    for letter, title in REPORTS.items():
+        parts.append(f"## {letter}. {title}\n")
+        for record in (record for record in records if record["report"].startswith(letter)):
+            parts.append(f"### [{record['title']}]({record['name']}/README.md)\n")
+            if record["rows"]:
+                parts.append(rows_markdown([_row(row) for row in record["rows"]]))
+            if record["claims"]:
+                cells = [(c["claim"], f"**{c['verdict']}**", c["evidence"]) for c in record["claims"]]
+                parts.append(markdown_table(("the report says", "verdict", "evidence"), cells) + "\n")
+    (folder / "README.md").write_text("\n".join(parts), encoding="utf-8")
+
+
+def _row(record: dict[str, Any]) -> Row:
+    low, high = record["interval"] or (None, None)
+    bounds = (-math.inf if low is None else low, math.inf if high is None else high)
+    return Row(
+        record["what"],
+        record["unit"],
+        tuple(record["values"]),
+        record["published"],
+        record["tolerance"],
+        bounds if record["interval"] else None,
+        tuple(record["peer"]),
+        record["peer_tolerance"],
+        record["note"],
+    )
+
+
+if __name__ == "__main__":
+    main()
