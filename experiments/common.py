@@ -268,7 +268,7 @@ def number(value: float, unit: str = "", sign: bool = False) -> str:
         return str(value)
     if unit == "%":
         return f"{value:{plus}.2f}"
-    if value == round(value) and abs(value) < 1e12 or abs(value) >= 1e4:
+    if (value == round(value) and abs(value) < 1e12) or abs(value) >= 1e4:
         return f"{value:{plus},.0f}"
     return f"{value:{plus},.4g}"
 
