@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import io
 import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,9 +21,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import flaxvision as fv
+from flaxvision._files import write_atomically
 from flaxvision.report.labels import End, label_ends
 from flaxvision.report.style import COLUMN, PAGE, colors, encode, new_figure, plain_logarithmic, style
 from flaxvision.sweep.provenance import data_sources, device, versions
+from flaxvision.sweep.spec import config_hash
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -223,6 +226,26 @@ class Study:
             "[results.json](results.json).\n"
         )
         return "\n".join(parts)
+
+
+def cached(options: Options, key: Any, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """What `make` returns, kept in runs/NAME/ by a hash of `key`, so that an interrupted experiment goes on.
+
+    `key` must hold everything that the arrays depend on; a key is a dictionary of plain values and recipes. With
+    --quick nothing is kept.
+    """
+    if options.quick:
+        return make()
+    path = RESULTS.parents[1] / "runs" / options.name / f"{config_hash(_plain(key))}.npz"
+    if path.exists():
+        with np.load(path) as stored:
+            return dict(stored)
+    arrays = make()
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, content.getvalue())
+    return arrays
 
 
 def rows_markdown(rows: Sequence[Row]) -> str:
