@@ -67,18 +67,23 @@ def read_options(
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--raw-dir", help="folder of original data files (FLAXVISION_RAW_DIR)")
     parser.add_argument("--out", type=Path, default=RESULTS / name, help="folder of the results")
-    parser.add_argument("--seeds", type=int, default=seeds, help=f"runs of every cell (default {seeds})")
+    parser.add_argument(
+        "--seeds", type=int, default=seeds, help=f"runs of every cell (default {seeds}; with --quick at most 2)"
+    )
     parser.add_argument("--quick", action="store_true", help="made data, seconds: shows that the script works")
     for flag, settings in (extra or {}).items():
         parser.add_argument(flag, **settings)
     given = parser.parse_args(arguments)
     if given.seeds < 1:
         parser.error(f"--seeds is {given.seeds}: give 1 or more")
+    if arguments is None:  # this process is the script's own
+        fv.runtime.prepare()
     typed = sys.argv[1:] if arguments is None else list(arguments)
     hidden = {"--raw-dir", "--out"}  # where things lie on somebody's machine
     shown = [a for i, a in enumerate(typed) if a.split("=")[0] not in hidden and (not i or typed[i - 1] not in hidden)]
     command = " ".join(["python", f"experiments/{name}.py", *shown])
-    return Options(name, given.quick, given.seeds, given.raw_dir, given.out, command, given)
+    runs = min(given.seeds, 2) if given.quick else given.seeds
+    return Options(name, given.quick, runs, given.raw_dir, given.out, command, given)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -338,6 +343,7 @@ def draw_lines(
     log: bool = False,
     heading: str = "",
     limits: tuple[float, float] | None = None,
+    columns: int = 2,
 ) -> Figure:
     """Lines with bands of one standard deviation over seeds, named at their ends; a panel a key of `panels`.
 
@@ -353,6 +359,7 @@ def draw_lines(
         log: Whether the vertical axis is logarithmic.
         heading: A word above the names.
         limits: Of the vertical axis.
+        columns: Panels side by side.
     """
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
@@ -362,7 +369,7 @@ def draw_lines(
     color_of = dict(zip(names, colors(names), strict=True))
     several = any(np.ndim(v) == 2 and len(v) > 1 for lines in panels.values() for v in lines.values())
     with style():
-        columns = min(len(panels), 2)
+        columns = min(len(panels), columns)
         rows = -(-len(panels) // columns)
         figure = new_figure(COLUMN if columns == 1 else PAGE, 2.3 * rows + 0.2)
         grid = list(figure.subplots(rows, columns, squeeze=False, sharey=limits is not None).flat)
@@ -383,9 +390,10 @@ def draw_lines(
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
             if log:
                 axes.set_yscale("log")
-                plain_logarithmic(axes.yaxis)
             if limits:
                 axes.set_ylim(limits)
+            if log:  # its ticks depend on the limits
+                plain_logarithmic(axes.yaxis)
             ends.append((axes, panel if any(end.text for end in panel) else []))
         grid[0].set_ylabel(ylabel)
         handles: list[Any] = []
@@ -442,6 +450,12 @@ def draw_confusions(matrices: Mapping[str, np.ndarray], classes: Sequence[str]) 
                         color = "#6b6b6b" if i == j else "white" if count > 0.6 * most else "#222222"
                         axes.text(j, i, f"{int(count)}", ha="center", va="center", fontsize=5.5, color=color)
     return figure
+
+
+def judge(holds: Iterable[bool]) -> str:
+    """The verdict on a claim that was tested in several cases: it holds in all of them, in none, or in some."""
+    cases = [bool(held) for held in holds]
+    return "supported" if all(cases) else "not decided" if any(cases) else "not supported"
 
 
 def most_confused(matrix: np.ndarray, classes: Sequence[str]) -> str:

@@ -1,13 +1,16 @@
-"""Plain PyTorch on the same data: the reports' own way, as a user of PyTorch would write it.
+"""Plain PyTorch and Keras on the same data: the reports' own way, as users of these would write it.
 
-The networks are `export.references`, hand-written; images lie in memory as tensors. Each training runs in a process of
-its own, since PyTorch's and XLA's waiting threads hinder each other within one.
+PyTorch's networks are `export.references`, hand-written; images lie in memory as tensors. Each framework trains in a
+process of its own, since PyTorch's and XLA's waiting threads hinder each other within one.
 """
 
 from __future__ import annotations
 
+import atexit
 import concurrent.futures
+import functools
 import multiprocessing
+import os
 import time
 from typing import Any
 
@@ -18,12 +21,21 @@ import flaxvision as fv
 SCALES = {"unit": (1 / 255, 0.0), "signed": (1 / 127.5, -1.0), "raw": (1.0, 0.0)}
 
 
+@functools.cache
+def _process(framework: str) -> concurrent.futures.ProcessPoolExecutor:
+    """The process of a framework, which thus is imported once."""
+    process = concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+    atexit.register(process.shutdown)
+    return process
+
+
 def train_torch(
     name: str,
     dataset: fv.data.Dataset,
     recipe: fv.Recipe,
     *,
     weights: dict[str, np.ndarray] | None = None,
+    orders: np.ndarray | None = None,
     frozen: tuple[str, ...] = (),
     threads: int = 2,
     **sizes: Any,
@@ -35,6 +47,7 @@ def train_torch(
         dataset: What to train and evaluate on.
         recipe: Optimiser (sgd, adam, adamw), rates, batch size, epochs, shuffle, pixels, loss and seed are read.
         weights: Tensors by their `state_dict` names that replace the initial ones, as many as are given.
+        orders: The order of the examples in every epoch, (epochs, examples), in place of PyTorch's own.
         frozen: Name prefixes of parameters that do not learn.
         threads: Of PyTorch.
         **sizes: As in `flaxvision.models.create`.
@@ -44,10 +57,8 @@ def train_torch(
         where the data set has such a split), a value an epoch; "step_loss" (steps,); "seconds" (); and
         "test_confusion" (C, C) of the last epoch, rows true.
     """
-    given = (name, dataset, recipe, weights, frozen, threads, sizes)
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(1, context) as pool:
-        return pool.submit(_train, *given).result()
+    given = (name, dataset, recipe, weights, orders, frozen, threads, sizes)
+    return _process("torch").submit(_train, *given).result()
 
 
 def _train(
@@ -55,6 +66,7 @@ def _train(
     dataset: fv.data.Dataset,
     recipe: fv.Recipe,
     weights: dict[str, np.ndarray] | None,
+    orders: np.ndarray | None,
     frozen: tuple[str, ...],
     threads: int,
     sizes: dict[str, Any],
@@ -97,6 +109,7 @@ def _train(
     for epoch in range(-(-steps // per_epoch)):
         model.train()
         order = torch.randperm(len(labels)) if recipe.shuffle else torch.arange(len(labels))
+        order = order if orders is None else torch.tensor(orders[epoch]).long()
         total = right = seen = 0.0
         for batch in order.split(recipe.batch_size)[: steps - epoch * per_epoch]:
             x, y = images[batch], labels[batch]
@@ -144,3 +157,51 @@ def _top(output: Any, labels: Any, k: int) -> float:
     if output.shape[1] == 1:
         return float(((output[:, 0] > 0).long() == labels).sum()) if k == 1 else float(len(labels))
     return float((output.topk(min(k, output.shape[1]), 1).indices == labels[:, None]).any(1).sum())
+
+
+def train_keras(dataset: fv.data.Dataset, recipe: fv.Recipe) -> dict[str, np.ndarray]:
+    """Train report A's Keras network with Keras on JAX, with Keras's own initialisation from `recipe.seed`.
+
+    Args:
+        dataset: What to train and evaluate on.
+        recipe: SGD without momentum; the rate, batch size, epochs and seed are read.
+
+    Returns:
+        "train_loss", "train_top1" (running, in training mode), "test_loss", "test_top1", a value an epoch; "seconds".
+    """
+    return _process("keras").submit(_train_keras, dataset, recipe).result()
+
+
+def _train_keras(dataset: fv.data.Dataset, recipe: fv.Recipe) -> dict[str, np.ndarray]:
+    os.environ["KERAS_BACKEND"] = "jax"  # read when Keras is imported
+    import jax
+    import keras
+    from keras import layers
+
+    jax.config.update("jax_numpy_rank_promotion", "allow")  # JAX's default, on which Keras relies
+    jax.config.update("jax_numpy_dtype_promotion", "standard")  # and this
+    keras.utils.set_random_seed(recipe.seed)
+    model = keras.Sequential(
+        [
+            keras.Input(dataset.input_shape),
+            layers.Conv2D(32, 5, activation="relu"),
+            layers.MaxPooling2D(),
+            layers.Conv2D(64, 5, activation="relu"),
+            layers.MaxPooling2D(),
+            layers.Flatten(),
+            layers.Dense(1024, activation="relu"),
+            layers.Dense(dataset.num_classes),
+        ]
+    )
+    model.compile(
+        keras.optimizers.SGD(recipe.learning_rate),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    train, test = ((split.images.astype("float32") / 255, split.labels) for split in (dataset.train, dataset.test))
+    began = time.perf_counter()
+    epochs = int(recipe.epochs or 10)
+    found = model.fit(*train, recipe.batch_size, epochs, validation_data=test, verbose=0).history
+    names = {"train_loss": "loss", "train_top1": "accuracy", "test_loss": "val_loss", "test_top1": "val_accuracy"}
+    arrays = {ours: np.asarray(found[theirs]) for ours, theirs in names.items()}
+    return arrays | {"seconds": np.asarray(time.perf_counter() - began)}

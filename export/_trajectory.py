@@ -100,7 +100,7 @@ def trajectory(
     outputs = 1 if recipe.loss == "binary_cross_entropy" else dataset.num_classes
     sizes = sizes | ({"dropout": 0.0} if name == "mnist_net" else {})
     shape: dict[str, Any] = {"input_shape": dataset.input_shape, "num_classes": outputs}
-    recipe = dataclasses.replace(recipe, epochs=None, examples=None, steps=steps)
+    recipe = dataclasses.replace(recipe, epochs=None, examples=None, steps=steps, conv="native")
     dataset = dataclasses.replace(dataset, test=dataset.test[:1], validation=None)  # only the training is compared
     losses: dict[tuple[str, str], np.ndarray] = {}
     for precision, matmul in (("float32", "highest"), ("float64", "float64")):

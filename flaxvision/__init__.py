@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from flaxvision._lazy import attach
 
 if TYPE_CHECKING:
-    from flaxvision import data, layers, models, report, sweep, training
+    from flaxvision import data, layers, models, report, runtime, sweep, training
     from flaxvision.errors import UserError
     from flaxvision.models import load_model, save_model
     from flaxvision.training import History, Metrics, Recipe, Result, evaluate, fit, predict
@@ -29,6 +29,7 @@ __all__ = [
     "models",
     "predict",
     "report",
+    "runtime",
     "save_model",
     "sweep",
     "training",
@@ -41,7 +42,7 @@ __getattr__ = attach(
         **dict.fromkeys(("load_model", "save_model"), "models"),
         **dict.fromkeys(("History", "Metrics", "Recipe", "Result", "evaluate", "fit", "predict"), "training"),
     },
-    modules=("data", "layers", "models", "report", "sweep", "training"),
+    modules=("data", "layers", "models", "report", "runtime", "sweep", "training"),
 )
 
 

@@ -36,3 +36,8 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def cache_folder() -> Path:
+    """The library's folder in the user's cache folder."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~", ".cache")).expanduser() / "flaxvision"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from flaxvision._files import cache_folder
 from flaxvision.data.dataset import Dataset
 from flaxvision.data.published import BALANCED, DIGITS, PUBLISHED
 from flaxvision.errors import UserError, unknown
@@ -122,5 +123,4 @@ def _raw_folder(name: str, raw_dir: str | os.PathLike[str] | None) -> Path | Non
 
 def _data_dir(data_dir: str | os.PathLike[str] | None) -> Path:
     given = data_dir or os.environ.get("FLAXVISION_DATA_DIR")
-    cache = os.environ.get("XDG_CACHE_HOME") or Path("~", ".cache")
-    return Path(given or Path(cache, "flaxvision")).expanduser()
+    return Path(given).expanduser() if given else cache_folder()

@@ -11,6 +11,7 @@ from flax import nnx
 
 from flaxvision.errors import UserError
 from flaxvision.layers.context import EVALUATION, Context, ContextLayer
+from flaxvision.layers.convolution import FAST
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -53,8 +54,12 @@ class Chain(nnx.Module):
     def __call__(self, x: jax.Array, context: Context = EVALUATION) -> jax.Array:
         """Apply the chain to `x` of shape (B, *input_shape), already preprocessed."""
         for position, (name, layer) in enumerate(self.named_layers()):
-            extra = (context.for_layer(name, position),) if isinstance(layer, ContextLayer) else ()
-            x = layer(x, *extra)
+            if isinstance(layer, ContextLayer):
+                x = layer(x, context.for_layer(name, position))
+            elif context.fast and type(layer) in FAST:
+                x = FAST[type(layer)](layer, x)
+            else:
+                x = layer(x)
         return x
 
     def named_layers(self) -> Iterable[tuple[str, nnx.Module]]:

@@ -10,44 +10,11 @@ from flax import nnx
 from jax import lax
 
 from flaxvision.errors import check_choice
-
-Pair = tuple[int, int]
+from flaxvision.layers.patches import Pair, Window, add_slices, window_slices
 
 
 def _pair(value: int | Pair) -> Pair:
     return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
-
-
-def overlap_add(taps: list[jax.Array], axis: int, stride: int, length: int) -> jax.Array:
-    """Sum `taps` into an axis of `length`: element t of tap j lands on position j + stride * t.
-
-    The adjoint of taking the strided slices `x[j : j + stride * (t - 1) + 1 : stride]`.
-    """
-    total = None
-    for start in range(0, len(taps), stride):
-        group = taps[start : start + stride]
-        group += [jnp.zeros_like(group[0])] * (stride - len(group))
-        block = group[0] if stride == 1 else jnp.stack(group, axis + 1)
-        shape = list(taps[0].shape)
-        shape[axis] *= stride
-        padding = [(0, 0, 0)] * len(shape)
-        padding[axis] = (start, length - start - shape[axis], 0)
-        block = lax.pad(block.reshape(shape), jnp.zeros((), block.dtype), padding)
-        total = block if total is None else total + block
-    assert total is not None
-    return total
-
-
-def _window_slices(x: jax.Array, window: Pair, strides: Pair) -> list[list[jax.Array]]:
-    """The strided slice of `x` (B, H, W, C) under each tap of the window, row by row."""
-    height, width = ((size - w) // s + 1 for size, w, s in zip(x.shape[1:3], window, strides, strict=True))
-    return [
-        [
-            x[:, i : i + (height - 1) * strides[0] + 1 : strides[0], j : j + (width - 1) * strides[1] + 1 : strides[1]]
-            for j in range(window[1])
-        ]
-        for i in range(window[0])
-    ]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
@@ -57,7 +24,8 @@ def max_pool(x: jax.Array, window: Pair, strides: Pair) -> jax.Array:
     Forward: maxima of strided slices. Gradient: to the first maximum of each window in row order, as in PyTorch.
     XLA's own gradient (select-and-scatter) takes some 30 times as long on a CPU.
     """
-    rows = [functools.reduce(jnp.maximum, row) for row in _window_slices(x, window, strides)]
+    slices = window_slices(x, Window((x.shape[1], x.shape[2]), window, strides))
+    rows = [functools.reduce(jnp.maximum, row) for row in slices]
     return functools.reduce(jnp.maximum, rows)
 
 
@@ -70,16 +38,16 @@ def _max_pool_backward(
     window: Pair, strides: Pair, saved: tuple[jax.Array, jax.Array], g: jax.Array
 ) -> tuple[jax.Array]:
     x, y = saved
+    windows = Window((x.shape[1], x.shape[2]), window, strides)
     taken = jnp.zeros(y.shape, bool)
-    rows = []
-    for row in _window_slices(x, window, strides):
-        taps = []
+    taps: list[list[jax.Array]] = []
+    for row in window_slices(x, windows):
+        taps.append([])
         for values in row:
             first = (values == y) & ~taken
             taken = taken | first
-            taps.append(jnp.where(first, g, jnp.zeros((), g.dtype)))
-        rows.append(overlap_add(taps, 2, strides[1], x.shape[2]))
-    return (overlap_add(rows, 1, strides[0], x.shape[1]),)
+            taps[-1].append(jnp.where(first, g, jnp.zeros((), g.dtype)))
+    return (add_slices(taps, windows),)
 
 
 max_pool.defvjp(_max_pool_forward, _max_pool_backward)

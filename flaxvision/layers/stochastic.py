@@ -10,6 +10,7 @@ from jax import lax
 from flaxvision.errors import UserError
 from flaxvision.layers.context import EVALUATION, Context, ContextLayer, Hyperparameter
 from flaxvision.layers.dtypes import at_least_float32
+from flaxvision.layers.patches import FEW, batch_first, batch_last
 
 
 class Dropout(ContextLayer):
@@ -37,8 +38,15 @@ class Dropout(ContextLayer):
         if not context.train:
             return x
         keep = 1 - self.rate[...]
-        keys = context.example_keys(x.shape[0])
-        kept = jax.vmap(lambda key: jax.random.bernoulli(key, keep, x.shape[1:]))(keys)
+        size, shape = x[0].size, x.shape[1:]
+
+        def draw(key: jax.Array) -> jax.Array:
+            # Two elements share a random word, whose making is most of dropout's cost on a CPU.
+            words = jax.random.bits(key, (-(-size // 2),), jnp.uint32)
+            return lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)[:size].reshape(shape)
+
+        drawn = jax.vmap(draw)(context.example_keys(x.shape[0]))
+        kept = drawn.astype(keep.dtype) < keep * 2**16
         return jnp.where(kept, x / keep.astype(x.dtype), jnp.zeros((), x.dtype))
 
 
@@ -68,25 +76,38 @@ class BatchNorm(ContextLayer):
 
     def __call__(self, x: jax.Array, context: Context = EVALUATION) -> jax.Array:
         """Normalise `x`, shape (B, ..., num_features)."""
-        mean, var = self._batch_statistics(x, context) if context.train else (self.mean[...], self.var[...])
+        if context.fast and x.ndim == 4 and x.shape[-1] < FEW:
+            return batch_first(self._normalize(batch_last(x), context, features=0, examples=3))
+        return self._normalize(x, context, features=x.ndim - 1, examples=0)
+
+    def _normalize(self, x: jax.Array, context: Context, features: int, examples: int) -> jax.Array:
+        """Normalise `x` with features and examples on the axes so named."""
+        shape = tuple(-1 if axis == features else 1 for axis in range(x.ndim))
+        if context.train:
+            mean, var = self._batch_statistics(x, context, features, examples)
+        else:
+            mean, var = self.mean[...], self.var[...]
         factor = self.scale[...].astype(var.dtype) * lax.rsqrt(var + self.epsilon)
         shift = self.bias[...].astype(var.dtype) - mean * factor
-        last = (1,) * (x.ndim - 1) + (-1,)
-        return x * factor.astype(x.dtype).reshape(last) + shift.astype(x.dtype).reshape(last)
+        return x * factor.astype(x.dtype).reshape(shape) + shift.astype(x.dtype).reshape(shape)
 
-    def _batch_statistics(self, x: jax.Array, context: Context) -> tuple[jax.Array, jax.Array]:
+    def _batch_statistics(
+        self, x: jax.Array, context: Context, features: int, examples: int
+    ) -> tuple[jax.Array, jax.Array]:
         x = x.astype(at_least_float32(x.dtype))
-        places = x.size // (x.shape[0] * x.shape[-1])  # how many values of a channel one example holds
-        weight = None if context.mask is None else context.mask.astype(x.dtype).reshape((-1,) + (1,) * (x.ndim - 1))
-        examples = jnp.asarray(x.shape[0], x.dtype) if weight is None else weight.sum()
-        count = self._sum_over_devices(examples, context) * places
+        others = tuple(axis for axis in range(x.ndim) if axis != features)
+        by_example, by_feature = (tuple(-1 if i == axis else 1 for i in range(x.ndim)) for axis in (examples, features))
+        places = x.size // (x.shape[examples] * x.shape[features])  # values of a channel that one example holds
+        weight = None if context.mask is None else context.mask.astype(x.dtype).reshape(by_example)
+        number = jnp.asarray(x.shape[examples], x.dtype) if weight is None else weight.sum()
+        count = self._sum_over_devices(number, context) * places
 
         def average(values: jax.Array) -> jax.Array:
             values = values if weight is None else values * weight
-            return self._sum_over_devices(values.sum(axis=tuple(range(x.ndim - 1))), context) / count
+            return self._sum_over_devices(values.sum(axis=others), context) / count
 
         mean = average(x)
-        var = average(jnp.square(x - mean.reshape((1,) * (x.ndim - 1) + (-1,))))
+        var = average(jnp.square(x - mean.reshape(by_feature)))
         unbiased = var * (count / jnp.maximum(count - 1, 1))
         self.mean[...] = self._moved(self.mean[...], mean)
         self.var[...] = self._moved(self.var[...], unbiased)

@@ -52,11 +52,12 @@ class Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; 0 for success, 1 for a rerun that differs, 2 for a mistake in what was given."""
+    own_process = arguments is None
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         if arguments[:1] == ["rerun"]:
-            return _rerun(arguments[1:])
-        return _sweep(arguments)
+            return _rerun(arguments[1:], own_process)
+        return _sweep(arguments, own_process)
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -68,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _sweep(arguments: list[str]) -> int:
+def _sweep(arguments: list[str], own_process: bool) -> int:
     options = _sweep_parser().parse(arguments)
     from flaxvision.sweep.parse import DEFAULT_SWEEP, list_specs, load_spec
 
@@ -91,8 +92,11 @@ def _sweep(arguments: list[str]) -> int:
     if options.dry_run:
         return _dry_run(spec, options.executor)
 
+    from flaxvision import runtime
     from flaxvision.sweep._run import run, unwatched
 
+    if own_process:
+        runtime.prepare()
     quiet = options.quiet
     result = run(
         spec,
@@ -115,15 +119,18 @@ def _sweep(arguments: list[str]) -> int:
     return 0
 
 
-def _rerun(arguments: list[str]) -> int:
+def _rerun(arguments: list[str], own_process: bool) -> int:
     parser = Parser(prog=f"{PROGRAM} rerun", description="Train one trial of a run again and compare.")
     parser.add_argument("run", metavar="RUN", help="a run directory")
     parser.add_argument("trial", metavar="TRIAL", help="a trial's id, or the beginning of it")
     _data_options(parser)
     options = parser.parse(arguments)
 
+    from flaxvision import runtime
     from flaxvision.sweep._rerun import rerun
 
+    if own_process:
+        runtime.prepare()
     again = rerun(options.run, options.trial, raw_dir=options.raw_dir, data_dir=options.data_dir)
     for name, (old, new) in again.metrics.items():
         print(f"{name:<14}{old!s:>24}{new!s:>24}  {'equal' if old == new else 'differs'}")

@@ -73,10 +73,13 @@ def _processes(cohorts: Sequence[Cohort]) -> Iterator[tuple[Cohort, Records]]:
 
 
 def _pin(free: Any) -> None:
-    """Give a worker a core of its own, before JAX counts them."""
+    """Give a worker a core of its own, before JAX counts them, and the settings of a process that only trains."""
+    from flaxvision import runtime
+
     core = free.get()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {core})
+    runtime.prepare()
 
 
 def _ray(cohorts: Sequence[Cohort]) -> Iterator[tuple[Cohort, Records]]:

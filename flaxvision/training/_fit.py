@@ -28,7 +28,7 @@ from flaxvision.training.optimizers import build_optimizer
 from flaxvision.training.recipe import Recipe
 from flaxvision.training.selection import Best
 from flaxvision.training.state import init_state, merge_model, split_model
-from flaxvision.training.step import StepRecord, cast, gradient_layer
+from flaxvision.training.step import cast, gradient_layer
 
 PREPROCESS = {"unit": Preprocess(1 / 255), "signed": Preprocess(1 / 127.5, -1.0), "raw": Preprocess()}
 MODES = ("auto", "loop", "unroll", "vmap")
@@ -193,10 +193,8 @@ class _Run:
         self, epoch: int, steps: int, builders: list[HistoryBuilder], best: list[Best], callbacks: tuple[Callback, ...]
     ) -> bool:
         stop, before = False, 0
-        records: list[StepRecord] = []
-        for done, states, total, record in self.engine.epoch(self.states, self.splits["train"], epoch, steps):
-            self.states, sums = states, total
-            records.append(record)
+        for done, states, total, so_far in self.engine.epoch(self.states, self.splits["train"], epoch, steps):
+            self.states, sums, records = states, total, so_far
             examples = (done - before) * self.recipe.batch_size * self.members
             progress = Progress(epoch * self.per_epoch + done, self.total_steps, epoch + 1, examples)
             stop |= any([callback(progress) for callback in callbacks])
@@ -212,10 +210,10 @@ class _Run:
                 continue
             for split, values in fetched.items():
                 builder.add_epoch(split, Metrics.of(self.engine.member(values, k)))
-            builder.add_steps("step_loss", np.concatenate([record.loss[:, k] for record in records]))
+            builder.add_steps("step_loss", records.loss[:, k])
             if self.recipe.record_gradients:
                 for name in ("gradient_norm", "gradient_mean"):
-                    builder.add_steps(name, np.concatenate([getattr(record, name)[:, k] for record in records]))
+                    builder.add_steps(name, getattr(records, name)[:, k])
             self._select(epoch, builder, member, k)
         metrics = tuple(
             {f"{split}_{name}": builder.last(f"{split}_{name}") for split in fetched for name in ("loss", "top1")}

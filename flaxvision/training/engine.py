@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,13 +15,14 @@ from flax import nnx
 from jax import lax
 
 from flaxvision.layers import Conv, ConvTranspose
+from flaxvision.layers.context import Context
 from flaxvision.layers.dtypes import at_least_float32
 from flaxvision.training.batches import Batch, Shard, epoch_order, take_batch
 from flaxvision.training.metrics import Sums, add, sum_batch, zero_sums
 from flaxvision.training.optimizers import build_optimizer
 from flaxvision.training.recipe import Recipe
 from flaxvision.training.state import TrainState, merge_model
-from flaxvision.training.step import StepRecord, cast, compute_dtype, make_step
+from flaxvision.training.step import StepRecord, cast, compute_dtype, gradient_layer, make_step
 
 AXIS = "batch"  # the device axis
 EVALUATION_BATCH = 500  # examples a step of evaluation
@@ -54,11 +56,15 @@ class Engine:
         self.plan = plan
         self.sharded = len(plan.devices) > 1
         self.tx = build_optimizer(plan.recipe, plan.total_steps, plan.steps_per_epoch)
-        self._step = make_step(plan.graphdef, plan.recipe, self.tx, plan.classes, AXIS if self.sharded else None)
-        self.scanned = plan.devices[0].platform != "cpu" or not has_convolution(plan.graphdef)
+        on_cpu = plan.devices[0].platform == "cpu"
+        axis = AXIS if self.sharded else None
+        fast = on_cpu and plan.recipe.conv == "auto"
+        self._step = make_step(plan.graphdef, plan.recipe, self.tx, plan.classes, axis, fast)
+        self._on_cpu, self._fast = on_cpu, fast
+        self._looped: bool | None = None  # whether steps run in a compiled loop; found at the first epoch
         self._order = jax.jit(self._orders, static_argnums=2)
-        self._many = self._compile(self._train_many, static=("count", "size"), donate=True)
-        self._evaluate = self._compile(self._evaluate_all, static=(), donate=False)
+        self._many = self._compile(self._train_many, static=("size", "looped"), donated=(0, 1, 2))
+        self._evaluate = self._compile(self._evaluate_all, static=(), donated=())
 
     # What runs in Python: an epoch and an evaluation.
 
@@ -67,25 +73,32 @@ class Engine:
     ) -> Iterator[tuple[int, States, Sums, StepRecord]]:
         """Train `steps` steps of epoch `epoch`, yielding (steps done, states, sums of the epoch so far, records).
 
-        Records have axes (steps since the last yield, members, ...); sums are a leading axis or a tuple like `states`.
+        Records have axes (steps of the epoch, members, ...), zero where not done yet; sums are a leading axis or a
+        tuple like `states`. What was yielded before is gone with the next step.
         """
         recipe, (images, labels) = self.plan.recipe, data
         examples = len(labels)
         whole = min(steps, examples // recipe.batch_size)
-        sums = self.put(self._zeros(states))
+        if self._looped is None:
+            self._looped = self._may_loop(states, images)
+        sums, records = self.put((self._zeros(states), self._no_records(states, steps)))
         order = self._order(states, np.uint32(epoch), examples) if recipe.shuffle else None
-        done = 0
-        for count in [whole] if self.scanned else [1] * whole:
-            if count:
-                states, sums, records = self._many(
-                    states, sums, images, labels, order, np.int32(done), count=count, size=recipe.batch_size
-                )
-                done += count
-                yield done, states, sums, records
-        if done < steps:
-            size = examples - whole * recipe.batch_size
-            states, sums, records = self._many(states, sums, images, labels, order, np.int32(done), count=1, size=size)
-            yield done + 1, states, sums, records
+        done, count = 0, 1 if self._on_cpu else whole
+        while done < steps:
+            left = whole - done
+            size = recipe.batch_size if left else examples - whole * recipe.batch_size
+            number = min(count, left) if left and self._looped else 1
+            began = time.perf_counter()
+            states, sums, records = self._many(
+                states, sums, records, images, labels, order, np.int32(done), np.int32(number),
+                size=size, looped=bool(left and self._looped),
+            )  # fmt: skip
+            done += number
+            if self._looped and count < whole:
+                jax.block_until_ready(sums)
+                # As long as a call takes less than half a second, the next one takes twice as many steps.
+                count *= 2 if time.perf_counter() - began < 0.5 else 1
+            yield done, states, sums, records
 
     def evaluate(self, states: States, data: tuple[jax.Array, jax.Array]) -> Sums:
         """The sums of every member over a whole split, in evaluation mode."""
@@ -93,9 +106,8 @@ class Engine:
 
     # What is compiled.
 
-    def _compile(self, function: Callable, *, static: tuple[str, ...], donate: bool) -> Callable:
+    def _compile(self, function: Callable, *, static: tuple[str, ...], donated: tuple[int, ...]) -> Callable:
         if not self.sharded:
-            donated = (0, 1) if donate else ()
             return jax.jit(functools.partial(function, Shard(0, 1)), static_argnames=static, donate_argnums=donated)
 
         count = len(self.plan.devices)
@@ -121,15 +133,20 @@ class Engine:
         shard: Shard,
         states: States,
         sums: Any,
+        records: StepRecord,
         images: jax.Array,
         labels: jax.Array,
         order: Any,
         first: jax.Array,
+        count: jax.Array,
         *,
-        count: int,
         size: int,
+        looped: bool,
     ) -> tuple[States, Any, StepRecord]:
-        """`count` steps from step `first` of the epoch on, with batches of `size`; the cohort shares one loop."""
+        """`count` steps from step `first` of the epoch on, with batches of `size`; the cohort shares one loop.
+
+        The count is an argument, so that one program serves calls of any length. Without `looped` it is 1.
+        """
 
         def train(state: TrainState, total: Sums, order: Any, number: jax.Array) -> tuple:
             start = number * self.plan.recipe.batch_size
@@ -146,12 +163,14 @@ class Engine:
             carry = tuple(zip(*(c for c, _ in out), strict=True))
             return carry, jax.tree.map(lambda *leaves: jnp.stack(leaves), *(r for _, r in out))
 
-        if count == 1:
-            (states, sums), record = one((states, sums), first)
-            return states, sums, jax.tree.map(lambda x: x[None], record)
-        numbers = first + jnp.arange(count, dtype=jnp.int32)
-        (states, sums), records = lax.scan(one, (states, sums), numbers)
-        return states, sums, records
+        def one_recorded(number: jax.Array, carry: tuple) -> tuple:
+            states, sums, records = carry
+            (states, sums), record = one((states, sums), number)
+            put = functools.partial(lax.dynamic_update_index_in_dim, index=number, axis=0)
+            return states, sums, jax.tree.map(put, records, record)
+
+        carry = (states, sums, records)
+        return lax.fori_loop(first, first + count, one_recorded, carry) if looped else one_recorded(first, carry)
 
     def _evaluate_all(self, shard: Shard, states: States, images: jax.Array, labels: jax.Array) -> Any:
         plan, examples = self.plan, len(labels)
@@ -194,6 +213,29 @@ class Engine:
             return tuple(zero_sums(plan.classes, dtype) for _ in states)
         return jax.tree.map(lambda x: jnp.zeros((len(states.step), *x.shape), x.dtype), zero_sums(plan.classes, dtype))
 
+    def _no_records(self, states: States, steps: int) -> StepRecord:
+        params = self._one(states).params
+        layers = {gradient_layer(path) for path, _ in jax.tree.leaves_with_path(params)}
+        members = len(states.step) if self.plan.vmapped else len(states)
+        norms = len(layers) if self.plan.recipe.record_gradients else 0
+        loss = jnp.zeros((steps, members), at_least_float32(compute_dtype(self.plan.recipe, params)))
+        means = jnp.zeros((steps, members), jnp.float32)
+        return StepRecord(loss, jnp.zeros((steps, members, norms), jnp.float32), means)
+
+    def _may_loop(self, states: States, images: jax.Array) -> bool:
+        """Whether steps may run in a compiled loop.
+
+        XLA's weight gradient of a convolution takes some 50 times as long in a loop on a CPU (jax-ml/jax#12868).
+        """
+        if not self._on_cpu or not has_convolution(self.plan.graphdef):
+            return True
+        state = self.member(states, 0)
+        dtype = compute_dtype(self.plan.recipe, state.params)
+        x = jax.ShapeDtypeStruct((self.plan.recipe.batch_size, *images.shape[1:]), dtype)
+        context = Context(fast=self._fast)
+        forward = jax.make_jaxpr(lambda state, x: merge_model(self.plan.graphdef, state)(x, context))(state, x)
+        return "conv_general_dilated" not in str(forward)
+
     def _one(self, states: States) -> TrainState:
         return states if self.plan.vmapped else states[0]
 
@@ -218,8 +260,5 @@ class Engine:
 
 
 def has_convolution(graphdef: nnx.GraphDef) -> bool:
-    """Whether a network holds a convolution, whose XLA weight gradient is some 50 times slower in a scan on a CPU.
-
-    See jax-ml/jax#12868.
-    """
+    """Whether a network holds a convolution."""
     return any(getattr(node, "type", None) in (Conv, ConvTranspose) for node in graphdef.nodes)

@@ -12,7 +12,7 @@ from jax import lax
 from jax.test_util import check_grads
 
 from flaxvision.layers import AvgPool, GlobalAvgPool, GlobalMaxPool, MaxPool, max_pool
-from flaxvision.layers.pooling import overlap_add
+from flaxvision.layers.patches import overlap_add
 
 cases = st.tuples(
     st.integers(1, 9), st.integers(1, 9), st.integers(1, 4), st.integers(1, 4), st.integers(1, 4), st.integers(1, 4)

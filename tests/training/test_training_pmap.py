@@ -21,7 +21,8 @@ SCRIPT = textwrap.dedent("""
     def split(n):
         return random.integers(0, 256, (n, 28, 28, 1)).astype(np.uint8), random.integers(0, 10, n)
     data = fv.data.from_arrays(*split(examples), *split(37), classes=[str(c) for c in range(10)])
-    recipe = fv.Recipe(batch_size=batch, steps=examples // batch, learning_rate=0.05, momentum=0.9, precision=precision)
+    sgd = {"learning_rate": 0.05, "momentum": 0.9}
+    recipe = fv.Recipe(batch_size=batch, steps=examples // batch, precision=precision, seed=1, **sgd)
     one, many = [fv.fit(fv.models.create("mnist_net"), data, recipe, devices=n) for n in (1, 8)]
     a, b = variables(one.model), variables(many.model)
     print(json.dumps({
@@ -40,7 +41,7 @@ SCRIPT = textwrap.dedent("""
         ("float64", 64 * 20, 64, 1e-10),
         ("float64", 30 * 20, 30, 1e-10),
         ("float64", 5 * 20, 5, 1e-10),
-        ("default", 64 * 20, 64, 1e-4),
+        ("default", 64 * 20, 64, 1e-4),  # with seed 0 a max-pool meets a tie that float32 breaks otherwise
         ("default", 5 * 20, 5, 1e-4),
         ("float64", 32 * 100, 32, 1e-8),  # a hundred quick steps: once, steps in flight waited for each other for ever
     ],

@@ -1,0 +1,133 @@
+"""Convolutions and max-pools that train fast on a CPU, and the rule that chooses among their forms.
+
+XLA's own convolution has cliffs on a CPU: gradients that are 4 to 50 times slower inside `lax.scan` (jax-ml/jax#12868),
+maps of 2 x 2 that take 100 times as long as their arithmetic, few channels that are computed one by one. Each form here
+is made of slices, additions and matrix products, with derivatives of any order. They compute what XLA's computes, in
+another order of summation; training on a CPU uses them, evaluation and the exporters do not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+
+from flaxvision.layers.patches import FEW, Pads, Pair, Window, batch_first, batch_last, from_patches, patches
+from flaxvision.layers.pooling import GlobalMaxPool, MaxPool
+from flaxvision.layers.winograd import KERNELS, TILE, winograd
+
+FIRST = 4  # input channels of a first layer, at most
+PATCH_BYTES = 2**30  # patches may take so much memory
+
+
+def form_of(shape: tuple[int, ...], kernel: tuple[int, ...], window: Window, dtype: Any) -> str:
+    """The form in which a CPU trains a convolution fastest: "patches", "batch minor", "winograd" or "native".
+
+    Measured on two cores of an AMD EPYC with AVX-512, see experiments/benchmarks.
+
+    Args:
+        shape: Of the input, (N, H, W, I).
+        kernel: Shape of the kernel, (h, w, I, O).
+        window: Kernel, strides and padding on the map.
+        dtype: Of the input; Winograd's and the patches' sums want float32 or more.
+    """
+    height, width, inputs, outputs = kernel
+    places = shape[0] * math.prod(window.count)
+    if jnp.dtype(dtype).itemsize < 4 or places * math.prod(kernel[:3]) * 4 > PATCH_BYTES:
+        return "native"
+    if inputs <= FIRST and outputs >= FEW:
+        return "patches"
+    if min(inputs, outputs) < FEW:
+        return "batch minor"
+    if height == width and height in KERNELS and window.strides == (1, 1) and min(window.count) >= TILE:
+        return "winograd"
+    return "patches"
+
+
+def convolve(x: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads, form: str | None = None) -> jax.Array:
+    """The convolution of `x` (N, H, W, I) with `kernel` (h, w, I, O): (N, H', W', O), in the form of `form_of`."""
+    window = Window((x.shape[1], x.shape[2]), (kernel.shape[0], kernel.shape[1]), strides, pads)
+    form = form or form_of(x.shape, kernel.shape, window, x.dtype)
+    flat = kernel.reshape(-1, kernel.shape[-1])
+    if form == "winograd":
+        return winograd(x, kernel, pads)
+    if form == "patches":
+        taken = patches(x, (window, 3))  # (N, H', W', h * w, I)
+        return (taken.reshape(-1, len(flat)) @ flat).reshape(len(x), *window.count, -1)
+    if form == "batch minor":
+        taken = patches(batch_last(x), (window, 0)).reshape(len(flat), -1)  # (h * w * I, H' * W' * N)
+        return batch_first((flat.T @ taken).reshape(-1, *window.count, len(x)))
+    return lax.conv_general_dilated(x, kernel, strides, pads, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def convolve_transpose(x: jax.Array, kernel: jax.Array, strides: Pair) -> jax.Array:
+    """The adjoint of `convolve` without padding: `x` (N, H, W, I), `kernel` (h, w, O, I), to (N, H', W', O).
+
+    H' = (H - 1) * stride + h, as in PyTorch's ConvTranspose2d. The batch is the last axis within.
+    """
+    height, width, outputs, inputs = kernel.shape
+    count = (x.shape[1], x.shape[2])
+    size = tuple((n - 1) * s + k for n, s, k in zip(count, strides, (height, width), strict=True))
+    window = Window((size[0], size[1]), (height, width), strides)
+    flat = kernel.reshape(-1, inputs)  # (h * w * O, I)
+    spread = flat @ batch_last(x).reshape(inputs, -1)
+    return batch_first(from_patches(spread.reshape(height * width, outputs, *count, len(x)), (window, 0)))
+
+
+# The layers that have a fast form.
+
+
+def _conv(layer: nnx.Conv, x: jax.Array) -> jax.Array:
+    if not _is_plain(layer) or layer.feature_group_count != 1 or layer.input_dilation not in (None, 1, (1, 1)):
+        return layer(x)
+    kernel, strides = layer.kernel[...], _pair(layer.strides)
+    padding = layer.padding
+    if isinstance(padding, str):
+        if padding not in ("SAME", "VALID"):
+            return layer(x)
+        pads = tuple(lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding))
+    else:
+        pads = tuple(_pair(pad) for pad in ((padding,) * 2 if isinstance(padding, int) else padding))
+    if min(map(min, pads)) < 0:
+        return layer(x)
+    return _biased(layer, convolve(x, kernel, strides, pads))
+
+
+def _conv_transpose(layer: nnx.ConvTranspose, x: jax.Array) -> jax.Array:
+    plain = _is_plain(layer) and layer.padding == "VALID" and layer.transpose_kernel
+    strides = _pair(layer.strides)
+    if not plain or any(k < s for k, s in zip(layer.kernel.shape[:2], strides, strict=True)):
+        return layer(x)
+    return _biased(layer, convolve_transpose(x, layer.kernel[...], strides))
+
+
+def _max_pool(layer: MaxPool | GlobalMaxPool, x: jax.Array) -> jax.Array:
+    if x.shape[-1] >= FEW or getattr(layer, "padding", "VALID") != "VALID":
+        return layer(x)
+    return batch_first(layer(batch_last(x)))
+
+
+def _is_plain(layer: Any) -> bool:
+    single = (None, 1, (1, 1))
+    return layer.mask is None and layer.kernel_dilation in single and layer.kernel[...].ndim == 4
+
+
+def _biased(layer: Any, y: jax.Array) -> jax.Array:
+    return y if layer.bias is None else y + layer.bias[...].reshape(1, 1, 1, -1)
+
+
+def _pair(value: Any) -> Pair:
+    return (1, 1) if value is None else (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
+
+
+FAST: dict[type, Callable[[Any, jax.Array], jax.Array]] = {
+    nnx.Conv: _conv,
+    nnx.ConvTranspose: _conv_transpose,
+    MaxPool: _max_pool,
+    GlobalMaxPool: _max_pool,
+}

@@ -1,0 +1,143 @@
+"""Patches of maps, and their adjoint: the linear maps of which fast convolutions are made.
+
+An array (A, H, W, B) is a batch of maps, channels last (N, H, W, C) or batch last (C, H, W, N): all that counts here is
+that the map lies on axes 1 and 2.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Pair = tuple[int, int]
+Pads = tuple[Pair, Pair]  # ((above, below), (left, right)); zeros are added
+FEW = 32  # channels; with fewer, the batch is the better axis to vectorise over, and is laid innermost
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Window:
+    """Where the windows of a convolution or pool lie on a map."""
+
+    size: Pair  # (H, W) of the map, before padding
+    kernel: Pair
+    strides: Pair = (1, 1)
+    pads: Pads = ((0, 0), (0, 0))
+
+    @property
+    def padded(self) -> Pair:
+        """(H, W) with padding."""
+        (height, width), ((above, below), (left, right)) = self.size, self.pads
+        return height + above + below, width + left + right
+
+    @property
+    def count(self) -> Pair:
+        """How many windows there are along each axis."""
+        pairs = zip(self.padded, self.kernel, self.strides, strict=True)
+        height, width = ((side - k) // stride + 1 for side, k, stride in pairs)
+        return height, width
+
+
+def batch_last(x: jax.Array) -> jax.Array:
+    """(N, H, W, C) to (C, H, W, N); XLA folds the change back and forth between neighbouring layers."""
+    return x.transpose(3, 1, 2, 0)
+
+
+def batch_first(x: jax.Array) -> jax.Array:
+    """(C, H, W, N) to (N, H, W, C)."""
+    return x.transpose(3, 1, 2, 0)
+
+
+def adjoint_pair(forward: Callable, adjoint: Callable) -> tuple[Callable, Callable]:
+    """Two linear functions of (array, static settings), each of which has the other as its derivative.
+
+    Reverse-mode derivatives of any order follow. JAX would derive the adjoint of many overlapping slices as a sum of
+    as many padded arrays, which on a CPU is several times slower than one overlap-add.
+    """
+
+    @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+    def there(x: jax.Array, settings: Any) -> jax.Array:
+        return forward(x, settings)
+
+    @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+    def back(y: jax.Array, settings: Any) -> jax.Array:
+        return adjoint(y, settings)
+
+    there.defvjp(lambda x, settings: (there(x, settings), None), lambda settings, _, g: (back(g, settings),))
+    back.defvjp(lambda y, settings: (back(y, settings), None), lambda settings, _, g: (there(g, settings),))
+    return there, back
+
+
+def pad_map(x: jax.Array, pads: Pads) -> jax.Array:
+    """`x` with zeros around its maps; negative pads crop."""
+    if not any(map(any, pads)):
+        return x
+    config = [(0, 0, 0), *((low, high, 0) for low, high in pads), (0, 0, 0)]
+    return lax.pad(x, jnp.zeros((), x.dtype), config)
+
+
+def window_slices(x: jax.Array, window: Window) -> list[list[jax.Array]]:
+    """The strided slice of the padded `x` (A, H, W, B) under each tap of the window, row by row."""
+    x = pad_map(x, window.pads)
+    (height, width), (down, right) = window.count, window.strides
+    return [
+        [
+            x[:, i : i + (height - 1) * down + 1 : down, j : j + (width - 1) * right + 1 : right]
+            for j in range(window.kernel[1])
+        ]
+        for i in range(window.kernel[0])
+    ]
+
+
+def overlap_add(taps: list[jax.Array], axis: int, stride: int, length: int) -> jax.Array:
+    """Sum `taps` into an axis of `length`: element t of tap j lands on position j + stride * t.
+
+    The adjoint of taking the strided slices `x[j : j + stride * (t - 1) + 1 : stride]`.
+    """
+    total = None
+    for start in range(0, len(taps), stride):
+        group = taps[start : start + stride]
+        group += [jnp.zeros_like(group[0])] * (stride - len(group))
+        block = group[0] if stride == 1 else jnp.stack(group, axis + 1)
+        shape = list(taps[0].shape)
+        shape[axis] *= stride
+        padding = [(0, 0, 0)] * len(shape)
+        padding[axis] = (start, length - start - shape[axis], 0)
+        block = lax.pad(block.reshape(shape), jnp.zeros((), block.dtype), padding)
+        total = block if total is None else total + block
+    assert total is not None
+    return total
+
+
+def add_slices(taps: list[list[jax.Array]], window: Window) -> jax.Array:
+    """The adjoint of `window_slices`: (A, H, W, B)."""
+    height, width = window.padded
+    rows = [overlap_add(row, 2, window.strides[1], width) for row in taps]
+    padded = overlap_add(rows, 1, window.strides[0], height)
+    (above, below), (left, right) = window.pads
+    return pad_map(padded, ((-above, -below), (-left, -right)))
+
+
+def _patches(x: jax.Array, settings: tuple[Window, int]) -> jax.Array:
+    window, axis = settings
+    return jnp.stack([tap for row in window_slices(x, window) for tap in row], axis)
+
+
+def _from_patches(p: jax.Array, settings: tuple[Window, int]) -> jax.Array:
+    window, axis = settings
+    height, width = window.kernel
+    taps = [lax.index_in_dim(p, i, axis, keepdims=False) for i in range(height * width)]
+    return add_slices([taps[i * width : (i + 1) * width] for i in range(height)], window)
+
+
+patches, from_patches = adjoint_pair(_patches, _from_patches)
+patches.__doc__ = """What lies under each window of `x` (A, H, W, B): the taps, row by row, as a new axis.
+
+The settings are (window, axis).
+"""
+from_patches.__doc__ = "The adjoint of `patches`: every value is added to where its patch came from, (A, H, W, B)."

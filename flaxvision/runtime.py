@@ -1,0 +1,102 @@
+"""Settings of a process that only trains: memory kept between steps, compiled programs kept on disk.
+
+Nothing happens at import. `python -m flaxvision.sweep` and its worker processes call `prepare`, and so may a script, as
+the first thing it does; FLAXVISION_RUNTIME=off leaves a process as it is.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from pathlib import Path
+
+from flaxvision._files import cache_folder
+
+SWITCH = "FLAXVISION_RUNTIME"
+KEPT_BYTES = 2**31 - 2**20  # of freed memory that is not given back, at most (an int in mallopt)
+HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+_TRIM_THRESHOLD, _MMAP_MAX, _HUGEPAGE = -1, -4, 14  # of mallopt (malloc.h) and madvise (mman.h)
+
+
+def prepare() -> tuple[str, ...]:
+    """Prepare this process for training on a CPU; call it before anything is computed.
+
+    - XLA allocates and frees its temporaries at every call. Large ones come fresh from the kernel each time, and
+      faulting in their pages can take longer than computing them. On Linux with glibc, freed memory up to
+      `KEPT_BYTES` is kept instead, in huge pages where the kernel gives them. It is not given back before the process
+      ends.
+    - Operations run when they are called, not on a thread of their own, whose memory would be another heap.
+    - Programs that took over a second to compile are kept in the user's cache folder.
+
+    Returns:
+        What was done, of "heap", "dispatch" and "cache"; nothing where another accelerator computes.
+    """
+    if os.environ.get(SWITCH, "").lower() in ("off", "0", "false"):
+        return ()
+    import jax
+
+    done = ["cache"] if _keep_programs() else []
+    if jax.config.jax_platforms in (None, "", "cpu") and not _has_accelerator():
+        jax.config.update("jax_cpu_enable_async_dispatch", False)
+        done += ["dispatch"] + (["heap"] if _keep_memory() else [])
+    return tuple(done)
+
+
+def _keep_programs() -> bool:
+    import jax
+
+    if jax.config.jax_compilation_cache_dir:  # the user has one
+        return False
+    folder = cache_folder() / "compiled"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_compilation_cache_max_size", 2**30)  # bytes; the oldest programs go first
+    return True
+
+
+def _has_accelerator() -> bool:
+    """Whether JAX has a plugin for another platform installed; asking JAX itself would start its backends."""
+    from importlib.metadata import entry_points
+
+    return bool(entry_points(group="jax_plugins"))
+
+
+def _keep_memory() -> bool:
+    """Keep freed memory in this process; False where that cannot be done."""
+    if not sys.platform.startswith("linux"):
+        return False
+    library = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(library, "gnu_get_libc_version"):
+        return False
+    library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    library.free.restype, library.free.argtypes = None, [ctypes.c_void_p]
+    library.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    if not (library.mallopt(_MMAP_MAX, 0) and library.mallopt(_TRIM_THRESHOLD, KEPT_BYTES)):
+        return False
+    if not _huge_pages():
+        return True
+    # One large block at the top of the heap, marked and freed: what is allocated later lies in it.
+    size = min(KEPT_BYTES, _memory() // 4)
+    block = library.malloc(size)
+    if block:
+        page = 2**21
+        start = -(-block // page) * page
+        library.madvise(start, (block + size - start) // page * page, _HUGEPAGE)
+        library.free(block)
+    return True
+
+
+def _huge_pages() -> bool:
+    try:
+        return "[never]" not in HUGE_PAGES.read_text(encoding="utf-8")
+    except OSError:
+        return False
+
+
+def _memory() -> int:
+    """Physical memory, in bytes."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

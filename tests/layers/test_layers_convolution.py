@@ -1,0 +1,230 @@
+"""The convolutions made for CPUs: values and derivatives of every form against XLA's in float64."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax import lax
+
+import flaxvision as fv
+from flaxvision.layers import Activation, BatchNorm, Chain, Context, Conv, ConvTranspose, Flatten, MaxPool
+from flaxvision.layers.convolution import convolve, convolve_transpose, form_of
+from flaxvision.layers.patches import Window, from_patches, patches
+from flaxvision.layers.winograd import TILE, matrices, winograd
+
+FORMS = ("patches", "batch minor", "winograd")
+TOLERANCE = {"patches": 2e-6, "batch minor": 2e-6, "winograd": 5e-5}  # of max(1, largest value), in float32
+
+
+def native(x, w, strides=(1, 1), pads=((0, 0), (0, 0))):
+    return lax.conv_general_dilated(x, w, strides, pads, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def draw(seed, *shapes):
+    random = np.random.default_rng(seed)
+    return [
+        random.standard_normal(shape) / math.sqrt(math.prod(shape[:-1]) if i else 1) for i, shape in enumerate(shapes)
+    ]
+
+
+def value_and_pullback(function, x, w, seed=1):
+    @jax.jit
+    def both(x, w):
+        y, pull = jax.vjp(function, x, w)
+        return y, *pull(jnp.asarray(np.random.default_rng(seed).standard_normal(y.shape), y.dtype))
+
+    return both(x, w)
+
+
+def assert_near(ours, theirs, tolerance):
+    for a, b in zip(ours, theirs, strict=True):
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        assert a.shape == b.shape
+        assert np.abs(a - b).max() <= tolerance * max(1.0, np.abs(b).max())
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    form=st.sampled_from(FORMS),
+    sides=st.tuples(st.integers(1, 13), st.integers(1, 13)),
+    kernel=st.tuples(st.integers(1, 7), st.integers(1, 7)),
+    strides=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    pads=st.tuples(*[st.tuples(st.integers(0, 3), st.integers(0, 3))] * 2),
+    channels=st.tuples(st.integers(1, 6), st.integers(1, 6)),
+    seed=st.integers(0, 99),
+)
+def test_every_form_is_the_convolution(form, sides, kernel, strides, pads, channels, seed):
+    if form == "winograd":
+        kernel, strides = ((3, 3), (5, 5))[kernel[0] % 2], (1, 1)
+    padded = [side + sum(pad) for side, pad in zip(sides, pads, strict=True)]
+    kernel = kernel if form == "winograd" else tuple(map(min, kernel, padded))
+    if min(side - k for side, k in zip(padded, kernel, strict=True)) < 0:
+        return
+    x, w = draw(seed, (3, *sides, channels[0]), (*kernel, *channels))
+    with jax.enable_x64(True):
+        exact = value_and_pullback(lambda x, w: native(x, w, strides, pads), jnp.asarray(x), jnp.asarray(w))
+        ours = value_and_pullback(lambda x, w: convolve(x, w, strides, pads, form), jnp.asarray(x), jnp.asarray(w))
+        assert_near(ours, exact, 1e-12)
+    x, w = jnp.asarray(x, jnp.float32), jnp.asarray(w, jnp.float32)
+    ours = value_and_pullback(lambda x, w: convolve(x, w, strides, pads, form), x, w)
+    assert all(value.dtype == jnp.float32 for value in ours)
+    assert_near(ours, exact, TOLERANCE[form])
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_gradients_of_gradients_scan_vmap_and_jit(form):
+    x, w = draw(0, (4, 9, 8, 3), (3, 3, 3, 5))
+    with jax.enable_x64(True):
+        x, w = jnp.asarray(x), jnp.asarray(w)
+
+        def energy(conv):
+            def gradient_size(x, w):
+                grads = jax.grad(lambda x, w: jnp.sin(conv(x, w)).sum(), (0, 1))(x, w)
+                return sum((g**2).sum() for g in grads)
+
+            return gradient_size
+
+        def ours(x, w):
+            return convolve(x, w, (1, 1), ((1, 1), (1, 1)), form)
+
+        def theirs(x, w):
+            return native(x, w, (1, 1), ((1, 1), (1, 1)))
+
+        assert_near(jax.grad(energy(ours), (0, 1))(x, w), jax.grad(energy(theirs), (0, 1))(x, w), 1e-10)
+        members = jnp.stack([w, 2 * w])
+        both = jax.vmap(lambda w: value_and_pullback(ours, x, w))(members)
+        for k in range(2):
+            assert_near([value[k] for value in both], value_and_pullback(theirs, x, members[k]), 1e-12)
+
+        def step(w, _):
+            return w - 0.1 * jax.grad(lambda w: (ours(x, w) ** 2).mean())(w), None
+
+        scanned = jax.jit(lambda w: lax.scan(step, w, None, length=3)[0])(w)
+        expected = w
+        for _ in range(3):
+            expected = expected - 0.1 * jax.grad(lambda w: (theirs(x, w) ** 2).mean())(expected)
+        assert_near([scanned], [expected], 1e-12)
+
+
+@pytest.mark.parametrize("side", [3, 5])
+def test_winograd_matrices_filter_exactly(side):
+    into, kernel, out = matrices(side)
+    random = np.random.default_rng(side)
+    x, w = random.standard_normal(TILE + side - 1), random.standard_normal(side)
+    np.testing.assert_allclose(out.T @ ((kernel @ w) * (into @ x)), np.correlate(x, w, "valid"), atol=1e-12)
+    assert np.count_nonzero(into) < into.size  # as sums of few terms
+
+
+def test_winograd_needs_no_whole_tiles():
+    x, w = draw(3, (2, 11, 6, 4), (5, 5, 4, 3))
+    with jax.enable_x64(True):
+        pads = ((2, 1), (0, 3))
+        assert_near([winograd(x, jnp.asarray(w), pads)], [native(x, jnp.asarray(w), pads=pads)], 1e-12)
+
+
+@pytest.mark.parametrize("axis", [0, 3])
+def test_patches_and_their_adjoint(axis):
+    random = np.random.default_rng(0)
+    window = Window((7, 9), (3, 2), (2, 3), ((1, 0), (2, 1)))
+    with jax.enable_x64(True):
+        x = random.standard_normal((2, 7, 9, 4))
+        taken = patches(x, (window, axis))
+        places = [2, 2, 2, 4]  # examples, rows, columns, channels
+        assert window.count == (3, 4)
+        expected = np.pad(x, ((0, 0), (1, 0), (2, 1), (0, 0)))[:, 2:5, 3:5].transpose(1, 2, 0, 3).reshape(6, 2, 4)
+        assert taken.shape == tuple(np.insert(places, axis, 6)) or taken.shape[axis] == 6
+        np.testing.assert_array_equal(np.moveaxis(np.asarray(taken), axis, 0)[:, :, 1, 1], expected)
+        p = random.standard_normal(taken.shape)
+        np.testing.assert_allclose((taken * p).sum(), (x * from_patches(p, (window, axis))).sum(), rtol=1e-12)
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (4, 2), (2, 2), (5, 3)])
+def test_the_transposed_convolution_is_torchs(kernel, stride, torch):
+    x, w = draw(kernel, (3, 5, 4, 6), (kernel, kernel, 2, 6))
+    x, w = x.astype(np.float32), w.astype(np.float32)
+    ours = value_and_pullback(lambda x, w: convolve_transpose(x, w, (stride, stride)), jnp.asarray(x), jnp.asarray(w))
+    xt, wt = torch.tensor(x.transpose(0, 3, 1, 2)), torch.tensor(w.transpose(3, 2, 0, 1))
+    xt.requires_grad = wt.requires_grad = True
+    y = torch.nn.functional.conv_transpose2d(xt, wt, stride=stride)
+    g = np.random.default_rng(1).standard_normal(ours[0].shape).astype(np.float32)
+    y.backward(torch.tensor(g.transpose(0, 3, 1, 2)))
+    theirs = (y.detach().permute(0, 2, 3, 1), xt.grad.permute(0, 2, 3, 1), wt.grad.permute(2, 3, 1, 0))
+    assert_near(ours, [value.numpy() for value in theirs], 2e-6)
+
+
+@pytest.mark.parametrize(
+    ("shape", "kernel", "strides", "pad", "form"),
+    [
+        ((64, 32, 32, 3), (3, 3, 3, 64), 1, 1, "patches"),  # vgg19's first layer
+        ((64, 16, 16, 128), (3, 3, 128, 128), 1, 1, "winograd"),
+        ((64, 2, 2, 512), (3, 3, 512, 512), 1, 1, "patches"),  # and its last
+        ((128, 14, 14, 32), (5, 5, 32, 64), 1, 2, "winograd"),  # wide_cnn's second
+        ((32, 28, 28, 1), (3, 3, 1, 4), 1, 0, "batch minor"),  # emnist_cnn
+        ((32, 12, 12, 8), (3, 3, 8, 16), 2, 0, "batch minor"),
+        ((64, 16, 16, 128), (7, 7, 128, 128), 1, 1, "patches"),
+        ((4096, 64, 64, 64), (7, 7, 64, 64), 1, 1, "native"),  # whose patches would take 200 GB
+    ],
+)
+def test_the_rule(shape, kernel, strides, pad, form):
+    window = Window(shape[1:3], kernel[:2], (strides, strides), ((pad, pad), (pad, pad)))
+    assert form_of(shape, kernel, window, jnp.float32) == form
+    assert form_of(shape, kernel, window, jnp.bfloat16) == "native"
+
+
+def fast_layers():
+    rngs = nnx.Rngs(0)
+    return [
+        ("a", Conv(3, 6, (3, 4), strides=(2, 1), padding="SAME", rngs=rngs)),
+        ("b", BatchNorm(6)),
+        ("c", Activation("tanh")),
+        ("d", MaxPool(2, 1)),
+        ("e", Conv(6, 40, (3, 3), padding=1, use_bias=False, rngs=rngs)),
+        ("f", ConvTranspose(40, 5, (3, 3), strides=(2, 2), padding="VALID", transpose_kernel=True, rngs=rngs)),
+        ("g", MaxPool(3, 2, "SAME")),
+        ("h", Conv(5, 4, (2, 2), padding="VALID", kernel_dilation=(2, 2), rngs=rngs)),
+        ("i", Flatten()),
+    ]
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_chain_is_the_same_in_both_forms(masked):
+    x = jnp.asarray(draw(0, (6, 12, 11, 3))[0], jnp.float32)
+    mask = jnp.arange(6) < 4 if masked else None
+    outputs = {}
+    for fast in (False, True):
+        chain = Chain(fast_layers(), input_shape=(12, 11, 3))
+        graphdef, params, stats = nnx.split(chain, nnx.Param, nnx.BatchStat)
+
+        def loss(params, stats=stats, graphdef=graphdef, fast=fast):
+            model = nnx.merge(graphdef, params, stats, copy=True)
+            y = model(x, Context(train=True, mask=mask, fast=fast))[:4]
+            return (y**2).sum(), (y, nnx.state(model, nnx.BatchStat))
+
+        (_, aux), grads = jax.value_and_grad(loss, has_aux=True)(params)
+        outputs[fast] = jax.tree.leaves((aux, grads))
+    assert len(outputs[True]) > 8
+    assert_near(outputs[True], outputs[False], 1e-4)
+
+
+@pytest.mark.parametrize("name", ["mnist_net", "emnist_cnn", "emnist_autoencoder", "wide_cnn"])
+def test_training_is_the_same_with_native_convolutions(name, make_dataset):
+    data = make_dataset((28, 28, 1), 10, train=96, test=20)
+    loss = "squared_error" if name == "emnist_autoencoder" else "cross_entropy"
+    sizes = {} if name == "emnist_autoencoder" else {"num_classes": 10}
+    losses = {}
+    for conv in ("auto", "native"):
+        model = fv.models.create(name, **sizes)
+        recipe = fv.Recipe(learning_rate=0.01 if sizes else 1e-4, batch_size=40, epochs=2, conv=conv, loss=loss)
+        losses[conv] = fv.fit(model, data, recipe).history["step_loss"]
+    np.testing.assert_allclose(losses["auto"], losses["native"], rtol=1e-4)
+    assert losses["auto"].shape == (6,)
+    assert losses["auto"][-1] != losses["auto"][0]
+    with pytest.raises(fv.UserError, match="unknown conv 'fast'"):
+        fv.Recipe(conv="fast")
