@@ -1,0 +1,269 @@
+"""Report E, width and depth: a base, a deeper and a wider network on Fashion-MNIST, and the gradients of the base.
+
+    python experiments/fashion_structure.py --raw-dir DATA
+
+Time on 2 CPU cores: TIME. Finished networks are kept in runs/fashion_structure, so that a second call goes on where the
+first one stopped. `--big-seeds 3` trains the deeper and the wider network as often as the base, `--epochs 50` trains
+less, `--quick` takes made data.
+
+Found: FOUND
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import common
+import numpy as np
+
+import flaxvision as fv
+from flaxvision.report.style import colors
+
+STRUCTURES = {"base": (256, 512), "deeper": (256, 512, 1024, 2048), "wider": (1024, 2048)}
+SMALL = {"base": (16,), "deeper": (16, 16), "wider": (16,)}  # for --quick; what is equal is compiled once
+PARAMETERS = {"base": 337_674, "deeper": 2_977_546, "wider": 2_923_530}
+MEGABYTES = {  # input, forward/backward, params, total
+    "base": (0.00, 0.02, 1.29, 1.31),
+    "deeper": (0.00, 0.06, 11.36, 11.43),
+    "wider": (0.00, 0.05, 11.15, 11.21),
+}
+ACCURACY = {"base": 88.7, "deeper": 88.8, "wider": 89.1}
+LOWEST = {"base": 50, "deeper": 30, "wider": 50}  # about the epoch of the smallest test loss
+ABOUT = """
+ReLU networks of linear layers, plain SGD at 0.01, batches of 64 in the stored order, PyTorch's initialisation. The base
+network is trained with more seeds than the two big ones, which cost ten times as much.
+"""
+
+Runs = dict[str, dict[str, np.ndarray]]  # structure -> metric -> (seeds, epochs)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Train the three structures, judge their sizes, accuracies, overfitting, stability, and the gradients' curve."""
+    flags = {
+        "--epochs": {"type": int, "default": 200, "help": "epochs of every run (default 200)"},
+        "--big-seeds": {"type": int, "default": 1, "help": "runs of deeper and wider, at most --seeds (default 1)"},
+    }
+    options = common.read_options("fashion_structure", __doc__, arguments, seeds=3, extra=flags)
+    structures, epochs = (SMALL, 2) if options.quick else (STRUCTURES, options.extra.epochs)
+    big_seeds = min(options.extra.big_seeds, options.seeds)
+    seeds = {"base": options.seeds, "deeper": big_seeds, "wider": big_seeds}
+    study = common.Study(options, "E", "Width and depth on Fashion-MNIST, and gradients", ABOUT)
+    data = options.load("fashion_mnist")
+    recipe = fv.Recipe(learning_rate=0.01, batch_size=64, shuffle=False, epochs=epochs)
+    study.uses(data, recipe=recipe, structures=structures, init="torch", runs=seeds)
+
+    add_sizes(study, structures)
+    gradients = record_gradients(options, data, structures["base"], dataclasses.replace(recipe, epochs=1))
+    runs: Runs = {}
+    for name, hidden in structures.items():
+        each = [train(options, data, hidden, dataclasses.replace(recipe, seed=seed)) for seed in range(seeds[name])]
+        runs[name] = {key: np.stack([run[key] for run in each]) for key in each[0]}
+    add_accuracies(study, runs)
+    judge_overfitting(study, runs)
+    judge_stability(study, runs)
+    judge_gradients(study, gradients)
+    draw(study, runs, gradients)
+    study.write()
+
+
+def create(data: fv.data.Dataset, hidden: tuple[int, ...], seed: int = 0) -> fv.layers.Chain:
+    """A network of linear layers with PyTorch's initialisation."""
+    return fv.models.create("mlp", hidden=hidden, input_shape=data.input_shape, init="torch", seed=seed)
+
+
+def train(
+    options: common.Options, data: fv.data.Dataset, hidden: tuple[int, ...], recipe: fv.Recipe
+) -> dict[str, np.ndarray]:
+    """One run's metrics, (epochs,), and "seconds" an epoch, its evaluation included."""
+
+    def make() -> dict[str, np.ndarray]:
+        result = fv.fit(create(data, hidden, recipe.seed), data, recipe)
+        names = ("train_loss", "train_top1", "test_loss", "test_top1")
+        seconds = len(data.train) / result.timing.examples_per_second
+        return {name: result.history[name] for name in names} | {"seconds": np.asarray(seconds)}
+
+    return common.cached(options, {"data": data.source.checksum, "hidden": hidden, "recipe": recipe}, make)
+
+
+def record_gradients(
+    options: common.Options, data: fv.data.Dataset, hidden: tuple[int, ...], recipe: fv.Recipe
+) -> dict[str, np.ndarray]:
+    """Of each step of the first epoch, (seeds, steps): "mean", the report's sum of mean gradients, and "loss"."""
+    recipes = [dataclasses.replace(recipe, seed=seed, record_gradients=True) for seed in range(options.seeds)]
+    histories = [fv.fit(create(data, hidden, each.seed), data, each).history for each in recipes]
+    names = {"mean": "gradient_mean", "loss": "step_loss"}
+    return {short: np.stack([history[name] for history in histories]) for short, name in names.items()}
+
+
+def add_sizes(study: common.Study, structures: dict[str, tuple[int, ...]]) -> None:
+    """Parameters, memory and layer summaries."""
+    data = next(iter(study.datasets.values()))
+    summaries = {name: fv.models.summary(create(data, hidden)) for name, hidden in structures.items()}
+    for name, summary in summaries.items():
+        study.row(f"parameters, {name}", summary.parameters, "", published=PARAMETERS[name], tolerance=0)
+    rows = []
+    for name, summary in summaries.items():
+        sizes = summary.megabytes
+        study.row(f"memory, {name}", sizes["total"], "MB", published=MEGABYTES[name][3])
+        cells = [f"{ours:.2f} ({theirs:.2f})" for ours, theirs in zip(sizes.values(), MEGABYTES[name], strict=True)]
+        rows.append((name, *cells))
+    study.table(
+        "Memory of one example in MB, ours (published)",
+        ("structure", "input", "forward/backward", "params", "total"),
+        rows,
+        "Forward/backward counts every output, the flattened image included, twice at 4 bytes; 1 MB is 2^20 bytes.",
+    )
+    blocks = [f"{name}\n\n{summary}" for name, summary in summaries.items()]
+    study.text("Layers", "```text\n" + "\n\n\n".join(blocks) + "\n```")
+
+
+def add_accuracies(study: common.Study, runs: Runs) -> None:
+    """Accuracy at the end and after one epoch, and the time of an epoch."""
+    for name, run in runs.items():
+        accuracy = 100 * run["test_top1"][:, -1]
+        study.row(f"test accuracy, {name}", accuracy, published=ACCURACY[name], tolerance=1.5)
+    base = runs["base"]
+    study.row("test accuracy after epoch 1, base", 100 * base["test_top1"][:, 0], published=71.5)
+    study.row("test loss after epoch 1, base", base["test_loss"][:, 0], "", published=0.7928)
+    study.row("time of one epoch and its evaluation, base", base["seconds"], "s", published=5.67, note="other hardware")
+
+
+def judge_overfitting(study: common.Study, runs: Runs) -> None:
+    """Where the test loss is smallest, and how far it rises afterwards."""
+    lowest = {name: run["test_loss"].argmin(axis=1) + 1 for name, run in runs.items()}
+    rise = {name: 100 * (run["test_loss"][:, -1] / run["test_loss"].min(axis=1) - 1) for name, run in runs.items()}
+    rows = []
+    for name, run in runs.items():
+        study.row(f"epoch of the smallest test loss, {name}", lowest[name], "epoch", published=LOWEST[name])
+        loss = run["test_loss"].mean(axis=0)
+        near = np.flatnonzero(loss <= 1.01 * loss.min()) + 1
+        rows.append(
+            (
+                name,
+                f"{loss.min():.3f}",
+                f"{near[0]} to {near[-1]}",
+                f"{loss[-1]:.3f}",
+                f"{rise[name].mean():+.0f} %",
+                f"{run['train_loss'][:, -1].mean():.3f}",
+                f"{100 * run['train_top1'][:, -1].mean():.2f}",
+            )
+        )
+    study.table(
+        "Overfitting",
+        (
+            "structure",
+            "smallest test loss",
+            "epochs within 1 % of it",
+            "test loss at the end",
+            "rise",
+            "training loss at the end",
+            "training accuracy (%)",
+        ),
+        rows,
+    )
+
+    places = ", ".join(f"{name} {values.mean():.0f}" for name, values in lowest.items())
+    rises = ", ".join(f"{name} {values.mean():+.0f} %" for name, values in rise.items())
+    study.claim(
+        "the test loss is smallest near epoch 50 (base), 30 (deeper) and 50 (wider)",
+        common.judge(abs(values.mean() - LOWEST[name]) <= 10 for name, values in lowest.items()),
+        f"smallest at epoch {places}. Rule: within 10 epochs",
+    )
+    study.claim(
+        "afterwards the test loss rises: the networks overfit",
+        common.judge(np.concatenate(list(rise.values())) >= 5),
+        f"from its smallest to the end: {rises}. Rule: every run rises by 5 % or more",
+    )
+    others = ("base", "wider")
+    study.claim(
+        "the deeper network overfits faster",
+        common.judge(
+            [lowest["deeper"].mean() < lowest[name].mean() for name in others]
+            + [rise["deeper"].mean() > rise[name].mean() for name in others]
+        ),
+        f"smallest test loss at epoch {places}; rise {rises}. Rule: earlier, and a larger rise, than both others",
+    )
+
+
+def judge_stability(study: common.Study, runs: Runs) -> None:
+    """Standard deviation of the changes from epoch to epoch in the second half of training."""
+    changes: dict[str, dict[str, float]] = {}
+    for key, scale in (("test_top1", 100), ("test_loss", 1)):
+        halves = {name: run[key][:, -(run[key].shape[1] // 2) - 1 :] for name, run in runs.items()}
+        changes[key] = {name: scale * float(np.diff(half).std(axis=1).mean()) for name, half in halves.items()}
+    study.table(
+        "Stability: standard deviation of the change from epoch to epoch, second half of training",
+        ("structure", "test accuracy (points)", "test loss"),
+        [(name, f"{changes['test_top1'][name]:.3f}", f"{changes['test_loss'][name]:.4f}") for name in runs],
+        "A network whose training loss is near zero hardly moves any more, however stable it was before.",
+    )
+
+    def worst(values: dict[str, float]) -> bool:
+        return values["wider"] > 1.1 * max(values["base"], values["deeper"])
+
+    points = ", ".join(f"{name} {value:.3f}" for name, value in changes["test_top1"].items())
+    losses = ", ".join(f"{name} {value:.4f}" for name, value in changes["test_loss"].items())
+    study.claim(
+        "the wider network is the least stable",
+        common.judge(worst(values) for values in changes.values()),
+        f"standard deviation of the change from epoch to epoch: test accuracy {points} points; test loss {losses}. "
+        "Rule: wider's is the largest by more than 10 %, in both",
+    )
+
+
+def judge_gradients(study: common.Study, steps: dict[str, np.ndarray]) -> None:
+    """Whether the loss rises once the sum of mean gradients rises again."""
+    count = steps["mean"].shape[1]
+    window = max(1, count // 18)  # 52 steps
+    mean, loss = (means_over(steps[key], window) for key in ("mean", "loss"))
+    lowest = mean.argmin(axis=1)[:, None]
+    before = np.take_along_axis(loss, lowest, 1)[:, 0]
+
+    def correlations(until: int) -> str:
+        pairs = zip(steps["mean"][:, :until], steps["loss"][:, :until], strict=True)
+        return ", ".join(f"{np.corrcoef(mean, loss)[0, 1]:+.2f}" for mean, loss in pairs)
+
+    study.claim(
+        "the mean gradient rises again, so the loss rises",
+        common.judge(loss[:, -1] > before),
+        f"in means of {window} steps the sum of mean gradients is lowest near step "
+        f"{window * (lowest.mean() + 0.5):.0f} and goes from {mean.min(axis=1).mean():.5f} there to "
+        f"{mean[:, -1].mean():.5f} at the epoch's end, while the loss goes from {before.mean():.3f} to "
+        f"{loss[:, -1].mean():.3f}. Correlation of the two over steps, a value a seed: {correlations(100)} in the "
+        f"first 100, {correlations(count)} in the epoch. A tensor's mean adds up signs: it is neither the gradient's "
+        "size nor its direction. Rule: the loss at the epoch's end is above that at the lowest mean gradient",
+    )
+
+
+def means_over(values: np.ndarray, window: int) -> np.ndarray:
+    """Means of every `window` steps of (seeds, steps), without the steps left over."""
+    count = values.shape[1] // window
+    return values[:, : count * window].reshape(len(values), count, window).mean(axis=2)
+
+
+def draw(study: common.Study, runs: Runs, gradients: dict[str, np.ndarray]) -> None:
+    """Losses with the smallest test loss, accuracies, gradients."""
+    scales = {"loss": 1, "top1": 100}
+    train, test = (
+        [{name: scale * run[f"{split}_{key}"] for name, run in runs.items()} for key, scale in scales.items()]
+        for split in ("train", "test")
+    )
+    titles = ("Loss", "Accuracy (%)")
+    figure = common.draw_lines(dict(zip(titles, test, strict=True)), "", dashed=dict(zip(titles, train, strict=True)))
+    for values, color in zip(test[0].values(), colors(list(runs)), strict=True):
+        mean = values.mean(axis=0)
+        figure.axes[0].plot(mean.argmin() + 1, mean.min(), "o", color=color, markersize=3.5)
+    study.figure("curves", figure, "Loss and accuracy over epochs; dots mark the smallest test loss")
+
+    steps = gradients["mean"].shape[1]
+    for name, count, window in (("gradient", min(100, steps), 1), ("gradient_epoch", steps, max(1, steps // 67))):
+        mean, loss = (means_over(gradients[key][:, :count], window) for key in ("mean", "loss"))
+        places = window * (np.arange(mean.shape[1]) + 0.5) + 0.5
+        panels = {"Sum of mean gradients (thousandths)": {"": 1000 * mean}, "Loss": {"": loss}}
+        figure = common.draw_lines(panels, "", xlabel="step", x=places)
+        what = f"the first {count} steps" if window == 1 else f"the first epoch, means of {window} steps"
+        study.figure(name, figure, f"Sum over tensors of the mean gradient, and the loss, of {what}")
+
+
+if __name__ == "__main__":
+    main()
