@@ -1,0 +1,244 @@
+"""Report C2: a linear map, one hidden layer and a small convolutional network on MNIST.
+
+    python experiments/digit_classifiers.py
+
+Pixels in [-1, 1], batches of 16, 5 epochs, Adam; 5 seeds each. The report does not print Adam's learning rate: 0.001
+is assumed, and the hidden layer is trained with others too. TIME on 2 CPU cores.
+
+FOUND
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from common import Options, Study, cached, draw_confusions, draw_lines, read_options
+
+import flaxvision as fv
+from flaxvision.layers import Conv, Linear
+
+NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {  # name here -> name and sizes in fv.models
+    "linear": ("linear", {}),
+    "MLP": ("mlp", {"hidden": (32,)}),
+    "convolutional": ("tiny_cnn", {}),
+}
+PUBLISHED_PARAMETERS = {"linear": (7850,), "MLP": (25120, 330), "convolutional": (80, 1168, 4640, 330)}  # by layer
+PUBLISHED_ACCURACY = {  # % on the test set, an epoch each
+    "linear": (89.14, 90.37, 91.66, 91.53, 91.50),
+    "MLP": (91.06, 92.08, 93.85, 94.77, 95.10),
+    "convolutional": (96.97, 98.10, 98.03, 98.03, 98.50),
+}
+PUBLISHED_LOSS = {"linear": 0.3134, "MLP": 0.1734, "convolutional": 0.0458}
+PUBLISHED_SPEED = {"linear": "1,540 to 1,610", "MLP": "1,020 to 1,110", "convolutional": "460 to 520"}
+PUBLISHED_ERRORS = {"MLP": 47, "convolutional": 13}  # images of a 4 taken for a 9, the worst cell of each matrix
+TOLERANCE = 1.0  # points of the last accuracy
+OTHER_RATES = (0.0003, 0.0005, 0.002)
+FOUR, NINE = 4, 9
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Train, judge, draw."""
+    options = read_options("digit_classifiers", __doc__, arguments, seeds=5)
+    data = options.load("mnist", quick_limit=96)
+    recipe = fv.Recipe(
+        optimizer="adam", learning_rate=1e-3, batch_size=16, epochs=2 if options.quick else 5, pixels="signed"
+    )
+    study = Study(options, "C2", "Three classifiers of digits", "The learning rate, 0.001, is assumed.")
+    study.uses(data, networks=NETWORKS, init="torch", recipe=recipe, other_rates=OTHER_RATES)
+
+    networks = ("MLP", "convolutional") if options.quick else tuple(NETWORKS)
+    runs = {network: train(network, data, recipe, options) for network in networks}
+    add_parameters(study, data)
+    for network, found in runs.items():
+        add_rows(study, network, found)
+    add_rates(study, data, recipe, runs["MLP"])
+    judge(study, data, runs)
+    draw(study, data, runs)
+    study.write()
+
+
+def create(network: str, data: fv.data.Dataset, seed: int = 0) -> fv.layers.Chain:
+    """A fresh network, initialised as PyTorch does."""
+    name, sizes = NETWORKS[network]
+    return fv.models.create(
+        name, input_shape=data.input_shape, num_classes=data.num_classes, init="torch", seed=seed, **sizes
+    )
+
+
+def train(network: str, data: fv.data.Dataset, recipe: fv.Recipe, options: Options) -> dict[str, np.ndarray]:
+    """Metrics of all seeds of one network, (seeds, epochs, ...), trained in one compiled program."""
+    seeds = range(options.seeds)
+
+    def make() -> dict[str, np.ndarray]:
+        models = [create(network, data, seed) for seed in seeds]
+        results = fv.training.train_cohort(models, data, [replace(recipe, seed=seed) for seed in seeds])
+        metrics = ("test_top1", "test_loss", "train_loss", "test_confusion")
+        arrays = {metric: np.stack([result.history[metric] for result in results]) for metric in metrics}
+        arrays["updates_per_second"] = np.array(results[0].timing.examples_per_second / recipe.batch_size)
+        return arrays
+
+    key = {"network": NETWORKS[network], "recipe": recipe, "seeds": options.seeds, "data": data.source.checksum}
+    return cached(options, key, make)
+
+
+def train_peer(network: str, data: fv.data.Dataset, recipe: fv.Recipe, options: Options) -> list[float]:
+    """Last accuracy (%) of every seed in plain PyTorch; none where that is not installed, or with --quick."""
+    if options.quick or importlib.util.find_spec("torch") is None:
+        return []
+    from peers import train_torch
+
+    name, sizes = NETWORKS[network]
+    key = {"peer": NETWORKS[network], "recipe": recipe, "data": data.source.checksum}
+
+    def last_accuracy(seed: int) -> float:
+        seeded = replace(recipe, seed=seed)
+        found = cached(options, {**key, "seed": seed}, lambda: train_torch(name, data, seeded, **sizes))
+        return 100 * float(found["test_top1"][-1])
+
+    return [last_accuracy(seed) for seed in range(options.seeds)]
+
+
+def add_parameters(study: Study, data: fv.data.Dataset) -> None:
+    """Every layer's parameters, by formula and counted."""
+    cells = []
+    for network, published in PUBLISHED_PARAMETERS.items():
+        model = create(network, data)
+        counted = fv.models.summary(model)
+        learning = [
+            (layer, row) for (_, layer), row in zip(model.named_layers(), counted.rows, strict=True) if row.parameters
+        ]
+        for (layer, row), value in zip(learning, published, strict=True):
+            formula, result = arithmetic(layer)
+            cells.append((network, row.name, row.output_shape, formula, f"{result:,}", f"{row.parameters:,}"))
+            if len(published) > 1:
+                study.row(f"{network}: parameters of {row.name}", row.parameters, "", published=value, tolerance=0)
+        study.row(f"{network}: parameters", counted.parameters, "", published=sum(published), tolerance=0)
+    header = ("network", "layer", "output", "formula", "gives", "counted")
+    study.table("Parameters layer by layer", header, cells)
+
+
+def arithmetic(layer: Linear | Conv) -> tuple[str, int]:
+    """The number of a layer's parameters as a formula, and what that gives."""
+    if isinstance(layer, Conv):
+        channels, kernels, side = layer.in_features, layer.out_features, layer.kernel_size[0]
+        return f"({channels} · {side}² + 1) · {kernels}", (channels * side**2 + 1) * kernels
+    return f"({layer.in_features:,} + 1) · {layer.out_features}", (layer.in_features + 1) * layer.out_features
+
+
+def add_rows(study: Study, network: str, found: dict[str, np.ndarray]) -> None:
+    """Accuracies, losses and speed beside the published ones; only the last accuracy is held to its one."""
+    accuracy = 100 * found["test_top1"]
+    epochs = accuracy.shape[1]
+    for epoch, published in enumerate(PUBLISHED_ACCURACY[network][:epochs], 1):
+        ours, last = accuracy[:, epoch - 1], epoch == epochs
+        outside = last and abs(ours.mean() - published) > TOLERANCE and len(ours) > 1
+        note = f"{abs(ours.mean() - published) / ours.std(ddof=1):.1f} times the std over seeds" if outside else ""
+        study.row(
+            f"{network}: accuracy, epoch {epoch}",
+            ours,
+            published=published,
+            tolerance=TOLERANCE if last else None,
+            note=note,
+        )
+    for split, where in (("test", "test"), ("train", "training, running mean")):
+        note = "the report does not say which" if split == "test" else ""
+        loss = found[f"{split}_loss"][:, -1]
+        study.row(f"{network}: last loss, {where}", loss, "", published=PUBLISHED_LOSS[network], note=note)
+    note = f"published: {PUBLISHED_SPEED[network]}; ours with evaluation, all seeds in one program"
+    study.row(f"{network}: speed", float(found["updates_per_second"]), "it/s", note=note)
+
+
+def add_rates(study: Study, data: fv.data.Dataset, recipe: fv.Recipe, at_assumed: dict[str, np.ndarray]) -> None:
+    """How much the MLP's last accuracy owes to the rate that the report leaves out, and to the library."""
+    rates = {rate: train("MLP", data, replace(recipe, learning_rate=rate), study.options) for rate in OTHER_RATES}
+    cells = []
+    for rate, found in sorted({recipe.learning_rate: at_assumed, **rates}.items()):
+        cells.append((f"{rate:g}", "flaxvision", *spread(100 * found["test_top1"][:, -1])))
+    peer = train_peer("MLP", data, recipe, study.options)
+    if peer:
+        cells.append((f"{recipe.learning_rate:g}", "PyTorch", *spread(peer)))
+    study.table(
+        "The MLP at other learning rates, and in PyTorch",
+        ("rate", "library", "last accuracy (%)", "lowest", "highest", "n"),
+        cells,
+        f"Published: {PUBLISHED_ACCURACY['MLP'][-1]} %, one run.",
+    )
+
+
+def spread(values: np.ndarray | list[float]) -> tuple[str, str, str, int]:
+    """Mean and sample deviation, lowest, highest and count as cells."""
+    deviation = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.2f}{deviation}", f"{np.min(values):.2f}", f"{np.max(values):.2f}", len(values)
+
+
+def judge(study: Study, data: fv.data.Dataset, runs: dict[str, dict[str, np.ndarray]]) -> None:
+    """The report's statements, by rules that the evidence names."""
+    confusions = {network: runs[network]["test_confusion"][:, -1] for network in PUBLISHED_ERRORS}
+    for network, published in PUBLISHED_ERRORS.items():
+        errors = confusions[network] * ~np.eye(data.num_classes, dtype=bool)
+        study.row(f"{network}: a 4 taken for a 9", errors[:, FOUR, NINE], "images", published=published)
+        study.row(f"{network}: a 9 taken for a 4", errors[:, NINE, FOUR], "images")
+        worst = [divmod(int(matrix.argmax()), data.num_classes) for matrix in errors]
+        named = [f"{data.classes[true]} taken for {data.classes[taken]}" for true, taken in worst]
+        hits = sum(cell == (FOUR, NINE) for cell in worst)
+        study.claim(
+            f"{network}: the worst cell is 4 taken for 9",
+            "supported" if hits > len(worst) / 2 else "not supported",
+            f"true of {hits} of {len(worst)} seeds (a majority is asked for): "
+            + ", ".join(f"{name} ({matrix.max():.0f})" for name, matrix in zip(named, errors, strict=True)),
+        )
+
+    counts = np.bincount(data.test.labels, minlength=data.num_classes)
+    ours = confusions["MLP"][0]
+    printed = ours.T  # as the report's code fills it: matrix[predicted, true] += 1
+    study.claim(
+        "each row of the printed confusion matrix is a true class",
+        "supported" if (printed.sum(axis=1) == counts).all() else "not supported",
+        f"the test set has {listed(counts)} images of the classes; filled as in the report's code, rows sum to "
+        f"{listed(printed.sum(axis=1))}, as often as each class was predicted, and columns to "
+        f"{listed(printed.sum(axis=0))} (MLP, seed 0): rows are predictions, and the matrix is transposed",
+    )
+
+    accuracy = {network: 100 * found["test_top1"][:, -1] for network, found in runs.items()}
+    sizes = {network: sum(layers) for network, layers in PUBLISHED_PARAMETERS.items()}
+    better = accuracy["convolutional"].min() > accuracy["MLP"].max()
+    study.claim(
+        "convolution needs fewer parameters for a higher accuracy",
+        "supported" if better and sizes["convolutional"] < sizes["MLP"] else "not supported",
+        f"{sizes['convolutional']:,} parameters and {accuracy['convolutional'].min():.2f} % or more on every seed, "
+        f"against {sizes['MLP']:,} and {accuracy['MLP'].max():.2f} % or less",
+    )
+
+
+def listed(numbers: np.ndarray) -> str:
+    """Whole numbers in a row."""
+    return ", ".join(f"{int(number):,}" for number in numbers)
+
+
+def draw(study: Study, data: fv.data.Dataset, runs: dict[str, dict[str, np.ndarray]]) -> None:
+    """Accuracy and loss over epochs, and two confusion matrices."""
+    accuracy, loss = "test accuracy (%)", "test loss"
+    panels = {
+        accuracy: {network: 100 * found["test_top1"] for network, found in runs.items()},
+        loss: {network: found["test_loss"] for network, found in runs.items()},
+    }
+    epochs = min(found["test_top1"].shape[1] for found in runs.values())
+    published = {network: np.array(PUBLISHED_ACCURACY[network][:epochs]) for network in runs}
+    study.figure(
+        "curves",
+        draw_lines(panels, "", dashed={accuracy: published}, solid_means="ours", dashed_means="published"),
+        "Accuracy and loss on the test set after each epoch.",
+    )
+    matrices = {network: runs[network]["test_confusion"][0, -1] for network in PUBLISHED_ERRORS}
+    study.figure(
+        "confusion",
+        draw_confusions(matrices, data.classes),
+        "Confusion on the test set after the last epoch, seed 0; rows true, columns predicted.",
+    )
+
+
+if __name__ == "__main__":
+    main()
