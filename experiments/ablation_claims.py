@@ -1,0 +1,301 @@
+"""Report B2's claims, an experiment and a verdict each; run by `mnist_ablations.py`."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ablation_networks import CLIPPED, DEPTHS, EQUAL, SIX, THRESHOLDS, Estimate, Runs, all_of, create
+from common import Study, draw_lines
+from flax import nnx
+from jax import lax
+from matplotlib.figure import Figure
+
+import flaxvision as fv
+from flaxvision.layers import Chain, Context
+
+CONVOLUTIONS = ((28, 3, 1, 1), (28, 5, 2, 1), (28, 5, 0, 1), (28, 6, 0, 2), (28, 3, 0, 2), (7, 5, 2, 2))  # H, F, P, S
+
+
+def judge_clearing(study: Study, pairs: Mapping[str, tuple[Runs, ...]], smooth: int) -> None:
+    """What happens when gradients are not cleared: optimiser -> (runs with clearing, runs without)."""
+    study.claim(
+        "gradients that are not cleared accumulate, which spoils training",
+        all_of((cleared.accuracy - kept.accuracy).inside() for cleared, kept in pairs.values()),
+        "; ".join(f"{name}: {one.accuracy} % cleared, {other.accuracy} % not" for name, (one, other) in pairs.items())
+        + "; the sum of all gradients is momentum 1: no step is ever forgotten (in JAX gradients are return values, so "
+        "nothing is there to clear, and the sum has to be asked for)",
+    )
+    panels = {
+        name: {"cleared": one.curve(smooth), "not cleared": other.curve(smooth)} for name, (one, other) in pairs.items()
+    }
+    figure = draw_losses(panels, smooth)
+    study.figure("clearing", figure, "Two layers, gradients cleared before each step, and never cleared.")
+
+
+def draw_losses(panels: Mapping[str, Mapping[str, np.ndarray]], smooth: int) -> Figure:
+    """Training losses, means of `smooth` steps, title -> {name: (seeds, points)}."""
+    points = max(curve.shape[1] for lines in panels.values() for curve in lines.values())
+    x = smooth * np.arange(1, points + 1)
+    return draw_lines(panels, f"training loss, mean of {smooth}", xlabel="iteration", x=x, log=True)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def both_modes(graphdef: nnx.GraphDef, state: nnx.State, batches: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Predicted classes in evaluation and in training mode, each (batches, B), of images (batches, B, H, W, C)."""
+
+    def predict(position: jax.Array) -> tuple[jax.Array, jax.Array]:
+        model = nnx.merge(graphdef, state, copy=True)  # training mode moves BatchNorm's running statistics
+        x = model.preprocess(batches[position], model.dtype)
+        training = Context(train=True, key=jax.random.fold_in(jax.random.key(0), position))
+        return model(x).argmax(axis=-1), model(x, training).argmax(axis=-1)
+
+    return lax.map(predict, jnp.arange(len(batches)))
+
+
+def judge_modes(study: Study, runs: Mapping[str, Runs], test: fv.data.Split) -> None:
+    """Evaluate networks as one should, and in training mode by mistake."""
+    rows, verdicts = [], []
+    for name, run in runs.items():
+        for batch in (32, 2):
+            count = len(test) // batch * batch
+            batches = test.images[:count].reshape(-1, batch, *test.images.shape[1:])
+            labels = test.labels[:count].reshape(-1, batch)
+            modes = [jax.device_get(both_modes(*nnx.split(result.model), batches)) for result in run.results]
+            right, wrong = (Estimate.of(np.array([100 * (m[i] == labels).mean() for m in modes])) for i in (0, 1))
+            changed = Estimate.of(np.array([100 * (one != other).mean() for one, other in modes]))
+            rows.append((name, batch, right, wrong, changed))
+            verdicts.append(changed.inside())
+    study.claim(
+        "dropout and BatchNorm differ between training and evaluation",
+        all_of(verdicts),
+        "; ".join(
+            f"{name}, batches of {batch}: {right} % in evaluation mode, {wrong} % in training mode"
+            for name, batch, right, wrong, _ in rows
+        ),
+    )
+    header = ("network", "batch", "evaluation mode (%)", "training mode (%)", "predictions that change (%)")
+    study.table("Test accuracy in both modes", header, rows)
+
+
+def dense_layers(model: Chain) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Kernel (inputs, outputs) and bias of every linear layer."""
+    linear = [layer for _, layer in model.named_layers() if isinstance(layer, nnx.Linear)]
+    return [(np.asarray(layer.kernel[...]), np.asarray(layer.bias[...])) for layer in linear]
+
+
+def saturated(model: Chain, images: np.ndarray) -> float:
+    """Percent of a sigmoid network's hidden outputs where the slope is below a tenth of its maximum."""
+    x = images.reshape(len(images), -1) / 255
+    slopes = []
+    for kernel, bias in dense_layers(model)[:-1]:
+        x = 0.5 + 0.5 * np.tanh((x @ kernel + bias) / 2)  # the sigmoid, without overflow
+        slopes.append(x * (1 - x))
+    return 100 * float(np.mean(np.concatenate(slopes, axis=1) < 0.025))
+
+
+def judge_sigmoid(study: Study, runs: Mapping[str, Runs], images: np.ndarray, smooth: int) -> None:
+    """Gradient norms by layer, and how many sigmoids are saturated."""
+    options = study.options
+    before, after, decades = {}, {}, {}
+    for depth in DEPTHS:
+        sigmoid = runs[f"{depth} layers, sigmoid"]
+        starts = [create(options, f"{depth} layers, sigmoid", seed) for seed in range(options.seeds)]
+        before[depth] = Estimate.of(np.array([saturated(model, images) for model in starts]))
+        after[depth] = Estimate.of(np.array([saturated(result.model, images) for result in sigmoid.results]))
+        for name, run in (("ReLU", runs[f"{depth} layers"]), ("sigmoid", sigmoid)):
+            norms = run.steps("gradient_norm")[:, :smooth].mean(axis=1)
+            decades[name, depth] = Estimate.of(np.log10(norms[:, 0] / norms[:, -1]))
+    shallow, deep = min(DEPTHS), max(DEPTHS)
+    study.claim(
+        "sigmoid saturates",
+        all_of((after[depth] - before[depth]).inside() for depth in DEPTHS),
+        "hidden outputs where the slope is below a tenth of its maximum, before and after training: "
+        + "; ".join(f"{depth} layers {before[depth]} and {after[depth]} %" for depth in DEPTHS),
+    )
+    study.claim(
+        "sigmoid's gradients vanish with depth",
+        all_of((decades[more] - decades["sigmoid", deep]).inside() for more in (("sigmoid", shallow), ("ReLU", deep))),
+        f"log10 of the first layer's gradient norm over the last one's, in the first {smooth} steps: "
+        + "; ".join(f"{n} layers: sigmoid {decades['sigmoid', n]}, ReLU {decades['ReLU', n]}" for n in DEPTHS)
+        + f"; with {before[deep]} % saturated at the start, the slope of 0.25 at most is enough for it",
+    )
+    names = {"ReLU": f"{deep} layers", "sigmoid": f"{deep} layers, sigmoid"}
+    norms = {name: runs[key].steps("gradient_norm") for name, key in names.items()}
+    panels = {
+        f"First {smooth} steps": {name: values[:, :smooth].mean(axis=1) for name, values in norms.items()},
+        f"Last {smooth} steps": {name: values[:, -smooth:].mean(axis=1) for name, values in norms.items()},
+    }
+    figure = draw_lines(panels, "gradient norm", xlabel="layer, from the image on", log=True)
+    study.figure("gradients", figure, f"Norm of the gradient of each layer, {deep} layers.")
+
+
+def judge_59_and_85(study: Study, runs: Mapping[str, Runs]) -> None:
+    """Does any depth give the report's accuracies? A guess at their cause: a ReLU after the last layer too."""
+    pairs = {depth: (runs[f"{depth} layers"].accuracy, runs[f"{depth} layers, sigmoid"].accuracy) for depth in DEPTHS}
+    lost = {int((result.history["test_per_class"][-1] == 0).sum()) for result in runs[CLIPPED].results}
+    dead = " or ".join(map(str, sorted(lost)))
+    study.claim(
+        "a network reaches 85 % with ReLU and 59 % with sigmoid (read in this order)",
+        all_of(
+            accuracy.inside(published - EQUAL, published + EQUAL)
+            for pair in pairs.values()
+            for accuracy, published in zip(pair, (85, 59), strict=True)
+        ),
+        "; ".join(f"{depth} layers: {relu} and {sigmoid} %" for depth, (relu, sigmoid) in pairs.items())
+        + f"; with a ReLU after the last layer too: {runs[CLIPPED].accuracy} %, {dead} of 10 classes are never right",
+    )
+
+
+def steps_to(losses: np.ndarray, threshold: float, window: int) -> float:
+    """The step at which the mean of the last `window` losses first is below a threshold; infinite: never."""
+    means = np.convolve(losses, np.ones(window) / window, mode="valid")
+    below = np.flatnonzero(means < threshold)
+    return float(below[0] + window) if len(below) else math.inf
+
+
+def judge_speed(study: Study, pairs: Mapping[str, tuple[Runs, Runs]], smooth: int) -> None:
+    """How many more steps a network with sigmoid takes to a training loss than the same with ReLU, seed by seed."""
+    rows, faster, six = [], [], []
+    for name, pair in pairs.items():
+        cells = [name]
+        for threshold in THRESHOLDS:
+            steps = [np.array([steps_to(x, threshold, smooth) for x in run.steps("step_loss")]) for run in pair]
+            reached = bool(np.isfinite(steps).all())
+            relu, sigmoid = (np.minimum(x, pair[0].steps("step_loss").shape[1]) for x in steps)
+            ratio = Estimate.of(sigmoid / relu)  # at least, where a network never got there
+            cells.append(f"{'' if reached else '≥ '}{ratio}")
+            if threshold == THRESHOLDS[1]:
+                faster.append(ratio.inside(1.0))
+                six.append(ratio.inside(*SIX) if reached else "not decided")
+        rows.append(cells)
+    evidence = f"steps to a training loss of {THRESHOLDS[1]} (mean of {smooth} steps), sigmoid over ReLU: "
+    evidence += "; ".join(f"{cells[0]}: {cells[2]}" for cells in rows)
+    study.claim("ReLU converges faster than sigmoid", all_of(faster), evidence)
+    six_is = "6 is what Krizhevsky et al. (2012) print for ReLU against tanh on CIFAR-10"
+    study.claim("ReLU converges about six times faster", all_of(six), f"{evidence}; {six_is}")
+    header = ("network", *(f"to {threshold}" for threshold in THRESHOLDS))
+    note = f"Mean of {smooth} steps below a training loss; ≥: some network with sigmoid does not get there in 4 epochs."
+    study.table("Steps with sigmoid over steps with ReLU", header, rows, note)
+    panels = {name: {"ReLU": relu.curve(smooth), "sigmoid": s.curve(smooth)} for name, (relu, s) in pairs.items()}
+    figure = draw_losses(panels, smooth)
+    study.figure("speed", figure, "Training loss with ReLU and with sigmoid.")
+
+
+def product_error(model: Chain, images: np.ndarray) -> float:
+    """The largest difference of a probability between a network and the one linear map that its layers multiply to."""
+    (kernel, bias), *others = dense_layers(model)
+    for factor, offset in others:
+        kernel, bias = kernel @ factor, bias @ factor + offset
+    logits = images.reshape(len(images), -1) / 255 @ kernel + bias
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return float(np.abs(exponentials / exponentials.sum(axis=1, keepdims=True) - fv.predict(model, images)).max())
+
+
+def judge_depth(study: Study, runs: Mapping[str, Runs], images: np.ndarray) -> None:
+    """Depth without an activation, against depth with ReLU."""
+    one = runs["1 layer"].accuracy
+    plain = {depth: runs[f"{depth} layers, no activation"] for depth in (2, 3)}
+    error = max(product_error(result.model, images) for run in plain.values() for result in run.results)
+    study.claim(
+        "without an activation depth buys nothing",
+        all_of((run.accuracy - one).inside(-math.inf, EQUAL) for run in plain.values()),
+        f"1 layer {one} %"
+        + "".join(
+            f"; {n} layers {run.accuracy} %, with ReLU {runs[f'{n} layers'].accuracy} %" for n, run in plain.items()
+        )
+        + f"; the layers multiplied out to one give the same probabilities to {error:.1g}",
+    )
+
+
+def judge_batch_norm(study: Study, runs: Mapping[str, Runs]) -> None:
+    """What BatchNorm adds, by depth."""
+    gains = {n: runs[f"{n} layers, BatchNorm"].accuracy - runs[f"{n} layers"].accuracy for n in DEPTHS}
+    study.claim(
+        "BatchNorm helps more as depth grows (two against three layers)",
+        (gains[3] - gains[2]).inside(),
+        "points of accuracy gained: "
+        + "; ".join(f"{n} layers {gain}" for n, gain in gains.items())
+        + f"; three layers gain {gains[3] - gains[2]} more than two, six {gains[6] - gains[3]} more than three",
+    )
+
+
+def judge_width(study: Study, runs: Mapping[int, Runs], split: fv.data.Split) -> None:
+    """Memory, and accuracy on training and test images, by the width of the hidden layer."""
+    train = {
+        width: np.array([100 * float(fv.evaluate(result.model, split).top1) for result in run.results])
+        for width, run in runs.items()
+    }
+    test = {width: 100 * run.last("test_top1") for width, run in runs.items()}
+    gaps = {width: Estimate.of(train[width] - test[width]) for width in runs}
+    narrow, wide = min(runs), max(runs)
+    sizes = [fv.models.summary(run.start).megabytes["params"] for run in runs.values()]
+    study.claim(
+        "more parameters cost memory",
+        "supported" if all(np.diff(sizes) > 0) else "not supported",
+        "; ".join(f"{run.parameters:,}: {mb:.2f} MB" for run, mb in zip(runs.values(), sizes, strict=True))
+        + "; gradients take as much again, Adam's two means twice as much",
+    )
+    study.claim(
+        "more parameters overfit: the gap between training and test accuracy grows",
+        (gaps[wide] - gaps[narrow]).inside(),
+        "gap in points: " + "; ".join(f"{width} units {gap}" for width, gap in gaps.items()),
+    )
+    study.claim(
+        "more parameters overfit: test accuracy falls",
+        (runs[narrow].accuracy - runs[wide].accuracy).inside(),
+        "; ".join(f"{width} units {run.accuracy} %" for width, run in runs.items()),
+    )
+    lines = {"training": np.stack(list(train.values()), axis=1), "test": np.stack(list(test.values()), axis=1)}
+    figure = draw_lines({"": lines}, "accuracy (%)", xlabel="hidden units", x=np.array(list(runs)))
+    (axes,) = figure.axes
+    axes.set_xscale("log")
+    axes.set_xticks(list(runs), [f"{width:,}" for width in runs])
+    axes.minorticks_off()
+    study.figure("width", figure, "Accuracy after 4 epochs on training and on test images, one hidden layer.")
+
+
+def judge_convolution(study: Study, runs: Mapping[str, Runs]) -> None:
+    """A convolution against a hidden layer, and with max-pool against without."""
+    dense, conv, pool = (runs[name] for name in ("2 layers, BatchNorm", "convolution", "convolution, max-pool"))
+
+    def judge(statement: str, small: Runs, large: Runs, low: float, high: float) -> None:
+        gain = small.accuracy - large.accuracy
+        verdict = gain.inside(low, high) if small.parameters < large.parameters else "not supported"
+        numbers = [f"{run.parameters:,} parameters {run.accuracy} %" for run in (small, large)]
+        study.claim(statement, verdict, f"{' against '.join(numbers)}: {gain} points")
+
+    judge("convolution needs fewer parameters for more accuracy", conv, dense, 0.0, math.inf)
+    judge("pooling cuts parameters at equal accuracy", pool, conv, -EQUAL, EQUAL)
+
+
+def judge_output_size(study: Study) -> None:
+    """The side that Flax's convolution gives, and the two formulas."""
+    with_padding, without = "(H − F + 2P)/S + 1", "(H − F)/S + 1"
+    rows = []
+    for side, kernel, padding, stride in CONVOLUTIONS:
+        formulas = (side - kernel + 2 * padding) / stride + 1, (side - kernel) / stride + 1
+        rows.append((side, kernel, padding, stride, output_side(side, kernel, padding, stride), *formulas))
+    for statement, column in ((with_padding, 5), (f"{without} (the answer that forgets P)", 6)):
+        wrong = [row for row in rows if math.floor(row[column]) != row[4]]
+        cases = "; ".join("H={}, F={}, P={}, S={}".format(*row) + f": {row[4]}, not {row[column]:g}" for row in wrong)
+        study.claim(
+            f"the output size is {statement}",
+            "not supported" if wrong else "supported",
+            f"rounded down, right in {len(rows) - len(wrong)} of {len(rows)} cases" + (f" ({cases})" if wrong else ""),
+        )
+    header = ("H", "F", "P", "S", "Flax", with_padding, without)
+    study.table("Side of a convolution's output", header, [[f"{cell:g}" for cell in row] for row in rows])
+
+
+def output_side(side: int, kernel: int, padding: int, stride: int) -> int:
+    """What Flax's convolution makes of a square image, found without running it."""
+
+    def convolve(x: jax.Array) -> jax.Array:
+        return nnx.Conv(1, 1, (kernel, kernel), strides=(stride, stride), padding=padding, rngs=nnx.Rngs(0))(x)
+
+    return jax.eval_shape(convolve, jax.ShapeDtypeStruct((1, side, side, 1), jnp.float32)).shape[1]
