@@ -5,7 +5,11 @@
 A chain is made from its seed alone: maps of odd and even sides, every layer of `flaxvision.layers` with random
 settings, BatchNorm statistics from training passes, inputs up to 1e4, batches of 1, 3 and 64. Two outputs disagree
 where they differ by more than 1e-5 of max(1, the largest output) and by more than eight times what float32 PyTorch
-differs from float64 PyTorch on that chain: a float32 network of saturating layers cannot be held to less.
+differs from float64 PyTorch on that chain: a float32 network of saturating layers cannot be held to less. Where that
+is not enough, Flax must equal PyTorch to 1e-10 in float64, and eight times Flax's own distance from it is allowed.
+
+PyTorch computes without oneDNN, whose convolutions of one channel with strides (1, 2) or (1, 3) return memory that
+nobody wrote (torch 2.13.0, found by seeds 2188 and 3795; without oneDNN the same modules are right to 1e-7).
 
 Takes about an hour on one CPU core; results/export_random_chains/README.md holds the figures of the committed run.
 """
@@ -14,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -24,6 +29,8 @@ import platform
 import sys
 import tempfile
 import time
+import warnings
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -59,7 +66,8 @@ RESULTS = Path(__file__).parent / "results" / "export_random_chains"
 BATCHES = (1, 3, 64)
 PEERS = ("onnx", "torch")
 TOLERANCE = 1e-5  # of max(1, largest output)
-ROUNDING = 8.0  # times float32 PyTorch's own distance from float64
+ROUNDING = 8.0  # times a framework's own distance from float64
+EXACT = 1e-10  # of max(1, largest output), in float64
 ALIVE = 1e-3  # the outputs' standard deviation over the batch, of the largest output
 LARGEST_SIDE = 24  # of a map, in pixels
 ONCE: dict[str, Any] = {"compiler_options": {"xla_backend_optimization_level": 0}}  # a program that runs a few times
@@ -225,7 +233,7 @@ def errors(case: Case, peers: tuple[str, ...] = PEERS) -> dict[str, tuple[float,
     inputs = {batch: _channels_first(case.inputs[:batch]) for batch in BATCHES}
     exact_network = export.to_torch(case.chain).double()
     network = export.to_torch(case.chain)
-    with torch.no_grad():
+    with torch.no_grad(), without_onednn():
         exact = exact_network(torch.from_numpy(inputs[64]).double()).numpy()
         theirs = {"torch": {batch: network(torch.from_numpy(x)).numpy() for batch, x in inputs.items()}}
     if "onnx" in peers:
@@ -237,15 +245,41 @@ def errors(case: Case, peers: tuple[str, ...] = PEERS) -> dict[str, tuple[float,
     scale = max(1.0, float(np.abs(exact).max()))
     rounding = float(np.abs(theirs["torch"][64] - exact).max()) / scale
     allowed = max(TOLERANCE, ROUNDING * rounding)
-    found = {}
+    worst = {}
     for peer in peers:
         differences = []
         for batch, ours in case.outputs.items():
             ours = _channels_first(ours)
             assert theirs[peer][batch].shape == ours.shape, (peer, theirs[peer][batch].shape, ours.shape)
             differences.append(np.abs(theirs[peer][batch] - ours).max() / scale)
-        found[peer] = (float(np.max(differences)), allowed)  # NaN stays NaN
-    return found
+        worst[peer] = float(np.max(differences))  # NaN stays NaN
+    if not all(error <= allowed for error in worst.values()):
+        allowed = max(allowed, ROUNDING * _own_rounding(case, exact, scale))
+    return {peer: (error, allowed) for peer, error in worst.items()}
+
+
+def _own_rounding(case: Case, exact: np.ndarray, scale: float) -> float:
+    """How far Flax in float32 is from Flax in float64, if that equals PyTorch's `exact` outputs; else 0."""
+    differences = []
+    with jax.enable_x64(True):
+        graphdef, state = nnx.split(case.chain)
+        state = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64), state)
+        run = jax.jit(lambda state, x: nnx.merge(graphdef, state)(x), **ONCE)
+        for batch, ours in case.outputs.items():
+            wide = _channels_first(np.asarray(run(state, case.inputs[:batch].astype(np.float64))))
+            if not np.abs(wide - exact[:batch]).max() <= EXACT * scale:
+                return 0.0
+            differences.append(np.abs(_channels_first(ours) - wide).max() / scale)
+    return float(np.max(differences))
+
+
+@contextlib.contextmanager
+def without_onednn() -> Iterator[None]:
+    """PyTorch's own kernels, see above."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch warns of a flag that it reads itself
+        with torch.backends.mkldnn.flags(enabled=False):
+            yield
 
 
 def disagreements(found: dict[str, tuple[float, float]]) -> list[str]:

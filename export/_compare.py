@@ -19,6 +19,7 @@ from export._onnx import to_onnx
 from flaxvision._files import write_atomically
 from flaxvision.data import Dataset
 from flaxvision.layers import Chain
+from flaxvision.layers.context import evaluation_on
 from flaxvision.models import save_model
 from flaxvision.training.losses import class_scores, loss_of
 
@@ -177,7 +178,8 @@ class _Runtime:
 def _runtimes(model: Chain, folder: Path, onnx_file: Path | None) -> dict[str, _Runtime]:
     """Every runtime that is installed."""
     graphdef, state = nnx.split(model)
-    apply = jax.jit(lambda state, x: nnx.merge(graphdef, state)(x))
+    context = evaluation_on(jax.default_backend())
+    apply = jax.jit(lambda state, x: nnx.merge(graphdef, state)(x, context))
     size = save_model(model, folder / "model.safetensors").stat().st_size
     runtimes = {"Flax": _Runtime(lambda x: np.asarray(apply(state, x)), False, size)}
 

@@ -11,7 +11,7 @@ from flax import nnx
 
 from flaxvision.errors import UserError
 from flaxvision.layers.context import EVALUATION, Context, ContextLayer
-from flaxvision.layers.convolution import FAST
+from flaxvision.layers.convolution import FORMS
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -56,8 +56,8 @@ class Chain(nnx.Module):
         for position, (name, layer) in enumerate(self.named_layers()):
             if isinstance(layer, ContextLayer):
                 x = layer(x, context.for_layer(name, position))
-            elif context.fast and type(layer) in FAST:
-                x = FAST[type(layer)](layer, x)
+            elif context.conv != "native" and type(layer) in FORMS:
+                x = FORMS[type(layer)](layer, x, context.conv)
             else:
                 x = layer(x)
         return x

@@ -22,7 +22,7 @@ class Context:
     place: jax.Array | None = None  # int32 (B,): each example's place in the whole batch; None counts from 0
     mask: jax.Array | None = None  # bool (B,): False marks padding; None means that every example is real
     axis_name: str | None = None  # the device axis of `jax.pmap` over which batch statistics are summed
-    fast: bool = False  # convolutions and max-pools in the forms of `flaxvision.layers.convolution`, made for CPUs
+    conv: str = "native"  # form of convolutions: XLA's own, or "fast" or "direct" as in `flaxvision.layers.convolution`
     frozen: tuple[str, ...] = ()  # name prefixes of the layers that run in evaluation mode even while training
 
     def for_layer(self, name: str, position: int) -> Context:
@@ -42,6 +42,11 @@ class Context:
 
 
 EVALUATION = Context()
+
+
+def evaluation_on(platform: str) -> Context:
+    """How a platform ("cpu", "gpu", …) evaluates: with XLA's convolutions, but for its slowest ones on a CPU."""
+    return Context(conv="direct") if platform == "cpu" else EVALUATION
 
 
 def matches(name: str, prefixes: tuple[str, ...]) -> bool:

@@ -3,7 +3,8 @@
 XLA's own convolution has cliffs on a CPU: gradients that are 4 to 50 times slower inside `lax.scan` (jax-ml/jax#12868),
 maps of 2 x 2 that take 100 times as long as their arithmetic, few channels that are computed one by one. Each form here
 is made of slices, additions and matrix products, with derivatives of any order. They compute what XLA's computes, in
-another order of summation; training on a CPU uses them, evaluation and the exporters do not.
+another order of summation. Training on a CPU takes all of them ("fast"); evaluation takes XLA's, but on the smallest
+maps, where patches are as exact and some 20 times as fast ("direct").
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ FIRST = 4  # input channels of a first layer, at most
 PATCH_BYTES = 2**30  # patches may take so much memory
 
 
-def form_of(shape: tuple[int, ...], kernel: tuple[int, ...], window: Window, dtype: Any) -> str:
-    """The form in which a CPU trains a convolution fastest: "patches", "batch minor", "winograd" or "native".
+def form_of(shape: tuple[int, ...], kernel: tuple[int, ...], window: Window, dtype: Any, choice: str = "fast") -> str:
+    """The form in which a CPU computes a convolution fastest: "patches", "batch minor", "winograd" or "native".
 
     Measured on two cores of an AMD EPYC with AVX-512, see experiments/benchmarks.
 
@@ -35,11 +36,14 @@ def form_of(shape: tuple[int, ...], kernel: tuple[int, ...], window: Window, dty
         kernel: Shape of the kernel, (h, w, I, O).
         window: Kernel, strides and padding on the map.
         dtype: Of the input; Winograd's and the patches' sums want float32 or more.
+        choice: "fast" chooses among all forms, "direct" takes patches or XLA's own.
     """
     height, width, inputs, outputs = kernel
     places = shape[0] * math.prod(window.count)
     if jnp.dtype(dtype).itemsize < 4 or places * math.prod(kernel[:3]) * 4 > PATCH_BYTES:
         return "native"
+    if choice == "direct":
+        return "patches" if max(window.count) < TILE and min(inputs, outputs) >= FEW else "native"
     if inputs <= FIRST and outputs >= FEW:
         return "patches"
     if min(inputs, outputs) < FEW:
@@ -82,7 +86,7 @@ def convolve_transpose(x: jax.Array, kernel: jax.Array, strides: Pair) -> jax.Ar
 # The layers that have a fast form.
 
 
-def _conv(layer: nnx.Conv, x: jax.Array) -> jax.Array:
+def _conv(layer: nnx.Conv, x: jax.Array, choice: str) -> jax.Array:
     if not _is_plain(layer) or layer.feature_group_count != 1 or layer.input_dilation not in (None, 1, (1, 1)):
         return layer(x)
     kernel, strides = layer.kernel[...], _pair(layer.strides)
@@ -90,24 +94,27 @@ def _conv(layer: nnx.Conv, x: jax.Array) -> jax.Array:
     if isinstance(padding, str):
         if padding not in ("SAME", "VALID"):
             return layer(x)
-        pads = tuple(lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding))
+        rows, columns = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
     else:
-        pads = tuple(_pair(pad) for pad in ((padding,) * 2 if isinstance(padding, int) else padding))
+        rows, columns = (padding,) * 2 if isinstance(padding, int) else padding
+    pads = _pair(rows), _pair(columns)
     if min(map(min, pads)) < 0:
         return layer(x)
-    return _biased(layer, convolve(x, kernel, strides, pads))
+    window = Window((x.shape[1], x.shape[2]), (kernel.shape[0], kernel.shape[1]), strides, pads)
+    form = form_of(x.shape, kernel.shape, window, x.dtype, choice)
+    return layer(x) if form == "native" else _biased(layer, convolve(x, kernel, strides, pads, form))
 
 
-def _conv_transpose(layer: nnx.ConvTranspose, x: jax.Array) -> jax.Array:
-    plain = _is_plain(layer) and layer.padding == "VALID" and layer.transpose_kernel
+def _conv_transpose(layer: nnx.ConvTranspose, x: jax.Array, choice: str) -> jax.Array:
+    plain = choice == "fast" and _is_plain(layer) and layer.padding == "VALID" and layer.transpose_kernel
     strides = _pair(layer.strides)
     if not plain or any(k < s for k, s in zip(layer.kernel.shape[:2], strides, strict=True)):
         return layer(x)
     return _biased(layer, convolve_transpose(x, layer.kernel[...], strides))
 
 
-def _max_pool(layer: MaxPool | GlobalMaxPool, x: jax.Array) -> jax.Array:
-    if x.shape[-1] >= FEW or getattr(layer, "padding", "VALID") != "VALID":
+def _max_pool(layer: MaxPool | GlobalMaxPool, x: jax.Array, choice: str) -> jax.Array:
+    if choice != "fast" or x.shape[-1] >= FEW or getattr(layer, "padding", "VALID") != "VALID":
         return layer(x)
     return batch_first(layer(batch_last(x)))
 
@@ -125,7 +132,7 @@ def _pair(value: Any) -> Pair:
     return (1, 1) if value is None else (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
 
 
-FAST: dict[type, Callable[[Any, jax.Array], jax.Array]] = {
+FORMS: dict[type, Callable[[Any, jax.Array, str], jax.Array]] = {  # layer, its input, "fast" or "direct"
     nnx.Conv: _conv,
     nnx.ConvTranspose: _conv_transpose,
     MaxPool: _max_pool,

@@ -19,6 +19,7 @@ Reference: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from fractions import Fraction
 
@@ -53,7 +54,7 @@ def matrices(side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         infinity = [Fraction(int(j == columns - 1)) for j in range(columns)]
         return [[point**j for j in range(columns)] for point in points] + [infinity]
 
-    scale = [np.prod([p - q for q in points if q != p]) for p in points] + [Fraction(1)]
+    scale = [math.prod((p - q for q in points if q != p), start=Fraction(1)) for p in points] + [Fraction(1)]
     inverse = np.array(_inverse(powers(count))).T * np.array(scale)[:, None]
     kernel = np.array(powers(side)) / np.array(scale)[:, None]
     return inverse.astype(np.float64), kernel.astype(np.float64), np.array(powers(TILE)).astype(np.float64)

@@ -10,7 +10,8 @@ from flax import nnx
 
 from flaxvision.data import Split
 from flaxvision.errors import UserError
-from flaxvision.layers import Chain
+from flaxvision.layers import Chain, Context
+from flaxvision.layers.context import evaluation_on
 from flaxvision.training.losses import class_scores, loss_of
 from flaxvision.training.metrics import Metrics, Sums, sum_batch
 
@@ -68,15 +69,19 @@ def _score(
 ) -> Sums:
     model = nnx.merge(graphdef, state)
     inputs = model.preprocess(images, model.dtype)
-    return sum_batch(loss, classes, model(inputs), labels, inputs, mask)
+    return sum_batch(loss, classes, model(inputs, _context()), labels, inputs, mask)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _predict(graphdef: nnx.GraphDef, state: nnx.State, images: jax.Array) -> jax.Array:
     model = nnx.merge(graphdef, state)
-    outputs = model(model.preprocess(images, model.dtype))
+    outputs = model(model.preprocess(images, model.dtype), _context())
     scores = class_scores(loss_of(outputs.shape[1:]), outputs)
     return outputs if scores is None else jax.nn.softmax(scores)
+
+
+def _context() -> Context:
+    return evaluation_on(jax.default_backend())
 
 
 def _pad(split: Split) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -15,7 +15,7 @@ from flax import nnx
 from jax import lax
 
 from flaxvision.layers import Conv, ConvTranspose
-from flaxvision.layers.context import Context
+from flaxvision.layers.context import EVALUATION, Context, evaluation_on
 from flaxvision.layers.dtypes import at_least_float32
 from flaxvision.training.batches import Batch, Shard, epoch_order, take_batch
 from flaxvision.training.metrics import Sums, add, sum_batch, zero_sums
@@ -43,6 +43,10 @@ class Plan:
     devices: tuple[jax.Device, ...]
 
 
+_order = jax.jit(epoch_order, static_argnums=2)  # compiled once for all plans
+_orders = jax.jit(jax.vmap(epoch_order, (0, None, None)), static_argnums=2)
+
+
 @functools.lru_cache(maxsize=32)
 def engine_for(plan: Plan) -> Engine:
     """The engine of a plan, with what it compiled before."""
@@ -58,11 +62,12 @@ class Engine:
         self.tx = build_optimizer(plan.recipe, plan.total_steps, plan.steps_per_epoch)
         on_cpu = plan.devices[0].platform == "cpu"
         axis = AXIS if self.sharded else None
-        fast = on_cpu and plan.recipe.conv == "auto"
-        self._step = make_step(plan.graphdef, plan.recipe, self.tx, plan.classes, axis, fast)
-        self._on_cpu, self._fast = on_cpu, fast
+        native = plan.recipe.conv == "native" or not on_cpu
+        self._conv = "native" if native else "fast"
+        self._evaluation = EVALUATION if native else evaluation_on("cpu")
+        self._step = make_step(plan.graphdef, plan.recipe, self.tx, plan.classes, axis, self._conv)
+        self._on_cpu = on_cpu
         self._looped: bool | None = None  # whether steps run in a compiled loop; found at the first epoch
-        self._order = jax.jit(self._orders, static_argnums=2)
         self._many = self._compile(self._train_many, static=("size", "looped"), donated=(0, 1, 2))
         self._evaluate = self._compile(self._evaluate_all, static=(), donated=())
 
@@ -82,7 +87,7 @@ class Engine:
         if self._looped is None:
             self._looped = self._may_loop(states, images)
         sums, records = self.put((self._zeros(states), self._no_records(states, steps)))
-        order = self._order(states, np.uint32(epoch), examples) if recipe.shuffle else None
+        order = self._orders(states, np.uint32(epoch), examples) if recipe.shuffle else None
         done, count = 0, 1 if self._on_cpu else whole
         while done < steps:
             left = whole - done
@@ -183,7 +188,7 @@ class Engine:
                 plan.graphdef, state._replace(params=cast(state.params, dtype), fixed=cast(state.fixed, dtype))
             )
             inputs = model.preprocess(batch.images, dtype)
-            outputs, inputs = (x.astype(at_least_float32(x.dtype)) for x in (model(inputs), inputs))
+            outputs, inputs = (x.astype(at_least_float32(x.dtype)) for x in (model(inputs, self._evaluation), inputs))
             return sum_batch(plan.recipe.loss, plan.classes, outputs, batch.labels, inputs, batch.mask)
 
         def all_members(batch: Batch) -> Any:
@@ -201,10 +206,10 @@ class Engine:
             total = jax.tree.map(jnp.add, total, all_members(batch))
         return lax.psum(total, AXIS) if self.sharded else total
 
-    def _orders(self, states: States, epoch: jax.Array, examples: int) -> Any:
+    def _orders(self, states: States, epoch: np.uint32, examples: int) -> Any:
         if self.plan.vmapped:
-            return jax.vmap(epoch_order, (0, None, None))(states.seed, epoch, examples)
-        return tuple(epoch_order(state.seed, epoch, examples) for state in states)
+            return _orders(states.seed, epoch, examples)
+        return tuple(_order(state.seed, epoch, examples) for state in states)
 
     def _zeros(self, states: States) -> Any:
         plan = self.plan
@@ -232,7 +237,7 @@ class Engine:
         state = self.member(states, 0)
         dtype = compute_dtype(self.plan.recipe, state.params)
         x = jax.ShapeDtypeStruct((self.plan.recipe.batch_size, *images.shape[1:]), dtype)
-        context = Context(fast=self._fast)
+        context = Context(conv=self._conv)
         forward = jax.make_jaxpr(lambda state, x: merge_model(self.plan.graphdef, state)(x, context))(state, x)
         return "conv_general_dilated" not in str(forward)
 

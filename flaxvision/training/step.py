@@ -38,13 +38,13 @@ def make_step(
     tx: optax.GradientTransformation,
     classes: int,
     axis_name: str | None = None,
-    fast: bool = False,
+    conv: str = "native",
 ) -> Step:
     """The step of a model and a recipe.
 
     With an axis name it runs under `jax.pmap` on one share of the batch: losses are divided by the count of the whole
-    batch and gradients summed over devices, so that uneven and empty shares give the update of one device. `fast`
-    takes the convolutions made for CPUs.
+    batch and gradients summed over devices, so that uneven and empty shares give the update of one device. `conv` is
+    the form of convolutions.
     """
 
     def total(value: Any) -> Any:
@@ -54,7 +54,7 @@ def make_step(
         dtype = compute_dtype(recipe, params)
         model = nnx.merge(graphdef, cast(params, dtype), state.stats, cast(state.fixed, dtype), copy=True)
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(state.seed), 2), state.step)
-        context = Context(True, key, batch.place, batch.mask, axis_name, fast, recipe.frozen)
+        context = Context(True, key, batch.place, batch.mask, axis_name, conv, recipe.frozen)
         images = batch.images
         if recipe.augment:
             images = augment_images(recipe.augment, images, context.example_keys(len(images)))

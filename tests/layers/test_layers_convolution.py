@@ -176,6 +176,7 @@ def test_the_rule(shape, kernel, strides, pad, form):
     window = Window(shape[1:3], kernel[:2], (strides, strides), ((pad, pad), (pad, pad)))
     assert form_of(shape, kernel, window, jnp.float32) == form
     assert form_of(shape, kernel, window, jnp.bfloat16) == "native"
+    assert form_of(shape, kernel, window, jnp.float32, "direct") == ("patches" if shape[1] == 2 else "native")
 
 
 def fast_layers():
@@ -204,7 +205,7 @@ def test_a_chain_is_the_same_in_both_forms(masked):
 
         def loss(params, stats=stats, graphdef=graphdef, fast=fast):
             model = nnx.merge(graphdef, params, stats, copy=True)
-            y = model(x, Context(train=True, mask=mask, fast=fast))[:4]
+            y = model(x, Context(train=True, mask=mask, conv="fast" if fast else "native"))[:4]
             return (y**2).sum(), (y, nnx.state(model, nnx.BatchStat))
 
         (_, aux), grads = jax.value_and_grad(loss, has_aux=True)(params)

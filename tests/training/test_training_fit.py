@@ -328,3 +328,23 @@ def test_shards_hold_every_example_once(size, devices):
         seen += np.asarray(batch.labels)[mask].tolist()
         np.testing.assert_array_equal(np.asarray(batch.place)[mask] + 10, np.asarray(batch.labels)[mask])
     assert seen == list(range(10, 10 + size))
+
+
+def test_a_convolutional_network_is_not_traced_again_for_epochs_rates_or_seeds(make_dataset, monkeypatch):
+    from flaxvision.training import engine
+
+    traced = []
+    make_step = engine.make_step
+
+    def counting(*arguments):
+        step = make_step(*arguments)
+        return lambda state, batch: traced.append(len(batch.labels)) or step(state, batch)
+
+    monkeypatch.setattr(engine, "make_step", counting)
+    engine.engine_for.cache_clear()
+    data = make_dataset((28, 28, 1), 10, train=70, test=10)
+    for rate, seed in ((0.1, 0), (0.01, 1), (1e-3, 2)):
+        model = fv.models.create("tiny_cnn", num_classes=10, seed=seed)
+        fv.fit(model, data, fv.Recipe(learning_rate=rate, seed=seed, epochs=3, batch_size=20))
+    assert sorted(traced) == [10, 20]  # the short last batch, and all others
+    engine.engine_for.cache_clear()
