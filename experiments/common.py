@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import io
 import json
+import re
 import subprocess
 import sys
 import time
@@ -304,7 +305,8 @@ def number(value: float, unit: str = "", sign: bool = False) -> str:
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """A Markdown table; columns of numbers to the right."""
     rows = [[str(cell).replace("|", "\\|") for cell in row] for row in rows]
-    right = [bool(rows) and all(row[i][:1] in "-+±≥≤0123456789" for row in rows) for i in range(len(header))]
+    numeric = re.compile(r"([-+±≥≤]? ?[\d.,]+(e[-+]\d+)?( %)?( ± [\d.,]+| to [\d.,]+)?)?")
+    right = [any(row[i] for row in rows) and all(numeric.fullmatch(row[i]) for row in rows) for i in range(len(header))]
     rule = ["---:" if side else "---" for side in right]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, rule, *rows))
 
@@ -421,7 +423,7 @@ def _band(axes: Axes, x: np.ndarray | None, values: np.ndarray, color: str, **lo
         std = rows.std(axis=0, ddof=1)
         low = mean - std
         if axes.get_yscale() == "log":
-            low = np.where(low > 0, low, mean / 10)
+            low = np.where(low > 0, low, mean**2 / (mean + std))  # as far below as above, by factors
         axes.fill_between(places, low, mean + std, color=color, alpha=0.18, linewidth=0)
     return float(places[-1]), float(mean[-1])
 

@@ -37,7 +37,8 @@ def prepare() -> tuple[str, ...]:
     import jax
 
     done = ["cache"] if _keep_programs() else []
-    if jax.config.read("jax_platforms") in (None, "", "cpu") and not _has_accelerator():
+    platforms = jax.config.jax_platforms  # type: ignore[attr-defined]
+    if platforms in (None, "", "cpu") and not _has_accelerator():
         jax.config.update("jax_cpu_enable_async_dispatch", False)
         done += ["dispatch"] + (["heap"] if _keep_memory() else [])
     return tuple(done)
@@ -46,7 +47,7 @@ def prepare() -> tuple[str, ...]:
 def _keep_programs() -> bool:
     import jax
 
-    if jax.config.read("jax_compilation_cache_dir"):  # the user has one
+    if jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]  # the user has one
         return False
     folder = cache_folder() / "compiled"
     try:

@@ -94,9 +94,8 @@ def _conv(layer: nnx.Conv, x: jax.Array, choice: str) -> jax.Array:
     if isinstance(padding, str):
         if padding not in ("SAME", "VALID"):
             return layer(x)
-        rows, columns = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
-    else:
-        rows, columns = (padding,) * 2 if isinstance(padding, int) else padding
+        padding = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
+    rows, columns = (padding,) * 2 if isinstance(padding, int) else padding
     pads = _pair(rows), _pair(columns)
     if min(map(min, pads)) < 0:
         return layer(x)

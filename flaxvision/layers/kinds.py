@@ -55,7 +55,8 @@ def build(description: dict[str, Any]) -> tuple[str, nnx.Module]:
     if cls is Dropout:
         settings["rate"] = 0.0
     if cls in (nnx.Linear, nnx.Conv, nnx.ConvTranspose):
-        settings["rngs"] = nnx.Rngs(0)
+        zeros = nnx.initializers.zeros_init()  # drawing would compile a program for every shape
+        settings |= {"rngs": nnx.Rngs(0), "kernel_init": zeros, "bias_init": zeros}
     if isinstance(settings.get("padding"), tuple):
         settings["padding"] = tuple(tuple(pair) for pair in settings["padding"])
     return name, cls(**settings)

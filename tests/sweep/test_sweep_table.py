@@ -72,7 +72,9 @@ def test_nearest_to_mean():
         ([0.1, 0.2, 0.3], 0.01, 3),
         ([0.1, 0.2, 0.2, 0.1], 0.05, 4),
         ([0.4], 0.01, 1),
+        ([0.8401, 0.8411, 0.8421, 0.8425], 0.001, 3),  # ten of 10,000 images reach a threshold of 0.001
     ],
 )
 def test_converged(accuracy, threshold, epoch):
     assert converged(np.array(accuracy), threshold) == epoch
+    assert converged(np.array(accuracy, np.float32), threshold) == epoch

@@ -1,0 +1,238 @@
+"""Report D: a decoder behind the frozen, pretrained encoder gives handwritten characters back.
+
+    python experiments/emnist_autoencoder.py
+
+The hold-out table of three optimisers, then the final runs: Adam 0.001, and SGD 0.01, which the report says had won
+the hold-out and then failed to converge. TIME on 2 CPU cores.
+
+FOUND
+"""
+
+from __future__ import annotations
+
+import tempfile
+from typing import TYPE_CHECKING
+
+import numpy as np
+from common import Study, draw_lines, judge, read_options
+from emnist_common import (
+    HELD_OUT,
+    OPTIMIZERS,
+    Arrays,
+    is_lower,
+    load,
+    pretrain_encoder,
+    recipe_of,
+    train,
+    train_peer,
+    with_error,
+)
+
+import flaxvision as fv
+from flaxvision.report.style import COLUMN, new_figure, style
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+NETWORK = "emnist_autoencoder"
+PUBLISHED_HOLDOUT = {"Adam 0.001": 23.9, "SGD 0.1": 111.1, "SGD 0.01": 22.67}  # smallest validation loss, 10 epochs
+PUBLISHED_FINAL = {"Adam 0.001": 21.6}  # smallest test loss, 15 epochs
+PUBLISHED_EPOCH = 14  # of that loss, counted from 0
+PUBLISHED_PARAMETERS = 12869  # derived
+TOLERANCE = 1.5  # of the loss, from PyTorch on the same data
+SHOWN = 10  # characters
+ABOUT = """
+Trained on 37,600 images in place of 52,640 and behind an encoder of ours, from MNIST's digits, so our numbers are
+judged by plain PyTorch on the same images behind the same encoder. Loss: squared error summed over pixels. A run has
+*failed to converge* if its last epoch is no better than the best constant image, the mean of the images it is tested
+on.
+"""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Train, judge, draw."""
+    options = read_options("emnist_autoencoder", __doc__, arguments, seeds=5)
+    quick = options.quick
+    seeds = range(options.seeds)
+    study = Study(options, "D", "47 characters: an autoencoder behind a frozen encoder", ABOUT)
+    held = study.uses(load(options, "emnist_balanced", validation=HELD_OUT), network=NETWORK, init="torch")
+    everything = held if quick else load(options, "emnist_balanced")
+    images = pick(everything.test, SHOWN)
+
+    with tempfile.TemporaryDirectory() as folder:
+        encoder = pretrain_encoder(study, folder)
+        holdout: dict[str, Arrays] = {}
+        holdout_peers: dict[str, Arrays] = {}
+        for optimizer in OPTIMIZERS:
+            recipe = recipe_of(options, optimizer, epochs=10, loss="squared_error")
+            study.uses(held, **{f"hold-out, {optimizer}": recipe})
+            holdout[optimizer] = train(options, held, NETWORK, recipe, seeds, encoder=encoder, show=images)
+            if not quick:
+                holdout_peers[optimizer] = train_peer(options, held, NETWORK, recipe, seeds[:1], encoder=encoder)
+        final: dict[str, Arrays] = {}
+        final_peers: dict[str, Arrays] = {}
+        for optimizer in ("Adam 0.001", "SGD 0.01"):
+            recipe = recipe_of(options, optimizer, epochs=15, loss="squared_error")
+            study.uses(everything, **{f"final, {optimizer}": recipe})
+            final[optimizer] = train(options, everything, NETWORK, recipe, seeds, encoder=encoder, show=images)
+            if not quick or optimizer == "SGD 0.01":
+                few = seeds[: 1 if quick else 3]
+                final_peers[optimizer] = train_peer(options, everything, NETWORK, recipe, few, encoder=encoder)
+
+    counts = fv.models.count_parameters(fv.models.create(NETWORK, init="torch"))
+    study.row("parameters", counts, "", published=PUBLISHED_PARAMETERS, tolerance=0)
+    add_rows(study, "val", held.splits["validation"], holdout, holdout_peers, PUBLISHED_HOLDOUT)
+    add_rows(study, "test", everything.test, final, final_peers, PUBLISHED_FINAL)
+    losses = final["Adam 0.001"]["test_loss"]
+    study.row("final, Adam 0.001: last test loss", losses[:, -1], "")
+    study.row("final, Adam 0.001: best epoch, from 0", losses.argmin(axis=1), "", published=PUBLISHED_EPOCH)
+    judge_black(study, held.splits["validation"], holdout["SGD 0.1"])
+    judge_holdout(study, holdout)
+    judge_final(study, everything.test, final["SGD 0.01"], final_peers.get("SGD 0.01", {}))
+    draw_reconstructions(study, images, {**final, "SGD 0.1": holdout["SGD 0.1"]})
+    draw_losses(study, held.splits["validation"], everything.test, holdout, final)
+    study.write()
+
+
+def pick(split: fv.data.Split, count: int) -> np.ndarray:
+    """The first image of classes at even distances."""
+    present = np.unique(split.labels)
+    classes = present[np.linspace(0, len(present) - 1, count).astype(int)]
+    return np.stack([split.images[split.labels == label][0] for label in classes])
+
+
+def constant_losses(split: fv.data.Split) -> tuple[float, float]:
+    """The loss of the best constant image, the mean, and that of a black one."""
+    pixels = split.images.reshape(len(split), -1) / 255
+    return float(pixels.var(axis=0).sum()), float((pixels**2).sum(axis=1).mean())
+
+
+def failures(split: fv.data.Split, losses: np.ndarray) -> np.ndarray:
+    """Of every seed whether it failed to converge; losses are (seeds, epochs)."""
+    return ~(losses[:, -1] < constant_losses(split)[0])
+
+
+def add_rows(
+    study: Study,
+    where: str,
+    split: fv.data.Split,
+    runs: dict[str, Arrays],
+    peers: dict[str, Arrays],
+    published: dict[str, float],
+) -> None:
+    """Smallest losses; held to PyTorch's where all runs shared one fate."""
+    stage, name = ("hold-out", "validation") if where == "val" else ("final", "test")
+    for optimizer, found in runs.items():
+        ours = found[f"{where}_loss"]
+        theirs = peers[optimizer][f"{where}_loss"] if peers.get(optimizer) else np.zeros((0, ours.shape[1]))
+        failed, failed_there = failures(split, ours), failures(split, theirs)
+        one_fate = len({*failed.tolist(), *failed_there.tolist()}) == 1
+        study.row(
+            f"{stage}, {optimizer}: smallest {name} loss",
+            ours.min(axis=1),
+            "",
+            published=published.get(optimizer),
+            peer=theirs.min(axis=1),
+            peer_tolerance=TOLERANCE if one_fate else None,
+            note=f"failed: {counted(failed)}" + (f", PyTorch {counted(failed_there)}" if len(theirs) else ""),
+        )
+
+
+def counted(seeds: np.ndarray) -> str:
+    """How many seeds it is true of, such as "2 of 5"."""
+    return f"{int(seeds.sum())} of {len(seeds)}"
+
+
+def judge_black(study: Study, split: fv.data.Split, runs: Arrays) -> None:
+    """SGD 0.1 and its 111.1."""
+    mean, black = constant_losses(split)
+    losses = runs["val_loss"]
+    failed = failures(split, losses)
+    study.claim(
+        "SGD 0.1 fails to converge (validation loss 111.1)",
+        judge(failed),
+        f"fails for {counted(failed)} seeds; last losses {losses[:, -1].min():.1f} to {losses[:, -1].max():.1f}. On "
+        f"our validation split a black image scores {black:.1f}, {abs(PUBLISHED_HOLDOUT['SGD 0.1'] - black):.1f} from "
+        f"the published loss, and the best constant image {mean:.1f}",
+    )
+
+
+def judge_holdout(study: Study, runs: dict[str, Arrays]) -> None:
+    """SGD 0.01 against Adam on the validation split."""
+    sgd, adam = (runs[optimizer]["val_loss"].min(axis=1) for optimizer in ("SGD 0.01", "Adam 0.001"))
+    study.claim(
+        "SGD 0.01 has the smallest validation loss (22.67, Adam 23.9)",
+        is_lower(sgd - adam),
+        f"{with_error(sgd, '.2f')} against {with_error(adam, '.2f')}, lower for {counted(sgd < adam)} seeds; "
+        f"difference {with_error(sgd - adam, '+.2f')} (two standard errors asked for)",
+    )
+
+
+def judge_final(study: Study, split: fv.data.Split, runs: Arrays, peer: Arrays) -> None:
+    """SGD 0.01 trained on all training images."""
+    failed = failures(split, runs["test_loss"])
+    last = runs["test_loss"][:, -1]
+    also = f", and {counted(failures(split, peer['test_loss']))} in PyTorch" if peer else ""
+    study.claim(
+        "SGD 0.01 fails to converge in its final run",
+        judge(failed),
+        f"fails for {counted(failed)} seeds{also}; last test losses {last.min():.1f} to {last.max():.1f}, the best "
+        f"constant image scores {constant_losses(split)[0]:.1f}",
+    )
+
+
+def draw_reconstructions(study: Study, images: np.ndarray, runs: dict[str, Arrays]) -> None:
+    """Originals above what seed 0 makes of them."""
+    outputs = {optimizer: found["outputs"][0] for optimizer, found in runs.items()}
+    study.figure(
+        "reconstructions",
+        draw_images({"original": images / 255, **outputs}),
+        "Test images and what seed 0 makes of them: Adam 0.001 and SGD 0.01 after 15 epochs on all training images, "
+        "SGD 0.1 after the 10 of the hold-out.",
+    )
+
+
+def draw_losses(
+    study: Study,
+    validation: fv.data.Split,
+    test: fv.data.Split,
+    holdout: dict[str, Arrays],
+    final: dict[str, Arrays],
+) -> None:
+    """Loss curves, with the constant images that a decoder should beat."""
+    solid: dict[str, dict[str, np.ndarray]] = {}
+    dashed: dict[str, dict[str, np.ndarray]] = {}
+    for title, runs, where, split in (
+        ("hold-out, validation loss", holdout, "val", validation),
+        ("final, test loss", final, "test", test),
+    ):
+        solid[title] = {optimizer: found[f"{where}_loss"] for optimizer, found in runs.items()}
+        dashed[title] = {optimizer: found["train_loss"] for optimizer, found in runs.items()}
+        epochs = runs["SGD 0.01"]["train_loss"].shape[1]
+        constants = zip(("best constant", "black image"), constant_losses(split), strict=True)
+        solid[title] |= {name: np.full(epochs, loss) for name, loss in constants}
+    study.figure(
+        "losses",
+        draw_lines(solid, "squared error an image", dashed=dashed, solid_means="validation or test"),
+        "Loss over epochs, and that of two constant images. Training losses are running means over the epoch.",
+    )
+
+
+def draw_images(rows: dict[str, np.ndarray]) -> Figure:
+    """Rows of images, named at the left."""
+    with style():
+        columns = len(next(iter(rows.values())))
+        side = (COLUMN - 0.7) / columns
+        figure = new_figure(COLUMN, side * len(rows))
+        figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0, hspace=0)
+        for line, (name, images) in zip(figure.subplots(len(rows), columns, squeeze=False), rows.items(), strict=True):
+            for axes, image in zip(line, images, strict=True):
+                axes.imshow(image[..., 0], cmap="gray", vmin=0, vmax=1)
+                axes.set(xticks=[], yticks=[])
+                axes.spines[:].set_visible(False)
+            line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=7)
+    return figure
+
+
+if __name__ == "__main__":
+    main()
