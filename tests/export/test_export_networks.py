@@ -341,8 +341,9 @@ def test_a_file_that_needs_nothing_else(layout, fold, tmp_path):
 
 @pytest.mark.parametrize("name", ["polar_linear", "points"])
 def test_one_logit_gives_two_probabilities(name, tmp_path):
-    number = 2 if name == "polar_linear" else 9
-    model, stored, _ = alive(number)
+    points = {"input_shape": (2,), "num_classes": 1}
+    wanted = ("polar_linear", points) if name == "polar_linear" else ("mlp", {**points, "hidden": (16, 16)})
+    model, stored, _ = alive([network[:2] for network in NETWORKS].index(wanted))
     path = export.to_onnx(model, tmp_path / "net.onnx", softmax=True)
     onnx.shape_inference.infer_shapes(onnx.load(path), strict_mode=True, data_prop=True)
     probabilities = run_onnx(path, stored)
