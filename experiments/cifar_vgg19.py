@@ -1,7 +1,7 @@
 """Report B3: VGG-19 on CIFAR-10, from scratch and pretrained, each trained correctly and as published.
 
-    python experiments/cifar_vgg19.py                              # in full; TIME
-    python experiments/cifar_vgg19.py --epochs 2 --limit 25000     # a subset; TIME
+    python experiments/cifar_vgg19.py                              # in full; about 2 hours on 2 CPU cores (estimated)
+    python experiments/cifar_vgg19.py --epochs 2 --limit 25000     # a subset; about 30 minutes (estimated)
     python experiments/cifar_vgg19.py --weights vgg19_bn.pth       # starts from torchvision's ImageNet weights
 
 The published loop calls eval() at each test, every 100 iterations, and train() only when the next epoch starts: after
@@ -9,7 +9,7 @@ iteration 100 of every epoch, BatchNorm normalises by running statistics that no
 ways. Without --weights, convolutions are pretrained on drawn coloured characters, a much weaker start than ImageNet.
 Each finished training is kept in runs/cifar_vgg19/, so that an interrupted run goes on.
 
-FOUND
+Not run in full yet: no results are committed.
 """
 
 from __future__ import annotations

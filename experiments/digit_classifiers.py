@@ -3,9 +3,11 @@
     python experiments/digit_classifiers.py
 
 Pixels in [-1, 1], batches of 16, 5 epochs, Adam; 5 seeds each. The report does not print Adam's learning rate: 0.001
-is assumed, and the hidden layer is trained with others too. TIME on 2 CPU cores.
+is assumed, and the hidden layer is trained with others too. Some 10 minutes on 2 CPU cores.
 
-FOUND
+Found: 91.1, 94.1 and 98.3 % against the report's 91.5, 95.1 and 98.5. The hidden layer's 94.07 ± 0.93 is 1.03 points
+off: plain PyTorch has 94.11 ± 0.40 at the same rate, and half of it gives 94.8. The printed confusion matrix is
+transposed; which of 4 and 9 is taken for the other more often is luck.
 """
 
 from __future__ import annotations

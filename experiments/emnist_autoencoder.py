@@ -3,9 +3,10 @@
     python experiments/emnist_autoencoder.py
 
 The hold-out table of three optimisers, then the final runs: Adam 0.001, and SGD 0.01, which the report says had won
-the hold-out and then failed to converge. TIME on 2 CPU cores.
+the hold-out and then failed to converge. About 20 minutes on 2 CPU
+cores (estimated).
 
-FOUND
+Not run in full yet: no results are committed.
 """
 
 from __future__ import annotations

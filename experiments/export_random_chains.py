@@ -1,6 +1,6 @@
 """Random chains of layers in Flax, onnxruntime, PyTorch and Keras: do the exported networks give the same outputs?
 
-    python experiments/export_random_chains.py --chains 5000
+    python experiments/export_random_chains.py --chains 5000 --workers 2
 
 A chain is made from its seed alone: maps of odd and even sides, every layer of `flaxvision.layers` with random
 settings, BatchNorm statistics from training passes, inputs up to 1e4, batches of 1, 3 and 64. Two outputs disagree
@@ -11,19 +11,21 @@ is not enough, Flax must equal PyTorch to 1e-10 in float64, and eight times Flax
 PyTorch computes without oneDNN, whose convolutions of one channel with strides (1, 2) or (1, 3) return memory that
 nobody wrote (torch 2.13.0, found by seeds 2188 and 3795; without oneDNN the same modules are right to 1e-7).
 
-Takes about an hour on one CPU core; results/export_random_chains/README.md holds the figures of the committed run.
+Takes about an hour of one CPU core; results/export_random_chains/README.md holds the figures of the committed run.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
+import concurrent.futures
 import contextlib
 import dataclasses
 import functools
 import itertools
 import json
 import math
+import multiprocessing
 import os
 import platform
 import sys
@@ -70,6 +72,7 @@ ROUNDING = 8.0  # times a framework's own distance from float64
 EXACT = 1e-10  # of max(1, largest output), in float64
 ALIVE = 1e-3  # the outputs' standard deviation over the batch, of the largest output
 LARGEST_SIDE = 24  # of a map, in pixels
+PART = 20  # chains that a worker takes at a time
 ONCE: dict[str, Any] = {"compiler_options": {"xla_backend_optimization_level": 0}}  # a program that runs a few times
 
 
@@ -309,44 +312,70 @@ def describe(chain: Chain) -> str:
     return f"{chain.input_shape}: " + " ".join(parts)
 
 
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What came of one chain."""
+
+    seed: int
+    description: str | None
+    kinds: set[str]  # of layers
+    found: dict[str, tuple[float, float]]  # see `errors`
+    raised: str  # a chain that cannot be exported or run is a disagreement as well; "" if none was
+
+
+def _compare(seeds: range, keras_every: int) -> list[Outcome]:
+    """Compare the chains of some seeds, in a worker process."""
+    torch.set_num_threads(1)
+    outcomes = []
+    for seed in seeds:
+        description, layers, found, raised = None, set(), {}, ""
+        try:
+            case = random_case(seed)
+            description, layers = describe(case.chain), {type(layer).__name__ for layer in case.chain.layers}
+            found = errors(case, (*PEERS, "keras") if seed % keras_every == 0 else PEERS)
+        except Exception as error:
+            raised = f"{type(error).__name__}: {error}"[:500]
+        outcomes.append(Outcome(seed, description, layers, found, raised))
+    jax.clear_caches()  # every chain compiles programs of its own
+    return outcomes
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--chains", type=int, default=5000, help="how many (default 5000)")
     parser.add_argument("--first-seed", type=int, default=0, help="seed of the first chain (default 0)")
     parser.add_argument("--keras-every", type=int, default=10, help="ask Keras on every so many chains (default 10)")
+    parser.add_argument("--workers", type=int, default=1, help="processes (default 1)")
     parser.add_argument("--quick", action="store_true", help="20 chains")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     options = parser.parse_args()
     count = 20 if options.quick else options.chains
-    torch.set_num_threads(1)
+    seeds = range(options.first_seed, options.first_seed + count)
+    parts = [seeds[start : start + PART] for start in range(0, count, PART)]
     started = time.time()
     worst: dict[str, tuple[float, int]] = {}
     kinds: collections.Counter[str] = collections.Counter()
     asked: collections.Counter[str] = collections.Counter()
     disagreed: list[dict[str, Any]] = []
-    widened = 0
-    for done, seed in enumerate(range(options.first_seed, options.first_seed + count), 1):
-        peers = (*PEERS, "keras") if seed % options.keras_every == 0 else PEERS
-        description = None
-        try:
-            case = random_case(seed)
-            description = describe(case.chain)
-            kinds.update({type(layer).__name__ for layer in case.chain.layers})
-            found = errors(case, peers)
-        except Exception as error:  # a chain that cannot be exported or run is a disagreement as well
-            disagreed.append({"seed": seed, "chain": description, "raised": f"{type(error).__name__}: {error}"[:500]})
-            found = {}
-        for peer, (error, allowed) in found.items():
-            asked[peer] += 1
-            worst[peer] = max(worst.get(peer, (0.0, seed)), (error, seed))
-            if not error <= allowed:
-                disagreed.append({"seed": seed, "chain": description, "peer": peer, "error": error, "allowed": allowed})
-        widened += any(TOLERANCE < error <= allowed for error, allowed in found.values())
-        if done % 20 == 0:
-            jax.clear_caches()  # every chain compiles programs of its own
-        rate = (time.time() - started) / done
-        line = f"{done}/{count} chains, {len(disagreed)} disagreements, {rate:.2f} s each"
-        print(line, end="\r" if sys.stdout.isatty() else "\n", flush=True) if done % 20 == 0 or done == count else None
+    widened = done = 0
+    context = multiprocessing.get_context("spawn")  # JAX does not survive a fork
+    with concurrent.futures.ProcessPoolExecutor(options.workers, context) as pool:
+        for outcomes in pool.map(functools.partial(_compare, keras_every=options.keras_every), parts):
+            for outcome in outcomes:
+                kinds.update(outcome.kinds)
+                chain = {"seed": outcome.seed, "chain": outcome.description}
+                if outcome.raised:
+                    disagreed.append(chain | {"raised": outcome.raised})
+                for peer, (error, allowed) in outcome.found.items():
+                    asked[peer] += 1
+                    worst[peer] = max(worst.get(peer, (0.0, outcome.seed)), (error, outcome.seed))
+                    if not error <= allowed:
+                        disagreed.append(chain | {"peer": peer, "error": error, "allowed": allowed})
+                widened += any(TOLERANCE < error <= allowed for error, allowed in outcome.found.values())
+            done += len(outcomes)
+            rate = (time.time() - started) / done
+            line = f"{done}/{count} chains, {len(disagreed)} disagreements, {rate:.2f} s each"
+            print(line, end="\r" if sys.stdout.isatty() else "\n", flush=True)
     result = {
         "command": "python experiments/" + " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "chains": count,

@@ -5,11 +5,11 @@
 Trains the report's two networks on MNIST with its recipe (SGD 0.1, batch 128, 10 epochs), three seeds each: in Flax
 with PyTorch's and with Keras's default initialisation, in PyTorch, and (the unpadded one, as the report) in Keras on
 the JAX backend. Then takes the difference apart: (1) one network, one start, one order of batches in two frameworks;
-(2) one network, two initialisations; (3) two networks. Takes TIME on 2 CPU cores (`--epochs 2` a fifth of that);
-finished runs are kept in runs/framework_parity, so that an interrupted experiment goes on. `--quick` takes drawn digits
-and linear networks.
+(2) one network, two initialisations; (3) two networks. About an hour on 2 CPU cores (estimated; `--epochs 2` a fifth of
+that); finished runs are kept in runs/framework_parity, so that an interrupted experiment goes on. `--quick` takes drawn
+digits and linear networks.
 
-FOUND
+Not run in full yet: no results are committed.
 """
 
 from __future__ import annotations

@@ -47,8 +47,11 @@ def main(arguments: list[str] | None = None) -> None:
         parts.append(f"## {letter}. {title}\n")
         for record in (record for record in records if record["report"].startswith(letter)):
             parts.append(f"### [{record['title']}]({record['name']}/README.md)\n")
-            if record["rows"]:
-                parts.append(rows_markdown([_row(row) for row in record["rows"]]))
+            compared = [_row(row) for row in record["rows"] if row["verdict"]]
+            if compared:
+                parts.append(rows_markdown(compared))
+            if others := len(record["rows"]) - len(compared):
+                parts.append(f"And {others} numbers that have no tolerance.\n")
             if record["claims"]:
                 cells = [(c["claim"], f"**{c['verdict']}**", c["evidence"]) for c in record["claims"]]
                 parts.append(markdown_table(("the report says", "verdict", "evidence"), cells) + "\n")

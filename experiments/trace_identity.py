@@ -4,9 +4,10 @@
 
 Draws random matrices, in float32 and float64: the first identity for rectangular A and B, the second for square W, and
 for W with fewer rows than columns, whose trace a gradient ascent (optax, each step brought back to orthonormal rows by
-a QR decomposition) maximises. Takes TIME on 2 CPU cores; `--quick` takes seconds.
+a QR decomposition) maximises. Under a minute on 2 CPU cores; `--quick` takes seconds.
 
-FOUND
+Found: both identities hold to 2.4 rounding errors. With fewer rows than columns the second fails, and the maximum is
+the sum of the largest eigenvalues; the report's "arg max = tr(A)" names the maximum, not where it is.
 """
 
 from __future__ import annotations
