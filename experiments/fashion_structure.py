@@ -4,8 +4,7 @@
 
 About 35 minutes on 2 CPU cores (estimated). Finished networks are kept in runs/fashion_structure, so that a second
 call goes on where the first one stopped. `--big-seeds 3` trains the deeper and the wider network as often as the base,
-`--epochs 50` trains
-less, `--quick` takes made data.
+`--epochs 50` trains less, `--quick` takes made data.
 
 Not run in full yet: no results are committed.
 """

@@ -85,7 +85,8 @@ def from_keras(source: str | Path | keras.Model) -> Chain:
             pools, activations and zero padding, channels last.
 
     Returns:
-        The model; layers are named as in Keras.
+        The model; layers are named as in Keras, where "conv.0" is "conv_0". A Keras file knows nothing of pixel scaling
+        and class names: set `preprocess` and `classes` where they matter.
 
     Raises:
         UserError: If Keras is missing, the file is no Keras file, or a layer has no counterpart; it is named.
