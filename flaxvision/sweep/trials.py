@@ -10,7 +10,7 @@ from typing import Any
 
 from flaxvision.errors import UserError
 from flaxvision.sweep.parse import DATA_KEYS, axis_of, seeds_of
-from flaxvision.sweep.spec import Axis, Settings, Spec, Stage, Typed, as_typed, config_hash
+from flaxvision.sweep.spec import Axis, Published, Settings, Spec, Stage, Typed, as_typed, config_hash
 from flaxvision.training.recipe import field_names
 
 PRETRAINED = "pretrain"  # the value of warm_start that means the [pretrain] stage's weights
@@ -121,7 +121,8 @@ def override(
 
     Args:
         spec: The sweep.
-        dataset: Data set of every stage; published numbers, which are those of another set, are left out.
+        dataset: Data set of every stage. Published numbers of another set, or of other settings than are now fixed,
+            are left out.
         epochs: Duration of every stage.
         seeds: Number of seeds of every cell, and of the final stage.
         limit: Examples of each split.
@@ -146,7 +147,12 @@ def override(
         else:
             fixed |= new.points[0].settings
     everywhere = {key: value for key, value in given.items() if value is not None}
-    comparable = dataset in (None, spec.base.get("dataset"))
+    # Published numbers are those of the spec's own experiment; parameters depend on the network only.
+    same_data = dataset in (None, spec.base.get("dataset"))
+    same_training = all(spec.base.get(key) == value for key, value in fixed.items() if key != "conv")
+
+    def comparable(entry: Published) -> bool:
+        return same_data and (same_training or entry.metric == "parameters") and _still_there(entry.where, axes)
 
     def changed(old: Settings, new: Settings) -> Settings:
         kept = {k: v for k, v in old.items() if epochs is None or k not in ("steps", "examples")}
@@ -163,7 +169,7 @@ def override(
         spec,
         base=changed(spec.base, fixed),
         axes=tuple(axes.values()),
-        published=tuple(p for p in spec.published if comparable and _still_there(p.where, axes)),
+        published=tuple(filter(comparable, spec.published)),
         pretrain=changed_stage(spec.pretrain),
         final=final,
     )

@@ -125,6 +125,15 @@ def test_published_numbers_of_cells_that_are_gone_are_gone():
     assert [p.where for p in spec.published] == [{"learning_rate": "0.1"}]
 
 
+@pytest.mark.parametrize("changes", [{"epochs": 1}, {"limit": 100}, {"settings": ["batch_size=64"]}])
+def test_published_numbers_of_another_training_are_gone_but_for_parameters(changes):
+    spec = load_spec("mnist-net")
+    assert {p.metric for p in spec.published} == {"test_top1", "parameters"}
+    assert [p.metric for p in override(spec, **changes).published] == ["parameters"]
+    same = {"epochs": spec.base["epochs"], "settings": ["conv=native"], "seeds": 1}
+    assert override(spec, **same).published == spec.published
+
+
 def test_a_data_set_reaches_every_stage():
     spec = override(load_spec("emnist-holdout"), dataset="glyphs47")
     assert spec.pretrain is not None
