@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 RESULTS = Path(__file__).parent / "results"
+KEPT: list[Path] = []  # parts that an earlier call of this experiment left
 VERDICTS = ("supported", "not supported", "not decided")
 PEERS = ("torch", "keras", "onnxruntime")
 
@@ -225,9 +226,10 @@ class Study:
             parts += ["## Claims\n", markdown_table(("the report says", "verdict", "evidence"), cells) + "\n"]
         parts += self._sections
         names = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
+        kept = f", besides {len(KEPT)} parts kept from an earlier call," if KEPT else ""
         seeds = f"Seeds 0 to {self.options.seeds - 1}" if self.options.seeds > 1 else "Seed 0"
         parts.append(
-            f"## How this was made\n\n    {record['command']}\n\n{seeds}; {record['seconds']:,} s "
+            f"## How this was made\n\n    {record['command']}\n\n{seeds}; {record['seconds']:,} s{kept} "
             f"on {record['device']}; {names}; commit {record['commit']}. Numbers, settings and checksums: "
             "[results.json](results.json).\n"
         )
@@ -244,6 +246,7 @@ def cached(options: Options, key: Any, make: Callable[[], dict[str, np.ndarray]]
         return make()
     path = RESULTS.parents[1] / "runs" / options.name / f"{config_hash(_plain(key))}.npz"
     if path.exists():
+        KEPT.append(path)
         with np.load(path) as stored:
             return dict(stored)
     arrays = make()

@@ -2,10 +2,11 @@
 
     python experiments/fashion_learning_rate.py --raw-dir DATA
 
-About 15 minutes on 2 CPU cores (estimated). `--epochs 20` trains less (the second table then ends there); `--quick`
+Some 15 minutes on 2 CPU cores. `--epochs 20` trains less (the second table then ends there); `--quick`
 takes made data.
 
-Not run in full yet: no results are committed.
+Found: the report's accuracies at 0.1, 0.01 and 0.001. Rate 1 does not learn: 3 of 8 seeds stay at 10 %, as do 4 of 8 in
+PyTorch, the others near 20 %. "A high rate overfits" names the wrong rate: 1 never learns, 0.1 overfits.
 """
 
 from __future__ import annotations
@@ -141,10 +142,11 @@ def add_rows(study: common.Study, accuracy: np.ndarray, peer: list[float]) -> No
             note=note if rate == 1 else "",
         )
     ends = np.array([[converged(run, THRESHOLDS[0] / 100) for run in runs] for runs in accuracy])
-    for rate, runs, epochs in zip(RATES, accuracy, ends, strict=True):
+    for rate, runs in zip(RATES, accuracy, strict=True):
+        epoch = min(PUBLISHED[rate][2], accuracy.shape[2])
         study.row(
-            f"test accuracy converged, rate {rate:g}",
-            [100 * run[epoch - 1] for run, epoch in zip(runs, epochs, strict=True)],
+            f"test accuracy converged (epoch {epoch}, as published), rate {rate:g}",
+            100 * runs[:, epoch - 1],
             published=PUBLISHED[rate][1],
             tolerance=1.5,
             note=note if rate == 1 else "",
