@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from ablation_networks import CLIPPED, DEPTHS, EQUAL, SIX, THRESHOLDS, Estimate, Runs, all_of, create
-from common import Study, draw_lines
+from common import Study
+from figures import draw_lines
 from flax import nnx
 from jax import lax
 from matplotlib.figure import Figure

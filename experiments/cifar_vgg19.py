@@ -26,7 +26,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from common import Options, Study, cached, draw_confusions, draw_lines, means_of, most_confused, read_options
+from common import Options, Study, cached, means_of, most_confused, read_options
+from figures import draw_confusions, draw_lines
 from flax import nnx
 
 import export

@@ -17,7 +17,8 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from common import Options, Study, cached, draw_confusions, draw_lines, read_options
+from common import Options, Study, cached, read_options
+from figures import draw_confusions, draw_lines
 
 import flaxvision as fv
 from flaxvision.layers import Conv, Linear

@@ -15,7 +15,7 @@ import tempfile
 from typing import TYPE_CHECKING
 
 import numpy as np
-from common import Study, draw_lines, judge, read_options
+from common import Study, judge, read_options
 from emnist_common import (
     HELD_OUT,
     OPTIMIZERS,
@@ -28,6 +28,7 @@ from emnist_common import (
     train_peer,
     with_error,
 )
+from figures import draw_lines
 
 import flaxvision as fv
 from flaxvision.report.style import COLUMN, new_figure, style

@@ -16,7 +16,7 @@ import tempfile
 from typing import TYPE_CHECKING
 
 import numpy as np
-from common import Study, draw_lines, judge, number, read_options
+from common import Study, judge, number, read_options
 from emnist_common import (
     HELD_OUT,
     OPTIMIZERS,
@@ -31,6 +31,7 @@ from emnist_common import (
     train_peer,
     with_error,
 )
+from figures import draw_lines
 
 import flaxvision as fv
 from flaxvision.report.style import COLUMN, FAINT, OKABE_ITO, new_figure, style

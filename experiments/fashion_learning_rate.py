@@ -15,6 +15,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 import common
+import figures
 import jax.numpy as jnp
 import numpy as np
 import peers
@@ -245,11 +246,11 @@ def draw(study: common.Study, found: dict[str, np.ndarray]) -> None:
         return {f"{rate:g}": runs for rate, runs in zip(RATES, values, strict=True)}
 
     panels = {"Training loss": by_rate(found["train_loss"]), "Test loss": by_rate(found["test_loss"])}
-    figure = common.draw_lines(panels, "cross-entropy", log=True, heading="rate")
+    figure = figures.draw_lines(panels, "cross-entropy", log=True, heading="rate")
     study.figure("loss", figure, "Loss over epochs for each learning rate")
 
     panels = {"": by_rate(100 * found["test_top1"])}
-    figure = common.draw_lines(panels, "test accuracy (%)", heading="rate", limits=(0, 100))
+    figure = figures.draw_lines(panels, "test accuracy (%)", heading="rate", limits=(0, 100))
     study.figure("accuracy", figure, "Test accuracy over epochs for each learning rate")
 
     study.figure("first_epoch", *draw_steps(found["step_loss"]))

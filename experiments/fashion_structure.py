@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 
 import common
+import figures
 import numpy as np
 
 import flaxvision as fv
@@ -249,7 +250,7 @@ def draw(study: common.Study, runs: Runs, gradients: dict[str, np.ndarray]) -> N
         for split in ("train", "test")
     )
     titles = ("Loss", "Accuracy (%)")
-    figure = common.draw_lines(dict(zip(titles, test, strict=True)), "", dashed=dict(zip(titles, train, strict=True)))
+    figure = figures.draw_lines(dict(zip(titles, test, strict=True)), "", dashed=dict(zip(titles, train, strict=True)))
     for values, color in zip(test[0].values(), colors(list(runs)), strict=True):
         mean = values.mean(axis=0)
         figure.axes[0].plot(mean.argmin() + 1, mean.min(), "o", color=color, markersize=3.5)
@@ -260,7 +261,7 @@ def draw(study: common.Study, runs: Runs, gradients: dict[str, np.ndarray]) -> N
         mean, loss = (means_over(gradients[key][:, :count], window) for key in ("mean", "loss"))
         places = window * (np.arange(mean.shape[1]) + 0.5) + 0.5
         panels = {"Sum of mean gradients (thousandths)": {"": 1000 * mean}, "Loss": {"": loss}}
-        figure = common.draw_lines(panels, "", xlabel="step", x=places)
+        figure = figures.draw_lines(panels, "", xlabel="step", x=places)
         what = f"the first {count} steps" if window == 1 else f"the first epoch, means of {window} steps"
         study.figure(name, figure, f"Sum over tensors of the mean gradient, and the loss, of {what}")
 

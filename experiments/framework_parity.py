@@ -21,6 +21,7 @@ from collections.abc import Iterable
 from importlib import metadata
 
 import common
+import figures
 import numpy as np
 from common import Study
 from effects import Effect, Size, by_seed, draw_effects, explains
@@ -326,7 +327,7 @@ def draw_figures(study: Study, cells: Cells, trajectory: export.Trajectory, clas
     for name, metric, scale in (("accuracy (%)", "top1", 100), ("loss", "loss", 1)):
         training, test = curves(f"train_{metric}", scale), curves(f"test_{metric}", scale)
         look = {"log": metric == "loss", "limits": limits(training, test)}
-        figure = common.draw_lines(test, name, dashed=training, dashed_means="training (running)", **look)
+        figure = figures.draw_lines(test, name, dashed=training, dashed_means="training (running)", **look)
         name = name.split()[0]
         study.figure(name, figure, f"The {name} of every framework and initialisation over epochs.")
 
@@ -335,7 +336,7 @@ def draw_figures(study: Study, cells: Cells, trajectory: export.Trajectory, clas
         title: {c: 100 * runs[f"{split}_per_class"].mean(axis=0)[:, i] for i, c in enumerate(classes)}
         for title, split in (("Training images (as the report)", "train"), ("Test images", "test"))
     }
-    figure = common.draw_lines(panels, "accuracy (%)", heading="digit", limits=limits(panels))
+    figure = figures.draw_lines(panels, "accuracy (%)", heading="digit", limits=limits(panels))
     study.figure("classes", figure, f"Accuracy of each class over epochs: {FLAX_TORCH}, padded, mean over seeds.")
 
     measures = {"test accuracy (points)": "test_top1", "training loss": "train_loss"}
@@ -354,7 +355,7 @@ def draw_figures(study: Study, cells: Cells, trajectory: export.Trajectory, clas
     }
     lines = {name: np.maximum(values, 1e-17) for name, values in apart.items()}  # equal ones have no logarithm
     label = "relative difference of the loss"
-    figure = common.draw_lines({"": lines}, label, xlabel="step", log=True, limits=(8e-18, 1))
+    figure = figures.draw_lines({"": lines}, label, xlabel="step", log=True, limits=(8e-18, 1))
     study.figure(
         "trajectories",
         figure,

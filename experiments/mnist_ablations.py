@@ -27,7 +27,8 @@ from ablation_networks import (
     Runs,
     train,
 )
-from common import Study, draw_lines, means_of, read_options
+from common import Study, means_of, read_options
+from figures import draw_lines
 
 ABOUT = """
 The report prints the parameters of three networks, from which their sizes follow; the other sizes, and the depth of

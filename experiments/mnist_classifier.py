@@ -14,7 +14,8 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from common import Study, draw_confusions, draw_lines, judge, means_of, most_confused, read_options
+from common import Study, judge, means_of, most_confused, read_options
+from figures import draw_confusions, draw_lines
 
 import flaxvision as fv
 

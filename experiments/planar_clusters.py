@@ -16,7 +16,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from common import Options, Study, draw_lines, read_options
+from common import Options, Study, read_options
+from figures import draw_lines
 
 import flaxvision as fv
 from flaxvision.report.style import INK, OKABE_ITO, PAGE, new_figure, style

@@ -20,12 +20,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from common import PAGE, Study
+from common import Study
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from flaxvision.report.labels import End, label_ends
-from flaxvision.report.style import FAINT, OKABE_ITO, colors, new_figure, plain_logarithmic, style
+from flaxvision.report.style import FAINT, OKABE_ITO, PAGE, colors, new_figure, plain_logarithmic, style
 
 NAME = "trace_identity"
 IDENTITIES = ("tr(AB) = tr(BA)", "tr(WAWᵀ) = tr(A)")

@@ -30,7 +30,7 @@ def prepare() -> tuple[str, ...]:
     - Programs that took over a second to compile are kept in the user's cache folder.
 
     Returns:
-        What was done, of "heap", "dispatch" and "cache"; nothing where another accelerator computes.
+        What was done, of "cache", "dispatch" and "heap"; the last two only where no accelerator is installed.
     """
     if os.environ.get(SWITCH, "").lower() in ("off", "0", "false"):
         return ()

@@ -7,7 +7,7 @@ at k = 5. In one dimension, with a = k + 3 points p,
 
 where V is the square matrix of the same powers (the last point is infinity, whose only power is the highest) and n
 makes the entries of B' small whole numbers: evaluate both polynomials, multiply, interpolate, transposed (Cook and
-Toom). In two dimensions each transform goes along both axes, and the products of all channels are k + 3 squared matrix
+Toom). In two dimensions each transform goes along both axes, and the products of all channels are (k + 3)^2 matrix
 products. The transforms are linear, so the gradient is the same scheme with their adjoints: the transformed input and
 weight are reused.
 
@@ -35,9 +35,8 @@ KERNELS = (3, 5)  # sides of kernels for which the rounding is small enough
 POINTS = (0, 1, -1, 2, -2, Fraction(1, 2), Fraction(-1, 2))
 
 
-def winograd(x: jax.Array, kernel: jax.Array, pads: tuple[tuple[int, int], tuple[int, int]]) -> jax.Array:
+def winograd(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
     """The convolution of `x` (N, H, W, I) with `kernel` (k, k, I, O) for k in `KERNELS`, stride 1: (N, H', W', O)."""
-    window = Window((x.shape[1], x.shape[2]), (kernel.shape[0], kernel.shape[1]), pads=pads)
     tiles = transform_input(x, (window, len(x)))
     weights = lax.optimization_barrier(transform_kernel(kernel, len(kernel)))
     products = jnp.einsum("ptc,pco->pto", lax.optimization_barrier(tiles), weights)

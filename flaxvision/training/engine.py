@@ -1,4 +1,4 @@
-"""Compiled epochs: the same step, alone or over several trials, scanned or step by step, on one device or many."""
+"""Compiled epochs: the same step, alone or over several trials, in a loop or one by one, on one device or many."""
 
 from __future__ import annotations
 
