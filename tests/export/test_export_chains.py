@@ -19,11 +19,11 @@ from flaxvision.errors import UserError
 from flaxvision.layers import AvgPool, Chain, Conv, ConvTranspose, Dropout, Flatten, GlobalMaxPool, Linear, MaxPool
 
 torch = pytest.importorskip("torch")
-SCRIPT = Path(__file__).parents[2] / "experiments" / "export_random_chains.py"
+SCRIPT = Path(__file__).parents[2] / "experiments" / "random_chains.py"
 
 
 def _script():
-    spec = importlib.util.spec_from_file_location("export_random_chains", SCRIPT)
+    spec = importlib.util.spec_from_file_location("random_chains", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
