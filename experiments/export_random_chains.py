@@ -4,9 +4,10 @@
 
 A chain is made from its seed alone: maps of odd and even sides, every layer of `flaxvision.layers` with random
 settings, BatchNorm statistics from training passes, inputs up to 1e4, batches of 1, 3 and 64. Two outputs disagree
-where they differ by more than 1e-5 of max(1, the largest output) and by more than eight times what float32 PyTorch
-differs from float64 PyTorch on that chain: a float32 network of saturating layers cannot be held to less. Where that
-is not enough, Flax must equal PyTorch to 1e-10 in float64, and eight times Flax's own distance from it is allowed.
+where they differ by more than 1e-5 of max(1, the largest output) and by more than sixteen times what float32 does to
+that chain whoever computes it: PyTorch's own distance from float64, or how far the float64 outputs move when inputs,
+parameters and the output of every layer are rounded once. (A saturating layer behind inputs of 1e4, or a BatchNorm of
+a nearly constant feature, magnifies the last bit.)
 
 PyTorch computes without oneDNN, whose convolutions of one channel with strides (1, 2) or (1, 3) return memory that
 nobody wrote (torch 2.13.0, found by seeds 2188 and 3795; without oneDNN the same modules are right to 1e-7).
@@ -85,6 +86,7 @@ def main() -> int:
     asked: collections.Counter[str] = collections.Counter()
     disagreed: list[dict[str, Any]] = []
     widened = done = 0
+    most_allowed = 0.0
     context = multiprocessing.get_context("spawn")  # JAX does not survive a fork
     with concurrent.futures.ProcessPoolExecutor(options.workers, context) as pool:
         for outcomes in pool.map(functools.partial(_compare, keras_every=options.keras_every), parts):
@@ -95,6 +97,7 @@ def main() -> int:
                     disagreed.append(chain | {"raised": outcome.raised})
                 for peer, (error, allowed) in outcome.found.items():
                     asked[peer] += 1
+                    most_allowed = max(most_allowed, allowed)
                     worst[peer] = max(worst.get(peer, (0.0, outcome.seed)), (error, outcome.seed))
                     if not error <= allowed:
                         disagreed.append(chain | {"peer": peer, "error": error, "allowed": allowed})
@@ -112,7 +115,8 @@ def main() -> int:
         "disagreements": disagreed,
         "compared": dict(asked),
         "worst_relative_error": {peer: {"error": error, "seed": seed} for peer, (error, seed) in worst.items()},
-        "chains_that_needed_the_float64_bound": widened,
+        "chains_that_needed_more": widened,
+        "most_allowed": most_allowed,
         "chains_with_layer": dict(kinds.most_common()),
         "seconds": round(time.time() - started),
         "versions": {
@@ -148,8 +152,8 @@ def _readme(result: dict[str, Any]) -> str:
 | --- | --- | --- | --- |
 {rows}
 
-Allowed: {result["tolerance"]:.0e}, or {ROUNDING:.0f} times float32 PyTorch's own distance from float64 where that is
-more ({result["chains_that_needed_the_float64_bound"]} chains needed it: saturating layers on inputs of 1e4).
+Allowed: {result["tolerance"]:.0e}, or {ROUNDING:.0f} times what float32 by itself does to the chain where that is more;
+{result["chains_that_needed_more"]} chains needed it, and the most that any was allowed is {result["most_allowed"]:.1e}.
 {result["seconds"]:,} s on {result["device"]}; {versions}.
 {bad}"""
 
