@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import sys
+import zlib
 from pathlib import Path
 
 from flaxvision._files import cache_folder
 
 SWITCH = "FLAXVISION_RUNTIME"
+CACHE_BYTES = 2**30
 KEPT_BYTES = 2**31 - 2**20  # of freed memory that is not given back, at most (an int in mallopt)
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _TRIM_THRESHOLD, _MMAP_MAX, _HUGEPAGE = -1, -4, 14  # of mallopt (malloc.h) and madvise (mman.h)
@@ -27,7 +30,7 @@ def prepare() -> tuple[str, ...]:
       `KEPT_BYTES` is kept instead, in huge pages where the kernel gives them. It is not given back before the process
       ends.
     - Operations run when they are called, not on a thread of their own, whose memory would be another heap.
-    - Programs that took over a second to compile are kept in the user's cache folder.
+    - Compiled programs are kept in the user's cache folder, up to `CACHE_BYTES`, for each kind of machine apart.
 
     Returns:
         What was done, of "cache", "dispatch" and "heap"; the last two only where no accelerator is installed.
@@ -37,11 +40,16 @@ def prepare() -> tuple[str, ...]:
     import jax
 
     done = ["cache"] if _keep_programs() else []
-    platforms = jax.config.jax_platforms  # type: ignore[attr-defined]
-    if platforms in (None, "", "cpu") and not _has_accelerator():
+    backends = jax.config.jax_platforms  # type: ignore[attr-defined]
+    if backends in (None, "", "cpu") and not _has_accelerator():
         jax.config.update("jax_cpu_enable_async_dispatch", False)
         done += ["dispatch"] + (["heap"] if _keep_memory() else [])
     return tuple(done)
+
+
+def cores() -> list[int]:
+    """The processor cores that this process may use."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
 def _keep_programs() -> bool:
@@ -49,14 +57,25 @@ def _keep_programs() -> bool:
 
     if jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]  # the user has one
         return False
-    folder = cache_folder() / "compiled"
+    folder = cache_folder() / "compiled" / _machine()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
         return False
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_compilation_cache_max_size", 2**30)  # bytes; the oldest programs go first
+    jax.config.update("jax_compilation_cache_max_size", CACHE_BYTES)  # the oldest programs go first
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # many small programs make up the start
     return True
+
+
+def _machine() -> str:
+    """What a program for the CPU is compiled for: its instructions and the number of threads."""
+    info = Path("/proc/cpuinfo")
+    flags = ""
+    if info.exists():
+        lines = info.read_text(encoding="utf-8", errors="replace").splitlines()
+        flags = next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
+    return f"{platform.machine()}-{zlib.crc32(flags.encode()):08x}-{len(cores())}"
 
 
 def _has_accelerator() -> bool:

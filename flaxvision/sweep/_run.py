@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flaxvision.errors import UserError
-from flaxvision.sweep.executors import check_executor, execute, plan
+from flaxvision.sweep.arrange import arrange
+from flaxvision.sweep.executors import check_executor, execute
 from flaxvision.sweep.results import Outcome, SweepResult
 from flaxvision.sweep.spec import Spec, config_hash
 from flaxvision.sweep.store import append_record, dump_spec, open_run, outcome_of
 from flaxvision.sweep.table import best_cell, cells_of, nearest_to_mean
-from flaxvision.sweep.trials import PRETRAINED, Trial, cohorts, expand, trial_of
+from flaxvision.sweep.trials import PRETRAINED, Trial, expand, trial_of
 from flaxvision.sweep.work import Cohort, Places, check, load_dataset
 
 if TYPE_CHECKING:
@@ -52,8 +53,9 @@ def run(
     Args:
         spec: The sweep, from `load_spec`.
         out_dir: The run directory; None for runs/NAME-TIMESTAMP.
-        executor: "auto"; "loop" (one trial after the other), "unroll" or "vmap" (cohorts in one program each),
-            "processes" (one worker a core) or "ray". On a CPU all but "vmap" give the same results.csv, times apart.
+        executor: "loop" (one trial after the other; those of one structure share their compiled program), "unroll" or
+            "vmap" (cohorts that train together), "processes" (one worker a core), "ray", or "auto", see
+            `flaxvision.sweep.arrange`. On a CPU all but "vmap" give the same results.csv, times apart.
         resume: Go on with the run in `out_dir`: finished trials are kept, new seeds and values are added.
         raw_dir: Folder of original data files, see `flaxvision.data.load`.
         data_dir: Folder of prepared data sets, see `flaxvision.data.load`.
@@ -82,11 +84,12 @@ def run(
         raise UserError(f"objective is {spec.objective!r} but there is no validation split: give validation=0.2")
     records = open_run(directory, spec, resume=resume)
     done = {record["id"]: record for record in records}
+    used: list[str] = []  # executors
 
     def train(wanted: Sequence[Trial]) -> dict[str, Outcome]:
         left = [trial for trial in wanted if trial.id not in done]
         if left:
-            _train(left, places, executor, spec.convergence_threshold, done, watch)
+            used.append(_train(left, places, executor, spec.convergence_threshold, done, watch))
         return {trial.id: outcome_of(done[trial.id], places) for trial in wanted}
 
     for stage in stages:
@@ -101,7 +104,8 @@ def run(
         best = cells[-1]
     winner = nearest_to_mean(best, spec.objective)
     shutil.copyfile(places.weights(winner.id), directory / WINNER)
-    result = _result(spec, [*stages, *trials, *finals], cells, winner, places, executor, command)
+    executors = ", ".join(dict.fromkeys(used)) or executor
+    result = _result(spec, [*stages, *trials, *finals], cells, winner, places, executors, command)
     sections = [_exported(result, load_dataset(_trial_of(winner, [*trials, *finals]), places))] if export else []
     if report:
         from flaxvision.report import write_report
@@ -141,16 +145,18 @@ def _train(
     threshold: float | None,
     done: dict[str, dict[str, Any]],
     watch: Watch,
-) -> None:
+) -> str:
+    """Train trials, and return the executor that did."""
     import jax
 
-    mode, most = plan(executor, jax.default_backend())
-    work = [Cohort(tuple(group), places, mode, threshold) for group in cohorts(trials, most)]
+    arranged = arrange(trials, places, executor, jax.default_backend())
+    work = [Cohort(group, places, arranged.mode, threshold) for group in arranged.cohorts]
     with watch(work) as callbacks:
-        for _, records in execute(work, executor, callbacks):
+        for _, records in execute(work, arranged.executor, callbacks):
             for record in records:
                 append_record(places.directory, record)
                 done[record["id"]] = record
+    return arranged.executor
 
 
 def _pretraining(spec: Spec, trials: Sequence[Trial]) -> list[Trial]:
@@ -182,17 +188,14 @@ def _result(
     executor: str,
     command: str | None,
 ) -> SweepResult:
-    import jax
-
     from flaxvision.sweep.provenance import data_sources, device, versions
 
-    mode, most = plan(executor, jax.default_backend())
     datasets = {id(dataset): dataset for trial in _one_each(trials) for dataset in [load_dataset(trial, places)]}
     winning = _trial_of(winner, trials)
     provenance = {
         "command": command or f"flaxvision.sweep.run(load_spec({spec.name!r}))",
         "config hash": config_hash(dump_spec(spec)),
-        "executor": f"{executor}: {mode}, at most {most} trials a program",
+        "executor": executor,
         "seeds": list(spec.seeds),
         "data sets": data_sources(datasets.values()),
         "device": device(),

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from flaxvision.errors import UserError
-from flaxvision.sweep.executors import EXECUTORS, check_executor, plan
+from flaxvision.sweep.executors import EXECUTORS, check_executor
 
 if TYPE_CHECKING:
     from flaxvision.sweep.spec import Spec
@@ -90,7 +90,7 @@ def _sweep(arguments: list[str], own_process: bool) -> int:
         settings=options.set,
     )
     if options.dry_run:
-        return _dry_run(spec, options.executor)
+        return _dry_run(spec)
 
     from flaxvision import runtime
     from flaxvision.sweep._run import run, unwatched
@@ -185,16 +185,16 @@ def positive(kind: type) -> Callable[[str], Any]:
     return parse
 
 
-def _dry_run(spec: Spec, executor: str) -> int:
+def _dry_run(spec: Spec) -> int:
     from flaxvision.sweep.trials import cohorts, expand
 
     trials = expand(spec)
-    groups = cohorts(trials, plan(executor, "cpu")[1])
+    groups = cohorts(trials, len(trials))
     for number, group in enumerate(groups, start=1):
         for trial in group:
             cell = ", ".join(f"{key}={label}" for key, label in trial.cell)
             print(f"{trial.id}  program {number:<3} seed {trial.seed:<3} {cell}")
-    print(f"{len(trials)} trials in {len(groups)} programs on a CPU; nothing was trained or written")
+    print(f"{len(trials)} trials of {len(groups)} programs; nothing was trained or written")
     return 0
 
 
@@ -207,7 +207,7 @@ def _watch(work: Sequence[Cohort]) -> Iterator[Callable[[Cohort], Iterable[Callb
 
         def callbacks(cohort: Cohort) -> Iterable[Callback]:
             cells = dict.fromkeys(", ".join(f"{k}={v}" for k, v in trial.cell) for trial in cohort.trials)
-            bar.part(f"{len(cohort.trials)} trials ({next(iter(cells))}{', …' if len(cells) > 1 else ''})")
-            return [bar]
+            number = f"{len(cohort.trials)} trials" if len(cohort.trials) > 1 else "1 trial"
+            return [bar.part(f"{number} ({next(iter(cells))}{', …' if len(cells) > 1 else ''})")]
 
         yield callbacks

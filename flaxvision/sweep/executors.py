@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import concurrent.futures
 import concurrent.futures.process
+import dataclasses
 import importlib.util
 import multiprocessing
+import multiprocessing.connection
 import os
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from flaxvision.errors import UserError, check_choice
+from flaxvision.runtime import cores
 
 if TYPE_CHECKING:
     from flaxvision.sweep.work import Cohort
-    from flaxvision.training._fit import Callback
+    from flaxvision.training._fit import Callback, Progress
 
 EXECUTORS = ("auto", "loop", "unroll", "vmap", "processes", "ray")
+EVERY = 0.2  # seconds between two reports of a worker
 Records = list[dict[str, Any]]
 
 
@@ -27,28 +33,12 @@ def check_executor(executor: str) -> None:
         raise UserError("--executor ray needs Ray: pip install 'flaxvision[ray]'")
 
 
-def plan(executor: str, platform: str) -> tuple[str, int]:
-    """The mode and the most members of a cohort for an executor on a platform.
-
-    Unrolled members share a loop but not their operations: a handful is enough to hide the loop's cost. Vmapped ones
-    fill a GPU, whose memory bounds them.
-    """
-    if executor == "loop":
-        return "unroll", 1
-    if executor == "vmap" or (executor == "auto" and platform != "cpu"):
-        return "vmap", 64
-    return "unroll", 6
-
-
 def execute(
     cohorts: Sequence[Cohort], executor: str, callbacks: Callable[[Cohort], Iterable[Callback]]
 ) -> Iterator[tuple[Cohort, Records]]:
-    """Run cohorts, yielding each with its records as it ends.
-
-    `callbacks` gives the callbacks of a cohort that runs in this process.
-    """
+    """Run cohorts, yielding each with its records as it ends; `callbacks` gives the callbacks of a cohort."""
     if executor == "processes":
-        yield from _processes(cohorts)
+        yield from _processes(cohorts, callbacks)
     elif executor == "ray":
         yield from _ray(cohorts)
     else:
@@ -56,30 +46,70 @@ def execute(
             yield cohort, cohort.run(callbacks(cohort))
 
 
-def _processes(cohorts: Sequence[Cohort]) -> Iterator[tuple[Cohort, Records]]:
+def _processes(
+    cohorts: Sequence[Cohort], callbacks: Callable[[Cohort], Iterable[Callback]]
+) -> Iterator[tuple[Cohort, Records]]:
     context = multiprocessing.get_context("spawn")  # JAX does not survive a fork
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    free = context.Queue()
-    for core in cores:
+    free, reports = context.Queue(), context.Queue()
+    for core in cores():
         free.put(core)
-    workers = min(len(cores), len(cohorts))
-    with concurrent.futures.ProcessPoolExecutor(workers, context, _pin, (free,)) as pool:
-        futures = {pool.submit(cohort.run): cohort for cohort in cohorts}
+    listeners = [tuple(callbacks(cohort)) for cohort in cohorts]
+    workers = min(len(cores()), len(cohorts))
+    with concurrent.futures.ProcessPoolExecutor(workers, context, _begin, (free, reports)) as pool:
+        futures = {pool.submit(_run_reporting, i, cohort): cohort for i, cohort in enumerate(cohorts)}
+        waiting = set(futures)
         try:
-            for future in concurrent.futures.as_completed(futures):
-                yield futures[future], future.result()
+            while waiting:
+                done, waiting = concurrent.futures.wait(waiting, EVERY, concurrent.futures.FIRST_COMPLETED)
+                while not reports.empty():
+                    number, progress = reports.get()
+                    for listener in listeners[number]:
+                        listener(progress)
+                for future in done:
+                    yield futures[future], future.result()
         except concurrent.futures.process.BrokenProcessPool as error:
             raise UserError("a worker process died, perhaps for want of memory: add --resume to go on") from error
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # else what waits is run before the error is told
+            raise
 
 
-def _pin(free: Any) -> None:
+_reports: Any = None  # the queue of a worker process
+
+
+def _begin(free: Any, reports: Any) -> None:
     """Give a worker a core of its own, before JAX counts them, and the settings of a process that only trains."""
     from flaxvision import runtime
 
+    global _reports
+    _reports = reports
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     core = free.get()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {core})
     runtime.prepare()
+
+
+def _end_with_parent() -> None:
+    """Leave no worker behind when the process that started it is killed."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+
+def _run_reporting(number: int, cohort: Cohort) -> Records:
+    """Run a cohort in a worker process, which reports its progress every so often."""
+    last, examples = time.monotonic(), 0
+
+    def report(progress: Progress) -> None:
+        nonlocal last, examples
+        examples += progress.examples
+        if time.monotonic() - last > EVERY or progress.step == progress.steps:
+            _reports.put((number, dataclasses.replace(progress, examples=examples)))
+            last, examples = time.monotonic(), 0
+
+    return cohort.run([report])
 
 
 def _ray(cohorts: Sequence[Cohort]) -> Iterator[tuple[Cohort, Records]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from types import TracebackType
@@ -12,7 +13,7 @@ from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 
 if TYPE_CHECKING:
-    from flaxvision.training._fit import Progress
+    from flaxvision.training._fit import Callback, Progress
 
 
 class ProgressBar:
@@ -20,7 +21,7 @@ class ProgressBar:
 
     Args:
         name: What stands before the bar.
-        parts: How many runs of about equal length the block holds; call `part` at the start of each.
+        parts: How many runs of about equal length the block holds; call `part` for each.
 
     >>> from flaxvision.training import ProgressBar
     >>> with ProgressBar("mnist") as bar:  # doctest: +SKIP
@@ -41,8 +42,7 @@ class ProgressBar:
             disable=not console.is_terminal,
         )
         self.task = self.bar.add_task(name, total=parts, rate="", scores="")
-        self.finished = 0  # parts before the one at hand
-        self.started = False
+        self.done: list[float] = []  # of each part that was begun, from 0 to 1
         self.examples = 0
         self.since = time.perf_counter()
 
@@ -55,18 +55,22 @@ class ProgressBar:
     ) -> None:
         self.bar.stop()
 
-    def part(self, name: str) -> None:
-        """Begin the next run."""
-        self.finished += self.started
-        self.started = True
-        self.bar.update(self.task, description=name, completed=self.finished)
+    def part(self, name: str) -> Callback:
+        """Begin another run, which may go on beside those before it; returns its callback."""
+        self.done.append(0.0)
+        self.bar.update(self.task, description=name)
+        return functools.partial(self._move, len(self.done) - 1, name)
 
     def __call__(self, progress: Progress) -> None:
-        """Move the bar to `progress`."""
+        """Move the bar of a single run to `progress`."""
+        self.done = self.done or [0.0]
+        self._move(0, None, progress)
+
+    def _move(self, part: int, name: str | None, progress: Progress) -> None:
         self.examples += progress.examples
+        self.done[part] = progress.step / progress.steps
         rate = self.examples / (time.perf_counter() - self.since)
-        done = self.finished + progress.step / progress.steps
-        self.bar.update(self.task, completed=done, rate=f"{rate:,.0f} examples/s")
+        self.bar.update(self.task, description=name, completed=sum(self.done), rate=f"{rate:,.0f} examples/s")
         if progress.metrics:
             best = max(progress.metrics, key=lambda metrics: _finite(metrics.get("test_top1", 0.0)))
             scores = ", ".join(f"{name} {value:.3f}" for name, value in best.items() if math.isfinite(value))

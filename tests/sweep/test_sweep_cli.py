@@ -44,7 +44,7 @@ def test_dry_run(command, tmp_path, monkeypatch):
     status, out, err = command("demo", "--dry-run", "--set", "batch_size=32,64", "--seeds", 2)
     lines = out.splitlines()
     assert (status, err, len(lines)) == (0, "", 4 * 2 * 2 + 1)
-    assert lines[-1].startswith("16 trials in 4 programs")  # 8 trials a batch size, at most 6 a program
+    assert lines[-1].startswith("16 trials of 2 programs")  # one a batch size
     assert "seed 1   learning_rate=1, batch_size=32" in lines[2 * 1 - 1]
     assert not list(tmp_path.iterdir())
 

@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 
 from flaxvision.errors import UserError
 from flaxvision.sweep import load_spec, override, parse_spec
-from flaxvision.sweep.executors import plan
 from flaxvision.sweep.trials import cohorts, expand, parse_setting
 
 
@@ -64,14 +63,6 @@ def test_chunks_are_near_equal_and_keep_the_order(seeds, most):
     assert [trial for group in groups for trial in group] == trials
     assert max(map(len, groups)) <= most
     assert len(groups) == -(-seeds // most)
-
-
-def test_plan():
-    assert plan("loop", "gpu") == ("unroll", 1)
-    assert plan("auto", "cpu")[0] == "unroll"
-    assert plan("auto", "gpu")[0] == "vmap"
-    assert plan("vmap", "cpu")[0] == "vmap"
-    assert plan("unroll", "gpu")[0] == "unroll"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from flaxvision.sweep import arrange as module
+from flaxvision.sweep import parse_spec
+from flaxvision.sweep.arrange import Cost, arrange, cost_of
+from flaxvision.sweep.trials import expand
+from flaxvision.sweep.work import Places
+
+PLACES = Places(Path("nowhere"))
+
+
+@pytest.fixture
+def trials(tiny):
+    return expand(parse_spec(tiny(grid={"learning_rate": [0.1, 0.01], "batch_size": [16, 32]}, seeds=5)))
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """A machine and trials of which we say what they are."""
+
+    def make(cores=4, seconds=100.0, memory=1e6, available=1e10):
+        monkeypatch.setattr(module, "cores", lambda: list(range(cores)))
+        monkeypatch.setattr(module, "cost_of", lambda trial, places: Cost(seconds, memory, 1e6))
+        monkeypatch.setattr(module, "_memory", lambda platform: available)
+
+    return make
+
+
+def sizes(arranged):
+    return [len(cohort) for cohort in arranged.cohorts]
+
+
+def test_long_tables_take_one_process_a_core(trials, machine):
+    machine()
+    arranged = arrange(trials, PLACES, "auto", "cpu")
+    assert (arranged.executor, arranged.mode) == ("processes", "unroll")
+    assert sizes(arranged) == [1] * 20
+
+
+@pytest.mark.parametrize("lacking", [{"cores": 1}, {"seconds": 0.1}, {"available": 1.9e9}, {"memory": 1e10}])
+def test_one_process_where_several_do_not_pay_or_fit(trials, machine, lacking):
+    machine(**lacking)
+    assert arrange(trials, PLACES, "auto", "cpu").executor == "unroll"
+
+
+def test_the_longest_trials_go_first(trials, machine, monkeypatch):
+    machine()
+    long = trials[-1].cohort
+    monkeypatch.setattr(module, "cost_of", lambda trial, places: Cost(9.0 + (trial.cohort == long), 1e6, 1e6))
+    first = arrange(trials, PLACES, "processes", "cpu").cohorts[:10]
+    assert {trial.cohort for cohort in first for trial in cohort} == {long}
+
+
+def test_a_single_trial_stays_here(trials, machine):
+    machine()
+    assert arrange(trials[:1], PLACES, "auto", "cpu").executor == "unroll"
+
+
+def test_accelerators_take_whole_cohorts_as_the_memory_allows(trials, machine):
+    machine()
+    arranged = arrange(trials, PLACES, "auto", "gpu")
+    assert (arranged.executor, arranged.mode, sizes(arranged)) == ("vmap", "vmap", [10, 10])
+    machine(available=1e8, memory=1e7)  # half the memory, less the data, holds 4 trials
+    assert sizes(arrange(trials, PLACES, "auto", "gpu")) == [4, 4, 2, 4, 4, 2]
+    machine(available=1e6, memory=1e9)  # what does not fit is still tried, one by one
+    assert sizes(arrange(trials, PLACES, "vmap", "gpu")) == [1] * 20
+
+
+@pytest.mark.parametrize(
+    ("executor", "largest"), [("loop", 1), ("unroll", 5), ("vmap", 10), ("processes", 1), ("ray", 1)]
+)
+def test_what_is_asked_for_is_done(trials, machine, executor, largest):
+    machine()
+    arranged = arrange(trials, PLACES, executor, "cpu")
+    assert arranged.executor == executor
+    assert max(sizes(arranged)) == largest
+    assert sorted(trial.id for cohort in arranged.cohorts for trial in cohort) == sorted(t.id for t in trials)
+
+
+def test_the_cost_is_that_of_the_arithmetic(tiny, monkeypatch):
+    """Two layers of 64 * 8 and 8 * 10 weights: two operations a weight and example, three passes."""
+    monkeypatch.setattr(module, "BYTES", float("inf"))
+    (trial,) = expand(
+        parse_spec(tiny(data={"size": 8, "drawn": 320, "limit": 320}, sizes={"hidden": [8]}, grid={}, seeds=1))
+    )
+    trial = dataclasses.replace(trial, settings={**trial.settings, "batch_size": 32, "epochs": 3})
+    cost = cost_of(trial, PLACES)
+    arithmetic = 3 * 2 * 32 * (64 * 8 + 8 * 10) / module.OPERATIONS
+    assert arithmetic < cost.seconds / 30 < 1.1 * arithmetic
+    assert cost.data == (320 + 64) * 64
