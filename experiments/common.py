@@ -78,12 +78,18 @@ def read_options(
         parser.error(f"--seeds is {given.seeds}: give 1 or more")
     if arguments is None:  # this process is the script's own
         fv.runtime.prepare()
-    typed = sys.argv[1:] if arguments is None else list(arguments)
-    hidden = {"--raw-dir", "--out"}  # where things lie on somebody's machine
-    shown = [a for i, a in enumerate(typed) if a.split("=")[0] not in hidden and (not i or typed[i - 1] not in hidden)]
-    command = " ".join(["python", f"experiments/{name}.py", *shown])
+    typed = sys.argv[1:] if arguments is None else arguments
     runs = min(given.seeds, 2) if given.quick else given.seeds
-    return Options(name, given.quick, runs, given.raw_dir, given.out, command, given)
+    return Options(
+        name, given.quick, runs, given.raw_dir, given.out, command_of(f"experiments/{name}.py", typed), given
+    )
+
+
+def command_of(script: str, typed: Sequence[str]) -> str:
+    """What was typed, but for where things lie on somebody's machine."""
+    hidden = {"--raw-dir", "--out"}
+    shown = [a for i, a in enumerate(typed) if a.split("=")[0] not in hidden and (not i or typed[i - 1] not in hidden)]
+    return " ".join(["python", script, *shown])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,7 +222,8 @@ class Study:
         return folder
 
     def _markdown(self, record: dict[str, Any]) -> str:
-        parts = [f"# {self.title}\n", f"Report {self.report}. {self.about.strip()}\n"]
+        report = f"Report {self.report}. " if self.report else ""
+        parts = [f"# {self.title}\n", f"{report}{self.about.strip()}\n"]
         if self.rows:
             parts += ["## Published and ours\n", rows_markdown(self.rows)]
         if self.claims:

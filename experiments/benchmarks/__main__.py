@@ -1,0 +1,49 @@
+"""How fast flaxvision is, beside PyTorch, Keras and plain Flax on the same machine in the same run.
+
+    python experiments/benchmarks                  # everything
+    python experiments/benchmarks steps --networks mlp vgg19 --repeats 9
+
+Parts: steps (train steps of every network), tables (whole sweeps from start to results), scaling (cost by trials, batch
+and width), startup (prepare, load, first step). ONNX latency has a script of its own, experiments/export_latency.py.
+Results land in experiments/results/benchmarks. Leave the machine alone meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for what the experiments share
+
+PARTS = ("steps", "tables", "scaling", "startup")
+
+
+def main() -> None:
+    """Run the parts that were asked for, one after the other."""
+    from common import RESULTS, Options, command_of
+
+    parser = argparse.ArgumentParser(
+        prog="python experiments/benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)} (default: all)")
+    parser.add_argument("--repeats", type=int, default=7, help="counted blocks of every contestant (default 7)")
+    parser.add_argument("--networks", nargs="+", help="of the part steps (default: all)")
+    parser.add_argument("--raw-dir", help="folder of original data files (FLAXVISION_RAW_DIR)")
+    parser.add_argument("--out", type=Path, default=RESULTS / "benchmarks", help="folder of the results")
+    parser.add_argument("--quick", action="store_true", help="small blocks: shows that the benchmarks work")
+    given = parser.parse_args()
+    unknown = [part for part in given.parts if part not in PARTS]
+    if unknown:
+        parser.error(f"part {unknown[0]!r} is unknown: give {', '.join(PARTS)}")
+    if given.repeats < 1:
+        parser.error(f"--repeats is {given.repeats}: give 1 or more")
+    command = command_of("experiments/benchmarks", sys.argv[1:])
+    for part in given.parts or PARTS:
+        options = Options(f"benchmarks/{part}", given.quick, 1, given.raw_dir, given.out / part, command, given)
+        importlib.import_module(part).run(options)
+
+
+if __name__ == "__main__":
+    main()

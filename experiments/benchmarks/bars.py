@@ -1,0 +1,48 @@
+"""Ratios as bars."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flaxvision.report.style import INK, OKABE_ITO, PAGE, new_figure, style
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def draw_ratios(ratios: Mapping[str, Mapping[str, np.ndarray]], names: Sequence[str], label: str) -> Figure:
+    """For every task a bar a contestant: the median of its ratios, with quartiles and the number; 1 is ours.
+
+    Args:
+        ratios: Task -> contestant -> ratios, (repeats,).
+        names: The contestants to show, in the order of their bars.
+        label: What a ratio is.
+    """
+    tasks = list(ratios)
+    with style():
+        figure = new_figure(PAGE, 0.15 * len(tasks) * len(names) + 0.7)
+        axes = figure.subplots()
+        high = 0.8 / len(names)
+        most = max(float(np.median(values)) for of_task in ratios.values() for values in of_task.values())
+        for j, name in enumerate(names):
+            for i, task in enumerate(tasks):
+                if name not in ratios[task]:
+                    continue
+                low, median, top = np.percentile(ratios[task][name], [25, 50, 75])
+                place = i - 0.4 + (j + 0.5) * high
+                axes.barh(place, median, 0.9 * high, color=OKABE_ITO[j], label=name if i == 0 else None)
+                axes.plot([low, top], [place, place], color=INK, linewidth=0.8)
+                text = f"{median:.2g}" if median < 10 else f"{median:.0f}"
+                axes.text(max(median, top) + 0.01 * most, place, text, va="center", fontsize=6)
+        axes.axvline(1, color=INK, linewidth=0.8)
+        axes.set_yticks(range(len(tasks)), tasks)
+        axes.invert_yaxis()
+        axes.tick_params(axis="y", length=0)
+        axes.set_xlabel(label)
+        axes.set_xlim(0, None)
+        handles, labels = axes.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper left", ncols=len(names))
+    return figure

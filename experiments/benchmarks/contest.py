@@ -1,0 +1,132 @@
+"""Contestants in processes of their own, timed in turn: what one machine does in one run, block by block.
+
+A contestant is a function that gets ready, calls `turn()`, and then calls it again after every block of work, until it
+returns False. While one contestant computes, the others wait: waiting threads of PyTorch and of XLA hinder each other
+within a process, and a machine whose speed drifts is equally unfair to all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Turn = Callable[[], bool]
+Contestant = Callable[..., None]  # contestant(turn, **arguments)
+PAUSE = 0.05  # seconds between two blocks, in which threads stop spinning
+
+
+@dataclasses.dataclass(frozen=True)
+class Times:
+    """What a contestant took."""
+
+    ready: float  # seconds from the start of its process to its first turn: imports, data, the model
+    first: float  # seconds of the first block, compilation included
+    blocks: tuple[float, ...]  # seconds of the blocks that count
+    memory: float  # most memory of the process, in MB
+
+    @property
+    def median(self) -> float:
+        """Seconds of a block."""
+        return float(np.median(self.blocks))
+
+    @property
+    def quartiles(self) -> tuple[float, float]:
+        """Seconds of a block, 25 % and 75 %."""
+        low, high = np.percentile(self.blocks, [25, 75])
+        return float(low), float(high)
+
+    @property
+    def compilation(self) -> float:
+        """What the first block took beyond a usual one, in seconds."""
+        return max(0.0, self.first - self.median)
+
+
+def contest(
+    contestants: Mapping[str, tuple[Contestant, Mapping[str, Any]]], *, repeats: int = 7, warm_up: int = 1
+) -> dict[str, Times]:
+    """Time contestants block by block in turn.
+
+    Args:
+        contestants: Name -> (function, its arguments); functions are importable, arguments can be pickled.
+        repeats: Blocks that count.
+        warm_up: Blocks after the first that do not.
+
+    Returns:
+        Name -> times; a contestant that failed is left out, and its error printed.
+    """
+    context = multiprocessing.get_context("spawn")
+    running: dict[str, tuple[Any, Connection, float]] = {}
+    found: dict[str, Times] = {}
+    for name, (function, arguments) in contestants.items():
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_compete, args=(theirs, function, dict(arguments)), daemon=False)
+        began = time.perf_counter()
+        process.start()
+        theirs.close()
+        if _receive(name, ours) is None:
+            process.join()
+            continue
+        running[name] = process, ours, time.perf_counter() - began
+    blocks: dict[str, list[float]] = {name: [] for name in running}
+    for _ in range(1 + warm_up + repeats):
+        for name, (_, pipe, _) in list(running.items()):
+            pipe.send(True)
+            seconds = _receive(name, pipe)
+            if seconds is None:
+                del running[name]
+            else:
+                blocks[name].append(seconds)
+            time.sleep(PAUSE)
+    for name, (process, pipe, ready) in running.items():
+        pipe.send(False)
+        memory = _receive(name, pipe)
+        process.join()
+        if memory is not None:
+            found[name] = Times(ready, blocks[name][0], tuple(blocks[name][1 + warm_up :]), memory)
+    return found
+
+
+def _receive(name: str, pipe: Connection) -> float | None:
+    try:
+        message = pipe.recv()
+    except EOFError:
+        message = "the process died"
+    if isinstance(message, str):
+        print(f"{name} is left out: {message.strip().splitlines()[-1]}", flush=True)
+        return None
+    return message
+
+
+def _compete(pipe: Connection, function: Contestant, arguments: dict[str, Any]) -> None:
+    began = 0.0
+
+    def turn() -> bool:
+        nonlocal began
+        pipe.send(time.perf_counter() - began if began else 0.0)
+        go = pipe.recv()
+        began = time.perf_counter()
+        return go
+
+    try:
+        function(turn, **arguments)
+        pipe.send(_memory())
+    except Exception:
+        pipe.send(traceback.format_exc())
+
+
+def _memory() -> float:
+    """Most resident memory of this process so far, in MB."""
+    status = Path("/proc/self/status")
+    if status.exists():  # the kernel's other count starts at the memory of the process that started this one
+        return next(float(line.split()[1]) for line in status.read_text().splitlines() if "VmHWM" in line) / 2**10
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -1,0 +1,208 @@
+"""One training task in flaxvision, PyTorch, Keras and plain Flax, each as its users write it.
+
+All train on the same uint8 images, that lie in memory, in a new random order every epoch; a block is an epoch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import Any
+
+import numpy as np
+from contest import Turn
+
+import flaxvision as fv
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What is trained: a network of a report at the report's batch size."""
+
+    name: str  # in the tables
+    network: str  # of `flaxvision.models.create`
+    batch: int
+    steps: int  # of a block
+    optimizer: str = "adam"
+    sizes: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def recipe(self) -> fv.Recipe:
+        """The training."""
+        loss = "squared_error" if self.network == "emnist_autoencoder" else "cross_entropy"
+        rate = 0.05 if self.optimizer == "sgd" else 1e-3
+        return fv.Recipe(optimizer=self.optimizer, learning_rate=rate, batch_size=self.batch, epochs=10_000, loss=loss)
+
+    def dataset(self) -> fv.data.Dataset:
+        """Drawn characters of the network's shape, as many as a block takes."""
+        size, channels = (32, 3) if self.network == "vgg19" else (28, 1)
+        name = "glyphs47" if self.network.startswith("emnist") else "glyphs"
+        return fv.data.load(name, examples=self.batch * self.steps, size=size, channels=channels, limit=None)
+
+    def chain(self) -> fv.layers.Chain:
+        """The network with PyTorch's initialisation."""
+        return fv.models.create(self.network, init="torch", **dict(self.sizes))
+
+
+TASKS = (
+    Task("mlp", "mlp", 64, 400, "sgd"),
+    Task("mnist_net", "mnist_net", 32, 100),
+    Task("strided_cnn", "strided_cnn", 32, 200),
+    Task("wide_cnn, padded", "wide_cnn", 128, 15, "sgd", (("padding", "SAME"),)),
+    Task("wide_cnn, unpadded", "wide_cnn", 128, 15, "sgd", (("padding", "VALID"),)),
+    Task("tiny_cnn", "tiny_cnn", 16, 400),
+    Task("emnist_cnn", "emnist_cnn", 32, 400),
+    Task("emnist_autoencoder", "emnist_autoencoder", 32, 100),
+    Task("vgg19", "vgg19", 64, 3),
+)
+
+
+def train_flaxvision(turn: Turn, task: Task, **changes: Any) -> None:
+    """`fv.fit`; changes are of the recipe."""
+    fv.runtime.prepare()
+    data, model = task.dataset(), task.chain()
+    data = dataclasses.replace(
+        data, test=dataclasses.replace(data.test, images=data.test.images[:16], labels=data.test.labels[:16])
+    )
+    recipe = dataclasses.replace(task.recipe, **changes)
+    if turn():
+        fv.fit(model, data, recipe, callbacks=[lambda progress: bool(progress.metrics) and not turn()])
+
+
+def train_torch(turn: Turn, task: Task, *, compiled: bool = False) -> None:
+    """PyTorch, images in memory as float tensors."""
+    import torch
+    from torch.nn import functional
+
+    from export.references import reference
+
+    data, recipe = task.dataset(), task.recipe
+    images = torch.tensor(data.train.images.transpose(0, 3, 1, 2).astype(np.float32) / 255)
+    labels = torch.tensor(data.train.labels, dtype=torch.long)
+    torch.manual_seed(0)
+    network = reference(task.network, input_shape=data.input_shape, num_classes=data.num_classes, **dict(task.sizes))
+    kinds = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
+    optimizer = kinds[task.optimizer](network.parameters(), recipe.learning_rate)
+    model = torch.compile(network) if compiled else network
+    model.train()
+    while turn():
+        total = torch.zeros(())
+        for batch in torch.randperm(len(labels)).split(task.batch):
+            x, y = images[batch], labels[batch]
+            output = model(x)
+            if recipe.loss == "squared_error":
+                loss = ((output - x) ** 2).sum() / len(x)
+            else:
+                loss = functional.cross_entropy(output, y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total += loss.detach()
+        assert bool(torch.isfinite(total))
+
+
+def train_keras(turn: Turn, task: Task) -> None:
+    """Keras 3 on JAX, `model.fit` on arrays."""
+    os.environ["KERAS_BACKEND"] = "jax"  # read when Keras is imported
+    import jax
+    import keras
+
+    import export
+
+    jax.config.update("jax_numpy_rank_promotion", "allow")  # JAX's defaults, on which Keras relies
+    jax.config.update("jax_numpy_dtype_promotion", "standard")
+    data, recipe = task.dataset(), task.recipe
+    model = export.to_keras(task.chain())
+    kinds = {"sgd": keras.optimizers.SGD, "adam": keras.optimizers.Adam}
+    images = data.train.images.astype(np.float32) / 255
+    if recipe.loss == "squared_error":
+        targets: np.ndarray = images
+
+        def loss(x: Any, y: Any) -> Any:
+            return keras.ops.sum((x - y) ** 2, axis=(1, 2, 3))
+    else:
+        targets = data.train.labels
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(kinds[task.optimizer](recipe.learning_rate), loss)
+
+    class Turns(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            self.model.stop_training = not turn()
+
+    if turn():
+        model.fit(images, targets, task.batch, 10_000, shuffle=True, verbose=0, callbacks=[Turns()])
+
+
+def train_flax(turn: Turn, task: Task, *, jit: str) -> None:
+    """Plain Flax NNX; `jit` is "nnx.jit", as in Flax's MNIST example, or "jax.jit" with split and merge."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+    from flax import nnx
+
+    data, recipe = task.dataset(), task.recipe
+    images, labels = data.train.images.astype(np.float32) / 255, data.train.labels
+    model = plain(task.chain())
+    kinds = {"sgd": optax.sgd, "adam": optax.adam}
+    optimizer = nnx.Optimizer(model, kinds[task.optimizer](recipe.learning_rate), wrt=nnx.Param)
+    metrics = nnx.MultiMetric(loss=nnx.metrics.Average("loss"))
+
+    def loss_of(model: nnx.Module, x: jax.Array, y: jax.Array) -> jax.Array:
+        output = model(x)
+        if recipe.loss == "squared_error":
+            return ((output - x) ** 2).sum() / len(x)
+        return optax.softmax_cross_entropy_with_integer_labels(output, y).mean()
+
+    def step(model: nnx.Module, optimizer: nnx.Optimizer, metrics: nnx.MultiMetric, x: jax.Array, y: jax.Array) -> None:
+        loss, gradients = nnx.value_and_grad(loss_of)(model, x, y)
+        metrics.update(loss=loss)
+        optimizer.update(model, gradients)
+
+    whole = nnx.jit(step)
+    graphdef, state = nnx.split((model, optimizer, metrics))
+
+    def split_step(state: nnx.State, x: jax.Array, y: jax.Array) -> nnx.State:
+        parts = nnx.merge(graphdef, state)
+        step(*parts, x, y)
+        return nnx.state(parts)
+
+    merged = jax.jit(split_step, donate_argnums=0)
+    random = np.random.default_rng(0)
+    while turn():
+        order = random.permutation(len(labels))
+        for start in range(0, len(order), task.batch):
+            batch = order[start : start + task.batch]
+            x, y = jnp.asarray(images[batch]), jnp.asarray(labels[batch])
+            if jit == "jax.jit":
+                state = merged(state, x, y)
+            else:
+                whole(model, optimizer, metrics, x, y)
+        jax.block_until_ready(state if jit == "jax.jit" else nnx.state(model))
+
+
+def plain(chain: fv.layers.Chain) -> Any:
+    """The chain's network of Flax's own modules and functions."""
+    from flax import nnx
+
+    from flaxvision import layers
+    from flaxvision.layers import ACTIVATIONS
+
+    rngs = nnx.Rngs(0)
+
+    def stock(layer: Any) -> Any:
+        kind = type(layer)
+        if kind is layers.BatchNorm:
+            return nnx.BatchNorm(layer.num_features, momentum=layer.momentum, epsilon=layer.epsilon, rngs=rngs)
+        if kind is layers.Dropout:
+            return nnx.Dropout(float(layer.rate[...]), rngs=rngs)
+        if kind is layers.Activation:
+            return ACTIVATIONS[layer.function]
+        if kind is layers.Flatten:
+            return lambda x: x.reshape(x.shape[0], -1)
+        if kind is layers.MaxPool:
+            return lambda x: nnx.max_pool(x, layer.window, strides=layer.strides)
+        if kind is layers.GlobalMaxPool:
+            return lambda x: x.max(axis=(1, 2), keepdims=True)
+        return layer  # Linear, Conv and ConvTranspose are Flax's own
+
+    return nnx.Sequential(*map(stock, chain.layers))

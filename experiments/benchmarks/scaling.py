@@ -1,0 +1,141 @@
+"""(c) How the cost grows with the number of trials, the batch and the width."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import contestants
+import numpy as np
+from common import Options, Study, number
+from contest import Times, Turn, contest
+from contestants import TASKS, Task
+from figures import draw_lines
+
+EXECUTORS = ("loop", "unroll", "vmap", "processes")
+CHOSEN = "auto"
+TRIALS = (1, 4, 16, 64)
+COHORTS = {"emnist_cnn": 0.8, "mlp": 1.0}  # network -> most that 64 trials may cost, of 64 single ones
+EPOCHS = 2
+BATCHES = (16, 64, 256, 1024)
+WIDTHS = (64, 256, 1024, 4096)
+ABOUT = f"""
+Trials: the same network with other seeds, {EPOCHS} epochs of drawn characters, from the call to the results: models,
+weights and histories written, worker processes started and their programs compiled anew each time (those of the other
+executors are compiled in the first, uncounted run). The executors take turns, each in a process of its own. A single
+trial is the median of a run of one trial by "loop", in which the steps are one compiled loop.
+"""
+
+
+def run(options: Options) -> None:
+    """Measure; write tables and figures."""
+    study = Study(options, "", "How the cost grows", ABOUT)
+    repeats = max(3, options.extra.repeats - 2) if not options.quick else 1
+    for network, wanted in COHORTS.items():
+        add_trials(study, next(t for t in TASKS if t.network == network), wanted, repeats)
+    emnist, mlp = (next(t for t in TASKS if t.network == name) for name in ("emnist_cnn", "mlp"))
+    add_steps(study, "Batch, emnist_cnn", [varied(emnist, batch=b) for b in BATCHES], BATCHES, repeats)
+    widths = [varied(mlp, sizes=(("hidden", (w, w)),)) for w in WIDTHS]
+    add_steps(study, "Width of both layers, mlp, batch 64", widths, WIDTHS, repeats)
+    study.write()
+
+
+def add_trials(study: Study, task: Task, wanted: float, repeats: int) -> None:
+    """Time 1 to 64 trials by every executor."""
+    quick = study.options.quick
+    counts = TRIALS[:2] if quick else TRIALS
+    images = task.batch * (2 if quick else task.steps)
+    times: dict[int, dict[str, Times]] = {}
+    for count in counts:
+        arguments = {"task": task, "trials": count, "images": images}
+        entries = {
+            executor: (train_trials, {**arguments, "executor": executor})
+            for executor in (*EXECUTORS, CHOSEN)
+            if count > 1 or executor in ("loop", CHOSEN)
+        }
+        times[count] = contest(entries, repeats=repeats, warm_up=0)
+        print(task.name, count, {name: number(t.median) for name, t in times[count].items()}, flush=True)
+    single = times[1]["loop"].median
+    most = counts[-1]
+    cost = times[most][CHOSEN].median / (most * single)
+    study.row(f"{task.name}: {most} trials, of {most} single ones", cost, "", interval=(-np.inf, wanted))
+    rows = [
+        (f"{count}", *(spread(found[name], count, single) if name in found else "" for name in (*EXECUTORS, CHOSEN)))
+        for count, found in times.items()
+    ]
+    note = f"In brackets, of as many single trials; one takes {single:.2f} s. Medians of {repeats} runs."
+    study.table(f"Trials, {task.name}: seconds", ("trials", *EXECUTORS, CHOSEN), rows, note)
+    lines = {
+        name: np.array([[times[count][name].median / (count * single)] for count in counts if name in times[count]])[
+            :, 0
+        ]
+        for name in EXECUTORS
+        if all(name in times[count] for count in counts[1:])
+    }
+    padded = {name: np.concatenate([[np.nan] * (len(counts) - len(line)), line]) for name, line in lines.items()}
+    figure = draw_lines({"": padded}, "cost of a trial, in single ones", xlabel="trials", x=np.array(counts), log=True)
+    figure.axes[0].set_xscale("log", base=2)
+    figure.axes[0].set_xticks(counts, [str(count) for count in counts])
+    study.figure(f"trials_{task.network}", figure, f"Cost of a trial of {task.name}, in single trials.")
+
+
+def spread(times: Times, count: int, single: float) -> str:
+    """Seconds, and the cost in single trials."""
+    return f"{times.median:.2f} ({times.median / (count * single):.2f})"
+
+
+def train_trials(turn: Turn, task: Task, trials: int, images: int, executor: str) -> None:
+    """A sweep of so many seeds by an executor; a block is the whole sweep."""
+    import flaxvision as fv
+    from flaxvision.sweep import parse_spec
+    from flaxvision.sweep import run as run_sweep
+
+    fv.runtime.prepare()
+    dataset = "glyphs47" if task.network.startswith("emnist") else "glyphs"
+    spec = parse_spec(
+        {
+            "name": "trials",
+            "dataset": dataset,
+            "model": task.network,
+            "seeds": trials,
+            "data": {"drawn": images},
+            "sizes": {"init": "torch"},
+            "recipe": {
+                "optimizer": task.optimizer,
+                "learning_rate": task.recipe.learning_rate,
+                "batch_size": task.batch,
+                "epochs": EPOCHS,
+            },
+        }
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        directory = Path(folder) / "run"
+        while turn():
+            run_sweep(spec, directory, executor=executor, export=False, report=False)
+            shutil.rmtree(directory)
+
+
+def varied(task: Task, **changes: Any) -> Task:
+    """A task with another batch or size, and blocks of as many examples."""
+    batch = changes.get("batch", task.batch)
+    return dataclasses.replace(task, **changes, steps=max(4, task.batch * task.steps // (4 * batch)))
+
+
+def add_steps(study: Study, title: str, tasks: list[Task], values: tuple[int, ...], repeats: int) -> None:
+    """Time the steps of some tasks beside PyTorch's."""
+    if study.options.quick:
+        tasks, values = [dataclasses.replace(task, steps=2) for task in tasks[:1]], values[:1]
+    rows = []
+    for task, value in zip(tasks, values, strict=True):
+        entries = {
+            "flaxvision": (contestants.train_flaxvision, {"task": task}),
+            "PyTorch": (contestants.train_torch, {"task": task}),
+        }
+        found = contest(entries, repeats=repeats)
+        ms = {name: 1e3 * times.median / task.steps for name, times in found.items()}
+        rows.append((f"{value}", *map(number, ms.values()), f"{ms['PyTorch'] / ms['flaxvision']:.2f}"))
+        print(title, rows[-1], flush=True)
+    study.table(title, ("", "flaxvision, ms a step", "PyTorch, ms a step", "PyTorch / flaxvision"), rows)

@@ -1,0 +1,51 @@
+"""(d) From nothing to the first step: preparing and loading MNIST, imports, compilation."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from common import Options, Study
+from whole import run as whole_run
+
+ABOUT = """
+Report B1's network on MNIST: seconds from the start of the process to a loaded data set and to the result of the first
+train step, the commands in turn. A data set is prepared once, from the original files to tensorflow-datasets' format,
+checksums verified, and read from there later, by PyTorch's process too. flaxvision's programs come from its cache.
+"""
+COMMANDS = {
+    "flaxvision, first time": ["flaxvision", "fresh"],
+    "flaxvision, later": ["flaxvision", "kept"],
+    "PyTorch": ["torch", "kept"],
+}
+
+
+def run(options: Options) -> None:
+    """Measure; write a table."""
+    study = Study(options, "", "From nothing to the first step", ABOUT)
+    dataset = "glyphs" if options.quick else "mnist"
+    seconds: dict[str, list[list[float]]] = {name: [] for name in COMMANDS}
+    script = str(Path(__file__).with_name("first_step.py"))
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(1 + options.extra.repeats):
+            for name, (framework, state) in COMMANDS.items():
+                data = Path(folder) / (f"data{number}" if state == "fresh" else "data")
+                command = [
+                    sys.executable,
+                    script,
+                    framework,
+                    dataset,
+                    str(data),
+                    *([options.raw_dir] if options.raw_dir else []),
+                ]
+                total, _ = whole_run(command, Path(folder))
+                stamps = json.loads((Path(folder) / "log.txt").read_text().splitlines()[-1])
+                if number:
+                    seconds[name].append([stamps["imported"], stamps["loaded"], stamps["stepped"], total])
+    header = ("", "imported, s", "data set loaded, s", "first step done, s", "process ended, s")
+    rows = [(name, *(f"{value:.2f}" for value in np.median(values, axis=0))) for name, values in seconds.items()]
+    study.table("Seconds since the process began", header, rows, f"Medians of {options.extra.repeats} runs.")
+    study.write()

@@ -1,0 +1,144 @@
+"""(b) Whole tables: from the start of the command to the results, every cell and seed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from bars import draw_ratios
+from common import Options, Study
+from whole import run as whole_run
+
+from flaxvision._files import cache_folder
+from flaxvision.sweep.parse import load_spec
+
+OURS, AGAIN, EAGER, COMPILED, LOADER = "flaxvision", "flaxvision, again", "PyTorch", "torch.compile", "DataLoader"
+PEERS = (EAGER, COMPILED, LOADER)
+TABLES = {  # sweep -> epochs
+    "fashion-learning-rate": 4,
+    "digits": 2,
+    "emnist-holdout": 2,
+    "mnist-ablations": 2,
+    "emnist-final": 2,
+}
+WANTED = {EAGER: 2.5, LOADER: 4.0}  # geometric means
+WANTED_EACH = 1.7  # of PyTorch, on each table
+EXTRA_MEMORY = 500  # MB above PyTorch's
+ABOUT = """
+Each table is filled whole, from the start of the command to its results: imports, data from the prepared files,
+compilation, every cell and seed, evaluation after every epoch. flaxvision is `python -m flaxvision.sweep NAME
+--no-export` (with all its tables, figures and report.html) with an empty cache of compiled programs, as on the first
+day; "again" finds its programs there. PyTorch is `experiments/benchmarks/torch_table.py`, one
+trial after the other on tensors in memory, also with `torch.compile`, and with a DataLoader that turns PIL images into
+tensors one by one, as the reports do. The commands take turns. The DataLoader trains one epoch of one seed of each
+cell; its trials' seconds are multiplied by epochs and seeds.
+"""
+
+
+def run(options: Options) -> None:
+    """Time every table; write the ratios, seconds and memory."""
+    study = Study(options, "", "Whole tables", ABOUT)
+    chosen = {"fashion-learning-rate": 1} if options.quick else TABLES
+    found: dict[str, dict[str, Filled]] = {}
+    for name, epochs in chosen.items():
+        with tempfile.TemporaryDirectory() as folder:
+            found[f"{name}, {epochs} epochs"] = fill(name, epochs, options, Path(folder))
+    ratios = {
+        table: {
+            peer: np.asarray(filled.seconds) / np.asarray(of_table[OURS].seconds) for peer, filled in of_table.items()
+        }
+        for table, of_table in found.items()
+    }
+    for table, of_table in ratios.items():
+        study.row(
+            f"{table}: {EAGER} / flaxvision", float(np.median(of_table[EAGER])), "", interval=(WANTED_EACH, np.inf)
+        )
+    for peer in PEERS:
+        means = [float(np.median(of_table[peer])) for of_table in ratios.values()]
+        wanted = {"interval": (WANTED[peer], np.inf)} if peer in WANTED else {}
+        study.row(f"geometric mean: {peer} / flaxvision", float(np.exp(np.mean(np.log(means)))), "", **wanted)
+    for table, of_table in found.items():
+        more = of_table[OURS].memory - of_table[EAGER].memory
+        study.row(f"{table}: memory, flaxvision - {EAGER}", more, "MB", interval=(-np.inf, EXTRA_MEMORY))
+    rows = [
+        (table, peer, filled.spread, f"{filled.memory:,.0f}", f"{100 * filled.accuracy:.2f}")
+        for table, of_table in found.items()
+        for peer, filled in of_table.items()
+    ]
+    header = ("table", "", "seconds", "most memory, MB", "mean test top-1, %")
+    note = (
+        "Median and range of the runs. Memory is that of all processes of the command. Accuracies are means over all "
+    )
+    study.table("Seconds", header, rows, note + "cells and seeds, the DataLoader's of one epoch of one seed.")
+    figure = draw_ratios(ratios, PEERS, "time of the whole table, in flaxvision's")
+    study.figure("ratios", figure, "Time of a whole table, in flaxvision's: median and quartiles.")
+    study.write()
+
+
+@dataclasses.dataclass(frozen=True)
+class Filled:
+    """How a contestant filled a table."""
+
+    seconds: tuple[float, ...]  # of every counted run
+    memory: float  # most memory of all its processes together, in MB
+    accuracy: float  # mean test accuracy over all cells and seeds
+
+    @property
+    def spread(self) -> str:
+        """Median and range of the seconds."""
+        return f"{np.median(self.seconds):.1f} ({min(self.seconds):.1f}–{max(self.seconds):.1f})"
+
+
+def fill(name: str, epochs: int, options: Options, folder: Path) -> dict[str, Filled]:
+    """Fill a table by every contestant in turn: once to warm up and look at the memory, then on the clock."""
+    quick = ["--limit", "640", "--seeds", "1"] if options.quick else []
+    raw = ["--raw-dir", str(Path(options.raw_dir).resolve())] if options.raw_dir else []
+    whole = [name, "--epochs", str(epochs), *quick, *raw]
+    script, out = [sys.executable, str(Path(__file__).with_name("torch_table.py"))], ["--out", "found.json"]
+    commands = {
+        OURS: [sys.executable, "-m", "flaxvision.sweep", *whole, "--no-export", "--quiet"],
+        AGAIN: [sys.executable, "-m", "flaxvision.sweep", *whole, "--no-export", "--quiet"],
+        EAGER: [*script, *whole, *out],
+        COMPILED: [*script, *whole, *out, "--compile"],
+        LOADER: [*script, name, "--epochs", "1", *quick, *raw, *out, "--loader", "--seeds", "1"],
+    }
+    spec = load_spec(name)
+    repeated = 1 if options.quick else len(spec.seeds)
+    seconds: dict[str, list[float]] = {peer: [] for peer in commands}
+    memory, accuracy = {}, {}
+    data = os.environ.get("FLAXVISION_DATA_DIR", str(cache_folder()))
+    apart = {"XDG_CACHE_HOME": str(folder / "cache"), "FLAXVISION_DATA_DIR": data}
+    programs = folder / "cache" / "flaxvision" / "compiled"
+    for number in range(1 + options.extra.repeats):
+        for peer, command in commands.items():
+            if peer == OURS:
+                shutil.rmtree(programs, ignore_errors=True)
+            took, most = whole_run(command, folder, watch=number == 0, environment=apart)
+            if peer in (OURS, AGAIN):
+                (directory,) = (folder / "runs").iterdir()
+                accuracy[peer] = mean_accuracy(directory)
+                shutil.rmtree(directory)
+            else:
+                found = json.loads((folder / "found.json").read_text())
+                accuracy[peer] = found["accuracy"]
+                if peer == LOADER:
+                    parts = found["seconds"]
+                    took += (epochs - 1) * parts["pretrain"] + (epochs * repeated - 1) * parts["trials"]
+            if number == 0:
+                memory[peer] = most
+            else:
+                seconds[peer].append(took)
+            print(f"{name}, {peer}: {took:.1f} s", flush=True)
+    return {peer: Filled(tuple(seconds[peer]), memory[peer], accuracy[peer]) for peer in commands}
+
+
+def mean_accuracy(directory: Path) -> float:
+    """Of all trials of a sweep's run, by its own record."""
+    records = [json.loads(line) for line in (directory / "trials.jsonl").read_text().splitlines()]
+    return float(np.mean([record["final"]["test_top1"] for record in records if record["stage"] == "sweep"]))
