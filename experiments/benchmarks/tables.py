@@ -19,7 +19,9 @@ from flaxvision._files import cache_folder
 from flaxvision.sweep.parse import load_spec
 
 OURS, AGAIN, EAGER, COMPILED, LOADER = "flaxvision", "flaxvision, again", "PyTorch", "torch.compile", "DataLoader"
-PEERS = (EAGER, COMPILED, LOADER)
+KERAS, FLAX = "Keras on JAX", "Flax, nnx.jit"
+PEERS = {EAGER: "torch", COMPILED: "compile", LOADER: "loader", KERAS: "keras", FLAX: "flax"}
+SCALED = (LOADER, KERAS, FLAX)  # one seed on the clock, of the DataLoader one epoch
 TABLES = {  # sweep -> epochs
     "fashion-learning-rate": 4,
     "digits": 2,
@@ -34,10 +36,10 @@ ABOUT = """
 Each table is filled whole, from the start of the command to its results: imports, data from the prepared files,
 compilation, every cell and seed, evaluation after every epoch. flaxvision is `python -m flaxvision.sweep NAME
 --no-export` (with all its tables, figures and report.html) with an empty cache of compiled programs, as on the first
-day; "again" finds its programs there. PyTorch is `experiments/benchmarks/torch_table.py`, one
-trial after the other on tensors in memory, also with `torch.compile`, and with a DataLoader that turns PIL images into
-tensors one by one, as the reports do. The commands take turns. The DataLoader trains one epoch of one seed of each
-cell; its trials' seconds are multiplied by epochs and seeds.
+day; "again" finds its programs there. The others are `experiments/benchmarks/peer_table.py`, one trial after
+the other: PyTorch on tensors in memory, also with `torch.compile`, and with a DataLoader that turns PIL images into
+tensors one by one, as the reports do; Keras 3 on JAX; Flax NNX as in its own MNIST example. The commands take turns. Of
+the last three one seed is timed, of the DataLoader one epoch, and its seconds are multiplied.
 """
 
 
@@ -55,15 +57,16 @@ def run(options: Options) -> None:
         }
         for table, of_table in found.items()
     }
-    for table, of_table in ratios.items():
+    peers = [peer for peer in PEERS if all(peer in of_table for of_table in ratios.values())]
+    for table, of_table in ratios.items() if EAGER in peers else ():
         study.row(
             f"{table}: {EAGER} / flaxvision", float(np.median(of_table[EAGER])), "", interval=(WANTED_EACH, np.inf)
         )
-    for peer in PEERS:
+    for peer in peers:
         means = [float(np.median(of_table[peer])) for of_table in ratios.values()]
         wanted = {"interval": (WANTED[peer], np.inf)} if peer in WANTED else {}
         study.row(f"geometric mean: {peer} / flaxvision", float(np.exp(np.mean(np.log(means)))), "", **wanted)
-    for table, of_table in found.items():
+    for table, of_table in found.items() if EAGER in peers else ():
         more = of_table[OURS].memory - of_table[EAGER].memory
         study.row(f"{table}: memory, flaxvision - {EAGER}", more, "MB", interval=(-np.inf, EXTRA_MEMORY))
     rows = [
@@ -75,8 +78,8 @@ def run(options: Options) -> None:
     note = (
         "Median and range of the runs. Memory is that of all processes of the command. Accuracies are means over all "
     )
-    study.table("Seconds", header, rows, note + "cells and seeds, the DataLoader's of one epoch of one seed.")
-    figure = draw_ratios(ratios, PEERS, "time of the whole table, in flaxvision's")
+    study.table("Seconds", header, rows, note + "cells and seeds; of what is timed.")
+    figure = draw_ratios(ratios, peers, "time of the whole table, in flaxvision's")
     study.figure("ratios", figure, "Time of a whole table, in flaxvision's: median and quartiles.")
     study.write()
 
@@ -100,14 +103,13 @@ def fill(name: str, epochs: int, options: Options, folder: Path) -> dict[str, Fi
     quick = ["--limit", "640", "--seeds", "1"] if options.quick else []
     raw = ["--raw-dir", str(Path(options.raw_dir).resolve())] if options.raw_dir else []
     whole = [name, "--epochs", str(epochs), *quick, *raw]
-    script, out = [sys.executable, str(Path(__file__).with_name("torch_table.py"))], ["--out", "found.json"]
-    commands = {
-        OURS: [sys.executable, "-m", "flaxvision.sweep", *whole, "--no-export", "--quiet"],
-        AGAIN: [sys.executable, "-m", "flaxvision.sweep", *whole, "--no-export", "--quiet"],
-        EAGER: [*script, *whole, *out],
-        COMPILED: [*script, *whole, *out, "--compile"],
-        LOADER: [*script, name, "--epochs", "1", *quick, *raw, *out, "--loader", "--seeds", "1"],
-    }
+    script, out = [sys.executable, str(Path(__file__).with_name("peer_table.py")), name], ["--out", "found.json"]
+    ours = [sys.executable, "-m", "flaxvision.sweep", *whole, "--no-export", "--quiet"]
+    peers = {peer: short for peer, short in PEERS.items() if short in (options.extra.peers or PEERS.values())}
+    commands = {OURS: ours, AGAIN: ours}
+    for peer, short in peers.items():
+        duration = ["--epochs", str(1 if peer == LOADER else epochs), *(["--seeds", "1"] if peer in SCALED else [])]
+        commands[peer] = [*script, short, *duration, *quick, *raw, *out]
     spec = load_spec(name)
     repeated = 1 if options.quick else len(spec.seeds)
     seconds: dict[str, list[float]] = {peer: [] for peer in commands}
@@ -127,9 +129,9 @@ def fill(name: str, epochs: int, options: Options, folder: Path) -> dict[str, Fi
             else:
                 found = json.loads((folder / "found.json").read_text())
                 accuracy[peer] = found["accuracy"]
-                if peer == LOADER:
-                    parts = found["seconds"]
-                    took += (epochs - 1) * parts["pretrain"] + (epochs * repeated - 1) * parts["trials"]
+                parts, times = found["seconds"], epochs if peer == LOADER else 1
+                if peer in SCALED:
+                    took += (times - 1) * parts["pretrain"] + (times * repeated - 1) * parts["trials"]
             if number == 0:
                 memory[peer] = most
             else:

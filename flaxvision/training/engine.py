@@ -26,6 +26,7 @@ from flaxvision.training.step import StepRecord, cast, compute_dtype, gradient_l
 
 AXIS = "batch"  # the device axis
 EVALUATION_BATCH = 500  # examples a step of evaluation
+LONGEST = 0.5  # seconds; a call that takes less is followed by one of twice as many steps
 
 States = Any  # a tuple of TrainState (unrolled members), or one TrainState with a leading axis of members (vmapped)
 
@@ -68,6 +69,7 @@ class Engine:
         self._step = make_step(plan.graphdef, plan.recipe, self.tx, plan.classes, axis, self._conv)
         self._on_cpu = on_cpu
         self._looped: bool | None = None  # whether steps run in a compiled loop; found at the first epoch
+        self._at_once = 1  # steps of a call on a CPU
         self._many = self._compile(self._train_many, static=("size", "looped"), donated=(0, 1, 2))
         self._evaluate = self._compile(self._evaluate_all, static=(), donated=())
 
@@ -88,21 +90,20 @@ class Engine:
             self._looped = self._may_loop(states, images)
         sums, records = self.put((self._zeros(states), self._no_records(states, steps)))
         order = self._orders(states, np.uint32(epoch), examples) if recipe.shuffle else None
-        done, count = 0, 1 if self._on_cpu else whole
+        done = 0
         while done < steps:
             left = whole - done
             size = recipe.batch_size if left else examples - whole * recipe.batch_size
-            number = min(count, left) if left and self._looped else 1
+            number = min(self._at_once if self._on_cpu else whole, left) if left and self._looped else 1
             began = time.perf_counter()
             states, sums, records = self._many(
                 states, sums, records, images, labels, order, np.int32(done), np.int32(number),
                 size=size, looped=bool(left and self._looped),
             )  # fmt: skip
             done += number
-            if self._looped and count < whole:
+            if self._on_cpu and self._looped and number == self._at_once < whole:
                 jax.block_until_ready(sums)
-                # As long as a call takes less than half a second, the next one takes twice as many steps.
-                count *= 2 if time.perf_counter() - began < 0.5 else 1
+                self._at_once *= 2 if time.perf_counter() - began < LONGEST else 1
             yield done, states, sums, records
 
     def evaluate(self, states: States, data: tuple[jax.Array, jax.Array]) -> Sums:

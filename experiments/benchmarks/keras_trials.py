@@ -1,0 +1,71 @@
+"""Trials in Keras 3 on JAX: `model.compile` and `model.fit` on arrays."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+from typing import Any
+
+os.environ["KERAS_BACKEND"] = "jax"  # read when Keras is imported
+
+import jax
+import keras
+import numpy as np
+
+import export
+import flaxvision as fv
+from flaxvision.data import Dataset, Split
+
+Start = dict[str, list[np.ndarray]]  # a layer's weights by the layer's name
+
+jax.config.update("jax_numpy_rank_promotion", "allow")  # JAX's defaults, on which Keras relies
+jax.config.update("jax_numpy_dtype_promotion", "standard")
+
+
+@functools.lru_cache(maxsize=4)
+def arrays(data: Dataset, split: str, pixels: str) -> tuple[np.ndarray, np.ndarray]:
+    """Images in float32, and labels."""
+    found: Split = data.splits[split]
+    scale, offset = {"unit": (1 / 255, 0.0), "signed": (1 / 127.5, -1.0)}[pixels]
+    return found.images.astype(np.float32) * np.float32(scale) + np.float32(offset), found.labels
+
+
+def prepare(settings: dict[str, Any], data: Dataset, options: argparse.Namespace) -> None:
+    """Make the arrays that `train` takes."""
+    for split in data.splits:
+        arrays(data, split, settings.get("pixels", "unit"))
+
+
+def train(
+    settings: dict[str, Any], sizes: dict[str, Any], seed: int, data: Dataset, start: Start, options: argparse.Namespace
+) -> tuple[float, Start]:
+    """One trial: its test accuracy after the last epoch, and its weights."""
+    keras.utils.set_random_seed(seed)
+    shape = {"input_shape": data.input_shape, "num_classes": data.num_classes}
+    model = export.to_keras(fv.models.create(settings["model"], seed=seed, **shape, **sizes))
+    frozen = tuple(name.replace(".", "_") for name in settings.get("frozen", ()))
+    for layer in model.layers:
+        if settings.get("warm_start") and layer.name in start:
+            layer.set_weights(start[layer.name])
+        layer.trainable = not (frozen and layer.name.startswith(frozen))
+    kinds = {"sgd": keras.optimizers.SGD, "adam": keras.optimizers.Adam}
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(kinds[settings["optimizer"]](settings["learning_rate"]), loss, metrics=["accuracy"])
+    pixels = settings.get("pixels", "unit")
+    others = [arrays(data, split, pixels) for split in data.splits if split != "train"]
+    evaluate = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: [model.evaluate(*split, 500, verbose=0) for split in others[:-1]]
+    )
+    found = model.fit(
+        *arrays(data, "train", pixels),
+        settings["batch_size"],
+        int(settings["epochs"]),
+        shuffle=settings.get("shuffle", True),
+        validation_data=others[-1],
+        validation_batch_size=500,
+        verbose=0,
+        callbacks=[evaluate],
+    )
+    accuracy = float(found.history["val_accuracy"][-1])  # of the last split, the test images
+    return accuracy, {layer.name: layer.get_weights() for layer in model.layers}

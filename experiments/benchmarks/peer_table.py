@@ -1,0 +1,77 @@
+"""A sweep's table without flaxvision's engine: one trial after the other, as a script for a report would fill it.
+
+    python experiments/benchmarks/peer_table.py fashion-learning-rate torch --epochs 2 --out found.json
+
+Peers: "torch" (tensors in memory), "compile" (the same, compiled), "loader" (image by image through a DataLoader, as
+the reports' own scripts do), "keras" (Keras 3 on JAX, `model.fit`) and "flax" (Flax NNX, `nnx.jit`, as in its MNIST
+example). The sweep's own spec is read, so that all fill the same table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import importlib
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flaxvision.data import Dataset, load
+from flaxvision.sweep.parse import load_spec
+from flaxvision.sweep.trials import expand, override
+
+PEERS = {"torch": "torch_trials", "compile": "torch_trials", "loader": "torch_trials", "keras": "keras_trials"}
+PEERS |= {"flax": "flax_trials"}
+
+
+@functools.lru_cache(maxsize=2)
+def dataset(name: str, raw_dir: str | None, limit: int | None, validation: float | None) -> Dataset:
+    """A data set, read once for all trials."""
+    return load(name, raw_dir=raw_dir, limit=limit, validation=validation)
+
+
+def main() -> None:
+    """Fill the table; write the mean test accuracy and the seconds as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("spec", help="a sweep of classifiers")
+    parser.add_argument("peer", choices=PEERS)
+    parser.add_argument("--epochs", type=int, required=True)
+    parser.add_argument("--seeds", type=int)
+    parser.add_argument("--limit", type=int)
+    parser.add_argument("--raw-dir")
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    began = time.perf_counter()
+    peer = importlib.import_module(PEERS[options.peer])
+    spec = override(load_spec(options.spec), epochs=options.epochs, seeds=options.seeds, limit=options.limit)
+
+    def data_of(settings: dict[str, Any]) -> Dataset:
+        return dataset(settings["dataset"], options.raw_dir, settings.get("limit"), settings.get("validation"))
+
+    seconds = {"pretrain": 0.0}
+    start: dict[str, Any] = {}
+    if spec.pretrain is not None:
+        settings = spec.pretrain.settings
+        peer.prepare(settings, data_of(settings), options)
+        seconds["pretrain"] -= time.perf_counter()
+        sizes = {"hidden": settings["hidden"], "init": settings["init"]}
+        _, weights = peer.train(settings, sizes, 0, data_of(settings), {}, options)
+        seconds["pretrain"] += time.perf_counter()
+        start = {name: value for name, value in weights.items() if name.startswith(spec.pretrain.only)}
+    trials = expand(spec)
+    peer.prepare(trials[0].settings, data_of(trials[0].settings), options)
+    ready = time.perf_counter()
+    seconds["start"] = ready - began - seconds["pretrain"]
+    accuracies = [
+        peer.train(trial.settings, trial.sizes, trial.seed, data_of(trial.settings), start, options)[0]
+        for trial in trials
+    ]
+    seconds["trials"] = time.perf_counter() - ready
+    options.out.write_text(json.dumps({"accuracy": float(np.mean(accuracies)), "seconds": seconds}))
+
+
+if __name__ == "__main__":
+    main()
