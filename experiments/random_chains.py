@@ -44,6 +44,7 @@ from flaxvision.layers import (
     GlobalMaxPool,
     Linear,
     MaxPool,
+    PolarTransform,
 )
 
 BATCHES = (1, 3, 64)
@@ -51,7 +52,7 @@ PEERS = ("onnx", "torch")
 TOLERANCE = 1e-5  # of max(1, largest output)
 ROUNDING = 16.0  # times what one rounding a tensor does: sums of some hundred terms round as often
 ROUNDINGS = 8  # draws of rounded inputs
-ALIVE = 1e-3  # the outputs' standard deviation over the batch, of the largest output
+ALIVE = 1e-3  # the outputs' standard deviation over the batch, of max(1, largest output)
 LARGEST_SIDE = 24  # of a map, in pixels
 ONCE: dict[str, Any] = {"compiler_options": {"xla_backend_optimization_level": 0}}  # a program that runs a few times
 
@@ -79,7 +80,7 @@ def random_case(seed: int) -> Case:
         run = jax.jit(lambda state, xs, graphdef=graphdef: [nnx.merge(graphdef, state)(x) for x in xs], **ONCE)
         outputs = dict(zip(BATCHES, map(np.asarray, run(state, batches)), strict=True))
         whole = outputs[64]
-        if np.isfinite(whole).all() and whole.std(axis=0).mean() > ALIVE * np.abs(whole).max() > 0:
+        if np.isfinite(whole).all() and whole.std(axis=0).mean() > ALIVE * max(1.0, np.abs(whole).max()):
             return Case(seed, chain, inputs, outputs)
     raise AssertionError("unreachable")
 
@@ -120,6 +121,8 @@ def _draw(random: np.random.Generator) -> Chain:
     def either(*options: Any) -> Any:
         return options[random.integers(len(options))]
 
+    if shape == (2,):
+        add(PolarTransform(), (2,))
     for _ in range(int(random.integers(1, 7)) if len(shape) == 3 else 0):
         kind = random.choice(
             ["conv", "transpose", "pool", "norm", "activation", "dropout", "global"],
