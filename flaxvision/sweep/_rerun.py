@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from flaxvision.errors import UserError
+from flaxvision.sweep.executors import execute
 from flaxvision.sweep.store import outcome_of, read_run
 from flaxvision.sweep.trials import Trial
 from flaxvision.sweep.work import Cohort, Places
@@ -29,8 +30,8 @@ class Rerun:
 def rerun(directory: str | Path, trial_id: str, *, raw_dir: str | None = None, data_dir: str | None = None) -> Rerun:
     """Train trial `trial_id` of the run in `directory` again, alone; the run is not changed.
 
-    On a CPU the result is equal bit for bit, unless the trial was trained by `--executor vmap` or with another
-    version of JAX.
+    On a CPU the result is equal bit for bit, unless the trial was trained by `--executor vmap`, on another number of
+    cores or with another version of JAX. What one core trained is trained by one core again.
 
     Raises:
         UserError: If there is no such run or trial.
@@ -47,7 +48,9 @@ def rerun(directory: str | Path, trial_id: str, *, raw_dir: str | None = None, d
         (places.directory / "trials").mkdir()
         if Places(directory).pretrained.exists():
             shutil.copyfile(Places(directory).pretrained, places.pretrained)
-        (new_record,) = Cohort((trial,), places, "unroll", spec.convergence_threshold).run()
+        cohort = Cohort((trial,), places, "unroll", spec.convergence_threshold)
+        executor = "processes" if record.get("cores") == 1 else "loop"
+        ((_, (new_record,)),) = execute([cohort], executor, lambda _: ())
         new = outcome_of(new_record, places)
     equal = old.history.keys() == new.history.keys() and all(
         np.array_equal(old.history[name], new.history[name], equal_nan=True) for name in old.history

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flaxvision.errors import UserError
+from flaxvision.runtime import cores
 from flaxvision.sweep.parse import DATA_KEYS
 from flaxvision.sweep.results import converged
 from flaxvision.sweep.spec import as_typed
@@ -85,6 +86,7 @@ class Cohort:
             "converged_epoch": converged(accuracy, self.threshold or 0.0) if scored else None,
             "parameters": count_parameters(result.model),
             "seconds": round(result.timing.total, 3),
+            "cores": len(cores()),
             "config": trial.config,
         }
 

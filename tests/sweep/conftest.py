@@ -77,7 +77,7 @@ def read_trials(directory: Path) -> list[dict[str, Any]]:
 
 def without_seconds(directory: Path) -> list[dict[str, Any]]:
     """The records but for the time they took, by id."""
-    records = [{k: v for k, v in record.items() if k != "seconds"} for record in read_trials(directory)]
+    records = [{k: v for k, v in record.items() if k not in ("seconds", "cores")} for record in read_trials(directory)]
     return sorted(records, key=lambda record: record["id"])
 
 

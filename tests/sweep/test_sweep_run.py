@@ -135,6 +135,18 @@ def test_rerun(finished, command, files, tmp_path):
     assert {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()} == before
 
 
+def test_rerun_of_what_a_worker_trained(tmp_path, command, files, tiny, spec_file):
+    """A weight gradient of this network is summed by as many threads as there are cores."""
+    table = tiny(model="strided_cnn", data={"limit": 64, "size": 28}, sizes={}, seeds=2)
+    del table["sizes"]
+    out = tmp_path / "run"
+    assert command(spec_file(table), "--out", out, "--executor", "processes", "--quiet") == (0, "", "")
+    record = files["trials"](out)[1]
+    status, text, err = command("rerun", out, record["id"])
+    assert (status, err) == (0, "")
+    assert "equal bit for bit" in text
+
+
 @pytest.mark.parametrize("tamper", ["value", "name"])
 def test_rerun_of_a_tampered_record(finished, command, files, tmp_path, tamper):
     import shutil
