@@ -1,0 +1,103 @@
+"""The harness of the benchmarks: turns, failures, times and memory."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "experiments"
+
+
+@pytest.fixture(autouse=True)
+def _importable(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.syspath_prepend(str(FOLDER / "benchmarks"))
+
+
+def sleeper(turn, log, name, seconds, first=0.0):
+    waits = iter([first + seconds])
+    while turn():
+        time.sleep(next(waits, seconds))
+        with open(log, "a") as file:
+            file.write(name)
+
+
+def breaker(turn, blocks):
+    for _ in range(blocks):
+        turn()
+    raise ValueError("broken on purpose")
+
+
+def test_contestants_take_turns(tmp_path):
+    from contest import contest
+
+    log = tmp_path / "log"
+    entries = {
+        "a": (sleeper, {"log": log, "name": "a", "seconds": 0.02, "first": 0.3}),
+        "b": (sleeper, {"log": log, "name": "b", "seconds": 0.06}),
+    }
+    times = contest(entries, repeats=3, warm_up=1)
+    assert log.read_text() == "ab" * 5
+    assert [len(times[name].blocks) for name in "ab"] == [3, 3]
+    assert 0.02 <= times["a"].median < 0.06 <= times["b"].median
+    assert times["a"].first >= 0.32
+    assert 0.25 <= times["a"].compilation <= times["a"].first
+    assert times["a"].quartiles[0] <= times["a"].median <= times["a"].quartiles[1]
+    assert 5 < times["a"].memory < 4000
+    assert times["a"].ready > 0
+
+
+@pytest.mark.parametrize("blocks", [0, 2])
+def test_one_that_fails_is_left_out(tmp_path, capfd, blocks):
+    from contest import contest
+
+    entries = {
+        "broken": (breaker, {"blocks": blocks}),
+        "well": (sleeper, {"log": tmp_path / "log", "name": "w", "seconds": 0.0}),
+    }
+    assert list(contest(entries, repeats=2, warm_up=0)) == ["well"]
+    assert "broken is left out: ValueError: broken on purpose" in capfd.readouterr().out
+
+
+def test_a_whole_command(tmp_path):
+    from whole import run
+
+    code = "import time, os; x = bytearray(b'1') * (200 * 2**20); time.sleep(1); print(os.getcwd())"
+    seconds, memory = run([sys.executable, "-c", code], tmp_path, watch=True)
+    assert 1 < seconds < 30
+    assert 200 < memory < 400
+    assert (tmp_path / "log.txt").read_text().strip() == str(tmp_path)
+    assert (
+        run([sys.executable, "-c", "import os; assert os.environ['X'] == '1'"], tmp_path, environment={"X": "1"})[1]
+        == 0
+    )
+    with pytest.raises(RuntimeError, match="ended with status 3: the last line"):
+        run([sys.executable, "-c", "print('the last line'); raise SystemExit(3)"], tmp_path)
+
+
+def test_ratios_are_of_the_same_turn():
+    from contest import Times
+    from steps import BEST_TORCH, COMPILED, EAGER, OURS, ratios_of
+
+    times = {OURS: (1.0, 2.0, 4.0), EAGER: (3.0, 6.0, 12.0), COMPILED: (2.0, 5.0, 4.0)}
+    ratios = ratios_of({name: Times(0.0, 0.0, blocks, 0.0) for name, blocks in times.items()})
+    np.testing.assert_array_equal(ratios[EAGER], [3, 3, 3])
+    np.testing.assert_array_equal(ratios[COMPILED], [2, 2.5, 1])
+    np.testing.assert_array_equal(ratios[BEST_TORCH], ratios[COMPILED])
+
+
+@pytest.mark.parametrize("name", ["mlp", "mnist_net", "strided_cnn", "tiny_cnn", "emnist_cnn", "emnist_autoencoder"])
+def test_plain_flax_is_the_same_network(name):
+    """The peer of Flax's own modules gives our outputs in evaluation mode."""
+    from contestants import TASKS, plain
+
+    task = next(task for task in TASKS if task.network == name)
+    chain = task.chain()
+    network = plain(chain)
+    network.eval()
+    x = np.random.default_rng(0).standard_normal((3, *chain.input_shape)).astype(np.float32)
+    np.testing.assert_allclose(network(x), chain(x), rtol=1e-5, atol=1e-5)
