@@ -5,7 +5,9 @@ All train on the same uint8 images, that lie in memory, in a new random order ev
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+import functools
 import os
 from typing import Any
 
@@ -206,3 +208,17 @@ def plain(chain: fv.layers.Chain) -> Any:
         return layer  # Linear, Conv and ConvTranspose are Flax's own
 
     return nnx.Sequential(*map(stock, chain.layers))
+
+
+@functools.lru_cache(maxsize=4)
+def arrays(data: fv.data.Dataset, split: str, pixels: str) -> tuple[np.ndarray, np.ndarray]:
+    """Images of a split in float32, and labels, for the frameworks that take arrays."""
+    scale, offset = {"unit": (1 / 255, 0.0), "signed": (1 / 127.5, -1.0)}[pixels]
+    found = data.splits[split]
+    return found.images.astype(np.float32) * np.float32(scale) + np.float32(offset), found.labels
+
+
+def prepare(settings: dict[str, Any], data: fv.data.Dataset, options: argparse.Namespace) -> None:
+    """Make the arrays that a trial takes."""
+    for split in data.splits:
+        arrays(data, split, settings.get("pixels", "unit"))

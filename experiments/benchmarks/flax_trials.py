@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from contestants import plain
+from contestants import arrays, plain, prepare
 from flax import nnx
 
 import flaxvision as fv
@@ -18,20 +17,7 @@ from flaxvision.data import Dataset
 
 Start = dict[str, Any]  # the state of a layer by the layer's name
 EVALUATION_BATCH = 500
-
-
-@functools.lru_cache(maxsize=4)
-def arrays(data: Dataset, split: str, pixels: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images in float32, and labels."""
-    found = data.splits[split]
-    scale, offset = {"unit": (1 / 255, 0.0), "signed": (1 / 127.5, -1.0)}[pixels]
-    return found.images.astype(np.float32) * np.float32(scale) + np.float32(offset), found.labels
-
-
-def prepare(settings: dict[str, Any], data: Dataset, options: argparse.Namespace) -> None:
-    """Make the arrays that `train` takes."""
-    for split in data.splits:
-        arrays(data, split, settings.get("pixels", "unit"))
+__all__ = ["prepare", "train"]
 
 
 def train(

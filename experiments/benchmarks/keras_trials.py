@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import functools
 import os
 from typing import Any
 
@@ -12,29 +11,17 @@ os.environ["KERAS_BACKEND"] = "jax"  # read when Keras is imported
 import jax
 import keras
 import numpy as np
+from contestants import arrays, prepare
 
 import export
 import flaxvision as fv
-from flaxvision.data import Dataset, Split
+from flaxvision.data import Dataset
 
 Start = dict[str, list[np.ndarray]]  # a layer's weights by the layer's name
+__all__ = ["prepare", "train"]
 
 jax.config.update("jax_numpy_rank_promotion", "allow")  # JAX's defaults, on which Keras relies
 jax.config.update("jax_numpy_dtype_promotion", "standard")
-
-
-@functools.lru_cache(maxsize=4)
-def arrays(data: Dataset, split: str, pixels: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images in float32, and labels."""
-    found: Split = data.splits[split]
-    scale, offset = {"unit": (1 / 255, 0.0), "signed": (1 / 127.5, -1.0)}[pixels]
-    return found.images.astype(np.float32) * np.float32(scale) + np.float32(offset), found.labels
-
-
-def prepare(settings: dict[str, Any], data: Dataset, options: argparse.Namespace) -> None:
-    """Make the arrays that `train` takes."""
-    for split in data.splits:
-        arrays(data, split, settings.get("pixels", "unit"))
 
 
 def train(
@@ -51,7 +38,7 @@ def train(
         layer.trainable = not (frozen and layer.name.startswith(frozen))
     kinds = {"sgd": keras.optimizers.SGD, "adam": keras.optimizers.Adam}
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(kinds[settings["optimizer"]](settings["learning_rate"]), loss, metrics=["accuracy"])
+    model.compile(kinds[settings["optimizer"]](float(settings["learning_rate"])), loss, metrics=["accuracy"])
     pixels = settings.get("pixels", "unit")
     others = [arrays(data, split, pixels) for split in data.splits if split != "train"]
     evaluate = keras.callbacks.LambdaCallback(
