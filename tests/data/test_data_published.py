@@ -47,6 +47,15 @@ def test_idx_set_is_prepared_and_read_back(files, tmp_path, suffix):
     assert mnist.source.counts == (("train", 40), ("test", 20))
 
 
+def test_a_cpu_takes_the_arrays_without_a_copy(files, tmp_path):
+    jax = pytest.importorskip("jax")
+    files.idx_set(tmp_path / "raw" / "mnist")
+    mnist = data.load("mnist", raw_dir=tmp_path / "raw", data_dir=tmp_path / "data", limit=11)
+    for array in (mnist.train.images, mnist.train.labels, mnist.test.images, mnist.test.labels):
+        on_device = jax.device_put(array, jax.devices("cpu")[0])
+        assert on_device.unsafe_buffer_pointer() == array.ctypes.data
+
+
 def test_checksum_is_that_of_the_content_and_the_copy_that_of_the_files(files, tmp_path):
     sources = []
     for index, (suffix, seed) in enumerate([(".gz", 0), (".xz", 0), (".gz", 1)]):
