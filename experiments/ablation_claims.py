@@ -102,15 +102,17 @@ def saturated(model: Chain, images: np.ndarray) -> float:
 def judge_sigmoid(study: Study, runs: Mapping[str, Runs], images: np.ndarray, smooth: int) -> None:
     """Gradient norms by layer, and how many sigmoids are saturated."""
     options = study.options
-    before, after, decades = {}, {}, {}
+    before, after, decades, at_end = {}, {}, {}, {}
     for depth in DEPTHS:
         sigmoid = runs[f"{depth} layers, sigmoid"]
         starts = [create(options, f"{depth} layers, sigmoid", seed) for seed in range(options.seeds)]
         before[depth] = Estimate.of(np.array([saturated(model, images) for model in starts]))
         after[depth] = Estimate.of(np.array([saturated(result.model, images) for result in sigmoid.results]))
         for name, run in (("ReLU", runs[f"{depth} layers"]), ("sigmoid", sigmoid)):
-            norms = run.steps("gradient_norm")[:, :smooth].mean(axis=1)
-            decades[name, depth] = Estimate.of(np.log10(norms[:, 0] / norms[:, -1]))
+            norms = run.steps("gradient_norm")
+            first, last = (part.mean(axis=1) for part in (norms[:, :smooth], norms[:, -smooth:]))
+            decades[name, depth] = Estimate.of(np.log10(first[:, 0] / first[:, -1]))
+            at_end[name, depth] = Estimate.of(np.log10(last[:, 0] / last[:, -1]))
     shallow, deep = min(DEPTHS), max(DEPTHS)
     study.claim(
         "sigmoid saturates",
@@ -123,7 +125,9 @@ def judge_sigmoid(study: Study, runs: Mapping[str, Runs], images: np.ndarray, sm
         all_of((decades[more] - decades["sigmoid", deep]).inside() for more in (("sigmoid", shallow), ("ReLU", deep))),
         f"log10 of the first layer's gradient norm over the last one's, in the first {smooth} steps: "
         + "; ".join(f"{n} layers: sigmoid {decades['sigmoid', n]}, ReLU {decades['ReLU', n]}" for n in DEPTHS)
-        + f"; with {before[deep]} % saturated at the start, the slope of 0.25 at most is enough for it",
+        + f"; with {before[deep]} % saturated at the start, the slope of 0.25 at most is enough for it. In the last "
+        f"{smooth} steps (above 0 the first layer's is the larger): "
+        + "; ".join(f"{n} layers: sigmoid {at_end['sigmoid', n]}" for n in DEPTHS),
     )
     names = {"ReLU": f"{deep} layers", "sigmoid": f"{deep} layers, sigmoid"}
     norms = {name: runs[key].steps("gradient_norm") for name, key in names.items()}

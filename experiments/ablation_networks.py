@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import optax
-from common import Options, number
+from common import Options, decimals_of, number
 
 import flaxvision as fv
 from flaxvision.layers import Activation, Chain
@@ -59,7 +59,8 @@ class Estimate:
         return Estimate(self.mean - other.mean, math.hypot(self.error, other.error))
 
     def __str__(self) -> str:
-        return f"{number(self.mean)} (± {2 * self.error:.2g})"
+        decimals = decimals_of(2 * self.error)
+        return f"{number(self.mean, decimals=decimals)} (± {number(2 * self.error, decimals=decimals)})"
 
     def inside(self, low: float = 0.0, high: float = math.inf) -> str:
         """The verdict on the claim that the quantity lies in an interval."""

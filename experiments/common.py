@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import io
+import functools
+import importlib.util
 import json
+import math
+import os
 import re
 import subprocess
 import sys
@@ -22,18 +25,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import flaxvision as fv
-from flaxvision._files import write_atomically
-from flaxvision.report.style import encode
-from flaxvision.sweep.provenance import data_sources, device, versions
-from flaxvision.sweep.spec import config_hash
+from flaxvision.report import encode
+from flaxvision.sweep import config_hash, data_sources, device, versions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 RESULTS = Path(__file__).parent / "results"
-KEPT: list[Path] = []  # parts that an earlier call of this experiment left
+RECORD = "_record"  # name in a kept part of what it rests on
+KEPT: dict[str, dict[str, Any] | None] = {}  # parts that an earlier call left: file -> its record, if it has one
 VERDICTS = ("supported", "not supported", "not decided")
-PEERS = ("torch", "keras", "onnxruntime")
+CLAIMS = ("statement", "verdict", "evidence")  # header of their table
+PEERS = {  # package -> modules of which one is imported where it takes part, maybe in a process of its own
+    "torch": ("torch", "peers"),
+    "keras": ("keras", "frameworks"),
+    "onnxruntime": ("onnxruntime",),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +107,7 @@ class Row:
     unit: str  # of every number of the row, such as "%"
     values: tuple[float, ...]  # ours, a value a seed
     published: float | None = None
+    published_range: tuple[float, float] | None = None  # or the lowest and highest of several
     tolerance: float | None = None  # largest difference that counts as the same
     interval: tuple[float, float] | None = None  # or the values that do
     peer: tuple[float, ...] = ()  # PyTorch on the same data, a value a seed
@@ -117,14 +125,26 @@ class Row:
         return float(np.std(self.values, ddof=1)) if len(self.values) > 1 else None
 
     @property
+    def from_published(self) -> float | None:
+        """The difference from the published value, or from the nearer end of the published range."""
+        if self.published_range is not None:
+            return self.ours - float(np.clip(self.ours, *self.published_range))
+        return None if self.published is None else self.ours - self.published
+
+    @property
+    def from_peer(self) -> float | None:
+        """The difference from PyTorch's mean."""
+        return self.ours - float(np.mean(self.peer)) if self.peer else None
+
+    @property
     def verdict(self) -> str:
         """ "within" or "outside" what is allowed; "" where nothing is."""
         if self.interval is not None:
             return "within" if self.interval[0] <= self.ours <= self.interval[1] else "outside"
-        if self.peer and self.peer_tolerance is not None:
-            return "within" if abs(self.ours - float(np.mean(self.peer))) <= self.peer_tolerance else "outside"
-        if self.published is not None and self.tolerance is not None:
-            return "within" if abs(self.ours - self.published) <= self.tolerance + 1e-9 else "outside"
+        if self.from_peer is not None and self.peer_tolerance is not None:
+            return "within" if abs(self.from_peer) <= self.peer_tolerance else "outside"
+        if self.from_published is not None and self.tolerance is not None:
+            return "within" if abs(self.from_published) <= self.tolerance + 1e-9 else "outside"
         return ""
 
     def record(self, seeds: Sequence[int]) -> dict[str, Any]:
@@ -133,6 +153,7 @@ class Row:
             "what": self.what,
             "unit": self.unit,
             "published": self.published,
+            "published_range": self.published_range,
             "ours": self.ours,
             "std": self.std,
             "n": len(self.values),
@@ -154,10 +175,12 @@ class Study:
         self.options, self.report, self.title, self.about = options, report, title, about
         self.rows: list[Row] = []
         self.claims: list[dict[str, str]] = []
+        self.tables: list[dict[str, Any]] = []
         self.config: dict[str, Any] = {}
         self.datasets: dict[str, fv.data.Dataset] = {}
         self._sections: list[str] = []
         self._files: dict[str, bytes] = {}
+        self._commit = commit()  # the code may change while it runs
         self._began = time.perf_counter()
 
     def uses(self, dataset: fv.data.Dataset, **config: Any) -> fv.data.Dataset:
@@ -188,6 +211,8 @@ class Study:
 
     def table(self, title: str, header: Sequence[str], rows: Iterable[Sequence[Any]], note: str = "") -> None:
         """Add a section that is a table; cells are shown as they are."""
+        rows = [[cell if isinstance(cell, (int, float)) else str(cell) for cell in row] for row in rows]
+        self.tables.append({"title": title, "header": list(header), "rows": rows, "note": note})
         self.text(title, "\n".join([markdown_table(header, rows), *(["", note] if note else [])]))
 
     def figure(self, name: str, figure: Figure, caption: str) -> None:
@@ -210,12 +235,14 @@ class Study:
             "command": self.options.command,
             "rows": [row.record(range(self.options.seeds)) for row in self.rows],
             "claims": self.claims,
+            "tables": self.tables,
             "versions": all_versions(),
             "device": device(),
             "seconds": round(seconds),
+            "kept": KEPT,
             "config": self.config,
             "data": data_sources(self.datasets.values()),
-            "commit": commit(),
+            "commit": self._commit,
         }
         (folder / "results.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         (folder / "README.md").write_text(self._markdown(record), encoding="utf-8")
@@ -227,11 +254,10 @@ class Study:
         if self.rows:
             parts += ["## Published and ours\n", rows_markdown(self.rows)]
         if self.claims:
-            cells = [(claim["claim"], f"**{claim['verdict']}**", claim["evidence"]) for claim in self.claims]
-            parts += ["## Claims\n", markdown_table(("the report says", "verdict", "evidence"), cells) + "\n"]
+            parts += ["## Claims\n", claims_markdown(self.claims)]
         parts += self._sections
         names = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
-        kept = f", besides {len(KEPT)} parts kept from an earlier call," if KEPT else ""
+        kept = f", besides {kept_in_words()}," if KEPT else ""
         seeds = f"Seeds 0 to {self.options.seeds - 1}" if self.options.seeds > 1 else "Seed 0"
         parts.append(
             f"## How this was made\n\n    {record['command']}\n\n{seeds}; {record['seconds']:,} s{kept} "
@@ -251,63 +277,138 @@ def cached(options: Options, key: Any, make: Callable[[], dict[str, np.ndarray]]
         return make()
     path = RESULTS.parents[1] / "runs" / options.name / f"{config_hash(_plain(key))}.npz"
     if path.exists():
-        KEPT.append(path)
         with np.load(path) as stored:
-            return dict(stored)
+            arrays = dict(stored)
+        KEPT[path.name] = json.loads(str(arrays.pop(RECORD, "null")))
+        return arrays
+    began = time.perf_counter()
     arrays = make()
-    content = io.BytesIO()
-    np.savez(content, **arrays)
+    record = {"commit": commit(), "seconds": round(time.perf_counter() - began), "versions": all_versions()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, content.getvalue())
+    partial = path.with_suffix(f".{os.getpid()}")  # a part is whole or not there
+    with partial.open("wb") as file:
+        np.savez(file, **arrays, **{RECORD: np.asarray(json.dumps(record))})
+    os.replace(partial, path)
     return arrays
+
+
+def torch_runs(
+    options: Options,
+    data: fv.data.Dataset,
+    network: tuple[str, dict[str, Any]],
+    recipe: fv.Recipe,
+    **also: Any,
+) -> dict[str, np.ndarray]:
+    """What `peers.train_torch` gives for every seed, (seeds, ...), of a network and its sizes; `also` is for the key.
+
+    Empty where PyTorch is not installed, and with --quick.
+    """
+    if options.quick or importlib.util.find_spec("torch") is None:
+        return {}
+    from peers import train_torch
+
+    name, sizes = network
+    key = {"peer": network, "recipe": recipe, "data": data.source.checksum, **also}
+    runs = []
+    for seed in range(options.seeds):
+        make = functools.partial(train_torch, name, data, dataclasses.replace(recipe, seed=seed), **sizes)
+        runs.append(cached(options, {**key, "seed": seed}, make))
+    return {metric: np.stack([run[metric] for run in runs]) for metric in runs[0]}
+
+
+def kept_in_words() -> str:
+    """How many parts were kept, how long they took, and whose code made them, as far as they say so."""
+    records = [record for record in KEPT.values() if record]
+    seconds = sum(record["seconds"] for record in records)
+    commits = ", ".join(sorted({record["commit"] for record in records}))
+    known = f" ({len(records)} of them: {seconds:,} s, commit {commits})" if records else ""
+    return f"{len(KEPT)} part{'s' * (len(KEPT) != 1)} kept from an earlier call{known}"
+
+
+def claims_markdown(claims: Iterable[Mapping[str, str]]) -> str:
+    """Claims as a Markdown table."""
+    return markdown_table(CLAIMS, [(c["claim"], f"**{c['verdict']}**", c["evidence"]) for c in claims]) + "\n"
 
 
 def rows_markdown(rows: Sequence[Row]) -> str:
     """Rows as a Markdown table; a column that would be empty is left out."""
-    header = ["", "published", "ours", "n", "PyTorch, same data", "difference", "allowed", "verdict", ""]
+    differences = ("difference from published", "difference from PyTorch")
+    header = ["", "published", "ours", "n", "PyTorch, same data", *differences, "allowed", "verdict", "note"]
     cells = [_cells(row) for row in rows]
     keep = [i for i in range(len(header)) if i < 3 or any(line[i] for line in cells)]
     return markdown_table([header[i] for i in keep], [[line[i] for i in keep] for line in cells]) + "\n"
 
 
 def _cells(row: Row) -> list[str]:
-    def text(value: float, sign: bool = False) -> str:
-        return number(value, row.unit, sign)
+    decimals = decimals_of(row.std or math.nan)
 
-    def mean_std(values: Sequence[float]) -> str:
-        spread = f" ± {text(float(np.std(values, ddof=1)))}" if len(values) > 1 else ""
-        return text(float(np.mean(values))) + spread if len(values) else ""
+    def text(value: float | None, sign: bool = False) -> str:
+        return "" if value is None else number(value, row.unit, sign, decimals if sign else None)
 
-    from_peer = row.peer_tolerance is not None and bool(row.peer)
-    against = float(np.mean(row.peer)) if from_peer else row.published
-    difference = "" if against is None else text(row.ours - against, sign=True)
     if row.interval is not None:
         low, high = row.interval
         allowed = f"≥ {text(low)}" if high == np.inf else f"≤ {text(high)}" if low == -np.inf else ""
         allowed = allowed or f"{text(low)} to {text(high)}"
+    elif row.peer and row.peer_tolerance is not None:
+        allowed = f"± {number(row.peer_tolerance)} of PyTorch"
     else:
-        tolerance = row.peer_tolerance if from_peer else row.tolerance
-        allowed = "" if tolerance is None else f"± {number(tolerance)}" + (" of PyTorch" if from_peer else "")
-    published = "" if row.published is None else text(row.published)
-    what = f"{row.what} ({row.unit})" if row.unit else row.what
-    n, peer = str(len(row.values)), mean_std(row.peer)
-    return [what, published, mean_std(row.values), n, peer, difference, allowed, row.verdict, row.note]
+        allowed = "" if row.tolerance is None else f"± {number(row.tolerance)}"
+    published = text(row.published) if row.published_range is None else " to ".join(map(text, row.published_range))
+    return [
+        f"{row.what} ({row.unit})" if row.unit else row.what,
+        published,
+        mean_std(row.values, row.unit),
+        str(len(row.values)),
+        mean_std(row.peer, row.unit, decimals) if row.peer else "",
+        text(row.from_published, sign=True),
+        text(row.from_peer, sign=True),
+        allowed,
+        row.verdict,
+        row.note,
+    ]
 
 
-def number(value: float, unit: str = "", sign: bool = False) -> str:
+def decimals_of(spread: float) -> int | None:
+    """The decimals that show two significant digits of a deviation; None where there is none."""
+    return max(0, 1 - math.floor(math.log10(spread))) if 1e-9 < spread < math.inf else None
+
+
+def mean_std(values: Sequence[float] | np.ndarray, unit: str = "", decimals: int | None = None) -> str:
+    """Mean and sample deviation of numbers in words; `decimals` are those of a single one.
+
+    >>> mean_std([0.42, 0.38, 0.41]), mean_std([97.5], "%")
+    ('0.403 ± 0.021', '97.50')
+    """
+    if len(values) == 1:
+        return number(float(values[0]), unit, decimals=decimals)
+    return plus_minus(float(np.mean(values)), float(np.std(values, ddof=1)), unit)
+
+
+def plus_minus(mean: float, spread: float, unit: str = "", sign: bool = False) -> str:
+    """A mean and its deviation or error (not a number: there is none), to two significant digits of that."""
+    decimals = decimals_of(spread)
+    shown = number(mean, unit, sign, decimals)
+    return shown if math.isnan(spread) else f"{shown} ± {number(spread, unit, decimals=decimals)}"
+
+
+def number(value: float, unit: str = "", sign: bool = False, decimals: int | None = None) -> str:
     """Shares in hundredths of a percent, whole numbers with commas, anything else with four significant digits.
 
-    >>> number(88.6543, "%"), number(3274634), number(0.00123456), number(0.5, sign=True)
-    ('88.65', '3,274,634', '0.001235', '+0.5')
+    >>> number(88.6543, "%"), number(3274634), number(0.00123456), number(0.5, sign=True), number(-0.001, "%")
+    ('88.65', '3,274,634', '0.001235', '+0.5', '0.00')
     """
     plus = "+" if sign else ""
     if not np.isfinite(value):
         return str(value)
-    if unit == "%":
-        return f"{value:{plus}.2f}"
-    if (value == round(value) and abs(value) < 1e12) or abs(value) >= 1e4:
-        return f"{value:{plus},.0f}"
-    return f"{value:{plus},.4g}"
+    if decimals is None and unit == "%":
+        decimals = 2
+    if decimals is not None:
+        shown = f"{value:{plus},.{decimals}f}"
+    elif (value == round(value) and abs(value) < 1e12) or abs(value) >= 1e4:
+        shown = f"{value:{plus},.0f}"
+    else:
+        shown = f"{value:{plus},.4g}"
+    return shown if float(shown.replace(",", "")) else shown.lstrip("+-")
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -320,14 +421,12 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def all_versions() -> dict[str, str]:
-    """Versions of what took part, peers that were imported included."""
-    found = versions()
-    for package in PEERS:
-        if package in sys.modules:
-            found[package] = metadata.version(package)
-    return found
+    """Versions of what took part, peers included."""
+    took_part = [package for package, modules in PEERS.items() if not sys.modules.keys().isdisjoint(modules)]
+    return versions() | {package: metadata.version(package) for package in took_part}
 
 
+@functools.cache
 def commit() -> str:
     """The commit of the code that ran, with "+changes" if files outside results differ from it."""
 

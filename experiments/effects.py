@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from scipy.special import stdtrit
 
-from flaxvision.report.style import FAINT, GRID, INK, OKABE_ITO, PAGE, new_figure, style
+from flaxvision.report import FAINT, GRID, INK, OKABE_ITO, PAGE, figure_style, new_figure
 
 Values = Mapping[Hashable, np.ndarray]  # cell -> a number a run
 
@@ -28,19 +28,26 @@ class Effect(NamedTuple):
     name: str
     cells: tuple[Hashable, ...]
     others: tuple[Hashable, ...]
-    paired: bool = False  # one cell on each side, whose runs belong together one by one
+    paired: bool = False  # one cell on each side, whose runs belong together one by one: absolute differences
 
     def size(self, values: Values) -> Size:
         """Cells count equally; runs within a cell are taken to vary equally in all of them (Student's t)."""
         sides = [[values[cell] for cell in side] for side in (self.cells, self.others)]
         if self.paired:
-            sides = [[sides[0][0] - sides[1][0]], [np.zeros(1)]]
+            sides = [[np.abs(sides[0][0] - sides[1][0])], [np.zeros(1)]]
         one, other = (float(np.mean([runs.mean() for runs in side])) for side in sides)
         std, freedom = pooled_std([runs for side in sides for runs in side])
         if not freedom:
             return Size(one - other, float("inf"))
         variance = std**2 * sum(1 / (len(runs) * len(side) ** 2) for side in sides for runs in side)
         return Size(one - other, float(stdtrit(freedom, 0.975)) * variance**0.5)
+
+    def explains(self, values: Values, gap: float, share: float = 0.5) -> str:
+        """Whether it makes at least that share of a gap: the verdict if the whole interval agrees."""
+        difference, half = self.size(values)
+        part = abs(gap) if self.paired else gap
+        low, high = sorted(((difference - half) / part, (difference + half) / part))
+        return "supported" if low >= share else "not supported" if high < share else "not decided"
 
 
 def pooled_std(groups: Iterable[np.ndarray]) -> tuple[float, int]:
@@ -56,15 +63,9 @@ def by_seed(values: Values) -> float:
     return 1.96 * 2**0.5 * pooled_std(values.values())[0]
 
 
-def explains(size: Size, gap: float, share: float = 0.5) -> str:
-    """Whether an effect makes at least that share of a gap: the verdict if the whole interval agrees."""
-    low, high = sorted(((size.difference - size.half) / gap, (size.difference + size.half) / gap))
-    return "supported" if low >= share else "not supported" if high < share else "not decided"
-
-
 def draw_effects(effects: Sequence[Effect], panels: Mapping[str, tuple[Values, float]], gap_name: str) -> Figure:
     """Each effect as a point with its interval; a panel a measure: title -> (values, gap). The band is `by_seed`."""
-    with style():
+    with figure_style():
         figure = new_figure(PAGE, 0.8 + 0.2 * len(effects))
         for axes, (title, (values, gap)) in zip(
             figure.subplots(1, len(panels), sharey=True, squeeze=False).flat, panels.items(), strict=True

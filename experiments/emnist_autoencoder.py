@@ -1,10 +1,10 @@
 """Report D: a decoder behind the frozen, pretrained encoder gives handwritten characters back.
 
-    python experiments/emnist_autoencoder.py
+    python experiments/emnist_autoencoder.py --raw-dir DATA
 
 The hold-out table of three optimisers, then the final runs: Adam 0.001, and SGD 0.01, which the report says had won
-the hold-out and then failed to converge. About 20 minutes on 2 CPU
-cores (estimated).
+the hold-out and then failed to converge. Some 20 minutes on 2 CPU cores (estimated); `--quick` takes made data and
+seconds.
 
 Not run in full yet: no results are committed.
 """
@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from common import Study, judge, read_options
 from emnist_common import (
+    DIGITS_ONLY,
     HELD_OUT,
     OPTIMIZERS,
     Arrays,
     is_lower,
+    judge_epochs,
     load,
     pretrain_encoder,
     recipe_of,
@@ -31,7 +33,7 @@ from emnist_common import (
 from figures import draw_lines
 
 import flaxvision as fv
-from flaxvision.report.style import COLUMN, new_figure, style
+from flaxvision.report import COLUMN, figure_style, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,7 +46,7 @@ PUBLISHED_PARAMETERS = 12869  # derived
 TOLERANCE = 1.5  # of the loss, from PyTorch on the same data
 SHOWN = 10  # characters
 ABOUT = """
-Trained on 37,600 images in place of 52,640 and behind an encoder of ours, from MNIST's digits, so our numbers are
+Trained on {:,} images in place of 52,640 and behind an encoder of ours, from MNIST's digits, so our numbers are
 judged by plain PyTorch on the same images behind the same encoder. Loss: squared error summed over pixels. A run has
 *failed to converge* if its last epoch is no better than the best constant image, the mean of the images it is tested
 on.
@@ -56,9 +58,11 @@ def main(arguments: list[str] | None = None) -> None:
     options = read_options("emnist_autoencoder", __doc__, arguments, seeds=5)
     quick = options.quick
     seeds = range(options.seeds)
-    study = Study(options, "D", "47 characters: an autoencoder behind a frozen encoder", ABOUT)
-    held = study.uses(load(options, "emnist_balanced", validation=HELD_OUT), network=NETWORK, init="torch")
+    held = load(options, "emnist_balanced", validation=HELD_OUT)
     everything = held if quick else load(options, "emnist_balanced")
+    about = ABOUT.format(len(everything.train))
+    study = Study(options, "D", "47 characters: an autoencoder behind a frozen encoder", about)
+    study.uses(held, network=NETWORK, init="torch")
     images = pick(everything.test, SHOWN)
 
     with tempfile.TemporaryDirectory() as folder:
@@ -90,6 +94,8 @@ def main(arguments: list[str] | None = None) -> None:
     study.row("final, Adam 0.001: best epoch, from 0", losses.argmin(axis=1), "", published=PUBLISHED_EPOCH)
     judge_black(study, held.splits["validation"], holdout["SGD 0.1"])
     judge_holdout(study, holdout)
+    adam = ({"Adam 0.001": runs["Adam 0.001"]} for runs in (final, holdout))
+    judge_epochs(study, *adam, ("loss",))
     judge_final(study, everything.test, final["SGD 0.01"], final_peers.get("SGD 0.01", {}))
     draw_reconstructions(study, images, {**final, "SGD 0.1": holdout["SGD 0.1"]})
     draw_losses(study, held.splits["validation"], everything.test, holdout, final)
@@ -136,7 +142,8 @@ def add_rows(
             published=published.get(optimizer),
             peer=theirs.min(axis=1),
             peer_tolerance=TOLERANCE if one_fate else None,
-            note=f"failed: {counted(failed)}" + (f", PyTorch {counted(failed_there)}" if len(theirs) else ""),
+            note=f"{DIGITS_ONLY}; failed: {counted(failed)}"
+            + (f", PyTorch {counted(failed_there)}" if len(theirs) else ""),
         )
 
 
@@ -165,8 +172,8 @@ def judge_holdout(study: Study, runs: dict[str, Arrays]) -> None:
     study.claim(
         "SGD 0.01 has the smallest validation loss (22.67, Adam 23.9)",
         is_lower(sgd - adam),
-        f"{with_error(sgd, '.2f')} against {with_error(adam, '.2f')}, lower for {counted(sgd < adam)} seeds; "
-        f"difference {with_error(sgd - adam, '+.2f')} (two standard errors asked for)",
+        f"{with_error(sgd)} against {with_error(adam)}, lower for {counted(sgd < adam)} seeds; difference "
+        f"{with_error(sgd - adam, sign=True)} (two standard errors asked for)",
     )
 
 
@@ -204,25 +211,24 @@ def draw_losses(
     """Loss curves, with the constant images that a decoder should beat."""
     solid: dict[str, dict[str, np.ndarray]] = {}
     dashed: dict[str, dict[str, np.ndarray]] = {}
+    levels: dict[str, dict[str, float]] = {}
     for title, runs, where, split in (
         ("hold-out, validation loss", holdout, "val", validation),
         ("final, test loss", final, "test", test),
     ):
         solid[title] = {optimizer: found[f"{where}_loss"] for optimizer, found in runs.items()}
         dashed[title] = {optimizer: found["train_loss"] for optimizer, found in runs.items()}
-        epochs = runs["SGD 0.01"]["train_loss"].shape[1]
-        constants = zip(("best constant", "black image"), constant_losses(split), strict=True)
-        solid[title] |= {name: np.full(epochs, loss) for name, loss in constants}
+        levels[title] = dict(zip(("best constant", "black image"), constant_losses(split), strict=True))
     study.figure(
         "losses",
-        draw_lines(solid, "squared error an image", dashed=dashed, solid_means="validation or test"),
+        draw_lines(solid, "squared error an image", dashed=dashed, solid_means="validation or test", levels=levels),
         "Loss over epochs, and that of two constant images. Training losses are running means over the epoch.",
     )
 
 
 def draw_images(rows: dict[str, np.ndarray]) -> Figure:
     """Rows of images, named at the left."""
-    with style():
+    with figure_style():
         columns = len(next(iter(rows.values())))
         side = (COLUMN - 0.7) / columns
         figure = new_figure(COLUMN, side * len(rows))

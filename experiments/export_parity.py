@@ -11,6 +11,9 @@ Found: the arg max agrees on every image that is no near-tie; see results/export
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
+from importlib.metadata import version
 from pathlib import Path
 
 import export
@@ -32,19 +35,23 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="drawn digits, one epoch")
     options = parser.parse_args(arguments)
 
-    sections = []
+    sections, tables = [], []
     for dataset, name, sizes, recipe in RUNS:
         data = fv.data.load("glyphs", limit=500) if options.quick else fv.data.load(dataset, raw_dir=options.raw_dir)
         if options.quick:
             recipe = fv.Recipe(optimizer=recipe.optimizer, learning_rate=recipe.learning_rate, batch_size=32, epochs=1)
         model = fv.models.create(name, init="torch", **sizes)
         table = export.compare(fv.fit(model, data, recipe).model, data)
+        tables.append(dataclasses.asdict(table))
         sections.append(f"## {name} on {data.name}\n\n{table.markdown()}")
         print(sections[-1])
 
     options.out.mkdir(parents=True, exist_ok=True)
     command = "python experiments/export_parity.py" + (" --quick" if options.quick else "")
-    about = f"Command: `{command}`; seed 0; {device()}; {', '.join(f'{k} {v}' for k, v in versions().items())}."
+    packages = versions() | {package: version(package) for package in ("torch", "onnx", "onnxruntime", "keras")}
+    about = f"Command: `{command}`; seed 0; {device()}; {', '.join(f'{k} {v}' for k, v in packages.items())}."
+    record = {"command": command, "seed": 0, "device": device(), "versions": packages, "tables": tables}
+    (options.out / "results.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     text = "\n".join(["# One model in four runtimes\n", *sections, about, ""])
     (options.out / "README.md").write_text(text, encoding="utf-8")
 

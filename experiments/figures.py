@@ -7,12 +7,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flaxvision.report.labels import End, label_ends
-from flaxvision.report.style import COLUMN, PAGE, colors, new_figure, plain_logarithmic, style
+from flaxvision.report import (
+    COLUMN,
+    FAINT,
+    INK,
+    PAGE,
+    End,
+    colors,
+    figure_style,
+    label_ends,
+    new_figure,
+    plain_logarithmic,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+DASHES = (0, (2.5, 1.5))
 
 
 def draw_lines(
@@ -24,10 +36,13 @@ def draw_lines(
     dashed: Mapping[str, Mapping[str, np.ndarray]] | None = None,
     dashed_means: str = "train",
     solid_means: str = "test",
+    levels: Mapping[str, Mapping[str, float]] | None = None,
+    each: bool = False,
     log: bool = False,
     heading: str = "",
     limits: tuple[float, float] | None = None,
     columns: int = 2,
+    height: float = 2.3,
 ) -> Figure:
     """Lines with bands of one standard deviation over seeds, named at their ends; a panel a key of `panels`.
 
@@ -40,10 +55,13 @@ def draw_lines(
         dashed: Lines of the same names and colours, drawn dashed.
         dashed_means: What dashed lines are, for the key above the panels.
         solid_means: What solid lines are.
+        levels: Title -> {name: value} of thin grey lines from side to side.
+        each: Whether to draw a line a seed in place of mean and band.
         log: Whether the vertical axis is logarithmic.
         heading: A word above the names.
         limits: Of the vertical axis.
         columns: Panels side by side.
+        height: Of a panel, in inches.
     """
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
@@ -51,54 +69,61 @@ def draw_lines(
 
     names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
     color_of = dict(zip(names, colors(names), strict=True))
-    several = any(np.ndim(v) == 2 and len(v) > 1 for lines in panels.values() for v in lines.values())
-    with style():
+    several = not each and any(np.ndim(v) == 2 and len(v) > 1 for lines in panels.values() for v in lines.values())
+    with figure_style():
         columns = min(len(panels), columns)
         rows = -(-len(panels) // columns)
-        figure = new_figure(COLUMN if columns == 1 else PAGE, 2.3 * rows + 0.2)
+        figure = new_figure(COLUMN if columns == 1 else PAGE, height * rows + 0.2)
         grid = list(figure.subplots(rows, columns, squeeze=False, sharey=limits is not None).flat)
         for axes in grid[len(panels) :]:
             axes.remove()
         ends: list[tuple[Axes, list[End]]] = []
         for axes, (title, lines) in zip(grid, panels.items(), strict=False):
+            axes.set_yscale("log" if log else "linear")
             for name, values in ((dashed or {}).get(title) or {}).items():
-                _band(axes, x, values, color_of.get(name, "#222222"), linestyle=(0, (2.5, 1.5)), linewidth=0.9)
+                _draw_line(axes, x, values, color_of.get(name, INK), each, linestyle=DASHES, linewidth=0.9)
             panel = [
-                End(*_band(axes, x, values, color_of[name]), name if len(lines) > 1 or name else "", color_of[name])
+                End(*_draw_line(axes, x, values, color_of[name], each), name, color_of[name])
                 for name, values in lines.items()
             ]
+            for name, value in ((levels or {}).get(title) or {}).items():
+                axes.axhline(value, color=FAINT, linewidth=0.6, zorder=1)
+                panel.append(End(panel[0].x, value, name, FAINT))
             axes.set_title(title, loc="left")
-            axes.set_xlabel(xlabel)
+            if len(ends) >= len(panels) - columns:  # nothing below it
+                axes.set_xlabel(xlabel)
             axes.grid(axis="y")
             axes.margins(x=0)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
-            if log:
-                axes.set_yscale("log")
             if limits:
                 axes.set_ylim(limits)
             if log:  # its ticks depend on the limits
                 plain_logarithmic(axes.yaxis)
-            ends.append((axes, panel if any(end.text for end in panel) else []))
+            ends.append((axes, [end for end in panel if end.text]))
         grid[0].set_ylabel(ylabel)
         handles: list[Any] = []
         if dashed:
-            gray = {"color": "#6b6b6b"}
             handles = [
-                Line2D([], [], label=solid_means, **gray),
-                Line2D([], [], label=dashed_means, linestyle=(0, (2.5, 1.5)), linewidth=0.9, **gray),
+                Line2D([], [], label=solid_means, color=FAINT),
+                Line2D([], [], label=dashed_means, color=FAINT, linestyle=DASHES, linewidth=0.9),
             ]
         if several:
-            handles.append(Patch(color="#6b6b6b", alpha=0.25, linewidth=0, label="± std over seeds"))
+            handles.append(Patch(color=FAINT, alpha=0.25, linewidth=0, label="± std over seeds"))
         if handles:
             figure.legend(handles=handles, loc="outside upper left", ncols=len(handles))
         label_ends(ends, heading)
     return figure
 
 
-def _band(axes: Axes, x: np.ndarray | None, values: np.ndarray, color: str, **look: Any) -> tuple[float, float]:
-    """Draw one line and its band; returns where it ends."""
+def _draw_line(
+    axes: Axes, x: np.ndarray | None, values: np.ndarray, color: str, each: bool, **look: Any
+) -> tuple[float, float]:
+    """Draw a mean and its band, or `each` seed; returns where the mean, or the middle seed, ends."""
     rows = np.atleast_2d(np.asarray(values, float))
     places = np.arange(1, rows.shape[1] + 1) if x is None else np.asarray(x)[: rows.shape[1]]
+    if each:
+        axes.plot(places, rows.T, color=color, **{"linewidth": 0.8, **look})
+        return float(places[-1]), float(np.sort(rows[:, -1])[len(rows) // 2])
     mean = rows.mean(axis=0)
     axes.plot(places, mean, color=color, **look)
     if len(rows) > 1:
@@ -111,15 +136,16 @@ def _band(axes: Axes, x: np.ndarray | None, values: np.ndarray, color: str, **lo
 
 
 def draw_confusions(matrices: Mapping[str, np.ndarray], classes: Sequence[str]) -> Figure:
-    """Confusion matrices side by side, rows true and columns predicted, the errors in colour."""
-    with style():
+    """Confusion matrices, two side by side, rows true and columns predicted, the errors in colour."""
+    with figure_style():
         few = len(classes) <= 12
-        width = COLUMN if len(matrices) == 1 else PAGE
-        figure = new_figure(width, width / len(matrices) + 0.25)
+        columns, rows = min(len(matrices), 2), -(-len(matrices) // 2)
+        figure = new_figure(COLUMN if columns == 1 else PAGE, rows * (COLUMN + 0.25))
         most = max(1, max(int((m * ~np.eye(len(m), dtype=bool)).max()) for m in matrices.values()))
-        for axes, (title, matrix) in zip(
-            figure.subplots(1, len(matrices), squeeze=False).flat, matrices.items(), strict=True
-        ):
+        grid = list(figure.subplots(rows, columns, squeeze=False).flat)
+        for axes in grid[len(matrices) :]:
+            axes.remove()
+        for axes, (title, matrix) in zip(grid, matrices.items(), strict=False):
             diagonal = np.eye(len(matrix), dtype=bool)
             axes.imshow(np.where(diagonal, np.nan, matrix), cmap="Oranges", vmin=0, vmax=most)
             axes.set_xticks(range(len(classes)), classes, rotation=90 if max(map(len, classes)) > 2 else 0)
@@ -131,6 +157,6 @@ def draw_confusions(matrices: Mapping[str, np.ndarray], classes: Sequence[str]) 
             for i, row in enumerate(matrix if few else ()):
                 for j, count in enumerate(row):
                     if count:
-                        color = "#6b6b6b" if i == j else "white" if count > 0.6 * most else "#222222"
+                        color = FAINT if i == j else "white" if count > 0.6 * most else INK
                         axes.text(j, i, f"{int(count)}", ha="center", va="center", fontsize=5.5, color=color)
     return figure

@@ -4,10 +4,10 @@
 
 Trains the report's two networks on MNIST with its recipe (SGD 0.1, batch 128, 10 epochs), three seeds each: in Flax
 with PyTorch's and with Keras's default initialisation, in PyTorch, and (the unpadded one, as the report) in Keras on
-the JAX backend. Then takes the difference apart: (1) one network, one start, one order of batches in two frameworks;
-(2) one network, two initialisations; (3) two networks. About an hour on 2 CPU cores (estimated; `--epochs 2` a fifth of
-that); finished runs are kept in runs/framework_parity, so that an interrupted experiment goes on. `--quick` takes drawn
-digits and linear networks.
+the JAX backend. Then takes the difference apart: (1) one network, one start, one order of batches in all frameworks;
+(2) one network, two initialisations; (3) two networks. Some 80 minutes on 2 CPU cores (estimated; `--epochs 2` a fifth
+of that); finished runs are kept in runs/framework_parity, so that an interrupted experiment goes on. `--quick` takes
+made data, seconds, and linear networks.
 
 Not run in full yet: no results are committed.
 """
@@ -24,7 +24,7 @@ import common
 import figures
 import numpy as np
 from common import Study
-from effects import Effect, Size, by_seed, draw_effects, explains
+from effects import Effect, Size, by_seed, draw_effects
 from flax import nnx
 from frameworks import (
     FLAX_KERAS,
@@ -32,7 +32,8 @@ from frameworks import (
     KERAS,
     NETWORKS,
     PADDED,
-    SAME_START,
+    SAME_KERAS,
+    SAME_TORCH,
     TORCH,
     UNPADDED,
     Cell,
@@ -45,6 +46,7 @@ from frameworks import (
 
 import export
 import flaxvision as fv
+from flaxvision.report import OKABE_ITO
 
 NAME = "framework_parity"
 METRICS = {  # metric -> (name, scale, unit)
@@ -80,21 +82,29 @@ def cells_of(names: Iterable[str], networks: Iterable[str]) -> tuple[Cell, ...]:
 
 FLAX_TORCH_BOTH, FLAX_KERAS_BOTH = cells_of([FLAX_TORCH], NETWORKS), cells_of([FLAX_KERAS], NETWORKS)
 FLAX_PADDED, FLAX_UNPADDED = (cells_of([FLAX_TORCH, FLAX_KERAS], [network]) for network in NETWORKS)
-NUMERICS = Effect(
-    "(1) One start and order: PyTorch - Flax", ((SAME_START, UNPADDED),), ((FLAX_TORCH, UNPADDED),), paired=True
+NUMERICS, TORCH_NUMERICS, KERAS_NUMERICS = (
+    Effect(f"(1) One start and order: |{names}|", ((one, UNPADDED),), ((other, UNPADDED),), paired=True)
+    for names, one, other in (
+        ("Keras − PyTorch", SAME_KERAS, SAME_TORCH),
+        ("PyTorch − Flax", SAME_TORCH, FLAX_TORCH),
+        ("Keras − Flax", SAME_KERAS, FLAX_TORCH),
+    )
 )
-INITIALISATION = Effect("(2) Initialisation in Flax: Keras's - PyTorch's", FLAX_KERAS_BOTH, FLAX_TORCH_BOTH)
-NETWORK = Effect("(3) Network in Flax: unpadded - padded", FLAX_UNPADDED, FLAX_PADDED)
+INITIALISATION = Effect("(2) Initialisation in Flax: Keras's − PyTorch's", FLAX_KERAS_BOTH, FLAX_TORCH_BOTH)
+NETWORK = Effect("(3) Network in Flax: unpadded − padded", FLAX_UNPADDED, FLAX_PADDED)
+CAUSES = {"the two networks": NETWORK, "default initialisation": INITIALISATION, "numerics": NUMERICS}
 EFFECTS = (
     NUMERICS,
+    TORCH_NUMERICS,
+    KERAS_NUMERICS,
     INITIALISATION,
-    Effect("(2) Unpadded, own defaults: Keras - PyTorch", ((KERAS, UNPADDED),), ((TORCH, UNPADDED),)),
+    Effect("(2) Unpadded, own defaults: Keras − PyTorch", ((KERAS, UNPADDED),), ((TORCH, UNPADDED),)),
     NETWORK,
-    Effect("(3) As published: Keras - PyTorch", ((KERAS, UNPADDED),), ((TORCH, PADDED),)),
-    Effect("Framework alone: PyTorch - Flax", cells_of([TORCH], NETWORKS), FLAX_TORCH_BOTH),
-    Effect("Framework alone: Keras - Flax", ((KERAS, UNPADDED),), ((FLAX_KERAS, UNPADDED),)),
+    Effect("(3) As published: Keras − PyTorch", ((KERAS, UNPADDED),), ((TORCH, PADDED),)),
+    Effect("Framework alone: PyTorch − Flax", cells_of([TORCH], NETWORKS), FLAX_TORCH_BOTH),
+    Effect("Framework alone: Keras − Flax", ((KERAS, UNPADDED),), ((FLAX_KERAS, UNPADDED),)),
 )
-GAP_NAME = "Published: TensorFlow - PyTorch"
+GAP_NAME = "Published: TensorFlow − PyTorch"
 GAP = {"test_top1": 99.13 - 98.93, "train_top1": 99.65 - 99.28, "train_loss": 0.0125 - 0.0228}
 
 
@@ -119,10 +129,10 @@ def main(arguments: list[str] | None = None) -> None:
     graphs = time_graphs(data, recipe, create(data, name, sizes, init="torch"), steps=2 if quick else 20)
 
     compare_with_published(study, cells)
+    verdicts = judge_gap(study, cells)
+    answer(study, cells, verdicts, judge_graphs(study, trajectory, graphs))
     tabulate_cells(study, cells)
     tabulate_effects(study, cells)
-    judge_gap(study, cells)
-    judge_graphs(study, trajectory, graphs)
     judge_accuracies(study, cells, data)
     draw_figures(study, cells, trajectory, data.classes)
     print(study.write())
@@ -166,16 +176,15 @@ def last(cells: Cells, metric: str) -> dict[Cell, np.ndarray]:
 def tabulate_cells(study: Study, cells: Cells) -> None:
     """The report's table 1 for every cell."""
 
-    def spread(metric: str, values: np.ndarray) -> str:
-        unit = METRICS[metric][2]
-        std = f" ± {common.number(float(values.std(ddof=1)), unit)}" if len(values) > 1 else ""
-        return common.number(float(values.mean()), unit) + std
-
     study.table(
         "After the last epoch",
         ("framework", "network", *(f"{label} {unit}".strip() for label, _, unit in METRICS.values()), "s an epoch"),
         [
-            (*cell, *(spread(m, last(cells, m)[cell]) for m in METRICS), f"{seconds_an_epoch(runs).mean():.1f}")
+            (
+                *cell,
+                *(common.mean_std(last(cells, metric)[cell], unit) for metric, (_, _, unit) in METRICS.items()),
+                f"{seconds_an_epoch(runs).mean():.1f}",
+            )
             for cell, runs in cells.items()
         ],
         "Mean and standard deviation over seeds; training values are running ones, as both frameworks print them.",
@@ -185,16 +194,16 @@ def tabulate_cells(study: Study, cells: Cells) -> None:
 # The difference, taken apart.
 
 
-def words(metric: str, difference: float, half: float | None = None) -> str:
+def words(metric: str, difference: float, half: float = np.nan, sign: bool = True) -> str:
     """A difference, with half of its interval and its unit."""
     unit = METRICS[metric][2]
-    interval = "" if half is None else f" ± {common.number(half, unit)}"
-    return f"{common.number(difference, unit, sign=True)}{interval}{' points' if unit else ''}"
+    shown = common.plus_minus(difference, half, unit, sign)
+    return f"{shown}{' points' if unit else ''}"
 
 
-def listed(differences: dict[str, tuple]) -> str:
+def listed(differences: dict[str, tuple], sign: bool = True) -> str:
     """Differences in several metrics, in words."""
-    return "; ".join(f"{METRICS[metric][0]} {words(metric, *size)}" for metric, size in differences.items())
+    return "; ".join(f"{METRICS[metric][0]} {words(metric, *size, sign=sign)}" for metric, size in differences.items())
 
 
 def sizes_of(effect: Effect, cells: Cells) -> dict[str, Size]:
@@ -208,73 +217,96 @@ def seed_pairs(cells: Cells) -> dict[str, tuple[float]]:
 
 def tabulate_effects(study: Study, cells: Cells) -> None:
     """The size of each effect, below the published gap."""
-    rows = [(GAP_NAME, {metric: (gap,) for metric, gap in GAP.items()})]
-    rows += [(effect.name, sizes_of(effect, cells)) for effect in EFFECTS]
-    rows.append(("95 % of pairs of seeds: at most", seed_pairs(cells)))
+    rows = [(GAP_NAME, {metric: (gap,) for metric, gap in GAP.items()}, True)]
+    rows += [(effect.name, sizes_of(effect, cells), not effect.paired) for effect in EFFECTS]
+    rows.append(("95 % of pairs of seeds: at most", seed_pairs(cells), False))
     study.table(
         "The difference, taken apart",
         ("effect", *(METRICS[metric][0] for metric in GAP)),
-        [(name, *(words(metric, *size) for metric, size in sizes.items())) for name, sizes in rows],
-        "Differences of means after the last epoch, with 95 % confidence intervals.",
+        [(name, *(words(metric, *size, sign=sign) for metric, size in sizes.items())) for name, sizes, sign in rows],
+        "Differences of means after the last epoch, with 95 % confidence intervals; in (1), where the runs of a seed "
+        "belong together, the mean of their absolute differences.",
     )
 
 
-def judge_gap(study: Study, cells: Cells) -> None:
-    """The report's causes, and the one that it did not see; a cause must make at least half of each gap."""
-    gaps = listed({metric: (gap,) for metric, gap in GAP.items()})
-
-    def judged(effect: Effect) -> tuple[str, str]:
-        sizes = sizes_of(effect, cells)
-        verdicts = {explains(size, GAP[metric]) for metric, size in sizes.items()}
-        return next(v for v in ("not supported", "not decided", "supported") if v in verdicts), listed(sizes)
-
-    verdict, sizes = judged(NETWORK)
+def judge_gap(study: Study, cells: Cells) -> dict[str, str]:
+    """The report's causes, and the one that it did not see: a verdict each; it must make at least half of each gap."""
     study.claim(
         "both frameworks train the same network",
         "supported" if len(set(PARAMETERS.values())) == 1 else "not supported",
         f"{PARAMETERS[PADDED]:,} parameters in PyTorch, {PARAMETERS[UNPADDED]:,} in Keras, which does not pad (and "
-        f"has, as assumed, a ReLU more). In Flax, unpadded less padded: {sizes}. That this makes at least half of each "
-        f"published gap ({gaps}): {verdict}",
+        "has, as assumed, a ReLU more)",
     )
-    for cause, effect in (("default initialisation", INITIALISATION), ("numerics", NUMERICS)):
-        verdict, sizes = judged(effect)
-        study.claim(
-            f"the gap comes from {cause}", verdict, f"{effect.name[4:]}: {sizes}; it must make half of each gap"
-        )
+    gaps = listed({metric: (gap,) for metric, gap in GAP.items()})
+    verdicts = {}
+    for cause, effect in CAUSES.items():
+        parts = {effect.explains(last(cells, metric), gap) for metric, gap in GAP.items()}
+        verdicts[cause] = next(v for v in ("not supported", "not decided", "supported") if v in parts)
+        sizes = listed(sizes_of(effect, cells), sign=not effect.paired)
+        evidence = f"{effect.name[4:]}: {sizes}; it must make half of each gap ({gaps})"
+        study.claim(f"the gap comes from {cause}", verdicts[cause], evidence)
     pairs = seed_pairs(cells)
-    most = listed(pairs).replace("+", "")
     enough = all(abs(gap) <= pairs[metric][0] for metric, gap in GAP.items())
     known = all(np.isfinite(pairs[metric][0]) for metric in GAP)
+    verdicts["random seeds"] = "not decided" if not known else "supported" if enough else "not supported"
     study.claim(
         "the gap comes from random seeds",
-        "not decided" if not known else "supported" if enough else "not supported",
-        f"95 % of pairs of seeds differ by at most: {most}; it must be as much as the gap",
+        verdicts["random seeds"],
+        f"95 % of pairs of seeds differ by at most: {listed(pairs, sign=False)}; it must be as much as the gap",
     )
-    text = f"""
-The report trained two networks in two frameworks, and its gap is: {gaps}.
+    return verdicts
 
-- With one network, one start and one order of batches, PyTorch less Flax: {listed(sizes_of(NUMERICS, cells))}.
+
+def answer(study: Study, cells: Cells, verdicts: dict[str, str], graphs: str) -> None:
+    """The report's question, answered from the verdicts, and the sizes that they rest on."""
+
+    def causes(wanted: str) -> str:
+        return " and ".join(cause for cause, verdict in verdicts.items() if verdict == wanted)
+
+    def half_of(metric: str) -> str:
+        values = last(cells, metric)
+        found = [c for c, effect in CAUSES.items() if effect.explains(values, GAP[metric]) == "supported"]
+        return f"in {METRICS[metric][0]}: {' and '.join(found) or 'nothing'}"
+
+    made, open_, pairs = causes("supported"), causes("not decided"), seed_pairs(cells)
+    plain = f"The gap comes from {made}." if made else "No single cause is shown to make half of each gap."
+    plain += f" Shown to make half or more of the gap {'; '.join(half_of(metric) for metric in GAP)}."
+    plain += f" Not decided: {open_}." if open_ else ""
+    apart, gap = pairs["test_top1"][0], abs(GAP["test_top1"])
+    if np.isfinite(apart):
+        plain += f" One run each {'can' if apart < gap else 'cannot'} tell the frameworks apart: two seeds of one and "
+        plain += f"the same training differ by up to {words('test_top1', apart, sign=False)} of test accuracy, the gap "
+        plain += f"is {gap:.2f}."
+    if graphs == "not supported":
+        plain += " Static and dynamic graphs compute the same, at another speed."
+    text = f"""
+{plain}
+
+The report trained two networks in two frameworks, and its gap is: {listed({m: (gap,) for m, gap in GAP.items()})}.
+
+- With one network, one start and one order of batches, |Keras − PyTorch|: {listed(sizes_of(NUMERICS, cells), False)}.
 - With one network in one framework, Keras's initialisation less PyTorch's: {listed(sizes_of(INITIALISATION, cells))}.
 - In one framework, the unpadded network less the padded one: {listed(sizes_of(NETWORK, cells))}.
-- Two seeds of one and the same training differ by at most (95 % of pairs): {most}.
-- A static graph computes what a dynamic one computes, and only its speed differs. Which framework is easier is a matter
-  of taste: no run decides it.
+- Two seeds of one and the same training differ by at most (95 % of pairs): {listed(pairs, sign=False)}.
+- Which framework is easier is a matter of taste: no run decides it.
 """
     study.text("The answer", text)
 
 
-def judge_graphs(study: Study, trajectory: export.Trajectory, graphs: dict[str, tuple]) -> None:
+def judge_graphs(study: Study, trajectory: export.Trajectory, graphs: dict[str, tuple]) -> str:
     """Static against dynamic graphs: the same numbers, at another speed."""
     (static, fast), (dynamic, slow) = graphs["static"], graphs["dynamic"]
     apart = float(np.abs(static / dynamic - 1).max())
     single, double = (trajectory.parting(precision).largest for precision in ("float32", "float64"))
+    verdict = "not supported" if double < 1e-9 and apart < 1e-4 else "not decided"
     study.claim(
         "static and dynamic graphs learn differently",
-        "not supported" if double < 1e-9 and apart < 1e-4 else "not decided",
+        verdict,
         f"from one start, {len(trajectory.losses['flax', 'float64'])} losses of a compiled graph (JAX) and of a "
         f"dynamic one (PyTorch) differ by {double:.0e} in float64 and {single:.0e} in float32; {len(static)} of JAX "
         f"compiled and op by op by {apart:.0e}, at {fast:.0f} and {slow:.0f} ms a step: the graph changes the speed",
     )
+    return verdict
 
 
 def judge_accuracies(study: Study, cells: Cells, data: fv.data.Dataset) -> None:
@@ -313,7 +345,9 @@ def draw_figures(study: Study, cells: Cells, trajectory: export.Trajectory, clas
     def curves(metric: str, scale: float) -> dict[str, dict[str, np.ndarray]]:
         return {
             f"{network.capitalize()}, {count:,} parameters": {
-                name: scale * runs[metric] for (name, of), runs in cells.items() if of == network and name != SAME_START
+                name: scale * runs[metric]
+                for (name, of), runs in cells.items()
+                if of == network and name not in (SAME_TORCH, SAME_KERAS)
             }
             for network, count in PARAMETERS.items()
         }
@@ -332,12 +366,16 @@ def draw_figures(study: Study, cells: Cells, trajectory: export.Trajectory, clas
         study.figure(name, figure, f"The {name} of every framework and initialisation over epochs.")
 
     runs = cells[FLAX_TORCH, PADDED]
-    panels = {
-        title: {c: 100 * runs[f"{split}_per_class"].mean(axis=0)[:, i] for i, c in enumerate(classes)}
-        for title, split in (("Training images (as the report)", "train"), ("Test images", "test"))
-    }
-    figure = figures.draw_lines(panels, "accuracy (%)", heading="digit", limits=limits(panels))
-    study.figure("classes", figure, f"Accuracy of each class over epochs: {FLAX_TORCH}, padded, mean over seeds.")
+    training, test = (
+        {f"digit {c}": {"": 100 * runs[f"{split}_per_class"][..., i]} for i, c in enumerate(classes)}
+        for split in ("train", "test")
+    )
+    look = {"limits": limits(training, test), "columns": 5, "height": 1.5}
+    figure = figures.draw_lines(test, "accuracy (%)", dashed=training, dashed_means="training (running)", **look)
+    for axes, share in zip(figure.axes, PER_CLASS, strict=False):
+        axes.plot(10, 100 * share, "D", ms=3.5, color=OKABE_ITO[1], clip_on=False, zorder=4)
+    caption = f"Accuracy of each class over epochs: {FLAX_TORCH}, padded. Diamonds: the report, on training images."
+    study.figure("classes", figure, caption)
 
     measures = {"test accuracy (points)": "test_top1", "training loss": "train_loss"}
     shown = {title: (last(cells, metric), GAP[metric]) for title, metric in measures.items()}
@@ -345,7 +383,7 @@ def draw_figures(study: Study, cells: Cells, trajectory: export.Trajectory, clas
         "effects",
         draw_effects(EFFECTS, shown, GAP_NAME),
         "Effects after the last epoch with 95 % intervals, below the published gap. In the band lie 95 % of pairs of "
-        "runs that differ in their seeds alone.",
+        "runs that differ in their seeds alone. In (1) they are absolute differences.",
     )
 
     names = {("flax", "float32"): "Flax", ("torch again", "float32"): "PyTorch reordered"}
@@ -360,7 +398,8 @@ def draw_figures(study: Study, cells: Cells, trajectory: export.Trajectory, clas
         "trajectories",
         figure,
         "The unpadded network from one start in one order, against PyTorch: in float32 rounding grows, between "
-        "frameworks as between two orders of summation in PyTorch; in float64 there is next to none.",
+        "frameworks as between two orders of summation in PyTorch; in float64 there is next to none. Equal losses are "
+        "drawn at the bottom.",
     )
 
 

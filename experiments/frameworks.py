@@ -18,12 +18,12 @@ from flax import nnx
 
 import export
 import flaxvision as fv
-from flaxvision.training.batches import epoch_order
+from flaxvision.training import epoch_order
 
 PADDED, UNPADDED = "padded", "unpadded"
 NETWORKS = {PADDED: ("wide_cnn", {"padding": "SAME"}), UNPADDED: ("wide_cnn", {"padding": "VALID"})}
 FLAX_TORCH, FLAX_KERAS, TORCH, KERAS = "Flax, torch init", "Flax, keras init", "PyTorch", "Keras"
-SAME_START = "PyTorch, Flax's start and order"
+SAME_TORCH, SAME_KERAS = "PyTorch, Flax's start and order", "Keras, Flax's start and order"
 
 Cell = tuple[str, str]  # (framework and initialisation, network)
 Cells = dict[Cell, dict[str, np.ndarray]]  # what the runs of a cell left, stacked: (seeds, ...)
@@ -53,9 +53,10 @@ def train_cells(options: Options, data: fv.data.Dataset, recipe: fv.Recipe) -> C
             train((cell, network), lambda run, n=name, s=sizes, i=init: train_flax(data, run, n, s, i))
     for network, (name, sizes) in networks.items():
         train((TORCH, network), lambda run, n=name, s=sizes: peers.train_torch(n, data, run, **s))
-    train((SAME_START, UNPADDED), lambda run: train_torch_as_flax(data, run, *networks[UNPADDED]))
+    train((SAME_TORCH, UNPADDED), lambda run: train_torch_as_flax(data, run, *networks[UNPADDED]))
     seeds = 1 if options.quick else options.seeds  # Keras is slow to start
     train((KERAS, UNPADDED), lambda run: peers.train_keras(data, run), seeds)
+    train((SAME_KERAS, UNPADDED), lambda run: train_keras_as_flax(data, run), seeds)
     return cells
 
 
@@ -78,9 +79,21 @@ def train_torch_as_flax(
     """PyTorch from the initial weights, and in the order of batches, of Flax's run with the same seed."""
     model = create(data, name, sizes, init="torch", seed=recipe.seed)
     weights = {key: tensor.numpy() for key, tensor in export.to_torch(model).state_dict().items()}
+    return peers.train_torch(name, data, recipe, weights=weights, orders=orders_of(data, recipe), **sizes)
+
+
+def train_keras_as_flax(data: fv.data.Dataset, recipe: fv.Recipe) -> dict[str, np.ndarray]:
+    """The same in Keras, with the unpadded network."""
+    name, sizes = NETWORKS[UNPADDED]
+    twin = export.to_keras(create(data, name, sizes, init="torch", seed=recipe.seed))
+    weights = [np.asarray(variable.value) for variable in twin.weights]
+    return peers.train_keras(data, recipe, weights=weights, orders=orders_of(data, recipe))
+
+
+def orders_of(data: fv.data.Dataset, recipe: fv.Recipe) -> np.ndarray:
+    """The order of the examples in every epoch of Flax's run, (epochs, examples)."""
     seed, examples = np.uint32(recipe.seed), len(data.train)
-    orders = np.stack([epoch_order(seed, np.uint32(epoch), examples) for epoch in range(int(recipe.epochs))])
-    return peers.train_torch(name, data, recipe, weights=weights, orders=orders, **sizes)
+    return np.stack([epoch_order(seed, np.uint32(epoch), examples) for epoch in range(int(recipe.epochs))])
 
 
 def time_graphs(data: fv.data.Dataset, recipe: fv.Recipe, model: fv.layers.Chain, steps: int) -> dict[str, tuple]:

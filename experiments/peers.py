@@ -159,20 +159,30 @@ def _top(output: Any, labels: Any, k: int) -> float:
     return float((output.topk(min(k, output.shape[1]), 1).indices == labels[:, None]).any(1).sum())
 
 
-def train_keras(dataset: fv.data.Dataset, recipe: fv.Recipe) -> dict[str, np.ndarray]:
+def train_keras(
+    dataset: fv.data.Dataset,
+    recipe: fv.Recipe,
+    *,
+    weights: list[np.ndarray] | None = None,
+    orders: np.ndarray | None = None,
+) -> dict[str, np.ndarray]:
     """Train report A's Keras network with Keras on JAX, with Keras's own initialisation from `recipe.seed`.
 
     Args:
         dataset: What to train and evaluate on.
         recipe: SGD without momentum; the rate, batch size, epochs and seed are read.
+        weights: Arrays that replace the initial ones, in the order of Keras's `weights`.
+        orders: The order of the examples in every epoch, (epochs, examples), in place of Keras's own.
 
     Returns:
         "train_loss", "train_top1" (running, in training mode), "test_loss", "test_top1", a value an epoch; "seconds".
     """
-    return _process("keras").submit(_train_keras, dataset, recipe).result()
+    return _process("keras").submit(_train_keras, dataset, recipe, weights, orders).result()
 
 
-def _train_keras(dataset: fv.data.Dataset, recipe: fv.Recipe) -> dict[str, np.ndarray]:
+def _train_keras(
+    dataset: fv.data.Dataset, recipe: fv.Recipe, weights: list[np.ndarray] | None, orders: np.ndarray | None
+) -> dict[str, np.ndarray]:
     os.environ["KERAS_BACKEND"] = "jax"  # read when Keras is imported
     import jax
     import keras
@@ -198,10 +208,15 @@ def _train_keras(dataset: fv.data.Dataset, recipe: fv.Recipe) -> dict[str, np.nd
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
+    if weights is not None:
+        model.set_weights(weights)
     train, test = ((split.images.astype("float32") / 255, split.labels) for split in (dataset.train, dataset.test))
+    fit = functools.partial(model.fit, batch_size=recipe.batch_size, validation_data=test, verbose=0)
     began = time.perf_counter()
-    epochs = int(recipe.epochs or 10)
-    found = model.fit(*train, recipe.batch_size, epochs, validation_data=test, verbose=0).history
+    if orders is None:
+        found = [fit(*train, epochs=int(recipe.epochs or 10)).history]
+    else:
+        found = [fit(*(part[order] for part in train), shuffle=False).history for order in orders]
     names = {"train_loss": "loss", "train_top1": "accuracy", "test_loss": "val_loss", "test_top1": "val_accuracy"}
-    arrays = {ours: np.asarray(found[theirs]) for ours, theirs in names.items()}
+    arrays = {ours: np.concatenate([part[theirs] for part in found]) for ours, theirs in names.items()}
     return arrays | {"seconds": np.asarray(time.perf_counter() - began)}

@@ -11,7 +11,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from common import RESULTS, Row, markdown_table, rows_markdown
+from common import RESULTS, Row, claims_markdown, rows_markdown
 
 REPORTS = {
     "A": "One CNN in two frameworks (MNIST)",
@@ -35,26 +35,30 @@ def main(arguments: list[str] | None = None) -> None:
     folder = parser.parse_args(arguments).results
     records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*/results.json"))]
     records = [record for record in records if record.get("report", "")[:1] in REPORTS]
-    rows = [row for record in records for row in record["rows"] if row["verdict"]]
-    within = sum(row["verdict"] == "within" for row in rows)
+    records.sort(key=lambda record: (record["report"], record["name"]))
+    judged = [row for record in records for row in record["rows"] if row["verdict"]]
+    counts = [[row["verdict"] for row in judged if (row["tolerance"] == 0) == exact] for exact in (True, False)]
+    exact, measured = (f"{verdicts.count('within')} of {len(verdicts)}" for verdicts in counts)
     parts = [
         "# The five reports, reproduced\n",
-        f"{within} of {len(rows)} compared numbers are within their tolerance. Written by `python "
-        "experiments/summarize.py` from each experiment's results.json; follow a title for its figures and evidence.\n",
+        f"{exact} parameter counts are equal, and {measured} measured numbers that have a tolerance are within it. "
+        "Written by `python experiments/summarize.py` from each experiment's results.json: every row with a published "
+        "value or a verdict, and every claim. Follow a title for the figures, the other numbers and the evidence. From "
+        "a published range, a difference counts from the nearer end.\n",
         DATA.strip() + "\n",
     ]
     for letter, title in REPORTS.items():
         parts.append(f"## {letter}. {title}\n")
         for record in (record for record in records if record["report"].startswith(letter)):
             parts.append(f"### [{record['title']}]({record['name']}/README.md)\n")
-            compared = [_row(row) for row in record["rows"] if row["verdict"]]
+            rows = [_row(row) for row in record["rows"]]
+            compared = [row for row in rows if row.verdict or row.from_published is not None]
             if compared:
                 parts.append(rows_markdown(compared))
-            if others := len(record["rows"]) - len(compared):
-                parts.append(f"And {others} numbers that have no tolerance.\n")
+            if others := len(rows) - len(compared):
+                parts.append(f"And {others} numbers that the report does not print.\n")
             if record["claims"]:
-                cells = [(c["claim"], f"**{c['verdict']}**", c["evidence"]) for c in record["claims"]]
-                parts.append(markdown_table(("the report says", "verdict", "evidence"), cells) + "\n")
+                parts.append(claims_markdown(record["claims"]))
     (folder / "README.md").write_text("\n".join(parts), encoding="utf-8")
 
 
@@ -66,6 +70,7 @@ def _row(record: dict[str, Any]) -> Row:
         record["unit"],
         tuple(record["values"]),
         record["published"],
+        record.get("published_range"),  # older results have none
         record["tolerance"],
         bounds if record["interval"] else None,
         tuple(record["peer"]),

@@ -21,17 +21,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from common import Study
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
-from flaxvision.report.labels import End, label_ends
-from flaxvision.report.style import FAINT, OKABE_ITO, PAGE, colors, new_figure, plain_logarithmic, style
+from flaxvision.report import INK, OKABE_ITO, PAGE, End, colors, figure_style, label_ends, new_figure, plain_logarithmic
 
 NAME = "trace_identity"
 IDENTITIES = ("tr(AB) = tr(BA)", "tr(WAWᵀ) = tr(A)")
 DTYPES = ("float32", "float64")
 ROUNDING = 10  # times eps: what counts as equal
 RATE = 0.1  # of the ascent, for eigenvalues of about 1
+NAMED = 1e-9  # gap at which the ascents are named
 FLOOR = 1e-14  # below, the ascents show rounding only
 DASHES = (0, (2.5, 1.5))
 
@@ -211,15 +211,17 @@ def draw(sizes: tuple[int, ...], errors: dict[str, np.ndarray], maximum: Maximum
     """Errors by size; traces by number of rows; the ascents' distance from the maximum."""
     n, steps = maximum.ascent.shape
     rows = np.arange(1, n + 1)
-    with style():
+    with figure_style():
         figure = new_figure(PAGE, 2.3)
         left, middle, right = figure.subplots(1, 3)
 
-        identities = []
+        identities, named = [], min(2, len(sizes) - 1)
         for i, name in enumerate(("tr(AB)", "tr(WAWᵀ)")):
-            for dtype, dashes in zip(DTYPES, ("-", DASHES), strict=True):
+            for dtype, dashes, side in zip(DTYPES, ("-", DASHES), ("right", "left"), strict=True):
                 worst = errors[dtype][:, :, i].max(axis=0)
                 left.plot(sizes, worst, color=OKABE_ITO[i], linestyle=dashes)
+                if i:  # the dashes mean the same below
+                    write_beside(left, dtype, sizes[named], worst[named], side, OKABE_ITO[i])
             identities.append(End(sizes[-1], worst[-1], name, OKABE_ITO[i]))
         left.set_xscale("log", base=2)
         left.set_xticks(sizes, [str(size) for size in sizes], minor=False)
@@ -227,30 +229,45 @@ def draw(sizes: tuple[int, ...], errors: dict[str, np.ndarray], maximum: Maximum
             xlabel="size of the matrices", ylabel="largest error (eps)", xlim=(sizes[0], sizes[-1]), ylim=(0, None)
         )
         left.set_title("Square W: equal up to rounding", loc="left")
-        handles = [Line2D([], [], color=FAINT), Line2D([], [], color=FAINT, linestyle=DASHES)]
-        left.legend(handles, DTYPES, loc="upper right")
         label_ends([(left, identities)], "")
 
         draws = maximum.random.shape[1]
-        middle.plot(np.repeat(rows, draws), maximum.random.ravel(), ".", ms=2, color=OKABE_ITO[0], label="random W")
-        middle.plot(rows, maximum.sums, color=OKABE_ITO[1], label="k largest eigenvalues")
-        middle.plot(rows, maximum.ascent[:, -1], "o", ms=4.5, mfc="none", color="black", label="gradient ascent")
+        middle.plot(np.repeat(rows, draws), maximum.random.ravel(), ".", ms=2, color=OKABE_ITO[0])
+        middle.plot(rows, maximum.sums, color=OKABE_ITO[1])
+        middle.plot(rows, maximum.ascent[:, -1], "o", ms=4.5, mfc="none", color=INK)
         low, high = middle.get_ylim()
-        middle.set_ylim(low - 0.4 * (high - low))  # room for the key
-        middle.legend(loc="lower left", labelspacing=0.3)
+        middle.set_ylim(low, high + 0.35 * (high - low))  # room for the names
+        names = (
+            ("line: sum of k largest eigenvalues", OKABE_ITO[1]),
+            ("rings: gradient ascent", INK),
+            ("dots: random W", OKABE_ITO[0]),
+        )
+        for line, (name, color) in enumerate(names):
+            place = (0.03, 0.98 - 0.09 * line)
+            middle.text(*place, name, transform=middle.transAxes, va="top", fontsize=7, color=color)
         middle.set(xlabel="rows of W, k", xticks=rows)
         middle.set_title(f"tr(WAWᵀ), A of {n} × {n}", loc="left")
 
         gaps = maximum.sums[:, None] - maximum.ascent
+        crossings = 1 + np.array([int((gap > NAMED).sum()) for gap in gaps[:-1]])  # the steps at which NAMED is reached
         for k, color in zip(rows[:-1], colors([str(k) for k in rows]), strict=False):  # with all rows there is no gap
-            above = gaps[k - 1] > FLOOR
-            right.plot(np.arange(1, steps + 1)[above], gaps[k - 1][above], color=color, label=f"k = {k}")
+            places = np.flatnonzero(gaps[k - 1] > FLOOR)
+            right.plot(places + 1, gaps[k - 1][places], color=color)
+            apart = np.log(crossings / crossings[k - 1])
+            room = {"left": apart[apart > 0].min(initial=np.inf), "right": -apart[apart < 0].max(initial=-np.inf)}
+            write_beside(right, str(k), crossings[k - 1], NAMED, max(room, key=room.__getitem__), color)
         right.set(xscale="log", yscale="log", xlabel="step of the ascent", xlim=(1, steps))
         for axis in (right.xaxis, right.yaxis):
             plain_logarithmic(axis)
-        right.set_title("Maximum - tr(WAWᵀ)", loc="left")
-        right.legend(loc="lower left", handlelength=1)
+        right.set_title("Maximum − tr(WAWᵀ), a line a k", loc="left")
     return figure
+
+
+def write_beside(axes: Axes, text: str, x: float, y: float, side: str, color: str) -> None:
+    """Write left of a point (the text's "right" side is there), or right of it."""
+    offset = (-3 if side == "right" else 3, 0)
+    look = {"textcoords": "offset points", "ha": side, "va": "center", "fontsize": 7, "color": color}
+    axes.annotate(text, (x, y), offset, **look)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,9 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _export(options: argparse.Namespace) -> int:
     import export
+    from export._sweep import about
 
     source, model, notes = _load(options.source)
-    path = options.output or source.with_name(source.name.removesuffix(".safetensors") + SUFFIXES[options.verb])
+    path = options.out or source.with_name(source.name.removesuffix(".safetensors") + SUFFIXES[options.verb])
     if options.verb == "onnx":
         export.to_onnx(
             model,
@@ -44,7 +46,7 @@ def _export(options: argparse.Namespace) -> int:
             fold_batch_norm=options.fold_batch_norm,
             normalize=options.normalize,
             softmax=options.softmax,
-            metadata=notes,
+            metadata=about(notes),
         )
     elif options.verb == "torch":
         export.save_torch(model, path)
@@ -57,11 +59,13 @@ def _export(options: argparse.Namespace) -> int:
 def _compare(options: argparse.Namespace) -> int:
     import export
 
+    run = Path(options.source)
+    folder = _writable(options.out or (run if run.is_dir() else None))
     _, model, notes = _load(options.source)
     table = export.compare(model, _dataset(options, notes))
     print(table.markdown(), end="")
-    if options.output is not None:
-        table.write(_folder(options.output))
+    if folder is not None:
+        table.write(folder)
     return 0
 
 
@@ -70,35 +74,34 @@ def _trajectory(options: argparse.Namespace) -> int:
     from flaxvision.data import load
     from flaxvision.training.recipe import from_dict
 
+    folder = _writable(options.out)
     settings = dict(_setting(text) for text in options.set)
     dataset = load(options.dataset, raw_dir=options.raw_dir, data_dir=options.data_dir)
     table = export.trajectory(options.source, dataset, from_dict(settings), steps=options.steps)
     print(table.markdown(), end="")
+    if folder is not None:
+        table.write(folder)
     return 0
 
 
 def _load(source: str) -> tuple[Path, Chain, dict[str, Any]]:
     """The weights file of a run directory or path, its model, and what was noted with it."""
-    from flaxvision.models.files import assign, build_model, read
+    from export._sweep import WINNER, load_noted
 
     path = Path(source)
     if path.is_dir():
-        path = path / "winner.safetensors"
-    tensors, about = read(path)
-    model = build_model(about["model"])
-    assign(model, tensors, str(path))
-    return path, model, about["notes"]
+        path = path / WINNER
+    return path, *load_noted(path)
 
 
 def _dataset(options: argparse.Namespace, notes: dict[str, Any]) -> Dataset:
-    from flaxvision.data import load
+    from flaxvision.sweep.trials import Trial
+    from flaxvision.sweep.work import Places, load_dataset
 
-    trial = notes.get("trial", {})
-    name = options.dataset or trial.get("dataset")
-    if name is None:
+    settings = {"dataset": options.dataset} if options.dataset else notes.get("trial", {})
+    if "dataset" not in settings:
         raise UserError(f"{options.source} does not say its data set: give --dataset NAME")
-    own = {} if options.dataset else {key: trial[key] for key in ("limit", "size", "channels") if key in trial}
-    return load(name, raw_dir=options.raw_dir, data_dir=options.data_dir, **own)
+    return load_dataset(Trial(settings, (), 0), Places(Path(), options.raw_dir, options.data_dir))
 
 
 def _setting(text: str) -> tuple[str, Any]:
@@ -108,10 +111,16 @@ def _setting(text: str) -> tuple[str, Any]:
     return key, values[0]
 
 
-def _folder(path: Path) -> Path:
-    if not path.is_dir():
-        raise UserError(f"{path} is no folder: give one for parity.md and parity.json")
-    return path
+def _writable(folder: Path | None) -> Path | None:
+    """The folder, tried before work that takes minutes."""
+    try:
+        if folder is not None:
+            tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UserError(
+            f"cannot write in {folder}: {error.strerror}; give -o DIR, a folder that you can write"
+        ) from error
+    return folder
 
 
 def _parser() -> Parser:
@@ -125,8 +134,10 @@ def _parser() -> Parser:
     ):
         add = verbs.add_parser(verb, help=words, description=words).add_argument
         add("source", metavar="RUN_OR_WEIGHTS", help="a run directory (its winner) or a weights file")
-        place = "folder for parity.md and parity.json" if verb == "compare" else "where to write"
-        add("-o", "--output", metavar="PATH", type=Path, help=place)
+        if verb == "compare":
+            _out(add, "folder for parity.md and parity.json (default: the run directory)")
+        else:
+            _out(add, "file to write (default: beside the weights)")
         if verb == "onnx":
             add("--layout", choices=("NCHW", "NHWC"), default="NCHW", help="order of the axes (default: NCHW)")
             add("--fold-batch-norm", action="store_true", help="fold BatchNorm into the layer before it")
@@ -137,9 +148,14 @@ def _parser() -> Parser:
     add = verbs.add_parser("trajectory", help="train in Flax and PyTorch side by side").add_argument
     add("source", metavar="NETWORK", help="a network with a reference, such as mlp")
     _data(add, default="glyphs")
+    _out(add, "folder for trajectory.md and trajectory.json")
     add("--steps", metavar="N", type=positive(int), default=200, help="updates (default: 200)")
     add("--set", metavar="KEY=V", nargs="+", action="extend", default=[], help="settings of the recipe")
     return parser
+
+
+def _out(add: Any, place: str) -> None:
+    add("-o", "--out", metavar="PATH", type=Path, help=place)
 
 
 def _data(add: Any, default: str | None = None) -> None:

@@ -46,5 +46,5 @@ def from_onnx(path: str | Path) -> Chain:
     names = model.parameter_names()
     for key, variable in nnx.to_flat_state(nnx.state(model)):
         if names[key] in found:
-            variable[...] = jnp.asarray(found[names[key]])
+            variable.set_value(jnp.asarray(found[names[key]]))  # which may be float64
     return model

@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 
 from export._layers import check_layers, places
-from export._place import keras_name, pair
+from export._place import Place, keras_crop, keras_name, pair
 from flaxvision.errors import UserError
 from flaxvision.layers import (
     ACTIVATIONS,
@@ -54,7 +54,8 @@ def to_keras(model: Chain, path: str | Path | None = None) -> keras.Model:
         path: Where to write it as well, a `.keras` file; None does not.
 
     Raises:
-        UserError: If Keras is missing, a layer cannot be exported, or the path cannot be written.
+        UserError: If Keras is missing, a layer cannot be exported, two layers would have one name in Keras, or the
+            path cannot be written.
     """
     keras = _import_keras()
     check_layers(model)
@@ -66,7 +67,13 @@ def to_keras(model: Chain, path: str | Path | None = None) -> keras.Model:
             x = row.keras(place, x)
     finally:
         keras.config.set_dtype_policy(policy)
-    twin = keras.Model(inputs, x, name=model.kind.replace(":", "_").replace(".", "_"))
+    try:
+        twin = keras.Model(inputs, x, name=model.kind.replace(":", "_").replace(".", "_"))
+    except ValueError as error:
+        raise UserError(
+            f"two layers of {model.kind} have one name in Keras, which writes 'a.b' as 'a_b': rename one of "
+            f"{', '.join(_alike(model))}"
+        ) from error
     ours = variables(model)
     for name, layer in model.named_layers():
         if type(layer) in WEIGHTS:
@@ -82,7 +89,8 @@ def from_keras(source: str | Path | keras.Model) -> Chain:
 
     Args:
         source: A `.keras` file or a model: Dense, Conv2D, Conv2DTranspose, BatchNormalization, Dropout, Flatten,
-            pools, activations and zero padding, channels last.
+            pools, activations, zero padding before a Conv2D and cropping after a Conv2DTranspose, channels last. Bare
+            operations are not taken, and so not what `to_keras` makes of a PolarTransform.
 
     Returns:
         The model; layers are named as in Keras, where "conv.0" is "conv_0". A Keras file knows nothing of pixel scaling
@@ -96,6 +104,7 @@ def from_keras(source: str | Path | keras.Model) -> Chain:
     layers: list[tuple[str, nnx.Module]] = []
     pads: tuple | None = None
     before: Any = None
+    start = 0  # of what the layer before became
     for layer in _operations(twin):
         if isinstance(layer, keras.layers.InputLayer):
             before = layer
@@ -104,12 +113,15 @@ def from_keras(source: str | Path | keras.Model) -> Chain:
             raise UserError(
                 f"Keras layer {layer.name!r} does not stand right after {before.name!r}: give a plain chain"
             )
-        before = layer
+        previous, before = before, layer
         if isinstance(layer, keras.layers.ZeroPadding2D):
             pads = layer.padding
-            continue
-        layers += _ours(layer, pads)
-        pads = None
+        elif isinstance(layer, keras.layers.Cropping2D) and isinstance(previous, keras.layers.Conv2DTranspose):
+            layers[start:] = _ours(previous, None, layer.cropping)
+        else:
+            start = len(layers)
+            layers += _ours(layer, pads)
+            pads = None
     chain = Chain(layers, input_shape=tuple(int(size) for size in twin.input_shape[1:]), kind=twin.name)
     return chain
 
@@ -121,7 +133,7 @@ def _operations(twin: Any) -> list[Any]:
     return list(getattr(twin, "operations", twin.layers))
 
 
-def _ours(layer: Any, pads: tuple | None) -> list[tuple[str, nnx.Module]]:
+def _ours(layer: Any, pads: tuple | None, crop: tuple | None = None) -> list[tuple[str, nnx.Module]]:
     kind, name = type(layer).__name__, layer.name
     if not isinstance(layer, _import_keras().Layer):
         raise UserError(f"the Keras operation {name!r} has no counterpart: give a chain of layers")
@@ -149,6 +161,8 @@ def _ours(layer: Any, pads: tuple | None) -> list[tuple[str, nnx.Module]]:
                 transpose_kernel=True,
                 rngs=rngs,
             )
+            if crop is not None:
+                _cut(name, made, padding, crop)
     elif kind == "BatchNormalization":
         made = BatchNorm(len(weights[0]), config["momentum"], config["epsilon"])
     elif kind == "Dropout":
@@ -173,6 +187,26 @@ def _ours(layer: Any, pads: tuple | None) -> list[tuple[str, nnx.Module]]:
     extra = [] if after in (None, "linear") else [(f"{name}_{after}", Activation(_function(name, after)))]
     squeeze = kind.startswith("Global") and not config["keepdims"]
     return [(name, made), *extra, *([(f"{name}_flatten", Flatten())] if squeeze else [])]
+
+
+def _cut(name: str, layer: Any, padding: str, crop: tuple) -> None:
+    """Make a transposed convolution give what is left of it after Keras's cropping."""
+    sizes = tuple(zip(layer.kernel_size, pair(layer.strides), crop, strict=True))
+    explicit = tuple((k - 1 - low, k - 1 - high + max(s - k, 0)) for k, s, (low, high) in sizes)
+    if padding != "VALID" or min(map(min, explicit)) < 0:
+        raise UserError(
+            f"the cropping after Keras layer {name!r} has no counterpart: only a 'valid' Conv2DTranspose takes it, "
+            f"and no more than its kernel {layer.kernel_size}"
+        )
+    layer.padding = "SAME"  # where it is the same, since not every explicit padding can be exported
+    if keras_crop(Place(name, layer, (), {})) != tuple(map(tuple, crop)):
+        layer.padding = explicit
+
+
+def _alike(model: Chain) -> list[str]:
+    """Names of layers that Keras cannot tell apart, or else all of them."""
+    names = [keras_name(name) for name in model.names]
+    return [name for name in model.names if names.count(keras_name(name)) > 1] or list(model.names)
 
 
 def _check_plain(layer: Any, config: dict[str, Any], pads: tuple | None) -> None:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from flax import nnx
 
-from export._place import Place, keras_name, pair, transpose_cuts
-from export._tensors import check_plain, layer_output
+from export._place import Place, keras_crop, keras_name, pair, transpose_cuts
+from export._tensors import check_plain, layers_with_shapes
 from flaxvision.errors import UserError
 from flaxvision.layers import (
     Activation,
@@ -47,8 +47,8 @@ def _weighted(op: str, attributes: Callable[[Place], dict[str, Any]], *order: st
 
     def emit(graph: Graph, place: Place) -> None:
         names = [f"{place.name}.{part}" for part in order if f"{place.name}.{part}" in place.tensors]
-        inputs = [graph.value, *(graph.constant(name, place.tensors[name]) for name in names)]
-        graph.add(op, inputs, place.name, **attributes(place))
+        graph.initializers |= {name: place.tensors[name] for name in names}
+        graph.add(op, [graph.value, *names], place.name, **attributes(place))
 
     return emit
 
@@ -242,7 +242,6 @@ def _keras_conv_transpose(place: Place, x: Any) -> Any:
     import keras
 
     layer = place.layer
-    cuts, spare = transpose_cuts(place)
     x = _keras(
         "Conv2DTranspose",
         lambda _: {
@@ -252,9 +251,7 @@ def _keras_conv_transpose(place: Place, x: Any) -> Any:
             "use_bias": layer.use_bias,
         },
     )(place, x)
-    # Keras's "valid" gives (n - 1) * stride + max(kernel, stride): crop that to what is wanted.
-    surplus = [max(s - k, 0) - e for k, s, e in zip(layer.kernel_size, pair(layer.strides), spare, strict=True)]
-    crop = tuple((before, after + more) for (before, after), more in zip(cuts, surplus, strict=True))
+    crop = keras_crop(place)
     return keras.layers.Cropping2D(crop, name=f"{keras_name(place.name)}_crop")(x) if any(map(any, crop)) else x
 
 
@@ -340,16 +337,13 @@ def row_of(position: int, name: str, layer: nnx.Module, kind: str) -> Row:
 
 def check_layers(model: Chain) -> None:
     """Raise for the first layer that cannot be exported, before anything is done with any."""
-    for position, (name, layer) in enumerate(model.named_layers()):
+    for position, (name, layer, shape) in enumerate(layers_with_shapes(model)):
         row_of(position, name, layer, model.kind)
-        check_plain(name, position, layer)
+        check_plain(name, position, layer, shape)
 
 
 def places(model: Chain, tensors: dict[str, np.ndarray], opset: int = 0) -> Iterator[tuple[Row, Place]]:
     """Every layer of a chain with its row, in order."""
-    shape = model.input_shape
-    for position, (name, layer) in enumerate(model.named_layers()):
-        row = row_of(position, name, layer, model.kind)
+    for position, (name, layer, shape) in enumerate(layers_with_shapes(model)):
         own = {key: value for key, value in tensors.items() if key.rpartition(".")[0] == name}
-        yield row, Place(name, layer, shape, own, model.dtype, opset)
-        shape = layer_output(layer, shape, model.dtype)
+        yield row_of(position, name, layer, model.kind), Place(name, layer, shape, own, model.dtype, opset)

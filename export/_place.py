@@ -68,3 +68,14 @@ def transpose_cuts(place: Place) -> tuple[list[tuple[int, int]], list[int]]:
         cuts.append((before, max(after, 0)))
         spare.append(max(-after, 0))
     return cuts, spare
+
+
+def keras_crop(place: Place) -> tuple[tuple[int, int], ...]:
+    """What to crop off Keras's "valid" transposed convolution, (before, after) an axis.
+
+    It gives (n - 1) * stride + max(kernel, stride) pixels, the others (n - 1) * stride + kernel, less their cuts.
+    """
+    layer = place.layer
+    cuts, spare = transpose_cuts(place)
+    surplus = [max(s - k, 0) - e for k, s, e in zip(layer.kernel_size, pair(layer.strides), spare, strict=True)]
+    return tuple((before, after + more) for (before, after), more in zip(cuts, surplus, strict=True))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
 from flax import nnx
 
 from flaxvision.errors import UserError
-from flaxvision.layers import BatchNorm, Chain, Flatten
+from flaxvision.layers import BatchNorm, Chain, Flatten, PolarTransform
 from flaxvision.models.files import variables
 
 Array = np.ndarray
@@ -41,23 +41,23 @@ def correspondence(model: Chain) -> list[Tensor]:
 def _walk(model: Chain) -> tuple[list[Tensor], Array | None]:
     """The tensors, and the permutation of the features that leave the chain."""
     tensors: list[Tensor] = []
-    shape: tuple[int, ...] = model.input_shape
     order: Array | None = None  # PyTorch's flattened features, as positions in ours; None: the same order
-    for name, layer in model.named_layers():
+    for name, layer, shape in layers_with_shapes(model):
         if isinstance(layer, Flatten) and len(shape) == 3:
             positions = np.arange(math.prod(shape)).reshape(shape).transpose(2, 0, 1).ravel()
             order = positions if min(math.prod(shape[:2]), shape[2]) > 1 else None
         tensors += _of_layer(name, layer, order)
         if isinstance(layer, nnx.Linear):
             order = None
-        shape = layer_output(layer, shape, model.dtype)
     return tensors, order
 
 
-def layer_output(layer: nnx.Module, shape: tuple[int, ...], dtype: np.dtype) -> tuple[int, ...]:
-    """Shape of a layer's output for one example of `shape`."""
-    example = jax.ShapeDtypeStruct((1, *shape), dtype)
-    return tuple(jax.eval_shape(layer, example).shape[1:])
+def layers_with_shapes(model: Chain) -> Iterator[tuple[str, nnx.Module, tuple[int, ...]]]:
+    """Every layer in order: its name, itself, and the shape of its input for one example."""
+    shape = model.input_shape
+    for name, layer in model.named_layers():
+        yield name, layer, shape
+        shape = tuple(jax.eval_shape(layer, jax.ShapeDtypeStruct((1, *shape), model.dtype)).shape[1:])
 
 
 def final_order(model: Chain) -> Array | None:
@@ -112,12 +112,25 @@ def _permuted_linear(name: str, order: Array) -> Tensor:
     return Tensor(f"{name}.weight", f"{name}.kernel", lambda x: x[order].T, lambda x: x.T[back])
 
 
-def check_plain(name: str, position: int, layer: nnx.Module) -> None:
-    """Raise for settings of Flax's layers that no exporter has: dilation, groups, masks, odd padding."""
+def check_plain(name: str, position: int, layer: nnx.Module, shape: tuple[int, ...]) -> None:
+    """Raise for what no exporter has: dilation, groups, masks, odd padding, and maps where others count channels first.
+
+    `shape` is that of the layer's input for one example.
+    """
     for setting in ("kernel_dilation", "input_dilation", "feature_group_count", "mask"):
         value = getattr(layer, setting, None)
         if value is not None and (setting == "mask" or np.any(np.asarray(value) != 1)):
             raise UserError(f"layer {position} {name!r} sets {setting}: it cannot be exported")
+    if isinstance(layer, nnx.Linear) and len(shape) > 1:
+        raise UserError(
+            f"layer {position} {name!r} is a Linear on maps of shape {shape}: it cannot be exported; "
+            "put a Flatten before it"
+        )
+    if isinstance(layer, PolarTransform) and shape != (2,):
+        raise UserError(
+            f"layer {position} {name!r} is a PolarTransform on examples of shape {shape}: "
+            "it can be exported for points of shape (2,) only"
+        )
     if not isinstance(layer, nnx.Conv | nnx.ConvTranspose):
         return
     if isinstance(layer.padding, str) and layer.padding not in ("SAME", "VALID"):

@@ -19,10 +19,11 @@ from flaxvision.errors import UserError
 from flaxvision.layers import BatchNorm, Chain
 from flaxvision.layers.context import matches
 
-# Turns a file with a pickled module into one with its state_dict.
+# Turns a file with a pickled module, or with a state_dict beside other objects, into one with the state_dict alone.
 CONVERT = (
     'python -c "import sys, torch; m = torch.load(sys.argv[1], weights_only=False); '
-    "m = m.get('model', m) if isinstance(m, dict) else m; torch.save(m.state_dict(), sys.argv[1])\""
+    "m = m.get('model', m) if isinstance(m, dict) else m; "
+    "torch.save(getattr(m, 'state_dict', lambda: m)(), sys.argv[2])\""
 )
 COUNTER = "num_batches_tracked"  # BatchNorm's own count: written for PyTorch, ignored when read
 
@@ -51,14 +52,16 @@ def to_torch(model: Chain) -> Any:
 
 
 def save_torch(model: Chain, path: str | Path) -> Path:
-    """Write the model's PyTorch `state_dict` as safetensors, atomically; PyTorch itself is not needed.
+    """Write the model's PyTorch `state_dict` as a .safetensors file, atomically; PyTorch itself is not needed.
 
     Raises:
-        UserError: If a layer cannot be exported, or the path cannot be written.
+        UserError: If a layer cannot be exported, the path does not end in .safetensors, or it cannot be written.
     """
     from safetensors.numpy import save
 
     check_layers(model)
+    if Path(path).suffix != ".safetensors":
+        raise UserError(f"{path} does not end in .safetensors: give a path that does")
     return write_atomically(path, save(_torch_state(model), metadata={"format": "pt"}))
 
 
@@ -67,6 +70,7 @@ def from_torch(
     model: Chain,
     *,
     prefix: str = "",
+    into: str = "",
     only: tuple[str, ...] | str = (),
 ) -> Chain:
     """A copy of `model` with the weights of a PyTorch network.
@@ -75,7 +79,9 @@ def from_torch(
         weights: A `state_dict` or `{"model": state_dict}`, or a file: `.safetensors`, or `.pt`/`.pth` that holds one
             of these (read with `weights_only=True`).
         model: The model to fill; it is not changed.
-        prefix: What the tensors' names begin with beyond the model's own, such as "module.".
+        prefix: What the tensors' names begin with beyond the model's own, such as "module."; tensors whose names
+            begin otherwise are ignored.
+        into: Put before every name, once the prefix is off: "encoder." for the `state_dict` of a bare encoder.
         only: Name prefixes of the layers to load, such as "encoder"; () loads everything, and then nothing may be
             left over on either side.
 
@@ -86,25 +92,16 @@ def from_torch(
         UserError: For a file that is no such file, and for any mismatch: all of them are named together.
     """
     only = (only,) if isinstance(only, str) else tuple(only)
-    source, given = _read(weights)
-    if prefix:
-        given = {name.removeprefix(prefix): value for name, value in given.items() if name.startswith(prefix)}
+    source, read = _read(weights)
+    given = {into + name.removeprefix(prefix): value for name, value in read.items() if name.startswith(prefix)}
     filled = nnx.clone(model)
     wanted = [tensor for tensor in correspondence(model) if not only or matches(tensor.name, only)]
     ours = state_dict(model)
-    wrong = []
-    for tensor in wanted:
-        value = given.get(tensor.name)
-        if value is None:
-            wrong.append(f"{tensor.name} {ours[tensor.name].shape} is missing")
-        elif value.shape != ours[tensor.name].shape:
-            wrong.append(f"{tensor.name} is {value.shape}, not {ours[tensor.name].shape}")
-        elif not np.issubdtype(value.dtype, np.floating):
-            wrong.append(f"{tensor.name} is {value.dtype}, not floating-point")
+    wrong = [words for t in wanted if (words := _mismatch(t.name, given.get(t.name), ours[t.name].shape))]
     if not only:
         known = {tensor.name for tensor in wanted}
         left = [name for name in given if name not in known and name.rpartition(".")[2] != COUNTER]
-        wrong += [f"{name} {given[name].shape} is not in the model" for name in left]
+        wrong += [_mismatch(name, given[name], None) for name in left]
     if not wanted:
         wrong.append(f"no layer of {model.kind} lies under {', '.join(only)}")
     if wrong:
@@ -117,6 +114,19 @@ def from_torch(
     return filled
 
 
+def _mismatch(name: str, value: Any, shape: tuple[int, ...] | None) -> str:
+    """What is wrong with a tensor that should have `shape` (None: not be there); "" for nothing."""
+    if value is None and shape is not None:
+        return f"{name} {shape} is missing"
+    if not isinstance(value, np.ndarray):
+        return f"{name!r}, a {type(value).__name__}, is no tensor: give a state_dict of tensors only"
+    if shape is None:
+        return f"{name} {value.shape} is not in the model"
+    if not jnp.issubdtype(value.dtype, jnp.floating):  # which knows bfloat16, as numpy does not
+        return f"{name} is {value.dtype} {value.shape}, not floating-point {shape}"
+    return f"{name} is {value.shape}, not {shape}" if value.shape != shape else ""
+
+
 def _torch_state(model: Chain) -> dict[str, np.ndarray]:
     tensors = state_dict(model)
     for name, layer in model.named_layers():
@@ -125,10 +135,10 @@ def _torch_state(model: Chain) -> dict[str, np.ndarray]:
     return tensors
 
 
-def _read(weights: str | Path | Mapping[str, Any]) -> tuple[str, dict[str, np.ndarray]]:
-    """Where the tensors are from, for errors, and the tensors as numpy."""
+def _read(weights: str | Path | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Where the tensors are from, for errors, and the tensors as numpy; other objects as they are."""
     if isinstance(weights, Mapping):
-        return "the state_dict", _numpy(weights, "the state_dict")
+        return "the state_dict", _numpy(weights)
     path = Path(weights)
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
@@ -139,7 +149,7 @@ def _read(weights: str | Path | Mapping[str, Any]) -> tuple[str, dict[str, np.nd
 
         try:
             return str(path), load_file(path)
-        except (SafetensorError, OSError) as error:
+        except (SafetensorError, OSError, AttributeError) as error:  # the last: a type that numpy lacks, such as float8
             raise UserError(f"{path} is no safetensors file ({error}): save the state_dict again") from error
     torch = _import_torch()
     try:
@@ -148,26 +158,25 @@ def _read(weights: str | Path | Mapping[str, Any]) -> tuple[str, dict[str, np.nd
         with path.open("rb") as file:
             whole = file.read(1) in (b"P", b"\x80")  # how zip files and pickles begin
         if whole and isinstance(error, pickle.UnpicklingError):
+            converted = path.with_name(f"{path.stem}.state_dict{path.suffix}")
             raise UserError(
                 f"{path} holds a pickled module or other objects, which are not loaded because they can run code; "
-                f"where you trust it, type: {CONVERT} {shlex.quote(str(path))}"
+                f"where you trust it, type: {CONVERT} {shlex.quote(str(path))} {shlex.quote(str(converted))}"
             ) from error
         reason = str(error).partition("\n")[0]
         raise UserError(f"{path} is no PyTorch file ({reason}): save the state_dict again with torch.save") from error
     if not isinstance(content, Mapping):
         raise UserError(f"{path} holds a {type(content).__name__}: save a state_dict with torch.save")
-    return str(path), _numpy(content, str(path))
+    return str(path), _numpy(content)
 
 
-def _numpy(tensors: Mapping[str, Any], source: str) -> dict[str, np.ndarray]:
+def _numpy(tensors: Mapping[str, Any]) -> dict[str, Any]:
     inner = tensors.get("model")
     found = {}
     for name, value in (inner if isinstance(inner, Mapping) else tensors).items():
         if hasattr(value, "detach"):
             value = value.detach().cpu()
             value = (value.float() if str(value.dtype) == "torch.bfloat16" else value).numpy()
-        if not isinstance(value, np.ndarray):
-            raise UserError(f"{source} holds {name!r}, a {type(value).__name__}: give a state_dict of tensors only")
         found[str(name)] = value
     return found
 

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
+import functools
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from export._tensors import state_dict
-from export._torch import _import_torch
+from export._torch import _import_torch, _torch_state
+from flaxvision._files import write_atomically
 from flaxvision.data import Dataset
 from flaxvision.errors import UserError
 from flaxvision.layers import Chain
 from flaxvision.models import create
 from flaxvision.training import Recipe, fit
-from flaxvision.training._fit import PREPROCESS
+from flaxvision.training._fit import PREPROCESS, check_fit
 from flaxvision.training.batches import epoch_order
 
 FLAX, TORCH, AGAIN = "flax", "torch", "torch again"  # the last: another summation order, the same mathematics
+DATA_ORDER = ("batch_size", "shuffle", "seed")
+FOLLOWED = ("optimizer", "learning_rate", "momentum", "nesterov", "weight_decay", "loss", "pixels", *DATA_ORDER)
+SET_HERE = ("epochs", "steps", "examples", "conv")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -38,14 +45,23 @@ class Trajectory:
 
     name: str
     tolerance: float  # relative difference of a loss beyond which two runs have parted
-    losses: dict[tuple[str, str], np.ndarray]  # ("flax" | "torch" | "torch again", "float32" | "float64") -> (steps,)
+    # ("flax" | "torch", "float32" | "float64") -> (steps,); ("torch again", "float32") -> (orders, steps)
+    losses: dict[tuple[str, str], np.ndarray]
+
+    def partings(self, precision: str, other: str = FLAX, tolerance: float | None = None) -> tuple[Parting, ...]:
+        """Where each run of `other` parts from PyTorch in `precision`."""
+        theirs = self.losses[TORCH, precision]
+        found = []
+        for ours in np.atleast_2d(self.losses[other, precision]):
+            difference = np.abs(ours - theirs) / np.maximum(np.abs(theirs), np.finfo(theirs.dtype).tiny)
+            beyond = np.flatnonzero(~(difference <= (self.tolerance if tolerance is None else tolerance)))
+            step = int(beyond[0]) + 1 if len(beyond) else None
+            found.append(Parting(float(difference[0]), float(difference.max()), step))
+        return tuple(found)
 
     def parting(self, precision: str, other: str = FLAX, tolerance: float | None = None) -> Parting:
-        """Where `other` parts from PyTorch in `precision`."""
-        theirs, ours = self.losses[TORCH, precision], self.losses[other, precision]
-        difference = np.abs(ours - theirs) / np.maximum(np.abs(theirs), np.finfo(theirs.dtype).tiny)
-        beyond = np.flatnonzero(~(difference <= (self.tolerance if tolerance is None else tolerance)))
-        return Parting(float(difference[0]), float(difference.max()), int(beyond[0]) + 1 if len(beyond) else None)
+        """Of the runs of `other`, the one that parts from PyTorch furthest."""
+        return max(self.partings(precision, other, tolerance), key=lambda parting: parting.largest)
 
     def markdown(self) -> str:
         """A table of relative differences: a row a precision and pair."""
@@ -56,12 +72,30 @@ class Trajectory:
         for precision in ("float32", "float64"):
             for other, words in ((FLAX, "Flax against PyTorch"), (AGAIN, "PyTorch against itself")):
                 if (other, precision) in self.losses:
-                    parting = self.parting(precision, other)
-                    step = "none" if parting.step is None else str(parting.step)
-                    lines.append(
-                        f"| {words} | {precision} | {parting.first_step:.1e} | {parting.largest:.1e} | {step} |"
-                    )
+                    runs = self.partings(precision, other)
+                    steps = [run.step for run in runs if run.step is not None]
+                    step = str(min(steps)) if steps else "none"
+                    step += f" ({len(steps)} of {len(runs)} runs)" if len(runs) > 1 else ""
+                    first, largest = max(r.first_step for r in runs), max(r.largest for r in runs)
+                    lines.append(f"| {words} | {precision} | {first:.1e} | {largest:.1e} | {step} |")
         return "\n".join(lines) + "\n"
+
+    def record(self) -> dict[str, Any]:
+        """The losses as plain data: precision -> run -> a number a step, None where it is not finite."""
+        losses: dict[str, dict[str, list[float | None]]] = {"float32": {}, "float64": {}}
+        for (run, precision), values in self.losses.items():
+            for order, of_order in enumerate(np.atleast_2d(values)):
+                # As text first: the shortest digits that tell float32 numbers apart.
+                numbers = [float(str(value)) if np.isfinite(value) else None for value in of_order]
+                losses[precision][run if values.ndim == 1 else f"{run}, order {order}"] = numbers
+        return {"network": self.name, "tolerance": self.tolerance, "losses": losses}
+
+    def write(self, folder: str | Path) -> list[Path]:
+        """Write trajectory.md and trajectory.json."""
+        return [
+            write_atomically(Path(folder) / "trajectory.md", self.markdown()),
+            write_atomically(Path(folder) / "trajectory.json", json.dumps(self.record(), indent=1) + "\n"),
+        ]
 
 
 def trajectory(
@@ -70,6 +104,7 @@ def trajectory(
     recipe: Recipe,
     *,
     steps: int = 200,
+    orders: int = 5,
     tolerance: float = 1e-4,
     init: str = "torch",
     **sizes: Any,
@@ -77,26 +112,30 @@ def trajectory(
     """Train a network of the reports and its hand-written PyTorch reference side by side.
 
     One initialisation (drawn by us), one order of batches, the same optimiser, in float32 and float64; in float32 also
-    PyTorch once more in another summation order (mkldnn off, one thread), since two correct float32 trainings part by
-    themselves. Dropout must be off: the frameworks draw differently.
+    PyTorch in other summation orders (the examples of each batch and the inputs of each layer permuted, mkldnn off,
+    another number of threads), since two correct float32 trainings part by themselves: where a unit's input is so near
+    to zero that rounding decides whether ReLU passes it, the gradients differ at once. Dropout is off: the frameworks
+    draw differently.
 
     Args:
         name: A network with a reference.
         dataset: What to train on.
-        recipe: SGD, Adam or AdamW at a constant rate, without augmentation; its duration is not read.
+        recipe: SGD, Adam or AdamW at a constant rate; its duration is not read, and other settings that PyTorch does
+            not follow, such as augmentation, must be left out.
         steps: Updates to train.
+        orders: How many other summation orders.
         tolerance: Relative difference of a loss beyond which runs have parted.
         init: As in `flaxvision.models.create`; the seed is the recipe's.
         **sizes: As in `flaxvision.models.create`.
 
     Raises:
-        UserError: If PyTorch is missing, the network has no reference, or the recipe cannot be compared.
+        UserError: If PyTorch is missing, the network has no reference or one that does not fit, or the recipe cannot be
+            compared; found before anything is trained.
     """
     _import_torch()
-    if recipe.schedule != "constant" or callable(recipe.learning_rate) or recipe.warmup_epochs or recipe.augment:
-        raise UserError("a trajectory compares a constant learning rate without augmentation: leave those out")
-    if not isinstance(recipe.optimizer, str):
-        raise UserError("a trajectory compares sgd, adam or adamw: give optimizer by name")
+    _check_recipe(recipe)
+    if sizes.get("dropout"):
+        raise UserError(f"a trajectory trains without dropout, given is {sizes['dropout']}: leave it out")
     outputs = 1 if recipe.loss == "binary_cross_entropy" else dataset.num_classes
     sizes = sizes | ({"dropout": 0.0} if name == "mnist_net" else {})
     shape: dict[str, Any] = {"input_shape": dataset.input_shape, "num_classes": outputs}
@@ -106,14 +145,61 @@ def trajectory(
     for precision, matmul in (("float32", "highest"), ("float64", "float64")):
         with jax.enable_x64(precision == "float64"):
             model = create(name, seed=recipe.seed, init=init, **shape, **sizes)
+            check_fit(model, dataset, recipe)
+            twin = _reference(name, shape | sizes, model, precision)
             run = fit(model, dataset, dataclasses.replace(recipe, precision=matmul), devices=1)
             order = _orders(recipe, len(dataset.train))
         losses[FLAX, precision] = run.history["step_loss"]
-        losses[TORCH, precision] = _torch_losses(name, shape | sizes, model, dataset, recipe, order, precision)
+        losses[TORCH, precision] = _torch_losses(copy.deepcopy(twin), dataset, recipe, order, precision)
         if precision == "float32":
-            with _another_order():
-                losses[AGAIN, precision] = _torch_losses(name, shape | sizes, model, dataset, recipe, order, precision)
+            with _other_kernels():
+                losses[AGAIN, precision] = np.stack(
+                    [
+                        _torch_losses(
+                            _permute_inputs(copy.deepcopy(twin), number),
+                            dataset,
+                            recipe,
+                            _permuted(order, recipe.batch_size, number),
+                            precision,
+                        )
+                        for number in range(orders)
+                    ]
+                )
     return Trajectory(name, tolerance, losses)
+
+
+def _check_recipe(recipe: Recipe) -> None:
+    ignored = [
+        f"{field.name}={value!r}"
+        for field in dataclasses.fields(Recipe)
+        if field.name not in (*FOLLOWED, *SET_HERE) and (value := getattr(recipe, field.name)) != field.default
+    ]
+    if ignored:
+        raise UserError(
+            f"a trajectory cannot follow {', '.join(ignored)} in PyTorch: leave it out; it follows "
+            f"{', '.join(FOLLOWED)}"
+        )
+    if not isinstance(recipe.optimizer, str) or callable(recipe.learning_rate):
+        raise UserError("a trajectory takes sgd, adam or adamw by name and a constant learning rate: give those")
+
+
+def _reference(name: str, arguments: dict[str, Any], model: Chain, precision: str) -> Any:
+    """The hand-written reference with the numbers of `model`, in training mode."""
+    import torch
+
+    from export.references import reference
+
+    try:
+        twin = reference(name, **arguments).to(getattr(torch, precision))
+        twin.load_state_dict({key: torch.tensor(value) for key, value in _torch_state(model).items()}, strict=True)
+    except (TypeError, KeyError, RuntimeError) as error:
+        given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"the PyTorch reference of {name} is the report's and does not fit {given} ({reason}): "
+            "leave the sizes out, and give a data set of the report's shape"
+        ) from error
+    return twin.train()
 
 
 def _orders(recipe: Recipe, examples: int) -> np.ndarray:
@@ -127,23 +213,36 @@ def _orders(recipe: Recipe, examples: int) -> np.ndarray:
     return np.array(jax.vmap(lambda epoch: epoch_order(seed, epoch, examples))(numbers))
 
 
-def _torch_losses(
-    name: str,
-    arguments: dict[str, Any],
-    model: Chain,
-    dataset: Dataset,
-    recipe: Recipe,
-    order: np.ndarray,
-    precision: str,
-) -> np.ndarray:
+def _permuted(order: np.ndarray, batch_size: int, seed: int) -> np.ndarray:
+    """The same batches, the examples of each in another order: mean loss and gradients are the same sums reordered."""
+    random = np.random.default_rng(seed)
+    starts = range(0, order.shape[1], batch_size)
+    return np.array([np.concatenate([random.permutation(row[s : s + batch_size]) for s in starts]) for row in order])
+
+
+def _permute_inputs(twin: Any, seed: int) -> Any:
+    """Have every linear and convolutional layer add up its inputs in another order; returns the network."""
     import torch
 
-    from export.references import reference
+    random = torch.Generator().manual_seed(seed)
+    for layer in twin.modules():
+        if isinstance(layer, torch.nn.Linear | torch.nn.Conv2d):
+            order = torch.randperm(layer.weight.shape[1], generator=random)
+            layer.forward = functools.partial(_in_order, layer, order)  # type: ignore[method-assign]
+    return twin
+
+
+def _in_order(layer: Any, order: Any, x: Any) -> Any:
+    import torch
+
+    forward = torch.nn.functional.linear if isinstance(layer, torch.nn.Linear) else layer._conv_forward
+    return forward(x[:, order], layer.weight[:, order], layer.bias)
+
+
+def _torch_losses(twin: Any, dataset: Dataset, recipe: Recipe, order: np.ndarray, precision: str) -> np.ndarray:
+    import torch
 
     dtype = getattr(torch, precision)
-    twin = reference(name, **arguments).to(dtype)
-    twin.load_state_dict({k: torch.tensor(v) for k, v in state_dict(model).items()}, strict=False)
-    twin.train()
     optimizer = _optimizer(recipe, twin)
     images, labels = dataset.train.images, torch.tensor(dataset.train.labels).long()
     scaling = PREPROCESS[recipe.pixels]
@@ -187,8 +286,8 @@ def _optimizer(recipe: Recipe, twin: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _another_order() -> Iterator[None]:
-    """Other kernels and one thread: the same mathematics, summed in another order."""
+def _other_kernels() -> Iterator[None]:
+    """Kernels other than mkldnn's, and another number of threads."""
     import torch
 
     threads = torch.get_num_threads()

@@ -1,6 +1,10 @@
-"""A sweep's result as tables, figures and one HTML page.
+"""A sweep's result as tables, figures and one HTML page, and the look of all figures for those of your own.
 
 Importing it is quick: matplotlib, jinja2 and rich are imported when first used.
+
+>>> from flaxvision.report import COLUMN, figure_style, new_figure
+>>> with figure_style():
+...     axes = new_figure(COLUMN, 2).subplots()
 """
 
 from __future__ import annotations
@@ -10,15 +14,42 @@ from pathlib import Path
 
 from flaxvision._files import write_atomically
 from flaxvision.report.figures import draw_figures, figure_files
+from flaxvision.report.labels import End, label_ends
 from flaxvision.report.latex import results_latex
 from flaxvision.report.page import report_html
+from flaxvision.report.style import (
+    COLUMN,
+    FAINT,
+    GRID,
+    INK,
+    OKABE_ITO,
+    PAGE,
+    colors,
+    encode,
+    new_figure,
+    plain_logarithmic,
+)
+from flaxvision.report.style import style as figure_style
 from flaxvision.report.tables import results_csv, results_markdown
 from flaxvision.report.terminal import terminal_table
 from flaxvision.sweep.results import SweepResult
 
 __all__ = [
+    "COLUMN",
+    "FAINT",
+    "GRID",
+    "INK",
+    "OKABE_ITO",
+    "PAGE",
+    "End",
+    "colors",
     "draw_figures",
+    "encode",
     "figure_files",
+    "figure_style",
+    "label_ends",
+    "new_figure",
+    "plain_logarithmic",
     "report_html",
     "results_csv",
     "results_latex",

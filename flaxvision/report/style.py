@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -98,13 +99,25 @@ def colors(values: Sequence[str]) -> list[str]:
 
 
 def plain_logarithmic(axis: Axis) -> None:
-    """Ticks of a logarithmic axis as plain numbers; 2 and 5 between the tens where there are few tens."""
+    """Ticks of a logarithmic axis, three or more: at the tens, else at 2 and 5 too, else at more.
+
+    They are plain numbers, or powers where the axis goes below 0.0001 or above 100,000.
+    """
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     low, high = axis.get_view_interval()
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 200 * low else (1,)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    for steps in ((1,), (1, 2, 5), range(1, 10), [half / 2 for half in range(2, 20)]):
+        locator = LogLocator(subs=steps)
+        if sum(low <= tick <= high for tick in locator.tick_values(low, high)) >= 3:
+            break
+    axis.set_major_locator(locator)
+    powers = low < 1e-4 or high > 1e5
+    axis.set_major_formatter(FuncFormatter(lambda value, _: _power(value) if powers else f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
+
+
+def _power(value: float) -> str:
+    return "10" + str(round(math.log10(value))).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
 def darker(color: str) -> tuple[float, float, float]:

@@ -28,11 +28,11 @@ def device() -> str:
     """The devices that compute, in words."""
     import jax
 
-    devices = jax.local_devices()
+    devices, cores = jax.local_devices(), _cores()
     kind = devices[0].device_kind
     if devices[0].platform == "cpu":
         kind = _processor() or kind
-    return f"{len(devices)} x {devices[0].platform} ({kind}), {_cores()} cores"
+    return f"{len(devices)} x {devices[0].platform} ({kind}), {cores} core{'s' * (cores != 1)}"
 
 
 def data_sources(datasets: Iterable[Dataset]) -> dict[str, dict[str, Any]]:

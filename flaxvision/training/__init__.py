@@ -7,6 +7,7 @@ from flaxvision._lazy import attach
 if TYPE_CHECKING:
     from flaxvision.training._evaluate import evaluate, predict
     from flaxvision.training._fit import Progress, fit, train_cohort
+    from flaxvision.training.batches import epoch_order
     from flaxvision.training.history import History, Result, Timing
     from flaxvision.training.metrics import Metrics
     from flaxvision.training.progress import ProgressBar
@@ -20,6 +21,7 @@ __all__ = [
     "Recipe",
     "Result",
     "Timing",
+    "epoch_order",
     "evaluate",
     "fit",
     "predict",
@@ -33,6 +35,7 @@ __getattr__ = attach(
         **dict.fromkeys(("Progress", "fit", "train_cohort"), "_fit"),
         **dict.fromkeys(("History", "Result", "Timing"), "history"),
         "Metrics": "metrics",
+        "epoch_order": "batches",
         "ProgressBar": "progress",
         "Recipe": "recipe",
     },

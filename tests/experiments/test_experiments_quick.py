@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import doctest
 import importlib
 import json
+import subprocess
 import sys
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
 from flaxvision.training import engine
@@ -26,6 +29,10 @@ STUDIES = [
     "planar_clusters",
     "trace_identity",
 ]
+
+
+QUICK = 15  # seconds that --quick may take
+SLACK = 4  # for slow machines, and for what else runs on them
 
 
 @pytest.fixture
@@ -58,10 +65,10 @@ def test_a_study(name, script, tmp_path, capsys, torch):
     record = json.loads((tmp_path / name / "results.json").read_text())
     assert record["name"] == name
     assert record["command"] == f"python experiments/{name}.py --quick"
-    assert {"versions", "device", "config", "data", "commit"} <= record.keys()
+    assert {"versions", "device", "config", "data", "commit", "tables", "kept"} <= record.keys()
     assert record["rows"] or record["claims"]
     for row in record["rows"]:
-        assert {"published", "ours", "std", "n", "seeds", "tolerance", "verdict"} <= row.keys()
+        assert {"published", "published_range", "ours", "std", "n", "seeds", "tolerance", "verdict"} <= row.keys()
         assert row["n"] == len(row["values"]) > 0
     text = (tmp_path / name / "README.md").read_text()
     assert record["command"] in text
@@ -73,6 +80,41 @@ def test_a_study(name, script, tmp_path, capsys, torch):
     page = script("summarize")
     page.main(["--results", str(tmp_path)])
     assert f"]({name}/README.md)" in (tmp_path / "README.md").read_text()
+
+
+def test_rows_and_kept_parts(script, tmp_path, monkeypatch):
+    common = script("common")
+    assert doctest.testmod(common).failed == 0
+    row = common.Row("speed", "it/s", (5.0,), published_range=(1.0, 3.0), peer=(4.0, 6.0))
+    assert (row.from_published, row.from_peer, row.verdict) == (2.0, 0.0, "")
+    assert "| 1 to 3 | 5 | 1 | 5.0 ± 1.4 | +2 | 0 |" in common.rows_markdown([row])
+
+    monkeypatch.setattr(common, "RESULTS", tmp_path / "experiments" / "results")
+    options = common.read_options("some", None, [])
+    for _ in range(2):  # the second time nothing is made
+        made = common.cached(options, {"seed": 0}, lambda: {"loss": np.arange(3 - len(common.KEPT))})
+        assert set(made) == {"loss"}
+        assert made["loss"].tolist() == [0, 1, 2]
+    (record,) = common.KEPT.values()
+    assert {"commit", "seconds", "versions"} == record.keys()
+    assert common.kept_in_words().startswith("1 part kept")
+
+
+def test_quick_takes_seconds(tmp_path):
+    code = (
+        "import importlib, sys, time\n"
+        "folder, out, *names = sys.argv[1:]\n"
+        "sys.path.insert(0, folder)\n"
+        "for name in names:\n"
+        "    began = time.perf_counter()\n"
+        "    importlib.import_module(name).main(['--quick', '--out', out])\n"
+        "    print('SECONDS', name, time.perf_counter() - began)\n"
+    )
+    command = [sys.executable, "-c", code, str(FOLDER), str(tmp_path), "mnist_classifier", "emnist_holdout"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    seconds = {line.split()[1]: float(line.split()[2]) for line in printed if line.startswith("SECONDS")}
+    assert len(seconds) == 2
+    assert max(seconds.values()) < SLACK * QUICK, seconds
 
 
 @pytest.mark.parametrize("name", ["export_parity", "export_trajectories"])

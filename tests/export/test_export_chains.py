@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 import export
 from flaxvision.errors import UserError
 from flaxvision.layers import AvgPool, Chain, Conv, ConvTranspose, Dropout, Flatten, GlobalMaxPool, Linear, MaxPool
+from tests.export.conftest import assert_alive
 
 torch = pytest.importorskip("torch")
 SCRIPT = Path(__file__).parents[2] / "experiments" / "random_chains.py"
@@ -79,6 +80,7 @@ def test_a_wrong_network_is_a_disagreement(broken):
     chain = Chain(layers, input_shape=(5, 5, 2))
     inputs = np.random.default_rng(0).standard_normal((64, 5, 5, 2)).astype(np.float32)
     outputs = {batch: np.asarray(chain(inputs[:batch])) for batch in random_chains.BATCHES}
+    assert_alive(outputs[64])
     case = random_chains.Case(0, chain, inputs, outputs)
     assert not random_chains.disagreements(random_chains.errors(case))
     conv, norm, _, fc = chain.layers
@@ -112,6 +114,7 @@ def test_every_padding_with_every_stride(padding, transposed):
         layer = make(2, 3, (kernel, 3), (stride, 2), padding=padding, rngs=nnx.Rngs(0), **more)
         chain = Chain([("layer", layer)], input_shape=(6, 5, 2))
         outputs = {batch: np.asarray(chain(inputs[:batch])) for batch in random_chains.BATCHES}
+        assert_alive(outputs[64])
         found = random_chains.errors(random_chains.Case(0, chain, inputs, outputs))
         assert not random_chains.disagreements(found), (kernel, stride, flip, found)
 
@@ -123,6 +126,7 @@ def test_pools_whose_windows_do_not_divide_the_map(padding):
     for pool, window, strides in itertools.product((MaxPool, AvgPool), (2, (3, 2), 4), (None, 1, (2, 3), 5)):
         chain = Chain([("pool", pool(window, strides, padding))], input_shape=(7, 6, 2))
         outputs = {batch: np.asarray(chain(inputs[:batch])) for batch in random_chains.BATCHES}
+        assert_alive(outputs[64])
         found = random_chains.errors(random_chains.Case(0, chain, inputs, outputs))
         assert not random_chains.disagreements(found), (pool, window, strides, found)
 
@@ -140,5 +144,6 @@ def test_dropout_leaves_no_trace_in_the_outputs():
     chain = Chain([("drop", Dropout(0.9)), ("flat", Flatten())], input_shape=(3, 4, 2))
     inputs = np.random.default_rng(0).standard_normal((64, 3, 4, 2)).astype(np.float32)
     outputs = {batch: inputs[:batch].reshape(batch, -1) for batch in random_chains.BATCHES}
+    assert_alive(outputs[64])
     found = random_chains.errors(random_chains.Case(0, chain, inputs, outputs))
     assert found["onnx"][0] == found["torch"][0] == 0

@@ -7,11 +7,13 @@ import re
 
 import numpy as np
 import onnx
+import optax
 import pytest
 
 import export
 import flaxvision as fv
 from export.__main__ import main
+from tests.export.conftest import assert_alive
 
 
 @pytest.fixture(scope="module")
@@ -84,12 +86,98 @@ def test_a_trajectory_notices_another_optimiser(make_dataset, torch, monkeypatch
     assert table.parting("float64", tolerance=1e-9).step == 2  # the first loss is before any update
 
 
-def test_what_cannot_be_compared_is_refused(make_dataset, torch):
-    data = make_dataset((28, 28, 1), 10, train=64)
-    with pytest.raises(fv.UserError, match="constant learning rate"):
-        export.trajectory("mlp", data, fv.Recipe(schedule="cosine"))
-    with pytest.raises(fv.UserError, match="did you mean 'mlp'"):
-        export.trajectory("mpl", data, fv.Recipe())
+def test_pytorch_again_sees_the_same_batches_in_another_order(make_dataset, torch):
+    from export._trajectory import _permute_inputs, _permuted
+    from export.references import reference
+
+    order = np.random.default_rng(1).permuted(np.tile(np.arange(50), (3, 1)), axis=1)
+    again = _permuted(order, 16, 0)
+    for start, stop in ((0, 16), (16, 32), (32, 48), (48, 50)):
+        np.testing.assert_array_equal(np.sort(again[:, start:stop]), np.sort(order[:, start:stop]))
+    assert (again[:, :48] != order[:, :48]).any(axis=1).all()
+
+    twin = reference("mnist_net", input_shape=(28, 28, 1), num_classes=10, dropout=0.0).double()
+    x = torch.randn(8, 1, 28, 28, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    before = twin(x).detach().numpy()
+    _permute_inputs(twin, 0)
+    after = twin(x).detach().numpy()
+    assert_alive(after)
+    assert (after != before).any()
+    np.testing.assert_allclose(after, before, rtol=0, atol=1e-13)
+
+    data = make_dataset((28, 28, 1), 10, train=256)
+    table = export.trajectory("mlp", data, fv.Recipe(learning_rate=0.1, batch_size=64), steps=20)
+    apart = table.partings("float32", "torch again")
+    assert len(apart) == 5
+    assert all(run.first_step <= 1e-6 and 1e-8 < run.largest < 1e-4 for run in apart)
+    assert len({run.largest for run in apart}) > 1
+    assert table.parting("float32", "torch again").largest == max(run.largest for run in apart)
+    assert "none (0 of 5 runs)" in table.markdown()
+
+
+def test_a_trajectory_on_disk(make_dataset, torch, tmp_path):
+    table = export.trajectory(
+        "mlp", make_dataset((28, 28, 1), 10, train=64), fv.Recipe(batch_size=32), steps=3, orders=2
+    )
+    written = table.write(tmp_path)
+    assert [path.name for path in written] == ["trajectory.md", "trajectory.json"]
+    assert written[0].read_text() == table.markdown()
+    record = json.loads(written[1].read_text())
+    assert (record["network"], record["tolerance"]) == ("mlp", 1e-4)
+    assert {precision: list(runs) for precision, runs in record["losses"].items()} == {
+        "float32": ["flax", "torch", "torch again, order 0", "torch again, order 1"],
+        "float64": ["flax", "torch"],
+    }
+    found = record["losses"]["float32"]
+    table.losses["torch again, order 1", "float32"] = table.losses.pop(("torch again", "float32"))[1]
+    for (run, precision), losses in table.losses.items():
+        np.testing.assert_array_equal(np.array(record["losses"][precision][run], precision), losses)
+    assert len(found["torch again, order 0"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ({"schedule": "cosine"}, "cannot follow schedule='cosine'"),
+        ({"warmup_epochs": 1}, "cannot follow warmup_epochs=1"),
+        ({"augment": ("flip",), "select": "best"}, r"cannot follow augment=\('flip',\), select='best' in PyTorch"),
+        ({"frozen": ("linear_relu_stack.0",)}, "cannot follow frozen="),
+        ({"warm_start": "x.safetensors"}, "cannot follow warm_start='x.safetensors'"),
+        ({"early_stopping": 1}, "cannot follow early_stopping=1"),
+        ({"precision": "bfloat16"}, "cannot follow precision='bfloat16'"),
+        ({"record_gradients": True}, "cannot follow record_gradients=True"),
+        ({"learning_rate": lambda step: 0.1}, "constant learning rate"),
+        ({"optimizer": optax.sgd(0.1)}, "by name"),
+    ],
+)
+def test_recipes_that_pytorch_does_not_follow_are_refused(make_dataset, torch, recipe, message):
+    with pytest.raises(fv.UserError, match=message) as caught:
+        export.trajectory("mlp", make_dataset((28, 28, 1), 10, train=64), fv.Recipe(**recipe))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "sizes", "message"),
+    [
+        ("mpl", (28, 28, 1), {}, "did you mean 'mlp'"),
+        ("mlp", (28, 28, 1), {"dropout": 0.1}, "trains without dropout, given is 0.1"),
+        ("mnist_net", (28, 28, 1), {"dropout": 0.25}, "trains without dropout"),
+        ("mlp", (28, 28, 1), {"activation": "gelu"}, "reference of mlp .* does not fit .*activation='gelu'"),
+        ("mnist_net", (20, 20, 1), {}, r"reference of mnist_net .* does not fit input_shape=\(20, 20, 1\)"),
+        ("wide_cnn", (28, 28, 3), {}, r"reference of wide_cnn .* does not fit input_shape=\(28, 28, 3\)"),
+        ("mlp", (2,), {"batch_norm": True}, "reference of mlp .* does not fit .*batch_norm"),
+        ("emnist_autoencoder", (28, 28, 1), {}, "loss 'cross_entropy' does not fit"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_before_training(
+    make_dataset, torch, monkeypatch, name, shape, sizes, message
+):
+    from export import _trajectory
+
+    monkeypatch.setattr(_trajectory, "fit", lambda *_, **__: pytest.fail("trained"))
+    with pytest.raises(fv.UserError, match=message) as caught:
+        export.trajectory(name, make_dataset(shape, 10, train=64), fv.Recipe(batch_size=32), **sizes)
+    assert "\n" not in str(caught.value)
 
 
 def test_the_command_line(trained, tmp_path, capsys):
@@ -117,17 +205,23 @@ def test_the_command_line(trained, tmp_path, capsys):
         (["onnx", "missing.safetensors"], "no weights file"),
         (["onnx", "NET", "-o", "/proc/x.onnx"], "cannot write"),
         (["keras", "NET", "-o", "x.h5"], r"does not end in \.keras"),
+        (["torch", "NET", "-o", "x.pt"], r"does not end in \.safetensors"),
         (["onnx", "NET", "--layuot", "NCHW"], "unknown argument '--layuot'"),
         (["compare", "NET"], "give --dataset"),
         (["compare", "NET", "--dataset", "glyps"], "did you mean 'glyphs'"),
         (["compare", "NET", "--dataset", "glyphs"], "takes examples of shape"),
+        (["compare", "NET", "--dataset", "glyphs", "-o", "missing"], "cannot write in missing: No such file"),
+        (["compare", "NET", "--dataset", "glyphs", "-o", "NET"], "cannot write in NET: Not a directory"),
+        (["compare", ".", "--dataset", "glyphs"], r"no weights file winner\.safetensors"),
+        (["trajectory", "mlp", "--out", "/proc"], "cannot write in /proc"),
+        (["trajectory", "mlp", "--set", "augment=crop"], r"cannot follow augment=\('crop',\)"),
         (["trajectory", "mlp", "--steps", "0"], "'0' is not allowed"),
         (["trajectory", "mlp", "--set", "learning_rat=1"], "did you mean 'learning_rate'"),
         (["trajectory", "mpl", "--steps", "1"], "did you mean 'mlp'"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(tmp_path, capsys, monkeypatch, arguments, message):
-    for package, needed in (("keras", "keras" in arguments), ("torch", "mpl" in arguments)):
+    for package, needed in (("keras", "keras" in arguments), ("torch", "trajectory" in arguments)):
         if needed:
             pytest.importorskip(package)
     monkeypatch.chdir(tmp_path)
@@ -140,17 +234,44 @@ def test_a_mistake_is_one_line_and_status_2(tmp_path, capsys, monkeypatch, argum
     assert [path.name for path in tmp_path.iterdir()] == ["NET"]
 
 
-def test_a_sweep_exports_its_winner(tmp_path):
-    spec = fv.sweep.override(fv.sweep.load_spec("demo"), limit=128, epochs=1, seeds=1, settings=["hidden=[8]"])
-    result = fv.sweep.run(spec, tmp_path / "run", report=False)
-    path = tmp_path / "run" / "winner.onnx"
+def test_a_sweep_exports_its_winner(tmp_path, capsys):
+    settings = ["hidden=[8]", "drawn=90", "learning_rate=0.1,0.3", "size=12"]
+    spec = fv.sweep.override(fv.sweep.load_spec("demo"), epochs=1, seeds=1, settings=settings)
+    run = tmp_path / "run"
+    result = fv.sweep.run(spec, run, report=False)
+    path = run / "winner.onnx"
     about = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
     assert about["data set"] == "glyphs"
-    assert float(about["test_top1"]) == result.winner.final["test_top1"]
+    assert about["config hash"] == result.winner.id
+    assert {key: json.loads(about[key]) for key in result.winner.final} == result.winner.final
     assert json.loads(about["classes"]) == list(result.classes)
     again = export.from_onnx(path)
-    images = np.zeros((2, 28, 28, 1), np.uint8)
-    np.testing.assert_array_equal(
-        fv.predict(again, images), fv.predict(fv.load_model(tmp_path / "run" / "winner.safetensors"), images)
-    )
-    assert json.loads((tmp_path / "run" / "parity.json").read_text())["images"] == 128
+    images = np.random.default_rng(0).integers(0, 256, (5, 12, 12, 1)).astype(np.uint8)
+    expected = fv.predict(fv.load_model(run / "winner.safetensors"), images)
+    assert_alive(expected)
+    np.testing.assert_array_equal(fv.predict(again, images), expected)
+    parity = json.loads((run / "parity.json").read_text())
+    assert parity["images"] == 90 // 5  # of the test set that the sweep drew
+
+    # The command line does the same with the run.
+    assert main(["onnx", str(run), "-o", str(tmp_path / "again.onnx")]) == 0
+    assert (tmp_path / "again.onnx").read_bytes() == path.read_bytes()
+    (run / "parity.md").unlink()
+    (run / "parity.json").unlink()
+    capsys.readouterr()
+    assert main(["compare", str(run)]) == 0
+    assert capsys.readouterr().out == (run / "parity.md").read_text()
+    compared = json.loads((run / "parity.json").read_text())
+    assert (compared["images"], compared["dataset"]) == (18, "glyphs")
+    assert [row["runtime"] for row in compared["rows"]] == [row["runtime"] for row in parity["rows"]]
+    assert [row["accuracy"] for row in compared["rows"]] == [row["accuracy"] for row in parity["rows"]]
+    assert compared["rows"][0]["accuracy"] == result.winner.final["test_top1"]
+
+
+def test_trajectory_on_the_command_line(tmp_path, capsys, torch):
+    settings = ["--set", "batch_size=16", "learning_rate=0.05", "--steps", "2"]
+    assert main(["trajectory", "mlp", *settings, "-o", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == (tmp_path / "trajectory.md").read_text()
+    losses = json.loads((tmp_path / "trajectory.json").read_text())["losses"]
+    assert [len(losses["float64"][run]) for run in ("flax", "torch")] == [2, 2]
+    assert losses["float64"]["flax"][1] == pytest.approx(losses["float64"]["torch"][1], rel=1e-9)

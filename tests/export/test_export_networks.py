@@ -21,9 +21,25 @@ from onnx import numpy_helper
 
 import export
 import flaxvision as fv
+from export._fold import fold_batch_norms
 from flaxvision.errors import UserError
-from flaxvision.layers import Activation, BatchNorm, Chain, Context, Conv, Flatten, Linear, PolarTransform, Preprocess
+from flaxvision.layers import (
+    ACTIVATIONS,
+    Activation,
+    AvgPool,
+    BatchNorm,
+    Chain,
+    Context,
+    Conv,
+    ConvTranspose,
+    Dropout,
+    Flatten,
+    Linear,
+    PolarTransform,
+    Preprocess,
+)
 from flaxvision.models.files import describe_model, variables
+from tests.export.conftest import assert_alive
 
 POLAR = {"Gather": 2, "Mul": 3, "Add": 2, "Where": 4, "Less": 2}
 POLAR |= dict.fromkeys(("Sqrt", "Equal", "Atan", "Div", "Neg", "Sign", "Concat"), 1)
@@ -37,6 +53,9 @@ NETWORKS = [  # call, sizes, and the nodes that the reports' architecture asks f
     ("mlp", {"hidden": (1024, 2048)}, {"Flatten": 1, "Gemm": 3, "Relu": 2}),
     ("mlp", {"hidden": (32,)}, {"Flatten": 1, "Gemm": 2, "Relu": 1}),
     ("mlp", {"hidden": (30, 30), "activation": "sigmoid"}, {"Flatten": 1, "Gemm": 3, "Sigmoid": 2}),
+    ("mlp", {"hidden": (30, 30), "activation": "identity"}, {"Flatten": 1, "Gemm": 3}),
+    ("mlp", {"hidden": (30,)}, {"Flatten": 1, "Gemm": 2, "Relu": 1}),
+    ("mlp", {"hidden": (30, 30)}, {"Flatten": 1, "Gemm": 3, "Relu": 2}),
     ("mlp", {"hidden": (30,), "batch_norm": True}, {"Flatten": 1, "Gemm": 2, "BatchNormalization": 1, "Relu": 1}),
     ("mlp", {"hidden": (30, 30), "batch_norm": True}, {"Flatten": 1, "Gemm": 3, "BatchNormalization": 2, "Relu": 2}),
     ("mlp", {"input_shape": (2,), "hidden": (16, 16), "num_classes": 1}, {"Gemm": 3, "Relu": 2}),
@@ -137,7 +156,7 @@ def alive(number):
             assert float(layer.var[...].max()) != 1
     run = nnx.jit(lambda model, x: model(x))
     logits = {batch: np.asarray(run(model, inputs[:batch])) for batch in BATCHES}
-    assert logits[64].std(axis=0).mean() > 1e-3  # alive
+    assert_alive(logits[64])
     return model, stored, logits
 
 
@@ -224,14 +243,18 @@ def torch_modules(number, model):
 
 
 @every_network
-def test_torch_and_the_hand_written_reference(number):
+def test_torch_and_the_hand_written_reference(number, tmp_path):
     torch = pytest.importorskip("torch")
     model, stored, logits = alive(number)
-    x = torch.from_numpy(channels_first(scaled(model, stored)))
+    x = channels_first(scaled(model, stored))
+    path = export.to_onnx(model, tmp_path / "net.onnx")
+    in_onnx = {batch: run_onnx(path, x[:batch]) for batch in BATCHES}
     for module in torch_modules(number, model):
         with torch.no_grad():
             for batch, ours in logits.items():
-                assert_same(module(x[:batch]).numpy(), channels_first(ours), tolerance(model))
+                theirs = module(torch.from_numpy(x[:batch])).numpy()
+                assert_same(theirs, channels_first(ours), tolerance(model))
+                assert_same(in_onnx[batch], theirs, tolerance(model))
 
 
 @every_network
@@ -245,24 +268,31 @@ def test_keras(number):
             assert_same(twin.predict_on_batch(x[:batch]), ours, tolerance(model))
 
 
+def widened(model):
+    """The model in float64."""
+    graphdef, state = nnx.split(model)
+    return nnx.merge(graphdef, jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64), state))
+
+
 @every_network
 def test_float64(number):
     torch = pytest.importorskip("torch")
     model, stored, _ = alive(number)
-    batches = (3,) if model.kind == "vgg19" else BATCHES  # whose float64 takes seconds
+    batches = (1, 3) if model.kind == "vgg19" else BATCHES  # whose float64 takes seconds
     with jax.enable_x64(True):
-        graphdef, state = nnx.split(model)
-        wide = nnx.merge(graphdef, jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64), state))
+        wide = widened(model)
         inputs = scaled(model, stored)[: max(batches)].astype(np.float64)
         run = nnx.jit(lambda model, x: model(x))
         logits = {batch: np.asarray(run(wide, inputs[:batch])) for batch in batches}
         modules = torch_modules(number, wide)
         if importlib.util.find_spec("keras"):
-            with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-                theirs = export.to_keras(wide).predict_on_batch(inputs[:3])
             # Keras's BatchNormalization and arctan2 work in float32, whatever the policy.
             coarse = any(isinstance(layer, (BatchNorm, PolarTransform)) for layer in model.layers)
-            assert_same(theirs, logits[3], tolerance(model) if coarse else 1e-10)
+            with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+                twin = export.to_keras(wide)
+                for batch, ours in logits.items():
+                    theirs = twin.predict_on_batch(inputs[:batch])
+                    assert_same(theirs, ours, tolerance(model) if coarse else 1e-10)
     x = torch.from_numpy(channels_first(inputs))
     for module in modules:
         with torch.no_grad():
@@ -352,6 +382,29 @@ def test_one_logit_gives_two_probabilities(name, tmp_path):
     assert probabilities.std(axis=0).min() > 0.01
 
 
+def test_one_logit_in_float64_gives_two_probabilities(tmp_path):
+    with jax.enable_x64(True):
+        layer = Linear(2, 1, rngs=nnx.Rngs(0), param_dtype=jnp.float64)
+        chain = Chain([("fc", layer)], input_shape=(2,))
+        assert chain.dtype == jnp.float64
+        path = export.to_onnx(chain, tmp_path / "net.onnx", softmax=True)
+        points = pixels((2,)).astype(np.float64)
+        logits = points @ np.asarray(layer.kernel[...]) + np.asarray(layer.bias[...])
+        assert_equal_weights(export.from_onnx(path), chain)
+        assert export.from_onnx(path).dtype == jnp.float64
+    probabilities = run_onnx(path, points)
+    assert_alive(probabilities)
+    assert probabilities.dtype == np.float64
+    np.testing.assert_allclose(probabilities, np.hstack([1 / (1 + np.exp(logits)), 1 / (1 + np.exp(-logits))]))
+
+
+def test_points_have_no_pixels_to_scale(tmp_path):
+    model = fv.models.create("linear", input_shape=(2,), num_classes=1)
+    with pytest.raises(UserError, match=r"normalize=True is for images; linear takes points of shape \(2,\)"):
+        export.to_onnx(model, tmp_path / "net.onnx", normalize=True)
+    assert not list(tmp_path.iterdir())
+
+
 def test_preprocessing_that_does_nothing_leaves_only_the_cast(tmp_path):
     model = fv.models.create("linear")
     assert counts(export.to_onnx(model, tmp_path / "net.onnx", normalize=True)) == {"Cast": 1, "Flatten": 1, "Gemm": 1}
@@ -390,7 +443,8 @@ def test_bytes_are_the_same_in_every_process(tmp_path):
 
 def test_metadata(tmp_path):
     model, *_ = small()
-    more = {"dataset": "mnist", "accuracy": 0.98, "config": {"hash": "ab"}}
+    more = {"dataset": "mnist", "accuracy": 0.98, "config": {"hash": "ab"}, "loss": np.float32(0.5)}
+    more |= {"steps": np.arange(3), "best": jnp.asarray(2)}
     proto = onnx.load(export.to_onnx(model, tmp_path / "net.onnx", metadata=more))
     about = {entry.key: entry.value for entry in proto.metadata_props}
     assert json.loads(about["classes"]) == [f"class {i}" for i in range(10)]
@@ -400,30 +454,54 @@ def test_metadata(tmp_path):
         0.98,
         {"hash": "ab"},
     )
+    assert [json.loads(about[key]) for key in ("loss", "steps", "best")] == [0.5, [0, 1, 2], 2]
     assert proto.producer_name == "flaxvision"
     assert proto.graph.name == "mnist_net"
 
 
-def every_activation():
-    functions = ("relu", "sigmoid", "tanh", "identity", "leaky_relu", "elu", "gelu", "silu", "softplus")
-    layers = [("conv", Conv(1, 6, (3, 3), strides=(2, 2), rngs=nnx.Rngs(0))), ("norm", BatchNorm(6))]
-    layers += [(function, Activation(function)) for function in functions]
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"flaxvision.model": "{}"}, "metadata 'flaxvision.model': give a name .* does not begin with 'flaxvision.'"),
+        ({"flaxvision.x": 1, "a": 2}, "metadata 'flaxvision.x'"),
+        ({3: "x", "a": 2}, "metadata 3: give a name that is text"),
+        ({"network": nnx}, "metadata 'network' is a module: give text, numbers, lists or a dict"),
+    ],
+)
+def test_metadata_that_a_file_cannot_hold(metadata, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        export.to_onnx(small()[0], tmp_path / "net.onnx", metadata=metadata)
+    assert not list(tmp_path.iterdir())
+
+
+@functools.cache
+def with_activation(function):
+    """(chain, inputs, outputs): the activation sees negative and positive values."""
+    conv = Conv(1, 6, (3, 3), strides=(2, 2), rngs=nnx.Rngs(0))
+    layers = [("conv", conv), ("norm", BatchNorm(6)), ("act", Activation(function))]
     layers += [("flat", Flatten()), ("fc", Linear(96, 3, rngs=nnx.Rngs(1)))]
-    return Chain(layers, input_shape=(8, 7, 1))
+    x = np.random.default_rng(0).normal(0, 3, (5, 8, 7, 1)).astype(np.float32)
+    before = np.asarray(conv(x))
+    assert (before < -1).mean() > 0.1
+    assert (before > 1).mean() > 0.1
+    chain = Chain(layers, input_shape=(8, 7, 1))
+    outputs = np.asarray(chain(x))
+    assert_alive(outputs)
+    return chain, x, outputs
 
 
 @pytest.mark.parametrize("opset", range(17, 24))
 def test_every_operator_set(opset, tmp_path):
-    x = np.random.default_rng(0).normal(0, 2, (5, 8, 7, 1)).astype(np.float32)
-    chain = every_activation()
-    path = export.to_onnx(chain, tmp_path / "net.onnx", opset=opset)
-    proto = onnx.load(path)
-    assert proto.opset_import[0].version == opset
-    onnx.checker.check_model(proto, full_check=True)
-    onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)
-    assert_same(run_onnx(path, channels_first(x)), np.asarray(chain(x)), 1e-5)
-    assert ("Gelu" in counts(path)) == (opset >= 20)
-    assert_equal_weights(export.from_onnx(path), chain)
+    path = tmp_path / "net.onnx"
+    for function in ACTIVATIONS:
+        chain, x, outputs = with_activation(function)
+        proto = onnx.load(export.to_onnx(chain, path, opset=opset))
+        assert proto.opset_import[0].version == opset
+        onnx.checker.check_model(proto, full_check=True)
+        onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)
+        assert_same(run_onnx(path, channels_first(x)), outputs, 1e-5)
+        assert ("Gelu" in counts(path)) == (function == "gelu" and opset >= 20)
+        assert_equal_weights(export.from_onnx(path), chain)
     for name in ("emnist_autoencoder", "mnist_net", "polar_linear"):
         model, stored, logits = small(name)
         path = export.to_onnx(model, path, opset=opset, normalize=stored.dtype == np.uint8)
@@ -452,10 +530,11 @@ def test_wrong_options_are_one_line(options, message, tmp_path):
 def test_paths_that_cannot_be_written(tmp_path):
     model = fv.models.create("linear", input_shape=(2,), num_classes=1)
     (tmp_path / "file").write_text("")
-    for path in (tmp_path / "no" / "net.onnx", tmp_path / "file" / "net.onnx", tmp_path):
+    (tmp_path / "folder.safetensors").mkdir()
+    for name in ("no/net.safetensors", "file/net.safetensors", "folder.safetensors"):
         for write in (export.to_onnx, export.save_torch):
             with pytest.raises(UserError, match="cannot write") as caught:
-                write(model, path)
+                write(model, tmp_path / name)
             assert "\n" not in str(caught.value)
 
 
@@ -465,9 +544,116 @@ def test_a_network_without_a_flatten_takes_other_sizes(shape, tmp_path):
     other = pixels(shape, 4)
     path = export.to_onnx(tiny, tmp_path / "net.onnx", input_shape=shape, normalize=True)
     ours = np.asarray(tiny(scaled(tiny, other)))
+    assert_alive(ours)
     assert_same(run_onnx(path, channels_first(other)), ours, 1e-5)
     assert tiny.input_shape == (28, 28, 1)  # itself it stays
     assert export.from_onnx(path).input_shape == shape
+
+
+def test_names_of_layers_that_the_graph_has_itself(tmp_path):
+    """Names of the input, the output, nodes, constants and weights."""
+    names = ("input", "pixels", "preprocess.scale", "logits", "gelu.half", "images", "probabilities", "gemm_2", "0")
+    names += ("gelu", "logits.weight", "one")
+    layers = [Activation("gelu") if name == "gelu" else Linear(4, 4, rngs=nnx.Rngs(i)) for i, name in enumerate(names)]
+    layers = [("flat", Flatten()), *zip(names, layers, strict=True)]
+    chain = Chain([*layers, ("div_9", Activation("softplus"))], input_shape=(2, 1, 2))
+    chain.preprocess = Preprocess(1 / 32, -4.0)
+    stored = pixels((2, 1, 2))
+    ours = np.asarray(chain(scaled(chain, stored)))
+    assert_alive(ours)
+    for opset in (17, 20):
+        path = export.to_onnx(chain, tmp_path / "net.onnx", opset=opset)
+        graph = onnx.load(path).graph
+        assert ([value.name for value in graph.input], [value.name for value in graph.output]) == (
+            ["input"],
+            ["logits"],
+        )
+        values = ["input", *(tensor.name for tensor in graph.initializer), *(n.output[0] for n in graph.node)]
+        assert len(set(values)) == len(values)
+        assert {"input.weight", "logits.weight", "logits.weight.weight"} <= set(values)
+        assert_same(run_onnx(path, channels_first(scaled(chain, stored))), ours, 1e-5)
+        assert_equal_weights(export.from_onnx(path), chain)
+        whole = export.to_onnx(chain, path, opset=opset, normalize=True, softmax=True)
+        assert_same(run_onnx(whole, channels_first(stored)), fv.predict(chain, stored), 1e-5)
+        assert onnx.load(whole).graph.output[0].name == "probabilities"
+
+
+@pytest.mark.parametrize("error", [onnx.checker.ValidationError, onnx.shape_inference.InferenceError])
+def test_what_the_checker_refuses_is_one_line(error, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise error("Graph must be\n in single static assignment form")
+
+    monkeypatch.setattr(onnx.checker, "check_model", refuse)
+    with pytest.raises(UserError, match=r"mnist_net makes no valid ONNX graph \(Graph must be in single") as caught:
+        export.to_onnx(small()[0], tmp_path / "net.onnx")
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("layers", "shape", "message"),
+    [
+        ([Linear(4, 4, rngs=nnx.Rngs(0))], (4, 4, 4), r"layer 0 'body.0' is a Linear on maps of shape \(4, 4, 4\)"),
+        ([Activation("relu"), Linear(3, 5, rngs=nnx.Rngs(0))], (2, 2, 3), r"layer 1 'body.1' is a Linear .* a Flatten"),
+        ([PolarTransform()], (2, 3, 1), r"layer 0 'body.0' is a PolarTransform on examples of shape \(2, 3, 1\)"),
+        ([Flatten(), PolarTransform()], (1, 2, 2), r"layer 1 'body.1' is a PolarTransform .* \(4,\)"),
+    ],
+)
+def test_layers_that_would_mix_up_the_axes_are_refused(layers, shape, message, tmp_path):
+    chain = Chain([(f"body.{i}", layer) for i, layer in enumerate(layers)], input_shape=shape)
+    writers = [lambda: export.to_onnx(chain, tmp_path / "net.onnx")]
+    writers += [lambda: export.to_torch(chain)] if importlib.util.find_spec("torch") else []
+    writers += [lambda: export.to_keras(chain)] if importlib.util.find_spec("keras") else []
+    for write in writers:
+        with pytest.raises(UserError, match=message):
+            write()
+
+
+def drawn(chain, seed=0):
+    """The chain with every number drawn anew, scales and variances positive."""
+    random = np.random.default_rng(seed)
+    for path, variable in nnx.to_flat_state(nnx.state(chain)):
+        if path[-1] != "rate":
+            values = random.normal(0, 0.3, variable[...].shape)
+            values = np.exp(values) if path[-1] in ("scale", "var") else values
+            variable[...] = jnp.asarray(values.astype(np.float32))
+    return chain
+
+
+@pytest.mark.parametrize("use_bias", [False, True])
+def test_every_batch_norm_that_can_is_folded(use_bias, tmp_path):
+    """Also behind Dropout and identities, and into transposed convolutions of either kernel layout."""
+    more = {"use_bias": use_bias, "rngs": nnx.Rngs(0)}
+    layers = [
+        ("conv", Conv(2, 3, (3, 3), **more)),
+        ("drop", Dropout(0.5)),
+        ("norm", BatchNorm(3)),
+        ("up", ConvTranspose(3, 4, (3, 3), (2, 2), padding="VALID", transpose_kernel=True, **more)),
+        ("same", Activation("identity")),
+        ("norm_up", BatchNorm(4)),
+        ("again", BatchNorm(4)),
+        ("tanh", Activation("tanh")),
+        ("flipped", ConvTranspose(4, 2, (4, 3), (1, 2), **more)),
+        ("norm_flipped", BatchNorm(2)),
+        ("pool", AvgPool(2)),
+        ("kept", BatchNorm(2)),
+        ("flat", Flatten()),
+        ("fc", Linear(110, 5, **more)),
+        ("drop_fc", Dropout(0.1)),
+        ("norm_fc", BatchNorm(5)),
+    ]
+    chain = drawn(Chain(layers, input_shape=(5, 5, 2)))
+    x = np.random.default_rng(1).normal(0, 1, (5, 5, 5, 2))
+    with jax.enable_x64(True):
+        exact = np.asarray(widened(chain)(x))
+        folded = fold_batch_norms(widened(chain))
+        assert [name for name, layer in folded.named_layers() if isinstance(layer, BatchNorm)] == ["kept"]
+        np.testing.assert_allclose(np.asarray(folded(x)), exact, rtol=0, atol=1e-13 * np.abs(exact).max())
+    assert_alive(exact)
+    path = export.to_onnx(chain, tmp_path / "net.onnx", fold_batch_norm=True)
+    assert counts(path)["BatchNormalization"] == 1
+    assert_same(run_onnx(path, channels_first(x.astype(np.float32))), exact.astype(np.float32), 1e-5)
+    assert_equal_weights(export.from_onnx(path), fold_batch_norms(chain))
 
 
 class Doubled(nnx.Module):
@@ -585,6 +771,44 @@ def test_keras_layers_that_are_not_ours_are_named(kind, settings, message):
             export.from_keras(twin)
     assert "'odd'" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("padding", ["SAME", "VALID", ((0, 0), (0, 0)), ((1, 0), (0, 2)), ((2, 2), (1, 1))], ids=str)
+def test_transposed_convolutions_to_keras_and_back(padding, tmp_path):
+    """Kernels smaller and larger than their stride: Keras crops what we do not pad."""
+    pytest.importorskip("keras")
+    x = np.random.default_rng(0).normal(0, 1, (5, 4, 5, 2)).astype(np.float32)
+    for flip, strides in ((False, (1, 1)), (True, (2, 1)), (True, (4, 3))):
+        layer = ConvTranspose(2, 3, (3, 4), strides, padding=padding, transpose_kernel=flip, rngs=nnx.Rngs(0))
+        chain = drawn(Chain([("up.0", layer), ("act", Activation("tanh"))], input_shape=(4, 5, 2)))
+        ours = np.asarray(chain(x))
+        assert_alive(ours)
+        with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+            assert_same(export.to_keras(chain, tmp_path / "net.keras").predict_on_batch(x), ours, 1e-5)
+            again = export.from_keras(tmp_path / "net.keras")
+        assert list(again.names) == ["up_0", "act"]
+        assert_same(np.asarray(again(x)), ours, 1e-5)
+        path = export.to_onnx(again, tmp_path / "net.onnx")  # and it can be exported again
+        assert_same(run_onnx(path, channels_first(x)), channels_first(ours), 1e-5)
+
+
+def test_a_cropping_that_no_padding_can_express():
+    keras = pytest.importorskip("keras")
+    inputs = keras.Input((8, 6, 4))
+    for padding, crop in (("valid", 3), ("same", 1)):
+        with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+            x = keras.layers.Conv2DTranspose(2, 3, padding=padding, name="odd")(inputs)
+            twin = keras.Model(inputs, keras.layers.Cropping2D(crop)(x))
+            with pytest.raises(UserError, match=r"the cropping after Keras layer 'odd' has no counterpart"):
+                export.from_keras(twin)
+
+
+@pytest.mark.parametrize("names", [("a.b", "a_b"), ("a", "a_padding")])
+def test_names_that_are_one_in_keras(names):
+    pytest.importorskip("keras")
+    layers = [(name, Conv(1, 1, (3, 3), padding=1, rngs=nnx.Rngs(0))) for name in names]
+    with pytest.raises(UserError, match=rf"two layers of chain have one name in Keras.*{names[0]}, {names[1]}"):
+        export.to_keras(Chain(layers, input_shape=(6, 6, 1)))
 
 
 def test_a_keras_network_of_ones_own():

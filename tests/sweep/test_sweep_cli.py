@@ -5,9 +5,11 @@ import subprocess
 import sys
 import time
 
+import onnx
 import pytest
 
 from flaxvision.sweep import list_specs
+from flaxvision.sweep.cli import main
 
 MODULE = [sys.executable, "-m", "flaxvision.sweep"]
 
@@ -84,6 +86,22 @@ def test_everything_on_one_line(command, tmp_path, spec_file, tiny, files):
     for name in ("spec.toml", "results.md", "results.tex", "report.html", "winner.safetensors"):
         assert (out / name).stat().st_size > 0
     assert {path.suffix for path in (out / "trials").iterdir()} == {".npz", ".safetensors"}
+
+
+def test_the_winner_elsewhere(command, tmp_path, spec_file, tiny, torch):
+    """A sweep exports its winner and shows that the file is the same network, unless told not to."""
+    path = spec_file(tiny())
+    assert main([str(path), "--out", str(tmp_path / "with"), "--quiet"]) == 0
+    assert command(path, "--out", tmp_path / "without", "--quiet") == (0, "", "")  # adds --no-export
+    exported = {"winner.onnx", "parity.md", "parity.json"}
+    files = {folder: {entry.name for entry in (tmp_path / folder).iterdir()} for folder in ("with", "without")}
+    assert files["with"] - files["without"] == exported
+    pages = {folder: (tmp_path / folder / "report.html").read_text(encoding="utf-8") for folder in files}
+    section = pages["with"].partition("The same network elsewhere")[2]
+    for runtime in ("Flax", "ONNX", "PyTorch"):
+        assert f"<td>{runtime}</td>" in section
+    assert "The same network elsewhere" not in pages["without"]
+    onnx.checker.check_model(tmp_path / "with" / "winner.onnx", full_check=True)
 
 
 def test_quiet_prints_nothing_and_default_folder_is_under_runs(command, tmp_path, spec_file, tiny, monkeypatch):
