@@ -202,4 +202,5 @@ def from_dict(settings: dict[str, Any]) -> Recipe:
     for key in settings:
         if key not in field_names():
             raise unknown("recipe key", key, field_names())
-    return Recipe(**settings)
+    # Plain floats: of a subclass, JAX would make float32 numbers even where 64 bits are asked for.
+    return Recipe(**{key: float(value) if isinstance(value, float) else value for key, value in settings.items()})

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flaxvision.errors import UserError
+from flaxvision.sweep.spec import Typed
 from flaxvision.training import Recipe
 from flaxvision.training.recipe import field_names, from_dict
 
@@ -115,3 +116,9 @@ def test_selection_metric():
     assert Recipe().selection(has_validation=False) == "test_loss"
     with pytest.raises(UserError, match=r"give validation=0\.2"):
         Recipe(select_on="val_top1").selection(has_validation=False)
+
+
+def test_numbers_of_a_spec_become_plain_floats():
+    recipe = from_dict({"learning_rate": Typed("5e-2"), "batch_size": 16})
+    assert type(recipe.learning_rate) is float
+    assert recipe == Recipe(learning_rate=0.05, batch_size=16)
