@@ -16,19 +16,18 @@ from flaxvision.sweep.spec import config_hash
 WINNER = "winner.safetensors"
 
 
-def export_winner(directory: Path, dataset: Dataset, metadata: Mapping[str, object] | None = None) -> ParityTable:
+def export_winner(directory: Path, dataset: Dataset) -> ParityTable:
     """Write winner.onnx, parity.md and parity.json to a run directory that has winner.safetensors.
 
     Args:
         directory: The run directory.
         dataset: The data set of the winner, for the comparison.
-        metadata: What to write into the file beside data set, configuration hash and final metrics.
 
     Raises:
         UserError: If a layer of the winner cannot be exported.
     """
     model, notes = load_noted(directory / WINNER)
-    path = to_onnx(model, directory / "winner.onnx", metadata={**(metadata or {}), **about(notes)})
+    path = to_onnx(model, directory / "winner.onnx", metadata=about(notes))
     table = compare(model, dataset, onnx=path)
     table.write(directory)
     return table

@@ -121,9 +121,8 @@ def _trial_of(outcome: Outcome, trials: Sequence[Trial]) -> Trial:
 
 def _exported(result: SweepResult, dataset: Dataset) -> tuple[str, str]:
     """Export the winner; gives the report's section about it. A chain that ONNX cannot hold does not lose the run."""
-    about = {"data set": dataset.name, "config hash": result.provenance["config hash"], **result.winner.final}
     try:
-        parity = importlib.import_module("export").export_winner(result.directory, dataset, about)
+        parity = importlib.import_module("export").export_winner(result.directory, dataset)
     except UserError as error:
         return "Elsewhere", f"<p>The winner was not exported: {html.escape(str(error))}</p>"
     return "The same network elsewhere", parity.html()

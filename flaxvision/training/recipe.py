@@ -203,4 +203,5 @@ def from_dict(settings: dict[str, Any]) -> Recipe:
         if key not in field_names():
             raise unknown("recipe key", key, field_names())
     # Plain floats: of a subclass, JAX would make float32 numbers even where 64 bits are asked for.
-    return Recipe(**{key: float(value) if isinstance(value, float) else value for key, value in settings.items()})
+    plain: dict[str, Any] = {key: float(v) if isinstance(v, float) else v for key, v in settings.items()}
+    return Recipe(**plain)
