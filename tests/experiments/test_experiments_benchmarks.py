@@ -14,6 +14,7 @@ FOLDER = Path(__file__).parents[2] / "experiments"
 
 @pytest.fixture(autouse=True)
 def _importable(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER.parent))  # for processes that import this file
     monkeypatch.syspath_prepend(str(FOLDER))
     monkeypatch.syspath_prepend(str(FOLDER / "benchmarks"))
 
