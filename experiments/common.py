@@ -38,8 +38,9 @@ VERDICTS = ("supported", "not supported", "not decided")
 CLAIMS = ("statement", "verdict", "evidence")  # header of their table
 PEERS = {  # package -> modules of which one is imported where it takes part, maybe in a process of its own
     "torch": ("torch", "peers"),
-    "keras": ("keras", "frameworks"),
-    "onnxruntime": ("onnxruntime",),
+    "keras": ("keras", "frameworks", "random_chains"),
+    "onnx": ("onnx", "random_chains"),
+    "onnxruntime": ("onnxruntime", "random_chains"),
 }
 
 

@@ -24,20 +24,20 @@ import dataclasses
 import functools
 import json
 import multiprocessing
-import os
-import platform
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import torch
+from common import RESULTS, all_versions, command_of, commit
 from random_chains import BATCHES, PEERS, ROUNDING, TOLERANCE, describe, errors, random_case
 
-RESULTS = Path(__file__).parent / "results" / "export_random_chains"
+from flaxvision.sweep import device
+
+NAME = "export_random_chains"
 BOUNDS = (1e-5, 1e-4, 1e-3, 1e-2)
 PART = 20  # chains that a worker takes at a time
 
@@ -77,12 +77,12 @@ def main() -> int:
     parser.add_argument("--keras-every", type=int, default=10, help="ask Keras on every so many chains (default 10)")
     parser.add_argument("--workers", type=int, default=1, help="processes (default 1)")
     parser.add_argument("--quick", action="store_true", help="20 chains")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
+    parser.add_argument("--out", type=Path, default=RESULTS / NAME, help="folder of the results")
     options = parser.parse_args()
     count = 20 if options.quick else options.chains
     seeds = range(options.first_seed, options.first_seed + count)
     parts = [seeds[start : start + PART] for start in range(0, count, PART)]
-    started = time.time()
+    started, made_by = time.time(), commit()  # the code may change while it runs
     worst: dict[str, tuple[float, int]] = {}
     kinds: collections.Counter[str] = collections.Counter()
     asked: collections.Counter[str] = collections.Counter()
@@ -110,7 +110,7 @@ def main() -> int:
             print(line, end="\r" if sys.stdout.isatty() else "\n", flush=True)
     allowances = np.array(allowed_of)
     result = {
-        "command": "python experiments/" + " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command_of(f"experiments/{NAME}.py", sys.argv[1:]),
         "chains": count,
         "seeds": [options.first_seed, options.first_seed + count - 1],
         "batches": BATCHES,
@@ -122,13 +122,9 @@ def main() -> int:
         "chains_allowed_more_than": {f"{bound:.0e}": int((allowances > bound).sum()) for bound in BOUNDS},
         "chains_with_layer": dict(kinds.most_common()),
         "seconds": round(time.time() - started),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("flaxvision", "jax", "flax", "onnx", "onnxruntime", "torch", "keras")},
-        },
-        "device": f"{platform.machine()} CPU, {len(os.sched_getaffinity(0))} cores"
-        if hasattr(os, "sched_getaffinity")
-        else f"{platform.machine()} CPU",
+        "versions": all_versions(),
+        "device": device(),
+        "commit": made_by,
     }
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "results.json").write_text(json.dumps(result, indent=2) + "\n")
@@ -158,7 +154,7 @@ def _readme(result: dict[str, Any]) -> str:
 
 Allowed: {result["tolerance"]:.0e}, or {ROUNDING:.0f} times what float32 by itself does to the chain where that is more;
 {result["chains_that_needed_more"]} chains needed it. So many were allowed more than: {bounds}.
-{result["seconds"]:,} s on {result["device"]}; {versions}.
+{result["seconds"]:,} s on {result["device"]}; {versions}; commit {result["commit"]}.
 {bad}"""
 
 

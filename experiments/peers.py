@@ -37,7 +37,6 @@ def train_torch(
     weights: dict[str, np.ndarray] | None = None,
     orders: np.ndarray | None = None,
     frozen: tuple[str, ...] = (),
-    threads: int = 2,
     **sizes: Any,
 ) -> dict[str, np.ndarray]:
     """Train a hand-written PyTorch network, and evaluate it after each epoch.
@@ -49,7 +48,6 @@ def train_torch(
         weights: Tensors by their `state_dict` names that replace the initial ones, as many as are given.
         orders: The order of the examples in every epoch, (epochs, examples), in place of PyTorch's own.
         frozen: Name prefixes of parameters that do not learn.
-        threads: Of PyTorch.
         **sizes: As in `flaxvision.models.create`.
 
     Returns:
@@ -57,7 +55,7 @@ def train_torch(
         where the data set has such a split), a value an epoch; "step_loss" (steps,); "seconds" (); and
         "test_confusion" (C, C) of the last epoch, rows true.
     """
-    given = (name, dataset, recipe, weights, orders, frozen, threads, sizes)
+    given = (name, dataset, recipe, weights, orders, frozen, sizes)
     return _process("torch").submit(_train, *given).result()
 
 
@@ -68,14 +66,13 @@ def _train(
     weights: dict[str, np.ndarray] | None,
     orders: np.ndarray | None,
     frozen: tuple[str, ...],
-    threads: int,
     sizes: dict[str, Any],
 ) -> dict[str, np.ndarray]:
     import torch
 
     from export.references import reference
 
-    torch.set_num_threads(threads)
+    torch.set_num_threads(len(fv.runtime.cores()))
     torch.manual_seed(recipe.seed)
     outputs = 1 if recipe.loss == "binary_cross_entropy" else dataset.num_classes
     model = reference(name, input_shape=dataset.input_shape, num_classes=outputs, **sizes)

@@ -9,6 +9,7 @@ from importlib import metadata
 from typing import Any
 
 from flaxvision.data import Dataset
+from flaxvision.runtime import cores
 
 PACKAGES = ("flaxvision", "jax", "jaxlib", "flax", "optax", "numpy", "tensorflow-datasets")
 
@@ -28,11 +29,11 @@ def device() -> str:
     """The devices that compute, in words."""
     import jax
 
-    devices, cores = jax.local_devices(), _cores()
+    devices, count = jax.local_devices(), len(cores())
     kind = devices[0].device_kind
     if devices[0].platform == "cpu":
         kind = _processor() or kind
-    return f"{len(devices)} x {devices[0].platform} ({kind}), {cores} core{'s' * (cores != 1)}"
+    return f"{len(devices)} x {devices[0].platform} ({kind}), {count} core{'s' * (count != 1)}"
 
 
 def data_sources(datasets: Iterable[Dataset]) -> dict[str, dict[str, Any]]:
@@ -51,9 +52,3 @@ def _processor() -> str:
     except OSError:
         names = []
     return names[0] if names else platform.processor()
-
-
-def _cores() -> int:
-    import os
-
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
