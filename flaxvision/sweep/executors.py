@@ -6,6 +6,7 @@ import concurrent.futures
 import concurrent.futures.process
 import dataclasses
 import importlib.util
+import logging
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -113,15 +114,33 @@ def _run_reporting(number: int, cohort: Cohort) -> Records:
 
 
 def _ray(cohorts: Sequence[Cohort]) -> Iterator[tuple[Cohort, Records]]:
-    import ray
+    """Each cohort is a task of one processor core, or of one GPU where the cluster has any.
 
-    if not ray.is_initialized():
-        ray.init(log_to_driver=False, include_dashboard=False)
-    task = ray.remote(_task)
+    Tasks write into the run directory, so the nodes of a cluster share its file system. A task whose node is lost is
+    run again elsewhere, by Ray's own rule.
+    """
+    import ray
+    from ray.exceptions import RayError, RayTaskError
+
+    try:
+        if not ray.is_initialized():
+            ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.WARNING)
+    except (ConnectionError, ValueError) as error:
+        line = str(error).strip().splitlines()[0]
+        raise UserError(f"no Ray cluster: {line}: start one by 'ray start --head', or unset RAY_ADDRESS") from error
+    task = ray.remote(num_gpus=1 if ray.cluster_resources().get("GPU") else 0)(_task)
     waiting = {task.remote(cohort): cohort for cohort in cohorts}
-    while waiting:
-        done, _ = ray.wait(list(waiting), num_returns=1)
-        yield waiting.pop(done[0]), ray.get(done[0])
+    try:
+        while waiting:
+            (done,), _ = ray.wait(list(waiting), num_returns=1)
+            yield waiting.pop(done), ray.get(done)
+    except RayTaskError as error:
+        raise error.cause from error
+    except RayError as error:
+        raise UserError(f"Ray lost a trial ({type(error).__name__}): add --resume to go on") from error
+    finally:
+        for unfinished in waiting:
+            ray.cancel(unfinished, force=True)
 
 
 def _task(cohort: Cohort) -> Records:

@@ -407,8 +407,9 @@ def test_output_folder(mistake, tmp_path, tiny, spec_file, command):
     mistake("is no TOML", "rerun", out, trial)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="Ray is installed")
-def test_executor_that_is_not_installed(mistake):
+def test_executor_that_is_not_installed(mistake, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "ray" else find(name, *rest))
     mistake("pip install", *DEMO, "--executor", "ray")
 
 

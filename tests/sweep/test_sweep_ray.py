@@ -1,0 +1,80 @@
+"""`--executor ray` on a real cluster of two nodes, of which one is lost."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
+
+CLUSTER = """
+import sys
+from ray.cluster_utils import Cluster
+
+cluster = Cluster()
+nodes = [cluster.add_node(num_cpus=1, include_dashboard=False) for _ in range(2)]
+print(cluster.address, flush=True)
+for line in sys.stdin:
+    cluster.remove_node(nodes.pop(), allow_graceful=False)
+cluster.shutdown()
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Its address, and what to call to kill the second node."""
+    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_DISABLE_IMPORT_WARNING": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", CLUSTER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=environment,
+    )
+
+    def kill_a_node() -> None:
+        process.stdin.write("\n")
+        process.stdin.flush()
+
+    yield process.stdout.readline().strip(), kill_a_node
+    process.stdin.close()
+    process.wait(60)
+    process.stdout.close()
+
+
+def test_a_cluster_that_loses_a_node_fills_the_same_table(cluster, tmp_path, files, spec_file, tiny):
+    address, kill_a_node = cluster
+    grid = {"learning_rate": [0.3, 0.1, 0.03], "momentum": [0.0, 0.9]}
+    path = spec_file(tiny(seeds=2, grid=grid))
+
+    def start(executor: str) -> tuple[subprocess.Popen[str], Path]:
+        words = ["-m", "flaxvision.sweep", str(path), "--executor", executor, "--out", str(tmp_path / executor)]
+        environment = {**os.environ, "RAY_ADDRESS": address, "RAY_USAGE_STATS_ENABLED": "0"}
+        process = subprocess.Popen(
+            [sys.executable, *words, "--no-export", "--quiet"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        return process, tmp_path / executor / "trials.jsonl"
+
+    process, trials = start("ray")
+    until = time.monotonic() + 120
+    while not (trials.exists() and trials.read_text()) and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.05)
+    assert 1 <= len(trials.read_text().splitlines()) < 12  # the node dies in the middle
+    kill_a_node()
+    _, error = process.communicate(timeout=240)
+    assert process.returncode == 0, error
+    process, _ = start("loop")
+    _, error = process.communicate(timeout=240)
+    assert process.returncode == 0, error
+    assert files["table_bytes"](tmp_path / "ray") == files["table_bytes"](tmp_path / "loop")
