@@ -16,7 +16,7 @@ from pathlib import Path
 from flaxvision._files import cache_folder
 
 SWITCH = "FLAXVISION_RUNTIME"
-CACHE_BYTES = 2**30
+CACHE_BYTES = 2**30  # of compiled programs in the user's cache folder, at most
 KEPT_BYTES = 2**31 - 2**20  # of freed memory that is not given back, at most (an int in mallopt)
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _TRIM_THRESHOLD, _MMAP_MAX, _HUGEPAGE = -1, -4, 14  # of mallopt (malloc.h) and madvise (mman.h)
@@ -30,7 +30,8 @@ def prepare() -> tuple[str, ...]:
       `KEPT_BYTES` is kept instead, in huge pages where the kernel gives them. It is not given back before the process
       ends.
     - Operations run when they are called, not on a thread of their own, whose memory would be another heap.
-    - Compiled programs are kept in the user's cache folder, up to `CACHE_BYTES`, for each kind of machine apart.
+    - Compiled programs are kept in the user's cache folder, up to `CACHE_BYTES`, for each kind of machine apart:
+      limit the process to some of its cores before, not after.
 
     Returns:
         What was done, of "cache", "dispatch" and "heap"; the last two only where no accelerator is installed.

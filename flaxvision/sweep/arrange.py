@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from flaxvision.runtime import cores
@@ -48,36 +49,38 @@ def arrange(trials: Sequence[Trial], places: Places, executor: str, platform: st
         executor: One of `flaxvision.sweep.executors.EXECUTORS`.
         platform: Of JAX: "cpu", "gpu" or "tpu".
     """
+    samples = {trial.cohort: trial for trial in trials}
+
+    @functools.cache
+    def cost(cohort: str) -> Cost:
+        return cost_of(samples[cohort], places)
+
     if executor == "auto":
-        executor = "vmap" if platform != "cpu" else "processes" if _worth_processes(trials, places) else "unroll"
+        executor = "vmap" if platform != "cpu" else "processes" if _worth_processes(trials, cost) else "unroll"
     members = {"unroll": UNROLLED, "vmap": VMAPPED}.get(executor, 1)
     mode = "vmap" if executor == "vmap" else "unroll"
     groups = cohorts(trials, members)
     if executor == "processes":  # the longest first, so that none is left for the end
-        seconds = {trial.cohort: cost_of(trial, places).seconds for trial in {t.cohort: t for t in trials}.values()}
-        groups.sort(key=lambda group: -seconds[group[0].cohort])
+        groups.sort(key=lambda group: -cost(group[0].cohort).seconds)
     if mode == "vmap":
         budget = 0.5 * _memory(platform)
-        groups = [chunk for group in groups for chunk in _fitting(group, places, budget)]
+        groups = [chunk for group in groups for chunk in _fitting(group, cost(group[0].cohort), budget)]
     return Arrangement(executor, mode, tuple(map(tuple, groups)))
 
 
-def _fitting(group: list[Trial], places: Places, budget: float) -> list[list[Trial]]:
+def _fitting(group: list[Trial], cost: Cost, budget: float) -> list[list[Trial]]:
     """A vmapped cohort, in as many parts as the memory needs."""
-    cost = cost_of(group[0], places)
     return cohorts(group, max(1, int((budget - cost.data) / cost.memory)))
 
 
-def _worth_processes(trials: Sequence[Trial], places: Places) -> bool:
+def _worth_processes(trials: Sequence[Trial], cost: Callable[[str], Cost]) -> bool:
     """Whether worker processes, one a core, fill the table faster than one process, and fit into the memory."""
     workers = min(len(cores()), len(trials))
     if workers < 2:
         return False
-    found = {trial.cohort: trial for trial in trials}
-    costs = {key: cost_of(trial, places) for key, trial in found.items()}
-    seconds = sum(costs[trial.cohort].seconds for trial in trials)
-    most = max(WORKER + 2 * cost.data + cost.memory for cost in costs.values())
-    return seconds > START and workers * most < _memory("cpu")
+    costs = [cost(trial.cohort) for trial in trials]
+    most = max(WORKER + 2 * each.data + each.memory for each in costs)
+    return sum(each.seconds for each in costs) > START and workers * most < _memory("cpu")
 
 
 def cost_of(trial: Trial, places: Places) -> Cost:
