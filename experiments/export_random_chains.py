@@ -12,7 +12,7 @@ a nearly constant feature, magnifies the last bit.)
 PyTorch computes without oneDNN, whose convolutions of one channel with strides (1, 2) or (1, 3) return memory that
 nobody wrote (torch 2.13.0, found by seeds 2188 and 3795; without oneDNN the same modules are right to 1e-7).
 
-Takes about an hour of one CPU core; results/export_random_chains/README.md holds the figures of the committed run.
+Found in 5,000 chains, 34 minutes on 2 CPU cores: no disagreement.
 """
 
 from __future__ import annotations
@@ -152,8 +152,9 @@ def _readme(result: dict[str, Any]) -> str:
 | --- | --- | --- | --- |
 {rows}
 
-Allowed: {result["tolerance"]:.0e}, or {ROUNDING:.0f} times what float32 by itself does to the chain where that is more;
-{result["chains_that_needed_more"]} chains needed it. So many were allowed more than: {bounds}.
+Allowed: {result["tolerance"]:.0e}, or {ROUNDING:.0f} times what float32 by itself does to the chain where that is more
+([the rule](../../export_random_chains.py)); {result["chains_that_needed_more"]} chains needed it. So many were
+allowed more than: {bounds}.
 {result["seconds"]:,} s on {result["device"]}; {versions}; commit {result["commit"]}.
 {bad}"""
 
