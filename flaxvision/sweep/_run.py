@@ -18,7 +18,7 @@ from flaxvision.sweep.results import Outcome, SweepResult
 from flaxvision.sweep.spec import Spec, config_hash
 from flaxvision.sweep.store import append_record, dump_spec, open_run, outcome_of
 from flaxvision.sweep.table import best_cell, cells_of, nearest_to_mean
-from flaxvision.sweep.trials import PRETRAINED, Trial, expand, trial_of
+from flaxvision.sweep.trials import Trial, expand, finals_of, pretraining
 from flaxvision.sweep.work import Cohort, Places, check, load_dataset
 
 if TYPE_CHECKING:
@@ -77,8 +77,8 @@ def run(
     directory = default_directory(spec.name) if out_dir is None else Path(out_dir)
     places = Places(directory, raw_dir, data_dir)
     trials = expand(spec)
-    stages = _pretraining(spec, trials)
-    finals = [final for trial in trials for final in _finals(spec, trial.settings, trial.cell)]
+    stages = pretraining(spec, trials)
+    finals = [final for trial in trials for final in finals_of(spec, trial.settings, trial.cell)]
     for trial in _one_each([*stages, *trials, *finals]):
         check(trial, places, *stages)
     if spec.objective.startswith("val_") and all(load_dataset(t, places).validation is None for t in _one_each(trials)):
@@ -99,7 +99,7 @@ def run(
     cells = cells_of(spec, trials, train(trials))
     best = best_cell(cells, spec.objective)
     chosen = next(trial for trial in trials if dict(trial.cell) == best.where)
-    finals = _finals(spec, chosen.settings, chosen.cell)
+    finals = finals_of(spec, chosen.settings, chosen.cell)
     if finals:
         cells += cells_of(spec, finals, train(finals))
         best = cells[-1]
@@ -157,21 +157,6 @@ def _train(
                 append_record(places.directory, record)
                 done[record["id"]] = record
     return arranged.executor
-
-
-def _pretraining(spec: Spec, trials: Sequence[Trial]) -> list[Trial]:
-    if spec.pretrain is None or not any(trial.settings.get("warm_start") == PRETRAINED for trial in trials):
-        return []
-    first = {**trials[0].settings, **spec.base}
-    settings = {k: v for k, v in first.items() if k not in ("warm_start", "warm_start_only", "frozen")}
-    return [trial_of(spec, {**settings, **spec.pretrain.settings}, (), spec.pretrain.seeds[0], "pretrain")]
-
-
-def _finals(spec: Spec, settings: dict[str, Any], cell: tuple[tuple[str, str], ...]) -> list[Trial]:
-    if spec.final is None:
-        return []
-    merged = {**settings, **spec.final.settings}
-    return [trial_of(spec, merged, cell, seed, "final") for seed in spec.final.seeds]
 
 
 def _one_each(trials: Sequence[Trial]) -> list[Trial]:

@@ -186,7 +186,7 @@ def positive(kind: type) -> Callable[[str], Any]:
 
 
 def _dry_run(spec: Spec) -> int:
-    from flaxvision.sweep.trials import cohorts, expand
+    from flaxvision.sweep.trials import cohorts, expand, pretraining
 
     trials = expand(spec)
     groups = cohorts(trials, len(trials))
@@ -194,7 +194,9 @@ def _dry_run(spec: Spec) -> int:
         for trial in group:
             cell = ", ".join(f"{key}={label}" for key, label in trial.cell)
             print(f"{trial.id}  program {number:<3} seed {trial.seed:<3} {cell}")
-    print(f"{len(trials)} trials of {len(groups)} programs; nothing was trained or written")
+    before = ", before them a pretraining" if pretraining(spec, trials) else ""
+    after = f", after them trials of the winner: {len(spec.final.seeds)}" if spec.final else ""
+    print(f"programs: {len(groups)}, trials: {len(trials)}{before}{after}; nothing was trained or written")
     return 0
 
 

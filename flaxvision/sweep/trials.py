@@ -95,6 +95,23 @@ def trial_of(spec: Spec, settings: Settings, cell: tuple[tuple[str, str], ...], 
     return Trial(settings, cell, seed, stage)
 
 
+def pretraining(spec: Spec, trials: Sequence[Trial]) -> list[Trial]:
+    """The trial of the [pretrain] stage, if one of `trials` starts from it."""
+    if spec.pretrain is None or not any(trial.settings.get("warm_start") == PRETRAINED for trial in trials):
+        return []
+    first = {**trials[0].settings, **spec.base}
+    settings = {k: v for k, v in first.items() if k not in ("warm_start", "warm_start_only", "frozen")}
+    return [trial_of(spec, {**settings, **spec.pretrain.settings}, (), spec.pretrain.seeds[0], "pretrain")]
+
+
+def finals_of(spec: Spec, settings: Settings, cell: tuple[tuple[str, str], ...]) -> list[Trial]:
+    """The trials of the [final] stage, for a winner of these settings."""
+    if spec.final is None:
+        return []
+    merged = {**settings, **spec.final.settings}
+    return [trial_of(spec, merged, cell, seed, "final") for seed in spec.final.seeds]
+
+
 def cohorts(trials: Sequence[Trial], most: int) -> list[list[Trial]]:
     """Trials grouped by structure in order of appearance, in near-equal chunks of `most` at most."""
     groups: dict[str, list[Trial]] = {}

@@ -46,9 +46,19 @@ def test_dry_run(command, tmp_path, monkeypatch):
     status, out, err = command("demo", "--dry-run", "--set", "batch_size=32,64", "--seeds", 2)
     lines = out.splitlines()
     assert (status, err, len(lines)) == (0, "", 4 * 2 * 2 + 1)
-    assert lines[-1].startswith("16 trials of 2 programs")  # one a batch size
+    assert lines[-1].startswith("programs: 2, trials: 16;")  # one a batch size
     assert "seed 1   learning_rate=1, batch_size=32" in lines[2 * 1 - 1]
     assert not list(tmp_path.iterdir())
+
+
+def test_dry_run_counts_the_stages(command, spec_file, tiny):
+    warm = [{"name": "warm", "warm_start": "pretrain"}, {"name": "cold"}]
+    table = tiny(grid={"start": warm}, seeds=3, pretrain={"only": ["linear_relu_stack.0"]}, final={"seeds": [7, 8]})
+    _, out, _ = command(spec_file(table), "--dry-run")
+    assert out.splitlines()[-1] == (
+        "programs: 1, trials: 6, before them a pretraining, after them trials of the winner: 2; "
+        "nothing was trained or written"
+    )
 
 
 def test_closed_pipe(tmp_path):
