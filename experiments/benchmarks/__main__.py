@@ -4,8 +4,9 @@
     python experiments/benchmarks steps --networks mlp vgg19 --repeats 9
 
 Parts: steps (train steps of every network), tables (whole sweeps from start to results), scaling (cost by trials, batch
-and width), startup (prepare, load, first step). ONNX latency has a script of its own, experiments/export_latency.py.
-Results land in experiments/results/benchmarks. Leave the machine alone meanwhile.
+and width), startup (prepare, load, first step), accuracy (with fast convolutions and with XLA's own). ONNX latency has
+a script of its own, experiments/export_latency.py. Results land in experiments/results/benchmarks. Leave the machine
+alone meanwhile.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for what the experiments share
 
-PARTS = ("steps", "tables", "scaling", "startup")
+PARTS = ("steps", "tables", "scaling", "startup", "accuracy")
 
 
 def main() -> None:
