@@ -4,7 +4,8 @@
     python experiments/cifar_vgg19.py --raw-dir DATA --epochs 2 --limit 25000  # a subset
     python experiments/cifar_vgg19.py --raw-dir DATA --weights vgg19_bn.pth    # from torchvision's ImageNet weights
 
-Some 3 hours on 2 CPU cores, the subset 45 minutes (estimated); `--quick` takes made data and seconds.
+The subset takes some 100 minutes on one CPU core, beside other work; all of it some 6 times as long (estimated).
+`--quick` takes made data and seconds.
 
 The published loop calls eval() at each test, every 100 iterations, and train() only when the next epoch starts: after
 iteration 100 of every epoch, BatchNorm normalises by running statistics that no longer move. `train` below has both
@@ -12,7 +13,8 @@ ways. Without --weights, convolutions are pretrained on drawn coloured character
 Beside the correct loop from scratch stands PyTorch on the same images. Each finished training is kept in
 runs/cifar_vgg19/, so that an interrupted run goes on.
 
-Not run in full yet: no results are committed.
+Found, on the subset: the fault costs 6 to 10 points of test accuracy, from scratch and pretrained; the "100 test
+images" are 100 batches, 6,400 images.
 """
 
 from __future__ import annotations
