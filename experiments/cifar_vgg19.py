@@ -4,7 +4,7 @@
     python experiments/cifar_vgg19.py --raw-dir DATA --epochs 2 --limit 25000  # a subset
     python experiments/cifar_vgg19.py --raw-dir DATA --weights vgg19_bn.pth    # from torchvision's ImageNet weights
 
-The subset takes some 100 minutes on one CPU core, beside other work; all of it some 6 times as long (estimated).
+The subset takes some 100 minutes on one CPU core, beside other work; all of it some 4 times as long (estimated).
 `--quick` takes made data and seconds.
 
 The published loop calls eval() at each test, every 100 iterations, and train() only when the next epoch starts: after
