@@ -5,8 +5,8 @@
 
 Parts: steps (train steps of every network), tables (whole sweeps from start to results), scaling (cost by trials, batch
 and width), startup (prepare, load, first step), accuracy (with fast convolutions and with XLA's own). ONNX latency has
-a script of its own, experiments/export_latency.py. Results land in experiments/results/benchmarks. Leave the machine
-alone meanwhile.
+a script of its own, experiments/export_latency.py. Results land in experiments/results/benchmarks; what was measured of
+the same commit stays in runs/, so that a benchmark of hours may be interrupted. Leave the machine alone meanwhile.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PARTS = ("steps", "tables", "scaling", "startup", "accuracy")
 
 def main() -> None:
     """Run the parts that were asked for, one after the other."""
-    from common import RESULTS, Options, command_of
+    from common import KEPT, RESULTS, Options, command_of
 
     parser = argparse.ArgumentParser(
         prog="python experiments/benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -43,6 +43,7 @@ def main() -> None:
         parser.error(f"--repeats is {given.repeats}: give 1 or more")
     command = command_of("experiments/benchmarks", sys.argv[1:])
     for part in given.parts or PARTS:
+        KEPT.clear()
         options = Options(f"benchmarks/{part}", given.quick, 1, given.raw_dir, given.out / part, command, given)
         importlib.import_module(part).run(options)
 

@@ -14,12 +14,16 @@ import traceback
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from common import Options, cached, commit
+
+from flaxvision.sweep import device
 
 Turn = Callable[[], bool]
 Contestant = Callable[..., None]  # contestant(turn, **arguments)
+Numbers = TypeVar("Numbers")  # a dataclass of numbers and tuples of numbers
 PAUSE = 0.05  # seconds between two blocks, in which threads stop spinning
 
 
@@ -92,6 +96,30 @@ def contest(
         if memory is not None:
             found[name] = Times(ready, blocks[name][0], tuple(blocks[name][1 + warm_up :]), memory)
     return found
+
+
+def kept(
+    options: Options, key: Mapping[str, Any], kind: type[Numbers], measure: Callable[[], dict[str, Numbers]]
+) -> dict[str, Numbers]:
+    """What `measure` gives, kept for the same commit, machine and `key`: an interrupted benchmark goes on.
+
+    Code that is not committed is measured anew.
+    """
+    if commit() == "unknown" or "+" in commit():
+        return measure()
+
+    def arrays() -> dict[str, np.ndarray]:
+        return {
+            f"{name}/{field.name}": np.asarray(getattr(numbers, field.name))
+            for name, numbers in measure().items()
+            for field in dataclasses.fields(kind)
+        }
+
+    found: dict[str, dict[str, Any]] = {}
+    for path, array in cached(options, {**key, "commit": commit(), "device": device()}, arrays).items():
+        name, field = path.rsplit("/", 1)
+        found.setdefault(name, {})[field] = tuple(array.tolist()) if array.ndim else array.item()
+    return {name: kind(**fields) for name, fields in found.items()}
 
 
 def _receive(name: str, pipe: Connection) -> float | None:

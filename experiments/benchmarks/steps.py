@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ import contestants
 import numpy as np
 from bars import draw_ratios
 from common import Options, Study, number
-from contest import Contestant, Times, contest
+from contest import Contestant, Times, contest, kept
 from contestants import TASKS
 
 OURS, EAGER, COMPILED = "flaxvision", "PyTorch", "torch.compile"
@@ -43,7 +44,8 @@ def run(options: Options) -> None:
     found: dict[str, dict[str, Times]] = {}
     for task in tasks:
         entries = {name: (function, {"task": task, **more}) for name, (function, more) in ENTRIES.items()}
-        found[task.name] = contest(entries, repeats=options.extra.repeats)
+        measure = functools.partial(contest, entries, repeats=options.extra.repeats)
+        found[task.name] = kept(options, {"task": task, "repeats": options.extra.repeats}, Times, measure)
         medians = ", ".join(f"{n} {number(1e3 * t.median / task.steps)}" for n, t in found[task.name].items())
         print(f"{task.name}, ms: {medians}", flush=True)
     ratios = {name: ratios_of(times) for name, times in found.items()}

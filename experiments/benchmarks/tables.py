@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from bars import draw_ratios
 from common import Options, Study
+from contest import kept
 from whole import run as whole_run
 
 from flaxvision._files import cache_folder
@@ -49,8 +51,9 @@ def run(options: Options) -> None:
     chosen = {"fashion-learning-rate": 1} if options.quick else TABLES
     found: dict[str, dict[str, Filled]] = {}
     for name, epochs in chosen.items():
-        with tempfile.TemporaryDirectory() as folder:
-            found[f"{name}, {epochs} epochs"] = fill(name, epochs, options, Path(folder))
+        key = {"table": [name, epochs], "peers": options.extra.peers, "repeats": options.extra.repeats}
+        fill_it = functools.partial(fill, name, epochs, options)
+        found[f"{name}, {epochs} epochs"] = kept(options, key, Filled, fill_it)
     ratios = {
         table: {
             peer: np.asarray(filled.seconds) / np.asarray(of_table[OURS].seconds) for peer, filled in of_table.items()
@@ -98,8 +101,13 @@ class Filled:
         return f"{np.median(self.seconds):.1f} ({min(self.seconds):.1f}–{max(self.seconds):.1f})"
 
 
-def fill(name: str, epochs: int, options: Options, folder: Path) -> dict[str, Filled]:
+def fill(name: str, epochs: int, options: Options) -> dict[str, Filled]:
     """Fill a table by every contestant in turn: once to warm up and look at the memory, then on the clock."""
+    with tempfile.TemporaryDirectory() as folder:
+        return _fill(name, epochs, options, Path(folder))
+
+
+def _fill(name: str, epochs: int, options: Options, folder: Path) -> dict[str, Filled]:
     quick = ["--limit", "640", "--seeds", "1"] if options.quick else []
     raw = ["--raw-dir", str(Path(options.raw_dir).resolve())] if options.raw_dir else []
     whole = [name, "--epochs", str(epochs), *quick, *raw]

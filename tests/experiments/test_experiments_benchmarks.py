@@ -102,3 +102,29 @@ def test_plain_flax_is_the_same_network(name):
     network.eval()
     x = np.random.default_rng(0).standard_normal((3, *chain.input_shape)).astype(np.float32)
     np.testing.assert_allclose(network(x), chain(x), rtol=1e-5, atol=1e-5)
+
+
+def test_what_was_measured_is_kept_for_the_same_commit(tmp_path, monkeypatch):
+    import common
+    import contest
+    from contest import Times, kept
+
+    monkeypatch.setattr(common, "RESULTS", tmp_path / "experiments" / "results")
+    monkeypatch.setattr(contest, "commit", lambda: state["commit"])
+    options = common.Options("benchmarks/steps", False, 1, None, tmp_path, "", None)
+    measured = {"Flax, jax.jit": Times(1.5, 0.25, (1.0, 2.0), 7.0), "ours": Times(1.0, 1.0, (0.5,), 8.0)}
+    state = {"commit": "abc", "calls": 0}
+
+    def measure():
+        state["calls"] += 1
+        return measured
+
+    for commit, key, calls in (("abc", 1, 1), ("abc", 1, 1), ("abc", 2, 2), ("def", 1, 3), ("def", 1, 3)):
+        state["commit"] = commit
+        assert kept(options, {"repeats": key}, Times, measure) == measured
+        assert state["calls"] == calls
+    for commit, calls in (("abc+changes", 4), ("abc+changes", 5), ("unknown", 6)):
+        state["commit"] = commit
+        kept(options, {"repeats": 1}, Times, measure)
+        assert state["calls"] == calls
+    common.KEPT.clear()
