@@ -2,11 +2,15 @@
 
     python experiments/fashion_structure.py --raw-dir DATA
 
-Some 35 minutes on 2 CPU cores (estimated). Finished networks are kept in runs/fashion_structure, so that a second call
-goes on where the first one stopped. `--big-seeds 3` trains the deeper and the wider network as often as the base (one
-run of them decides no claim), `--epochs 50` trains less; `--quick` takes made data and seconds.
+Some 65 minutes on 2 CPU cores (5 for each run of the base, 25 for each of the others). Finished networks are kept in
+runs/fashion_structure, so that a second call goes on where the first one stopped. `--big-seeds 3` trains the deeper and
+the wider network as often as the base (one run of them decides no claim), `--epochs 50` trains less; `--quick` takes
+made data and seconds.
 
-Not run in full yet: no results are committed.
+Found: accuracies within 0.4 points of the printed ones; all three overfit, the deeper network soonest (smallest test loss
+at epoch 44, the others at 73; the report reads 30 and 50 off its curves) and most; the wider one's test accuracy jumps
+most from epoch to epoch. In the first 100 steps the sum of mean gradients and the loss go together (correlation 0.95),
+over the epoch they do not: the mean gradient rises again from step 234 on, while the loss falls from 1.71 to 0.78.
 """
 
 from __future__ import annotations
