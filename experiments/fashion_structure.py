@@ -10,7 +10,7 @@ made data and seconds.
 Found: accuracies within 0.4 points of the printed ones; all three overfit, the deeper network soonest (smallest test
 loss at epoch 44, the others at 73; the report reads 30 and 50 off its curves) and most; the wider one's test accuracy
 jumps most from epoch to epoch. In the first 100 steps the sum of mean gradients and the loss go together (correlation
-0.95), over the epoch they do not: the mean gradient rises again from step 234 on, while the loss falls from 1.71 to 0.78.
+0.95), over the epoch they do not: the mean gradient rises again from step 234 on, the loss falls from 1.71 to 0.78.
 """
 
 from __future__ import annotations
