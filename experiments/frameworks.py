@@ -37,6 +37,9 @@ def networks_of(options: Options) -> dict[str, tuple[str, dict[str, Any]]]:
 def train_cells(options: Options, data: fv.data.Dataset, recipe: fv.Recipe) -> Cells:
     """Every framework, initialisation and network, with every seed."""
     networks, cells = networks_of(options), {}
+    if options.quick:  # imports are most of its time
+        peers.start("torch")
+        peers.start("keras")
 
     def train(cell: Cell, one: Callable[[fv.Recipe], dict[str, np.ndarray]], seeds: int = options.seeds) -> None:
         found = []

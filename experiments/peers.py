@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import concurrent.futures
 import functools
+import importlib
 import multiprocessing
 import os
 import time
@@ -27,6 +28,16 @@ def _process(framework: str) -> concurrent.futures.ProcessPoolExecutor:
     process = concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
     atexit.register(process.shutdown)
     return process
+
+
+def start(framework: str) -> None:
+    """Start the process of a framework, "torch" or "keras", which imports it while this one goes on."""
+    _process(framework).submit(_import, framework)
+
+
+def _import(framework: str) -> None:
+    os.environ["KERAS_BACKEND"] = "jax"  # read when Keras is imported
+    importlib.import_module(framework)
 
 
 def train_torch(
@@ -180,7 +191,7 @@ def train_keras(
 def _train_keras(
     dataset: fv.data.Dataset, recipe: fv.Recipe, weights: list[np.ndarray] | None, orders: np.ndarray | None
 ) -> dict[str, np.ndarray]:
-    os.environ["KERAS_BACKEND"] = "jax"  # read when Keras is imported
+    _import("keras")
     import jax
     import keras
     from keras import layers
