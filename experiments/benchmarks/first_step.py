@@ -1,6 +1,6 @@
-"""Loads a data set, trains one step and prints when what was done, in seconds since the process began.
+"""Loads a data set, trains one step and prints when what was done, in seconds since BEGAN (of the Unix epoch).
 
-python experiments/benchmarks/first_step.py flaxvision|torch DATASET DATA_DIR [RAW_DIR]
+python experiments/benchmarks/first_step.py BEGAN flaxvision|torch DATASET DATA_DIR [RAW_DIR]
 """
 
 from __future__ import annotations
@@ -11,20 +11,18 @@ import sys
 import time
 
 import numpy as np
-import psutil
 
-BEGAN = psutil.Process().create_time()
 NETWORK, BATCH = "mnist_net", 32
 
 
 def main() -> None:
     """Run one framework."""
-    framework, dataset, data_dir, *raw = sys.argv[1:]
+    began, framework, dataset, data_dir, *raw = sys.argv[1:]
     raw_dir = raw[0] if raw else None
     stamps: dict[str, float] = {}
 
     def stamp(name: str) -> None:
-        stamps[name] = time.time() - BEGAN
+        stamps[name] = time.time() - float(began)
 
     if framework == "flaxvision":
         import flaxvision as fv

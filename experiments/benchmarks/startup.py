@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -28,14 +29,16 @@ def run(options: Options) -> None:
     study = Study(options, "", "From nothing to the first step", ABOUT)
     dataset = "glyphs" if options.quick else "mnist"
     seconds: dict[str, list[list[float]]] = {name: [] for name in COMMANDS}
+    repeats = 1 if options.quick else options.extra.repeats
     script = str(Path(__file__).with_name("first_step.py"))
     with tempfile.TemporaryDirectory() as folder:
-        for number in range(1 + options.extra.repeats):
+        for number in range(1 + repeats):
             for name, (framework, state) in COMMANDS.items():
                 data = Path(folder) / (f"data{number}" if state == "fresh" else "data")
                 command = [
                     sys.executable,
                     script,
+                    str(time.time()),
                     framework,
                     dataset,
                     str(data),
@@ -47,5 +50,5 @@ def run(options: Options) -> None:
                     seconds[name].append([stamps["imported"], stamps["loaded"], stamps["stepped"], total])
     header = ("", "imported, s", "data set loaded, s", "first step done, s", "process ended, s")
     rows = [(name, *(f"{value:.2f}" for value in np.median(values, axis=0))) for name, values in seconds.items()]
-    study.table("Seconds since the process began", header, rows, f"Medians of {options.extra.repeats} runs.")
+    study.table("Seconds since the process began", header, rows, f"Medians of {repeats} runs.")
     study.write()
