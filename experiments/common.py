@@ -37,8 +37,8 @@ KEPT: dict[str, dict[str, Any] | None] = {}  # parts that an earlier call left: 
 VERDICTS = ("supported", "not supported", "not decided")
 CLAIMS = ("statement", "verdict", "evidence")  # header of their table
 PEERS = {  # package -> modules of which one is imported where it takes part, maybe in a process of its own
-    "torch": ("torch", "peers", "contestants", "tables", "startup"),
-    "keras": ("keras", "frameworks", "random_chains", "contestants", "tables"),
+    "torch": ("torch", "peers", "steps", "tables", "scaling", "startup"),
+    "keras": ("keras", "frameworks", "random_chains", "steps", "tables"),
     "onnx": ("onnx", "random_chains"),
     "onnxruntime": ("onnxruntime", "random_chains"),
 }
@@ -422,9 +422,9 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def all_versions() -> dict[str, str]:
-    """Versions of what took part, peers included."""
+    """Versions of what took part, peers included; one that is not installed was left out."""
     took_part = [package for package, modules in PEERS.items() if not sys.modules.keys().isdisjoint(modules)]
-    return versions() | {package: metadata.version(package) for package in took_part}
+    return versions() | {name: metadata.version(name) for name in took_part if importlib.util.find_spec(name)}
 
 
 @functools.cache

@@ -128,3 +128,10 @@ def test_what_was_measured_is_kept_for_the_same_commit(tmp_path, monkeypatch):
         kept(options, {"repeats": 1}, Times, measure)
         assert state["calls"] == calls
     common.KEPT.clear()
+
+
+def test_a_peer_that_is_not_installed_has_no_version(monkeypatch):
+    import common
+
+    monkeypatch.setattr(common, "PEERS", {"numpy": ("sys",), "no_such_package": ("sys",), "onnx": ("never_imported",)})
+    assert set(common.all_versions()) - set(common.versions()) <= {"numpy"}
