@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from jax import lax
 
 import flaxvision as fv
-from flaxvision.layers import Activation, BatchNorm, Chain, Context, Conv, ConvTranspose, Flatten, MaxPool
-from flaxvision.layers.convolution import convolve, convolve_transpose, form_of
+from flaxvision.layers import Activation, BatchNorm, Chain, Context, Conv, ConvTranspose, Flatten, Linear, MaxPool
+from flaxvision.layers.convolution import convolve, convolve_transpose, form_of, narrow_product
 from flaxvision.layers.patches import Window, from_patches, patches
 from flaxvision.layers.winograd import TILE, matrices, winograd
 
@@ -184,6 +184,45 @@ def test_the_rule(shape, kernel, strides, pad, form):
     assert form_of(shape, kernel, window, jnp.float32, "direct") == ("patches" if shape[1] == 2 else "native")
 
 
+def test_a_narrow_product_is_the_product():
+    x, w = draw(0, (7, 40), (40, 3))
+    with jax.enable_x64(True):
+        x, w = jnp.asarray(x), jnp.asarray(w)
+        expected = value_and_pullback(jnp.matmul, x, w)
+        assert_near(value_and_pullback(narrow_product, x, w), expected, 1e-14)
+        members = jnp.stack([w, 2 * w])
+        assert_near(
+            jax.vmap(lambda w: value_and_pullback(narrow_product, x, w))(members),
+            jax.vmap(lambda w: value_and_pullback(jnp.matmul, x, w))(members),
+            1e-14,
+        )
+
+        def gradient_size(product, w):
+            return (jax.grad(lambda w: jnp.sin(product(x, w)).sum())(w) ** 2).sum()
+
+        twice = [jax.grad(gradient_size, 1)(product, w) for product in (narrow_product, jnp.matmul)]
+        assert_near(twice[:1], twice[1:], 1e-12)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "more", "dtype", "narrow"),
+    [
+        (512, 10, {}, jnp.float32, True),
+        (64, 47, {}, jnp.float32, False),
+        (512, 65, {}, jnp.float32, False),
+        (512, 10, {"precision": "highest"}, jnp.float32, False),
+        (512, 10, {}, jnp.bfloat16, False),
+    ],
+)
+def test_narrow_linear_layers_go_by_the_transposed_kernel(inputs, outputs, more, dtype, narrow):
+    chain = Chain([("a", Linear(inputs, outputs, rngs=nnx.Rngs(0), **more))], input_shape=(inputs,))
+    x = jnp.ones((4, inputs), dtype)
+    for conv in ("fast", "direct", "native"):
+        with jax.numpy_dtype_promotion("standard"):
+            program = str(jax.make_jaxpr(lambda x, conv=conv: chain(x, Context(train=True, conv=conv)))(x))
+        assert ("optimization_barrier" in program) == (narrow and conv == "fast")
+
+
 def fast_layers():
     rngs = nnx.Rngs(0)
     return [
@@ -196,6 +235,8 @@ def fast_layers():
         ("g", MaxPool(3, 2, "SAME")),
         ("h", Conv(5, 4, (2, 2), padding="VALID", kernel_dilation=(2, 2), rngs=rngs)),
         ("i", Flatten()),
+        ("j", Linear(144, 5, rngs=rngs)),
+        ("k", Linear(5, 2, use_bias=False, rngs=rngs)),
     ]
 
 

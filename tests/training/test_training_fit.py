@@ -348,3 +348,27 @@ def test_a_convolutional_network_is_not_traced_again_for_epochs_rates_or_seeds(m
         fv.fit(model, data, fv.Recipe(learning_rate=rate, seed=seed, epochs=3, batch_size=20))
     assert sorted(traced) == [10, 20]  # the short last batch, and all others
     engine.engine_for.cache_clear()
+
+
+def test_weights_are_updated_in_place(monkeypatch, data):
+    from flaxvision.training import engine
+
+    programs = []
+    compile_ = engine.Engine._compile
+
+    def watched(self, function, **settings):
+        jitted = compile_(self, function, **settings)
+
+        def call(*arguments, **settings):
+            if settings.get("looped"):
+                programs.append(jitted.lower(*arguments, **settings).compile().as_text())
+            return jitted(*arguments, **settings)
+
+        return call
+
+    monkeypatch.setattr(engine.Engine, "_compile", watched)
+    engine.engine_for.cache_clear()
+    fv.fit(fv.models.create("mlp", **MLP | {"hidden": (24, 20)}), data, Recipe(batch_size=32))
+    engine.engine_for.cache_clear()
+    assert "f32[24,20]" in programs[0]
+    assert "f32[24,20]{1,0} copy(" not in programs[0]  # the second layer's kernel, which the first's gradient reads
