@@ -48,7 +48,9 @@ the last three one seed is timed, of the DataLoader one epoch, and its seconds a
 def run(options: Options) -> None:
     """Time every table; write the ratios, seconds and memory."""
     study = Study(options, "", "Whole tables", ABOUT)
-    chosen = {"fashion-learning-rate": 1} if options.quick else TABLES
+    chosen = {name: epochs for name, epochs in TABLES.items() if name in (options.extra.tables or TABLES)}
+    if options.quick:
+        chosen = {"fashion-learning-rate": 1}
     found: dict[str, dict[str, Filled]] = {}
     for name, epochs in chosen.items():
         key = {"table": [name, epochs], "peers": options.extra.peers, "repeats": options.extra.repeats}

@@ -46,6 +46,16 @@ class Plan:
     devices: tuple[jax.Device, ...]
 
 
+@functools.cache
+def _in_place() -> dict[str, bool] | None:
+    """`IN_PLACE`, if this XLA knows it."""
+    try:
+        jax.jit(lambda: 0, compiler_options=IN_PLACE).lower().compile()
+    except jax.errors.JaxRuntimeError:
+        return None
+    return IN_PLACE
+
+
 _order = jax.jit(epoch_order, static_argnums=2)  # compiled once for all plans
 _orders = jax.jit(jax.vmap(epoch_order, (0, None, None)), static_argnums=2)
 
@@ -116,7 +126,7 @@ class Engine:
 
     def _compile(self, function: Callable, *, static: tuple[str, ...], donated: tuple[int, ...]) -> Callable:
         if not self.sharded:
-            options = IN_PLACE if self._on_cpu else None
+            options = _in_place() if self._on_cpu else None
             alone = functools.partial(function, Shard(0, 1))
             return jax.jit(alone, static_argnames=static, donate_argnums=donated, compiler_options=options)
 

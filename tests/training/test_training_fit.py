@@ -372,3 +372,13 @@ def test_weights_are_updated_in_place(monkeypatch, data):
     engine.engine_for.cache_clear()
     assert "f32[24,20]" in programs[0]
     assert "f32[24,20]{1,0} copy(" not in programs[0]  # the second layer's kernel, which the first's gradient reads
+
+
+def test_an_option_that_xla_does_not_know_is_left_out(monkeypatch):
+    from flaxvision.training import engine
+
+    assert engine._in_place() == engine.IN_PLACE
+    engine._in_place.cache_clear()
+    monkeypatch.setattr(engine, "IN_PLACE", {"xla_cpu_no_such_option": True})
+    assert engine._in_place() is None
+    engine._in_place.cache_clear()
