@@ -19,6 +19,13 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs():
+    """Drop a module's compiled programs: each takes memory maps, and a process may have 65,530 on Linux."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def torch():
     """PyTorch; the test is skipped where it is not installed."""
