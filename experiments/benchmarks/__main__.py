@@ -25,6 +25,8 @@ def main() -> None:
     """Run the parts that were asked for, one after the other."""
     from common import KEPT, RESULTS, Options, command_of
 
+    from flaxvision.errors import UserError
+
     parser = argparse.ArgumentParser(
         prog="python experiments/benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -46,7 +48,10 @@ def main() -> None:
     for part in given.parts or PARTS:
         KEPT.clear()
         options = Options(f"benchmarks/{part}", given.quick, 1, given.raw_dir, given.out / part, command, given)
-        importlib.import_module(part).run(options)
+        try:
+            importlib.import_module(part).run(options)
+        except UserError as error:
+            parser.error(str(error))
 
 
 if __name__ == "__main__":

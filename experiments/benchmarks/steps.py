@@ -14,6 +14,8 @@ from common import Options, Study, number
 from contest import Contestant, Times, contest, kept
 from contestants import TASKS
 
+from flaxvision.errors import check_choice
+
 OURS, EAGER, COMPILED = "flaxvision", "PyTorch", "torch.compile"
 KERAS, JAX_JIT, NNX_JIT = "Keras on JAX", "Flax, jax.jit", "Flax, nnx.jit"
 BEST_TORCH = "the faster PyTorch"
@@ -37,7 +39,9 @@ flaxvision's in the same turn: above 1, flaxvision is faster. The autoencoder le
 def run(options: Options) -> None:
     """Time every network; write tables and a figure."""
     study = Study(options, "", "Train steps", ABOUT)
-    tasks = [t for t in TASKS if options.extra.networks is None or t.network in options.extra.networks]
+    for name in options.extra.networks or ():
+        check_choice("network", name, dict.fromkeys(task.network for task in TASKS))
+    tasks = [task for task in TASKS if task.network in (options.extra.networks or (task.network,))]
     if options.quick:
         tasks = [dataclasses.replace(t, steps=2) for t in tasks if t.network in ("mlp", "tiny_cnn")]
     study.config["blocks"] = {task.name: f"{task.steps} steps of batch {task.batch}" for task in tasks}

@@ -18,6 +18,7 @@ from contest import kept
 from whole import run as whole_run
 
 from flaxvision._files import cache_folder
+from flaxvision.errors import check_choice
 from flaxvision.sweep.parse import load_spec
 
 OURS, AGAIN, EAGER, COMPILED, LOADER = "flaxvision", "flaxvision, again", "PyTorch", "torch.compile", "DataLoader"
@@ -48,9 +49,12 @@ the last three one seed is timed, of the DataLoader one epoch, and its seconds a
 def run(options: Options) -> None:
     """Time every table; write the ratios, seconds and memory."""
     study = Study(options, "", "Whole tables", ABOUT)
-    chosen = {name: epochs for name, epochs in TABLES.items() if name in (options.extra.tables or TABLES)}
-    if options.quick:
-        chosen = {"fashion-learning-rate": 1}
+    for name in options.extra.tables or ():
+        check_choice("table", name, TABLES)
+    for peer in options.extra.peers or ():
+        check_choice("peer", peer, PEERS.values())
+    asked = {name: epochs for name, epochs in TABLES.items() if name in (options.extra.tables or TABLES)}
+    chosen = {"fashion-learning-rate": 1} if options.quick else asked
     found: dict[str, dict[str, Filled]] = {}
     for name, epochs in chosen.items():
         key = {"table": [name, epochs], "peers": options.extra.peers, "repeats": options.extra.repeats}

@@ -84,9 +84,9 @@ def convolve_transpose(x: jax.Array, kernel: jax.Array, strides: Pair) -> jax.Ar
 def narrow_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """`x @ kernel`, (N, I) and (I, O) to (N, O), by way of the transposed kernel.
 
-    The kernel's gradient is then a sum of products with whole rows of `x`, (O, N) @ (N, I): with 10 outputs a CPU makes
-    it ten times as fast as (I, N) @ (N, O), whose rows are too short for a vector. The barrier keeps XLA from undoing
-    the transposition.
+    The kernel's gradient is then made of whole rows of `x`, (O, N) @ (N, I), in place of (I, N) @ (N, O), whose rows of
+    few outputs fill no vector: 7 us for 82 with 512 inputs, 10 outputs and a batch of 64 on two CPU cores. The barrier
+    keeps XLA from undoing the transposition.
     """
     return lax.dot_general(x, lax.optimization_barrier(kernel.T), (((1,), (1,)), ((), ())))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -135,3 +136,22 @@ def test_a_peer_that_is_not_installed_has_no_version(monkeypatch):
 
     monkeypatch.setattr(common, "PEERS", {"numpy": ("sys",), "no_such_package": ("sys",), "onnx": ("never_imported",)})
     assert set(common.all_versions()) - set(common.versions()) <= {"numpy"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["stepz"], "part 'stepz' is unknown"),
+        (["steps", "--repeats", "0"], "--repeats is 0: give 1 or more"),
+        (["steps", "--networks", "mpl"], "unknown network 'mpl': did you mean 'mlp'?"),
+        (["tables", "--tables", "digit"], "unknown table 'digit': did you mean 'digits'?"),
+        (["tables", "--peers", "pytorch"], "unknown peer 'pytorch': did you mean 'torch'?"),
+    ],
+)
+def test_what_is_unknown_is_told_in_one_line(tmp_path, arguments, error):
+    command = [sys.executable, str(FOLDER / "benchmarks"), *arguments, "--out", str(tmp_path / "out")]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert found.returncode == 2
+    assert error in found.stderr.splitlines()[-1]
+    assert "Traceback" not in found.stderr
+    assert not (tmp_path / "out").exists()
