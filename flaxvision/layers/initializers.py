@@ -8,20 +8,56 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from flaxvision.errors import check_choice
 
 Initializer = Callable[..., jax.Array]
 INITS = ("flax", "torch", "keras")
+LEAST = 4096  # numbers that are drawn at once
 
 
 def uniform(bound: float) -> Initializer:
     """Uniform on [-bound, bound)."""
+    return _initializer(lambda key, sizes, dtype: jax.random.uniform(key, sizes, dtype, -bound, bound), lambda _: None)
 
-    def init(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32, **_: object) -> jax.Array:
-        # Drawn flat: the numbers are the same, and XLA compiles it in a tenth of the time.
-        return jax.random.uniform(key, (math.prod(shape),), dtype, -bound, bound).reshape(shape)
+
+def lecun_normal() -> Initializer:
+    """Flax's default: normal with variance 1 / fan-in, after cutting at two standard deviations."""
+    cut = 0.87962566103423978  # what cutting leaves of a standard deviation of 1
+    return _initializer(
+        lambda key, sizes, dtype: jax.random.truncated_normal(key, -2, 2, sizes, dtype),
+        lambda shape: (1 / math.prod(shape[:-1]), cut),
+    )
+
+
+def glorot_uniform() -> Initializer:
+    """Keras's default: uniform with variance 2 / (fan-in + fan-out)."""
+    return _initializer(
+        lambda key, sizes, dtype: jax.random.uniform(key, sizes, dtype, -1),
+        lambda shape: (6 / (math.prod(shape[:-1]) + math.prod(shape[:-2]) * shape[-1]), 1.0),
+    )
+
+
+def _initializer(
+    draw: Callable[..., jax.Array], scale: Callable[[tuple[int, ...]], tuple[float, float] | None]
+) -> Initializer:
+    """The numbers of `draw(key, shape, dtype)`, times sqrt(a) / b where `scale(shape)` is (a, b).
+
+    Drawn flat, and more than are wanted: JAX counts elements, so that the first are the same, and XLA compiles a few
+    sizes for all shapes. It takes 0.2 to 0.6 s for each.
+    """
+
+    def init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32, **_: object) -> jax.Array:
+        count = math.prod(shape)
+        drawn = draw(key, (max(LEAST, 1 << (count - 1).bit_length()),), dtype)
+        concrete = not isinstance(drawn, jax.core.Tracer)
+        kept = (np.asarray(drawn) if concrete else drawn)[:count].reshape(shape)
+        if (factors := scale(shape)) is not None:
+            variance, cut = (np.asarray(factor, dtype) for factor in factors)
+            kept = kept * (np.sqrt(variance) / cut)
+        return jnp.array(kept)
 
     return init
 
@@ -41,5 +77,5 @@ def kernel_and_bias(init: str, fan_in: int) -> dict[str, Any]:
     check_choice("init", init, INITS)
     if init == "torch":
         return {"kernel_init": uniform(1 / math.sqrt(fan_in)), "bias_init": uniform(1 / math.sqrt(fan_in))}
-    kernel = nnx.initializers.lecun_normal() if init == "flax" else nnx.initializers.glorot_uniform()
+    kernel = lecun_normal() if init == "flax" else glorot_uniform()
     return {"kernel_init": kernel, "bias_init": nnx.initializers.zeros_init()}

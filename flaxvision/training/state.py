@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 
@@ -37,7 +38,8 @@ def split_model(model: Chain, frozen: tuple[str, ...]) -> tuple[nnx.GraphDef, nn
 
 def init_state(model: Chain, frozen: tuple[str, ...], tx: optax.GradientTransformation, seed: int) -> TrainState:
     """The state before the first step; it shares no buffer with the model, so that it may be donated."""
-    _, params, stats, fixed = jax.tree.map(jnp.copy, split_model(model, frozen))
+    _, *parts = split_model(model, frozen)
+    params, stats, fixed = jax.tree.map(lambda x: jnp.array(np.asarray(x)), parts)  # `jnp.copy` compiles every shape
     return TrainState(params, stats, fixed, tx.init(params), jnp.zeros((), jnp.int32), jnp.asarray(seed, jnp.uint32))
 
 

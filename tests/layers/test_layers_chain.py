@@ -94,6 +94,25 @@ def test_keras_and_flax_initialisations_have_their_frameworks_distributions():
     assert not np.asarray(flax.bias[...]).any()
 
 
+@pytest.mark.parametrize("shape", [(1,), (7, 5), (3, 3, 8, 16), (70, 90)])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_initialisers_draw_the_numbers_of_jax(shape, dtype):
+    key = jax.random.key(3)
+    uniform = kernel_and_bias("torch", 4)["kernel_init"]
+    pairs = [(uniform, lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -0.5, 0.5))]
+    if len(shape) > 1:
+        pairs += [
+            (kernel_and_bias("flax", 1)["kernel_init"], nnx.initializers.lecun_normal()),
+            (kernel_and_bias("keras", 1)["kernel_init"], nnx.initializers.glorot_uniform()),
+        ]
+    for ours, theirs in pairs:
+        drawn, expected = ours(key, shape, dtype), theirs(key, shape, dtype)
+        assert drawn.dtype == dtype
+        np.testing.assert_allclose(*(np.asarray(x, np.float32) for x in (drawn, expected)), rtol=1e-6)
+        traced = jax.jit(lambda key, init=ours: init(key, shape, dtype))(key)
+        np.testing.assert_allclose(*(np.asarray(x, np.float32) for x in (traced, drawn)), rtol=1e-6)
+
+
 def _same_distribution(a, b):
     """The two-sample Kolmogorov-Smirnov distance is below its 0.1 % critical value."""
     grid = np.sort(np.concatenate([a, b]))
