@@ -3,8 +3,8 @@
 XLA's own convolution has cliffs on a CPU: gradients that are 4 to 50 times slower inside `lax.scan` (jax-ml/jax#12868),
 maps of 2 x 2 that take 100 times as long as their arithmetic, few channels that are computed one by one. Each form here
 is made of slices, additions and matrix products, with derivatives of any order. They compute what XLA's computes, in
-another order of summation. Training on a CPU takes all of them ("fast"); evaluation takes XLA's, but on the smallest
-maps, where patches are as exact and far faster ("direct"): 3 ms for 370 on vgg19's last block, a batch of 64.
+another order of summation. Training on a CPU takes all of them ("fast"); evaluation only those that are as exact as
+XLA's ("direct"): with few channels, and on the smallest maps, where vgg19's last block takes 3 ms for 370.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from flaxvision.layers.winograd import KERNELS, TILE, winograd
 
 FIRST = 4  # input channels of a first layer, at most
 NARROW = 64  # outputs of a narrow linear layer, at most
-PATCH_BYTES = 2**30  # patches may take so much memory
+PATCH_BYTES = {"fast": 2**30, "direct": 2**28}  # patches may take so much memory; evaluation has the larger batches
 
 
 def form_of(shape: tuple[int, ...], kernel: tuple[int, ...], window: Window, dtype: Any, choice: str = "fast") -> str:
@@ -37,21 +37,22 @@ def form_of(shape: tuple[int, ...], kernel: tuple[int, ...], window: Window, dty
         kernel: Shape of the kernel, (h, w, I, O).
         window: Kernel, strides and padding on the map.
         dtype: Of the input; Winograd's and the patches' sums want float32 or more.
-        choice: "fast" chooses among all forms, "direct" takes patches or XLA's own.
+        choice: "fast" chooses among all forms; "direct" among those whose sums are as exact as XLA's own.
     """
     height, width, inputs, outputs = kernel
     places = shape[0] * math.prod(window.count)
-    if jnp.dtype(dtype).itemsize < 4 or places * math.prod(kernel[:3]) * 4 > PATCH_BYTES:
+    if jnp.dtype(dtype).itemsize < 4 or places * math.prod(kernel[:3]) * 4 > PATCH_BYTES[choice]:
         return "native"
-    if choice == "direct":
-        return "patches" if max(window.count) < TILE and min(inputs, outputs) >= FEW else "native"
     if inputs <= FIRST and outputs >= FEW:
-        return "patches"
-    if min(inputs, outputs) < FEW:
-        return "batch minor"
-    if height == width and height in KERNELS and window.strides == (1, 1) and min(window.count) >= TILE:
-        return "winograd"
-    return "patches"
+        form = "patches"
+    elif min(inputs, outputs) < FEW:
+        form = "batch minor"
+    elif height == width and height in KERNELS and window.strides == (1, 1) and min(window.count) >= TILE:
+        form = "winograd"
+    else:
+        form = "patches"
+    slow = form == "winograd" or (form == "patches" and max(window.count) >= TILE)  # forward, beside XLA's own
+    return "native" if choice == "direct" and slow else form
 
 
 def convolve(x: jax.Array, kernel: jax.Array, window: Window, form: str) -> jax.Array:
@@ -123,7 +124,7 @@ def _conv(layer: nnx.Conv, x: jax.Array, choice: str) -> jax.Array:
 
 
 def _conv_transpose(layer: nnx.ConvTranspose, x: jax.Array, choice: str) -> jax.Array:
-    plain = choice == "fast" and _is_plain(layer) and layer.padding == "VALID" and layer.transpose_kernel
+    plain = _is_plain(layer) and layer.padding == "VALID" and layer.transpose_kernel
     strides = _pair(layer.strides)
     if not plain or any(k < s for k, s in zip(layer.kernel.shape[:2], strides, strict=True)):
         return layer(x)
@@ -131,7 +132,7 @@ def _conv_transpose(layer: nnx.ConvTranspose, x: jax.Array, choice: str) -> jax.
 
 
 def _max_pool(layer: MaxPool | GlobalMaxPool, x: jax.Array, choice: str) -> jax.Array:
-    if choice != "fast" or x.shape[-1] >= FEW or getattr(layer, "padding", "VALID") != "VALID":
+    if x.shape[-1] >= FEW or getattr(layer, "padding", "VALID") != "VALID":
         return layer(x)
     return batch_first(layer(batch_last(x)))
 

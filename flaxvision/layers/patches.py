@@ -125,7 +125,13 @@ def add_slices(taps: list[list[jax.Array]], window: Window) -> jax.Array:
 
 def _patches(x: jax.Array, settings: tuple[Window, int]) -> jax.Array:
     window, axis = settings
-    return jnp.stack([tap for row in window_slices(x, window) for tap in row], axis)
+    x = pad_map(x, window.pads)
+    for along in (1, 0):  # under each column of the window, then each row: h + w slices in place of h * w
+        side = 1 + along + (axis == 0 and along == 0)
+        k, stride, count = (pair[along] for pair in (window.kernel, window.strides, window.count))
+        taps = [lax.slice_in_dim(x, i, i + (count - 1) * stride + 1, stride, side) for i in range(k)]
+        x = jnp.stack(taps, axis)  # (..., w, ...), then (..., h, w, ...)
+    return x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
 
 
 def _from_patches(p: jax.Array, settings: tuple[Window, int]) -> jax.Array:

@@ -76,7 +76,7 @@ class BatchNorm(ContextLayer):
 
     def __call__(self, x: jax.Array, context: Context = EVALUATION) -> jax.Array:
         """Normalise `x`, shape (B, ..., num_features)."""
-        if context.conv == "fast" and x.ndim == 4 and x.shape[-1] < FEW:
+        if context.conv != "native" and x.ndim == 4 and x.shape[-1] < FEW:
             return batch_first(self._normalize(batch_last(x), context, features=0, examples=3))
         return self._normalize(x, context, features=x.ndim - 1, examples=0)
 

@@ -20,11 +20,12 @@ from flaxvision.layers import Chain, Preprocess
 from flaxvision.layers.context import matches
 from flaxvision.models.files import assign, read
 from flaxvision.training.checkpoint import Checkpoints
-from flaxvision.training.engine import Engine, Plan, engine_for
+from flaxvision.training.engine import Engine, engine_for
 from flaxvision.training.history import History, HistoryBuilder, Result, Timing
 from flaxvision.training.losses import loss_of
 from flaxvision.training.metrics import Metrics
 from flaxvision.training.optimizers import build_optimizer
+from flaxvision.training.plan import Plan
 from flaxvision.training.recipe import Recipe
 from flaxvision.training.selection import Best
 from flaxvision.training.state import init_state, merge_model, split_model
@@ -151,9 +152,20 @@ class _Run:
             tx = build_optimizer(recipe, self.total_steps, self.per_epoch, dtype)
             starts.append(init_state(model, recipe.frozen, tx, recipe.seed))
         self.states = self.engine.join(starts)
-        self.splits = {name: self.engine.put((split.images, split.labels)) for name, split in dataset.splits.items()}
+        self.train_data = self.engine.put((dataset.train.images, dataset.train.labels))
+        self.held_out, self.ranges = self._hold_out(dataset)
         positions = sorted({gradient_layer(path) for path, _ in jax.tree.leaves_with_path(params)})
         self.layers = tuple(prepared[0].names[position] for position in positions)
+
+    def _hold_out(self, dataset: Dataset) -> tuple[Any, dict[str, range]]:
+        """What is evaluated after every epoch, as one array, and where each split lies in it."""
+        splits = [(name, split) for name, split in dataset.splits.items() if name != "train"]
+        ends = np.cumsum([0, *(len(split) for _, split in splits)]).tolist()
+        ranges = {name: range(ends[i], ends[i + 1]) for i, (name, _) in enumerate(splits)}
+        if len(splits) == 1:  # no copy
+            return self.engine.put((splits[0][1].images, splits[0][1].labels)), ranges
+        parts = zip(*((split.images, split.labels) for _, split in splits), strict=True)
+        return self.engine.put(tuple(map(np.concatenate, parts))), ranges
 
     def identity(self) -> dict[str, Any]:
         """What a checkpoint must agree with to be continued."""
@@ -193,16 +205,15 @@ class _Run:
         self, epoch: int, steps: int, builders: list[HistoryBuilder], best: list[Best], callbacks: tuple[Callback, ...]
     ) -> bool:
         stop, before = False, 0
-        for done, states, total, so_far in self.engine.epoch(self.states, self.splits["train"], epoch, steps):
+        for done, states, total, so_far in self.engine.epoch(self.states, self.train_data, epoch, steps):
             self.states, sums, records = states, total, so_far
             examples = (done - before) * self.recipe.batch_size * self.members
             progress = Progress(epoch * self.per_epoch + done, self.total_steps, epoch + 1, examples)
             stop |= any([callback(progress) for callback in callbacks])
             before = done
         scores = {
-            NAMES[split]: self.engine.evaluate(self.states, self.splits[split])
-            for split in ("validation", "test")
-            if split in self.splits
+            NAMES[split]: self.engine.evaluate(self.states, self.held_out, examples)
+            for split, examples in self.ranges.items()
         }
         fetched, records = jax.device_get(({"train": sums, **scores}, records))
         for k, (builder, member) in enumerate(zip(builders, best, strict=True)):
@@ -247,7 +258,7 @@ class _Run:
         epochs = len(marks) - 1
         if not epochs:
             return Timing(0.0, 0.0, 0.0)
-        examples = len(self.splits["train"][1]) * self.members
+        examples = len(self.train_data[1]) * self.members
         steady = marks[1:] if epochs > 1 else marks
         rate = examples * (len(steady) - 1) / (steady[-1] - steady[0])
         return Timing((marks[-1] - began) / self.members, (marks[1] - began) / self.members, rate)

@@ -52,3 +52,22 @@ def take_batch(
         chosen = order[chosen]
     mask = None if size % shard.devices == 0 else place < size
     return Batch(images[chosen], labels[chosen], place, mask)
+
+
+def take_range(
+    images: jax.Array, labels: jax.Array, start: jax.Array, stop: jax.Array, size: int, shard: Shard = WHOLE
+) -> Batch:
+    """The examples from `start` on, `size` of them but none from `stop` on, as stored; a device takes its share.
+
+    What does not count is masked, so that one compiled program serves ranges of any length.
+    """
+    share = -(-size // shard.devices)
+    place = jnp.asarray(shard.rank, jnp.int32) * share + jnp.arange(share, dtype=jnp.int32)
+    begin = jnp.minimum(start, len(labels) - size)  # not past the end: the last batch begins earlier
+    index = begin + place
+    mask = (place < size) & (index >= start) & (index < stop)
+    if shard.devices == 1:
+        images, labels = (lax.dynamic_slice_in_dim(array, begin, size) for array in (images, labels))
+    else:
+        images, labels = (array[begin + jnp.minimum(place, size - 1)] for array in (images, labels))
+    return Batch(images, labels, place, mask)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -15,45 +14,19 @@ from flax import nnx
 from jax import lax
 
 from flaxvision.layers import Conv, ConvTranspose
-from flaxvision.layers.context import EVALUATION, Context, evaluation_on
+from flaxvision.layers.context import Context
 from flaxvision.layers.dtypes import at_least_float32
-from flaxvision.training.batches import Batch, Shard, epoch_order, take_batch
-from flaxvision.training.metrics import Sums, add, sum_batch, zero_sums
+from flaxvision.training.batches import Shard, epoch_order, take_batch
+from flaxvision.training.metrics import Sums, add, zero_sums
 from flaxvision.training.optimizers import build_optimizer
-from flaxvision.training.recipe import Recipe
+from flaxvision.training.plan import AXIS, Plan, compile_for
+from flaxvision.training.scoring import evaluation_for
 from flaxvision.training.state import TrainState, merge_model
-from flaxvision.training.step import StepRecord, cast, compute_dtype, gradient_layer, make_step
+from flaxvision.training.step import StepRecord, compute_dtype, gradient_layer, make_step
 
-AXIS = "batch"  # the device axis
-EVALUATION_BATCH = 500  # examples a step of evaluation
 LONGEST = 0.5  # seconds; a call that takes less is followed by one of twice as many steps
-# XLA then updates weights after whatever reads them, in place of copying them at every step.
-IN_PLACE = {"xla_cpu_copy_insertion_use_region_analysis": True}
 
 States = Any  # a tuple of TrainState (unrolled members), or one TrainState with a leading axis of members (vmapped)
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """All that is static about a group of trials; equal plans share their compiled programs."""
-
-    graphdef: nnx.GraphDef
-    recipe: Recipe  # `Recipe.structure()`
-    classes: int  # classes of the confusion matrix; 0 without classes
-    steps_per_epoch: int
-    total_steps: int
-    vmapped: bool  # members by `vmap`; otherwise unrolled in one program
-    devices: tuple[jax.Device, ...]
-
-
-@functools.cache
-def _in_place() -> dict[str, bool] | None:
-    """`IN_PLACE`, if this XLA knows it."""
-    try:
-        jax.jit(lambda: 0, compiler_options=IN_PLACE).lower().compile()
-    except jax.errors.JaxRuntimeError:
-        return None
-    return IN_PLACE
 
 
 _order = jax.jit(epoch_order, static_argnums=2)  # compiled once for all plans
@@ -71,19 +44,14 @@ class Engine:
 
     def __init__(self, plan: Plan):
         self.plan = plan
-        self.sharded = len(plan.devices) > 1
         self.tx = build_optimizer(plan.recipe, plan.total_steps, plan.steps_per_epoch)
-        on_cpu = plan.devices[0].platform == "cpu"
-        axis = AXIS if self.sharded else None
-        native = plan.recipe.conv == "native" or not on_cpu
-        self._conv = "native" if native else "fast"
-        self._evaluation = EVALUATION if native else evaluation_on("cpu")
+        axis = AXIS if plan.sharded else None
+        self._conv = "fast" if plan.fast else "native"
         self._step = make_step(plan.graphdef, plan.recipe, self.tx, plan.classes, axis, self._conv)
-        self._on_cpu = on_cpu
         self._looped: bool | None = None  # whether steps run in a compiled loop; found at the first epoch
         self._at_once = 1  # steps of a call on a CPU
-        self._many = self._compile(self._train_many, static=("size", "looped"), donated=(0, 1, 2))
-        self._evaluate = self._compile(self._evaluate_all, static=(), donated=())
+        self._many = compile_for(plan, self._train_many, static=("size", "looped"), donated=(0, 1, 2))
+        self._evaluate = evaluation_for(plan.of_evaluation())
 
     # What runs in Python: an epoch and an evaluation.
 
@@ -106,47 +74,28 @@ class Engine:
         while done < steps:
             left = whole - done
             size = recipe.batch_size if left else examples - whole * recipe.batch_size
-            number = min(self._at_once if self._on_cpu else whole, left) if left and self._looped else 1
+            number = min(self._at_once if self.plan.on_cpu else whole, left) if left and self._looped else 1
             began = time.perf_counter()
             states, sums, records = self._many(
                 states, sums, records, images, labels, order, np.int32(done), np.int32(number),
                 size=size, looped=bool(left and self._looped),
             )  # fmt: skip
             done += number
-            if self._on_cpu and self._looped and number == self._at_once < whole:
+            if self.plan.on_cpu and self._looped and number == self._at_once < whole:
                 jax.block_until_ready(sums)
                 self._at_once *= 2 if time.perf_counter() - began < LONGEST else 1
             yield done, states, sums, records
 
-    def evaluate(self, states: States, data: tuple[jax.Array, jax.Array]) -> Sums:
-        """The sums of every member over a whole split, in evaluation mode."""
-        return self._evaluate(states, *data)
+    def evaluate(self, states: States, data: tuple[jax.Array, jax.Array], examples: range) -> Any:
+        """The sums of every member over a range of the data, in evaluation mode: a leading axis, or a tuple."""
+
+        def score(state: TrainState) -> Sums:
+            variables = nnx.merge_state(state.params, state.stats, state.fixed)
+            return self._evaluate(variables, *data, np.int32(examples.start), np.int32(examples.stop))
+
+        return score(states) if self.plan.vmapped else tuple(map(score, states))
 
     # What is compiled.
-
-    def _compile(self, function: Callable, *, static: tuple[str, ...], donated: tuple[int, ...]) -> Callable:
-        if not self.sharded:
-            options = _in_place() if self._on_cpu else None
-            alone = functools.partial(function, Shard(0, 1))
-            return jax.jit(alone, static_argnames=static, donate_argnums=donated, compiler_options=options)
-
-        count = len(self.plan.devices)
-        ranks = np.arange(count, dtype=np.int32)
-
-        @functools.cache  # one pmap for all calls: a new one would be traced again
-        def mapped(arguments: int, **settings: int) -> Callable:
-            def on_device(rank: jax.Array, *arguments: Any) -> Any:
-                return function(Shard(rank, count), *arguments, **settings)
-
-            axes = (0, *[None] * arguments)
-            return jax.pmap(on_device, AXIS, in_axes=axes, out_axes=None, devices=self.plan.devices)
-
-        def call(*arguments: Any, **settings: int) -> Any:
-            result = mapped(len(arguments), **settings)(ranks, *arguments)
-            # Steps in flight share the CPU's threads and can starve each other's collectives for ever: one at a time.
-            return jax.block_until_ready(result) if self.plan.devices[0].platform == "cpu" else result
-
-        return call
 
     def _train_many(
         self,
@@ -192,46 +141,16 @@ class Engine:
         carry = (states, sums, records)
         return lax.fori_loop(first, first + count, one_recorded, carry) if looped else one_recorded(first, carry)
 
-    def _evaluate_all(self, shard: Shard, states: States, images: jax.Array, labels: jax.Array) -> Any:
-        plan, examples = self.plan, len(labels)
-        size = min(EVALUATION_BATCH, examples)
-        whole = examples // size
-
-        def score(state: TrainState, batch: Batch) -> Sums:
-            dtype = compute_dtype(plan.recipe, state.params)
-            model = merge_model(
-                plan.graphdef, state._replace(params=cast(state.params, dtype), fixed=cast(state.fixed, dtype))
-            )
-            inputs = model.preprocess(batch.images, dtype)
-            outputs, inputs = (x.astype(at_least_float32(x.dtype)) for x in (model(inputs, self._evaluation), inputs))
-            return sum_batch(plan.recipe.loss, plan.classes, outputs, batch.labels, inputs, batch.mask)
-
-        def all_members(batch: Batch) -> Any:
-            if plan.vmapped:
-                return jax.vmap(score, (0, None))(states, batch)
-            return tuple(score(state, batch) for state in states)
-
-        def one(total: Any, number: jax.Array) -> tuple[Any, None]:
-            batch = take_batch(images, labels, None, number * size, size, shard)
-            return jax.tree.map(jnp.add, total, all_members(batch)), None
-
-        total, _ = lax.scan(one, self._zeros(states), jnp.arange(whole, dtype=jnp.int32))
-        if whole * size < examples:
-            batch = take_batch(images, labels, None, jnp.int32(whole * size), examples - whole * size, shard)
-            total = jax.tree.map(jnp.add, total, all_members(batch))
-        return lax.psum(total, AXIS) if self.sharded else total
-
     def _orders(self, states: States, epoch: np.uint32, examples: int) -> Any:
         if self.plan.vmapped:
             return _orders(states.seed, epoch, examples)
         return tuple(_order(state.seed, epoch, examples) for state in states)
 
     def _zeros(self, states: States) -> Any:
-        plan = self.plan
-        dtype = at_least_float32(compute_dtype(plan.recipe, self._one(states).params))
-        if not plan.vmapped:
-            return tuple(zero_sums(plan.classes, dtype) for _ in states)
-        return jax.tree.map(lambda x: jnp.zeros((len(states.step), *x.shape), x.dtype), zero_sums(plan.classes, dtype))
+        dtype = at_least_float32(compute_dtype(self.plan.recipe, self._one(states).params))
+        if self.plan.vmapped:
+            return zero_sums(self.plan.classes, dtype, len(states.step))
+        return tuple(zero_sums(self.plan.classes, dtype) for _ in states)
 
     def _no_records(self, states: States, steps: int) -> StepRecord:
         params = self._one(states).params
@@ -247,7 +166,7 @@ class Engine:
 
         XLA's weight gradient of a convolution takes some 50 times as long in a loop on a CPU (jax-ml/jax#12868).
         """
-        if not self._on_cpu or not has_convolution(self.plan.graphdef):
+        if not self.plan.on_cpu or not has_convolution(self.plan.graphdef):
             return True
         state = self.member(states, 0)
         dtype = compute_dtype(self.plan.recipe, state.params)
@@ -269,7 +188,7 @@ class Engine:
     def put(self, tree: Any) -> Any:
         """Arrays on the plan's devices, a copy on each; committed, since jit compiles anew for uncommitted ones."""
         devices = self.plan.devices
-        if not self.sharded:
+        if not self.plan.sharded:
             return jax.device_put(tree, devices[0])
         mesh = jax.sharding.Mesh(np.array(devices), (AXIS,))
         return jax.device_put(tree, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))

@@ -23,13 +23,13 @@ class Sums(NamedTuple):
     confusion: jax.Array  # examples by true (row) and predicted (column) class, float32 (C, C); (0, 0) without scores
 
 
-def zero_sums(classes: int, dtype: jnp.dtype = jnp.float32) -> Sums:
-    """The sums over no examples."""
+def zero_sums(classes: int, dtype: jnp.dtype = jnp.float32, members: int | None = None) -> Sums:
+    """The sums over no examples, with a leading axis of `members` where given."""
 
-    def zeros(*shape: int) -> jax.Array:
-        return jnp.zeros(shape, jnp.float32)
+    def zeros(*shape: int, dtype: jnp.dtype = jnp.float32) -> jax.Array:
+        return jnp.zeros(shape if members is None else (members, *shape), dtype)
 
-    return Sums(zeros(), jnp.zeros((), dtype), zeros(), zeros(classes, classes))
+    return Sums(zeros(), zeros(dtype=dtype), zeros(), zeros(classes, classes))
 
 
 def add(a: Sums, b: Sums) -> Sums:

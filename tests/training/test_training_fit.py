@@ -16,7 +16,9 @@ import flaxvision as fv
 from flaxvision.errors import UserError
 from flaxvision.models.files import variables
 from flaxvision.training import Progress, Recipe, train_cohort
-from flaxvision.training.batches import Shard, epoch_order, take_batch
+from flaxvision.training.batches import Shard, epoch_order, take_batch, take_range
+from flaxvision.training.engine import engine_for
+from flaxvision.training.scoring import evaluation_for
 
 MLP = {"input_shape": (6, 6, 1), "num_classes": 4, "hidden": (12,)}
 
@@ -145,10 +147,12 @@ def test_nothing_recompiles_between_epochs_seeds_and_rates(data, caplog):
             fv.fit(fv.models.create("mlp", seed=seed, **MLP), data, Recipe(epochs=3, batch_size=29, **settings))
         return [r.getMessage() for r in caplog.records if r.getMessage().startswith("Compiling")]
 
+    evaluation_for.cache_clear()
+    engine_for.cache_clear()
     first = compiled()
     # Whole batches and the short last one; evaluation. Nothing else of the loop.
-    names = [name for message in first for name in ("_train_many", "_evaluate_all") if name in message]
-    assert sorted(names) == ["_evaluate_all", "_train_many", "_train_many"]
+    names = [name for message in first for name in ("_train_many", "_evaluate") if name in message]
+    assert sorted(names) == ["_evaluate", "_train_many", "_train_many"]
     assert compiled(seed=1, learning_rate=0.01) == []
     assert compiled(seed=2, learning_rate=0.7) == []
 
@@ -330,6 +334,44 @@ def test_shards_hold_every_example_once(size, devices):
     assert seen == list(range(10, 10 + size))
 
 
+@pytest.mark.parametrize("devices", [1, 3, 8])
+@pytest.mark.parametrize(("start", "stop", "size"), [(0, 100, 100), (0, 37, 20), (37, 100, 20), (95, 100, 40)])
+def test_batches_of_a_range_hold_each_example_once(devices, start, stop, size):
+    images, labels = np.arange(100.0)[:, None].astype(np.float32), np.arange(100, dtype=np.int32)
+    seen = []
+    for first in range(start, stop, size):
+        for rank in range(devices):
+            shard = Shard(rank, devices)
+            batch = take_range(jnp.asarray(images), jnp.asarray(labels), np.int32(first), np.int32(stop), size, shard)
+            seen += np.asarray(batch.labels)[np.asarray(batch.mask)].tolist()
+            np.testing.assert_array_equal(batch.images[:, 0], batch.labels)
+    assert sorted(seen) == list(range(start, stop))
+
+
+def test_one_evaluation_program_serves_splits_optimizers_and_frozen_layers(make_dataset, monkeypatch):
+    from flaxvision.training import scoring
+
+    traced = []
+    sum_batch = scoring.sum_batch
+    monkeypatch.setattr(scoring, "sum_batch", lambda *arguments: traced.append(1) or sum_batch(*arguments))
+    monkeypatch.setattr(scoring, "BATCH", 32)
+    evaluation_for.cache_clear()
+    engine_for.cache_clear()
+    data = make_dataset((6, 6, 1), 4, train=150, test=70).hold_out(0.3, seed=0)
+    for settings in ({}, {"optimizer": "adam"}, {"frozen": ("linear_relu_stack.0",)}):
+        recipe = Recipe(learning_rate=0.01, batch_size=32, epochs=2, **settings)
+        result = fv.fit(fv.models.create("mlp", **MLP), data, recipe)
+        for name, split in (("val", data.validation), ("test", data.test)):
+            logits = np.asarray(result.model(result.model.preprocess(split.images, jnp.float32)), np.float64)
+            losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(len(split)), split.labels]
+            correct = logits.argmax(1) == split.labels
+            assert result.history[f"{name}_loss"][-1] == pytest.approx(losses.mean(), rel=1e-5)
+            assert result.history[f"{name}_top1"][-1] == pytest.approx(correct.mean(), abs=1e-7)
+    assert traced == [1]
+    evaluation_for.cache_clear()
+    engine_for.cache_clear()
+
+
 def test_a_convolutional_network_is_not_traced_again_for_epochs_rates_or_seeds(make_dataset, monkeypatch):
     from flaxvision.training import engine
 
@@ -354,10 +396,10 @@ def test_weights_are_updated_in_place(monkeypatch, data):
     from flaxvision.training import engine
 
     programs = []
-    compile_ = engine.Engine._compile
+    compile_for = engine.compile_for
 
-    def watched(self, function, **settings):
-        jitted = compile_(self, function, **settings)
+    def watched(plan, function, **settings):
+        jitted = compile_for(plan, function, **settings)
 
         def call(*arguments, **settings):
             if settings.get("looped"):
@@ -366,7 +408,7 @@ def test_weights_are_updated_in_place(monkeypatch, data):
 
         return call
 
-    monkeypatch.setattr(engine.Engine, "_compile", watched)
+    monkeypatch.setattr(engine, "compile_for", watched)
     engine.engine_for.cache_clear()
     fv.fit(fv.models.create("mlp", **MLP | {"hidden": (24, 20)}), data, Recipe(batch_size=32))
     engine.engine_for.cache_clear()
@@ -375,10 +417,10 @@ def test_weights_are_updated_in_place(monkeypatch, data):
 
 
 def test_an_option_that_xla_does_not_know_is_left_out(monkeypatch):
-    from flaxvision.training import engine
+    from flaxvision.training import plan
 
-    assert engine._in_place() == engine.IN_PLACE
-    engine._in_place.cache_clear()
-    monkeypatch.setattr(engine, "IN_PLACE", {"xla_cpu_no_such_option": True})
-    assert engine._in_place() is None
-    engine._in_place.cache_clear()
+    assert plan._in_place() == plan.IN_PLACE
+    plan._in_place.cache_clear()
+    monkeypatch.setattr(plan, "IN_PLACE", {"xla_cpu_no_such_option": True})
+    assert plan._in_place() is None
+    plan._in_place.cache_clear()

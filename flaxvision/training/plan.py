@@ -1,0 +1,88 @@
+"""What is static about a group of trials, and how functions are compiled for its devices."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from flaxvision.training.batches import Shard
+from flaxvision.training.recipe import Recipe
+
+AXIS = "batch"  # the device axis
+# XLA then updates weights after whatever reads them, in place of copying them at every step.
+IN_PLACE = {"xla_cpu_copy_insertion_use_region_analysis": True}
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """All that is static about a group of trials; equal plans share their compiled programs."""
+
+    graphdef: nnx.GraphDef
+    recipe: Recipe  # `Recipe.structure()`
+    classes: int  # classes of the confusion matrix; 0 without classes
+    steps_per_epoch: int
+    total_steps: int
+    vmapped: bool  # members by `vmap`; otherwise unrolled in one program
+    devices: tuple[jax.Device, ...]
+
+    @property
+    def sharded(self) -> bool:
+        """Whether several devices share each batch."""
+        return len(self.devices) > 1
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether it runs on a CPU."""
+        return self.devices[0].platform == "cpu"
+
+    @property
+    def fast(self) -> bool:
+        """Whether convolutions take forms other than XLA's own."""
+        return self.on_cpu and self.recipe.conv != "native"
+
+    def of_evaluation(self) -> Plan:
+        """What of it evaluation depends on, so that one program serves optimizers, frozen layers and durations."""
+        recipe = Recipe(loss=self.recipe.loss, precision=self.recipe.precision, conv=self.recipe.conv)
+        return dataclasses.replace(self, recipe=recipe, steps_per_epoch=0, total_steps=0)
+
+
+@functools.cache
+def _in_place() -> dict[str, bool] | None:
+    """`IN_PLACE`, if this XLA knows it."""
+    try:
+        jax.jit(lambda: 0, compiler_options=IN_PLACE).lower().compile()
+    except jax.errors.JaxRuntimeError:
+        return None
+    return IN_PLACE
+
+
+def compile_for(plan: Plan, function: Callable, *, static: tuple[str, ...], donated: tuple[int, ...]) -> Callable:
+    """A function of (shard, arguments...), compiled for the plan's devices, without its shard."""
+    if not plan.sharded:
+        options = _in_place() if plan.on_cpu else None
+        alone = functools.partial(function, Shard(0, 1))
+        return jax.jit(alone, static_argnames=static, donate_argnums=donated, compiler_options=options)
+
+    count = len(plan.devices)
+    ranks = np.arange(count, dtype=np.int32)
+
+    @functools.cache  # one pmap for all calls: a new one would be traced again
+    def mapped(arguments: int, **settings: int) -> Callable:
+        def on_device(rank: jax.Array, *arguments: Any) -> Any:
+            return function(Shard(rank, count), *arguments, **settings)
+
+        axes = (0, *[None] * arguments)
+        return jax.pmap(on_device, AXIS, in_axes=axes, out_axes=None, devices=plan.devices)
+
+    def call(*arguments: Any, **settings: int) -> Any:
+        result = mapped(len(arguments), **settings)(ranks, *arguments)
+        # Steps in flight share the CPU's threads and can starve each other's collectives for ever: one at a time.
+        return jax.block_until_ready(result) if plan.on_cpu else result
+
+    return call
