@@ -15,7 +15,7 @@ from contest import Times, Turn, contest
 from contestants import TASKS, Task
 from figures import draw_lines
 
-EXECUTORS = ("loop", "unroll", "vmap", "processes")
+EXECUTORS = ("loop", "threads", "processes", "unroll", "vmap")
 CHOSEN = "auto"
 TRIALS = (1, 4, 16, 64)
 COHORTS = {"emnist_cnn": 0.8, "mlp": 1.0}  # network -> most that 64 trials may cost, of 64 single ones

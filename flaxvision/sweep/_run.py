@@ -53,10 +53,11 @@ def run(
     Args:
         spec: The sweep, from `load_spec`.
         out_dir: The run directory; None for runs/NAME-TIMESTAMP.
-        executor: "loop" (one trial after the other; those of one structure share their compiled program), "unroll" or
-            "vmap" (cohorts that train together), "processes" (one worker a core), "ray", or "auto", see
-            `flaxvision.sweep.arrange`. On a CPU "loop" and "unroll" give the same results.csv, times apart; a worker of
-            "processes" has one core, and sums that several would share may differ there in their last bits.
+        executor: "loop" (one trial after the other; those of one structure share their compiled program), "threads" (so
+            many at a time as there are cores), "unroll" or "vmap" (cohorts that train together), "processes" (one
+            worker a core), "ray", or "auto", see `flaxvision.sweep.arrange`. On a CPU "loop", "threads" and "unroll"
+            give the same results.csv, times apart; a worker of "processes" has one core, and sums that several would
+            share may differ there in their last bits.
         resume: Go on with the run in `out_dir`: finished trials are kept, new seeds and values are added.
         raw_dir: Folder of original data files, see `flaxvision.data.load`.
         data_dir: Folder of prepared data sets, see `flaxvision.data.load`.

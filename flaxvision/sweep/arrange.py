@@ -12,8 +12,6 @@ from flaxvision.sweep.trials import Trial, cohorts
 from flaxvision.sweep.work import Places, create_model, load_dataset, recipe_of
 
 OPERATIONS, BYTES = 5e11, 6.5e10  # a second: what the reports' networks reach on two cores, within a factor of two
-START = 10.0  # seconds of training below which the start of worker processes does not pay
-WORKER = 5e8  # bytes of a worker process beside its data and network
 UNROLLED = 6  # most members of an unrolled cohort, whose program grows with each
 VMAPPED = 512  # most members of a vmapped one
 
@@ -22,7 +20,7 @@ VMAPPED = 512  # most members of a vmapped one
 class Arrangement:
     """What runs where."""
 
-    executor: str  # "loop", "unroll", "vmap", "processes" or "ray"
+    executor: str  # of `flaxvision.sweep.executors.EXECUTORS`, but "auto"
     mode: str  # of `flaxvision.training.train_cohort`
     cohorts: tuple[tuple[Trial, ...], ...]
 
@@ -39,9 +37,9 @@ class Cost:
 def arrange(trials: Sequence[Trial], places: Places, executor: str, platform: str) -> Arrangement:
     """Share out trials.
 
-    "auto" is "vmap" on an accelerator, which a single small trial cannot fill. On a CPU it is "processes", each pinned
-    to a core, where those pay and fit into the memory: two cores then train 1.1 to 1.5 times as fast as by "unroll",
-    which is the rest.
+    "auto" is "vmap" on an accelerator, which a single small trial cannot fill. On a CPU it is "threads", one a core,
+    for several trials that fit into the memory: one compiles while another trains, and no process is started. Else it
+    is "loop".
 
     Args:
         trials: What is to be trained.
@@ -56,11 +54,11 @@ def arrange(trials: Sequence[Trial], places: Places, executor: str, platform: st
         return cost_of(samples[cohort], places)
 
     if executor == "auto":
-        executor = "vmap" if platform != "cpu" else "processes" if _worth_processes(trials, cost) else "unroll"
+        executor = "vmap" if platform != "cpu" else "threads" if _worth_threads(trials, cost) else "loop"
     members = {"unroll": UNROLLED, "vmap": VMAPPED}.get(executor, 1)
     mode = "vmap" if executor == "vmap" else "unroll"
     groups = cohorts(trials, members)
-    if executor == "processes":  # the longest first, so that none is left for the end
+    if executor in ("threads", "processes"):  # the longest first, so that none is left for the end
         groups.sort(key=lambda group: -cost(group[0].cohort).seconds)
     if mode == "vmap":
         budget = 0.5 * _memory(platform)
@@ -73,14 +71,13 @@ def _fitting(group: list[Trial], cost: Cost, budget: float) -> list[list[Trial]]
     return cohorts(group, max(1, int((budget - cost.data) / cost.memory)))
 
 
-def _worth_processes(trials: Sequence[Trial], cost: Callable[[str], Cost]) -> bool:
-    """Whether worker processes, one a core, fill the table faster than one process, and fit into the memory."""
+def _worth_threads(trials: Sequence[Trial], cost: Callable[[str], Cost]) -> bool:
+    """Whether there is more than one trial and more than one core, and as many trials at a time fit into the memory."""
     workers = min(len(cores()), len(trials))
     if workers < 2:
         return False
     costs = [cost(trial.cohort) for trial in trials]
-    most = max(WORKER + 2 * each.data + each.memory for each in costs)
-    return sum(each.seconds for each in costs) > START and workers * most < _memory("cpu")
+    return max(2 * each.data + workers * each.memory for each in costs) < _memory("cpu")
 
 
 def cost_of(trial: Trial, places: Places) -> Cost:

@@ -1,4 +1,4 @@
-"""Ways to run cohorts: in this process, in worker processes, or as Ray tasks."""
+"""Ways to run cohorts: one after the other, in threads or worker processes, or as Ray tasks."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import logging
 import multiprocessing
 import multiprocessing.connection
 import os
+import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from flaxvision.sweep.work import Cohort
     from flaxvision.training._fit import Callback, Progress
 
-EXECUTORS = ("auto", "loop", "unroll", "vmap", "processes", "ray")
+EXECUTORS = ("auto", "loop", "threads", "processes", "unroll", "vmap", "ray")
 EVERY = 0.2  # seconds between two reports of a worker
 Records = list[dict[str, Any]]
 
@@ -38,13 +39,40 @@ def execute(
     cohorts: Sequence[Cohort], executor: str, callbacks: Callable[[Cohort], Iterable[Callback]]
 ) -> Iterator[tuple[Cohort, Records]]:
     """Run cohorts, yielding each with its records as it ends; `callbacks` gives the callbacks of a cohort."""
-    if executor == "processes":
+    if executor == "threads":
+        yield from _threads(cohorts, callbacks)
+    elif executor == "processes":
         yield from _processes(cohorts, callbacks)
     elif executor == "ray":
         yield from _ray(cohorts)
     else:
         for cohort in cohorts:
             yield cohort, cohort.run(callbacks(cohort))
+
+
+class _Ended(Exception):
+    """Ends what a thread still trains when nobody waits for it any more."""
+
+
+def _threads(
+    cohorts: Sequence[Cohort], callbacks: Callable[[Cohort], Iterable[Callback]]
+) -> Iterator[tuple[Cohort, Records]]:
+    """A thread a core: compiled programs run, and are compiled, outside Python's lock, and all threads share them."""
+    reports: queue.SimpleQueue = queue.SimpleQueue()
+    ended = threading.Event()
+
+    def put(report: tuple[int, Progress]) -> None:
+        if ended.is_set():
+            raise _Ended
+        reports.put(report)
+
+    with concurrent.futures.ThreadPoolExecutor(min(len(cores()), len(cohorts))) as pool:
+        futures = [pool.submit(_run_reporting, i, cohort, put) for i, cohort in enumerate(cohorts)]
+        try:
+            yield from _collect(cohorts, futures, reports, callbacks)
+        finally:
+            ended.set()
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _processes(
@@ -54,25 +82,36 @@ def _processes(
     free, reports = context.Queue(), context.Queue()
     for core in cores():
         free.put(core)
-    listeners = [tuple(callbacks(cohort)) for cohort in cohorts]
     workers = min(len(cores()), len(cohorts))
     with concurrent.futures.ProcessPoolExecutor(workers, context, _begin, (free, reports)) as pool:
-        futures = {pool.submit(_run_reporting, i, cohort): cohort for i, cohort in enumerate(cohorts)}
-        waiting = set(futures)
+        futures = [pool.submit(_run_in_worker, i, cohort) for i, cohort in enumerate(cohorts)]
         try:
-            while waiting:
-                done, waiting = concurrent.futures.wait(waiting, EVERY, concurrent.futures.FIRST_COMPLETED)
-                while not reports.empty():
-                    number, progress = reports.get()
-                    for listener in listeners[number]:
-                        listener(progress)
-                for future in done:
-                    yield futures[future], future.result()
+            yield from _collect(cohorts, futures, reports, callbacks)
         except concurrent.futures.process.BrokenProcessPool as error:
             raise UserError("a worker process died, perhaps for want of memory: add --resume to go on") from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)  # else what waits is run before the error is told
             raise
+
+
+def _collect(
+    cohorts: Sequence[Cohort],
+    futures: Sequence[concurrent.futures.Future[Records]],
+    reports: Any,
+    callbacks: Callable[[Cohort], Iterable[Callback]],
+) -> Iterator[tuple[Cohort, Records]]:
+    """Each cohort with its records as its future ends; reports (number of the cohort, progress) go to its callbacks."""
+    listeners = [tuple(callbacks(cohort)) for cohort in cohorts]
+    of_future = dict(zip(futures, cohorts, strict=True))
+    waiting = set(futures)
+    while waiting:
+        done, waiting = concurrent.futures.wait(waiting, EVERY, concurrent.futures.FIRST_COMPLETED)
+        while not reports.empty():
+            number, progress = reports.get()
+            for listener in listeners[number]:
+                listener(progress)
+        for future in done:
+            yield of_future[future], future.result()
 
 
 _reports: Any = None  # the queue of a worker process
@@ -99,15 +138,19 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _run_reporting(number: int, cohort: Cohort) -> Records:
-    """Run a cohort in a worker process, which reports its progress every so often."""
+def _run_in_worker(number: int, cohort: Cohort) -> Records:
+    return _run_reporting(number, cohort, _reports.put)
+
+
+def _run_reporting(number: int, cohort: Cohort, put: Callable[[tuple[int, Progress]], None]) -> Records:
+    """Run a cohort, putting its number and its progress every so often."""
     last, examples = time.monotonic(), 0
 
     def report(progress: Progress) -> None:
         nonlocal last, examples
         examples += progress.examples
         if time.monotonic() - last > EVERY or progress.step == progress.steps:
-            _reports.put((number, dataclasses.replace(progress, examples=examples)))
+            put((number, dataclasses.replace(progress, examples=examples)))
             last, examples = time.monotonic(), 0
 
     return cohort.run([report])

@@ -35,30 +35,31 @@ def sizes(arranged):
     return [len(cohort) for cohort in arranged.cohorts]
 
 
-def test_long_tables_take_one_process_a_core(trials, machine):
+def test_several_trials_take_a_thread_a_core(trials, machine):
     machine()
     arranged = arrange(trials, PLACES, "auto", "cpu")
-    assert (arranged.executor, arranged.mode) == ("processes", "unroll")
+    assert (arranged.executor, arranged.mode) == ("threads", "unroll")
     assert sizes(arranged) == [1] * 20
 
 
-@pytest.mark.parametrize("lacking", [{"cores": 1}, {"seconds": 0.1}, {"available": 1.9e9}, {"memory": 1e10}])
-def test_one_process_where_several_do_not_pay_or_fit(trials, machine, lacking):
+@pytest.mark.parametrize("lacking", [{"cores": 1}, {"available": 5.9e6}, {"memory": 2.5e9}])
+def test_one_after_the_other_where_several_do_not_fit(trials, machine, lacking):
     machine(**lacking)
-    assert arrange(trials, PLACES, "auto", "cpu").executor == "unroll"
+    assert arrange(trials, PLACES, "auto", "cpu").executor == "loop"
 
 
 def test_the_longest_trials_go_first(trials, machine, monkeypatch):
     machine()
     long = trials[-1].cohort
     monkeypatch.setattr(module, "cost_of", lambda trial, places: Cost(9.0 + (trial.cohort == long), 1e6, 1e6))
-    first = arrange(trials, PLACES, "processes", "cpu").cohorts[:10]
-    assert {trial.cohort for cohort in first for trial in cohort} == {long}
+    for executor in ("threads", "processes"):
+        first = arrange(trials, PLACES, executor, "cpu").cohorts[:10]
+        assert {trial.cohort for cohort in first for trial in cohort} == {long}
 
 
-def test_a_single_trial_stays_here(trials, machine):
+def test_a_single_trial_needs_no_threads(trials, machine):
     machine()
-    assert arrange(trials[:1], PLACES, "auto", "cpu").executor == "unroll"
+    assert arrange(trials[:1], PLACES, "auto", "cpu").executor == "loop"
 
 
 def test_accelerators_take_whole_cohorts_as_the_memory_allows(trials, machine):
@@ -72,7 +73,7 @@ def test_accelerators_take_whole_cohorts_as_the_memory_allows(trials, machine):
 
 
 @pytest.mark.parametrize(
-    ("executor", "largest"), [("loop", 1), ("unroll", 5), ("vmap", 10), ("processes", 1), ("ray", 1)]
+    ("executor", "largest"), [("loop", 1), ("unroll", 5), ("vmap", 10), ("threads", 1), ("processes", 1), ("ray", 1)]
 )
 def test_what_is_asked_for_is_done(trials, machine, executor, largest):
     machine()

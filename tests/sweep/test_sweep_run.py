@@ -61,9 +61,10 @@ def test_loop_gives_the_same_table_byte_for_byte(finished, tmp_path, command, fi
             np.testing.assert_array_equal(tensor, other[name])
 
 
-def test_processes_give_the_same_table_byte_for_byte(finished, tmp_path, command, files):
+@pytest.mark.parametrize("executor", ["threads", "processes"])
+def test_workers_give_the_same_table_byte_for_byte(finished, tmp_path, command, files, executor):
     path, auto = finished
-    assert command(path, "--out", tmp_path / "run", "--executor", "processes", "--quiet") == (0, "", "")
+    assert command(path, "--out", tmp_path / "run", "--executor", executor, "--quiet") == (0, "", "")
     assert files["table_bytes"](tmp_path / "run") == files["table_bytes"](auto)
 
 
@@ -182,9 +183,26 @@ grid = { batch_size = [8, 9, 10, 11] }
 """
 
 
-def test_killed_run_goes_on(tmp_path, command, files, spec_file):
+def test_interrupted_threads_end_at_once(tmp_path, spec_file):
+    path, out = spec_file(SLOW.replace("epochs = 1", "epochs = 1000000")), tmp_path / "interrupted"
+    arguments = [sys.executable, "-m", "flaxvision.sweep", str(path), "--out", str(out), "--executor", "threads"]
+    process = subprocess.Popen([*arguments, "--quiet"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (out / "spec.toml").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    time.sleep(4)  # most of it training
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err.count("\n")) == (130, 1)
+    assert "--resume" in err
+
+
+@pytest.mark.parametrize("executor", ["loop", "threads"])
+def test_killed_run_goes_on(tmp_path, command, files, spec_file, executor):
     path, out = spec_file(SLOW), tmp_path / "killed"
-    arguments = [sys.executable, "-m", "flaxvision.sweep", str(path), "--out", str(out), "--executor", "loop"]
+    arguments = [sys.executable, "-m", "flaxvision.sweep", str(path), "--out", str(out), "--executor", executor]
     process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     trials = out / "trials.jsonl"
     deadline = time.monotonic() + 120
@@ -282,7 +300,7 @@ def test_final_stage(tmp_path, files, tiny, command, spec_file):
     path, out = spec_file(table), tmp_path / "run"
     assert command(path, "--out", out, "--quiet") == (0, "", "")
     records = files["trials"](out)
-    finals = [record for record in records if record["stage"] == "final"]
+    finals = sorted((r for r in records if r["stage"] == "final"), key=lambda record: record["seed"])
     assert len(records) == 2 + 3
     assert [record["seed"] for record in finals] == [0, 1, 2]
     for record in finals:
