@@ -126,7 +126,9 @@ def _conv(layer: nnx.Conv, x: jax.Array, choice: str) -> jax.Array:
 def _conv_transpose(layer: nnx.ConvTranspose, x: jax.Array, choice: str) -> jax.Array:
     plain = _is_plain(layer) and layer.padding == "VALID" and layer.transpose_kernel
     strides = _pair(layer.strides)
-    if not plain or any(k < s for k, s in zip(layer.kernel.shape[:2], strides, strict=True)):
+    spread = math.prod(x.shape[:3]) * math.prod(layer.kernel.shape[:3]) * 4
+    overlapping = all(k >= s for k, s in zip(layer.kernel.shape[:2], strides, strict=True))
+    if not plain or not overlapping or spread > PATCH_BYTES[choice]:
         return layer(x)
     return _biased(layer, convolve_transpose(x, layer.kernel[...], strides))
 

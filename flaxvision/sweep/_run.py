@@ -62,7 +62,8 @@ def run(
         raw_dir: Folder of original data files, see `flaxvision.data.load`.
         data_dir: Folder of prepared data sets, see `flaxvision.data.load`.
         command: The command that made it, for the report.
-        watch: Makes the progress display from the cohorts to run.
+        watch: Makes the progress display from the cohorts to run: callbacks that see a trial's progress some times a
+            second. Only where trials run one after the other can they stop it.
         export: Write the winner as an ONNX file and compare it with PyTorch and Keras where those are installed.
         report: Write tables, figures and report.html.
 

@@ -77,7 +77,8 @@ def _worth_threads(trials: Sequence[Trial], cost: Callable[[str], Cost]) -> bool
     if workers < 2:
         return False
     costs = [cost(trial.cohort) for trial in trials]
-    return max(2 * each.data + workers * each.memory for each in costs) < _memory("cpu")
+    most = max((2 + workers) * each.data + workers * each.memory for each in costs)  # a copy of the data for each
+    return most < _memory("cpu")
 
 
 def cost_of(trial: Trial, places: Places) -> Cost:

@@ -67,8 +67,8 @@ def _threads(
         reports.put(report)
 
     with concurrent.futures.ThreadPoolExecutor(min(len(cores()), len(cohorts))) as pool:
-        futures = [pool.submit(_run_reporting, i, cohort, put) for i, cohort in enumerate(cohorts)]
         try:
+            futures = [pool.submit(_run_reporting, i, cohort, put) for i, cohort in enumerate(cohorts)]
             yield from _collect(cohorts, futures, reports, callbacks)
         finally:
             ended.set()
@@ -84,8 +84,8 @@ def _processes(
         free.put(core)
     workers = min(len(cores()), len(cohorts))
     with concurrent.futures.ProcessPoolExecutor(workers, context, _begin, (free, reports)) as pool:
-        futures = [pool.submit(_run_in_worker, i, cohort) for i, cohort in enumerate(cohorts)]
         try:
+            futures = [pool.submit(_run_in_worker, i, cohort) for i, cohort in enumerate(cohorts)]
             yield from _collect(cohorts, futures, reports, callbacks)
         except concurrent.futures.process.BrokenProcessPool as error:
             raise UserError("a worker process died, perhaps for want of memory: add --resume to go on") from error
@@ -110,7 +110,7 @@ def _collect(
             number, progress = reports.get()
             for listener in listeners[number]:
                 listener(progress)
-        for future in done:
+        for future in sorted(done, key=lambda future: future.exception() is not None):  # what ended well is kept
             yield of_future[future], future.result()
 
 

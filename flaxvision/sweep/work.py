@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flaxvision._cache import shared_cache
 from flaxvision.errors import UserError
 from flaxvision.runtime import cores
 from flaxvision.sweep.parse import DATA_KEYS
@@ -124,7 +124,7 @@ def load_dataset(trial: Trial, places: Places) -> Dataset:
     return _load(trial.settings["dataset"], places.raw_dir, places.data_dir, tuple(options.items()))
 
 
-@functools.lru_cache(maxsize=2)
+@shared_cache(2)
 def _load(name: str, raw_dir: str | None, data_dir: str | None, given: tuple[tuple[str, Any], ...]) -> Dataset:
     from flaxvision.data import load
 

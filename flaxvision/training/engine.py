@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
+from flaxvision._cache import shared_cache
 from flaxvision.layers import Conv, ConvTranspose
 from flaxvision.layers.context import Context
 from flaxvision.layers.dtypes import at_least_float32
@@ -33,9 +34,9 @@ _order = jax.jit(epoch_order, static_argnums=2)  # compiled once for all plans
 _orders = jax.jit(jax.vmap(epoch_order, (0, None, None)), static_argnums=2)
 
 
-@functools.lru_cache(maxsize=32)
+@shared_cache(32)
 def engine_for(plan: Plan) -> Engine:
-    """The engine of a plan, with what it compiled before."""
+    """The engine of a plan, with what it compiled before; the same one in all threads."""
     return Engine(plan)
 
 

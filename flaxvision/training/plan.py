@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ from flaxvision.training.recipe import Recipe
 AXIS = "batch"  # the device axis
 # XLA then updates weights after whatever reads them, in place of copying them at every step.
 IN_PLACE = {"xla_cpu_copy_insertion_use_region_analysis": True}
+_starting = threading.Lock()  # collectives must start in one order on all devices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,8 +83,9 @@ def compile_for(plan: Plan, function: Callable, *, static: tuple[str, ...], dona
         return jax.pmap(on_device, AXIS, in_axes=axes, out_axes=None, devices=plan.devices)
 
     def call(*arguments: Any, **settings: int) -> Any:
-        result = mapped(len(arguments), **settings)(ranks, *arguments)
-        # Steps in flight share the CPU's threads and can starve each other's collectives for ever: one at a time.
-        return jax.block_until_ready(result) if plan.on_cpu else result
+        with _starting:
+            result = mapped(len(arguments), **settings)(ranks, *arguments)
+            # Steps in flight share the CPU's threads and can starve each other's collectives for ever: one at a time.
+            return jax.block_until_ready(result) if plan.on_cpu else result
 
     return call

@@ -9,6 +9,7 @@ import jax
 from flax import nnx
 from jax import lax
 
+from flaxvision._cache import shared_cache
 from flaxvision.layers.context import EVALUATION, evaluation_on
 from flaxvision.layers.dtypes import at_least_float32
 from flaxvision.training.batches import Batch, Shard, take_range
@@ -19,7 +20,7 @@ from flaxvision.training.step import cast, compute_dtype
 BATCH = 500  # examples a step
 
 
-@functools.lru_cache(maxsize=32)
+@shared_cache(32)
 def evaluation_for(plan: Plan) -> Callable:
     """The evaluation of a plan made by `Plan.of_evaluation`, compiled: equal ones share a program.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import logging
 
@@ -390,6 +391,31 @@ def test_a_convolutional_network_is_not_traced_again_for_epochs_rates_or_seeds(m
         fv.fit(model, data, fv.Recipe(learning_rate=rate, seed=seed, epochs=3, batch_size=20))
     assert sorted(traced) == [10, 20]  # the short last batch, and all others
     engine.engine_for.cache_clear()
+
+
+def test_threads_share_what_is_compiled(data, monkeypatch):
+    from flaxvision.training import engine
+
+    traced = []
+    make_step = engine.make_step
+
+    def counting(*arguments):
+        step = make_step(*arguments)
+        return lambda state, batch: traced.append(len(batch.labels)) or step(state, batch)
+
+    def train(seed):
+        return fv.fit(fv.models.create("mlp", seed=seed, **MLP), data, Recipe(seed=seed, batch_size=50, epochs=2))
+
+    monkeypatch.setattr(engine, "make_step", counting)
+    engine_for.cache_clear()
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(train, range(4)))
+    assert traced == [50]
+    for seed, result in enumerate(together):
+        alone = train(seed)
+        assert same(alone.model, result.model)
+        np.testing.assert_array_equal(alone.history["test_loss"], result.history["test_loss"])
+    engine_for.cache_clear()
 
 
 def test_weights_are_updated_in_place(monkeypatch, data):

@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import concurrent.futures
+import os
+
+import pytest
+
+from flaxvision._files import write_atomically
+from flaxvision.errors import UserError
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are POSIX's")
+def test_files_have_the_mode_of_any_new_file_in_threads_too(tmp_path):
+    (tmp_path / "plain").write_text("")
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        paths = list(pool.map(lambda i: write_atomically(tmp_path / str(i % 40), f"{i % 40}"), range(400)))
+    (tmp_path / "after").write_text("")
+    assert {path.stat().st_mode for path in tmp_path.iterdir()} == {(tmp_path / "plain").stat().st_mode}
+    assert len(list(tmp_path.iterdir())) == 42  # no temporary file is left
+    assert all(path.read_text() == path.name for path in paths)
+
+
+def test_what_cannot_be_written_is_told_in_one_line(tmp_path):
+    (tmp_path / "file").write_text("kept")
+    for path in (tmp_path / "missing" / "x", tmp_path / "file" / "x", tmp_path):
+        with pytest.raises(UserError, match="cannot write"):
+            write_atomically(path, "")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
