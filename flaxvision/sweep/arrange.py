@@ -12,6 +12,8 @@ from flaxvision.sweep.trials import Trial, cohorts
 from flaxvision.sweep.work import Places, create_model, load_dataset, recipe_of
 
 OPERATIONS, BYTES = 5e11, 6.5e10  # a second: what the reports' networks reach on two cores, within a factor of two
+LONG = 60.0  # seconds of training above which the start of worker processes pays
+WORKER = 5e8  # bytes of a worker process beside its data and network
 UNROLLED = 6  # most members of an unrolled cohort, whose program grows with each
 VMAPPED = 512  # most members of a vmapped one
 
@@ -37,9 +39,10 @@ class Cost:
 def arrange(trials: Sequence[Trial], places: Places, executor: str, platform: str) -> Arrangement:
     """Share out trials.
 
-    "auto" is "vmap" on an accelerator, which a single small trial cannot fill. On a CPU it is "threads", one a core,
-    for several trials that fit into the memory: one compiles while another trains, and no process is started. Else it
-    is "loop".
+    "auto" is "vmap" on an accelerator, which a single small trial cannot fill. On a CPU several trials take a core
+    each, if they fit into the memory: by "threads", where one compiles while another trains and all share what is
+    compiled; a table of minutes by "processes", each with a heap of its own (`flaxvision.runtime.prepare`), which
+    saves large networks a tenth of the time. Else it is "loop".
 
     Args:
         trials: What is to be trained.
@@ -54,7 +57,7 @@ def arrange(trials: Sequence[Trial], places: Places, executor: str, platform: st
         return cost_of(samples[cohort], places)
 
     if executor == "auto":
-        executor = "vmap" if platform != "cpu" else "threads" if _worth_threads(trials, cost) else "loop"
+        executor = "vmap" if platform != "cpu" else _on_cores(trials, cost)
     members = {"unroll": UNROLLED, "vmap": VMAPPED}.get(executor, 1)
     mode = "vmap" if executor == "vmap" else "unroll"
     groups = cohorts(trials, members)
@@ -71,14 +74,17 @@ def _fitting(group: list[Trial], cost: Cost, budget: float) -> list[list[Trial]]
     return cohorts(group, max(1, int((budget - cost.data) / cost.memory)))
 
 
-def _worth_threads(trials: Sequence[Trial], cost: Callable[[str], Cost]) -> bool:
-    """Whether there is more than one trial and more than one core, and as many trials at a time fit into the memory."""
+def _on_cores(trials: Sequence[Trial], cost: Callable[[str], Cost]) -> str:
+    """The executor for a CPU."""
     workers = min(len(cores()), len(trials))
     if workers < 2:
-        return False
+        return "loop"
     costs = [cost(trial.cohort) for trial in trials]
-    most = max((2 + workers) * each.data + workers * each.memory for each in costs)  # a copy of the data for each
-    return most < _memory("cpu")
+    apart = workers * max(WORKER + 2 * each.data + each.memory for each in costs)
+    if sum(each.seconds for each in costs) > LONG and apart < _memory("cpu"):
+        return "processes"
+    together = max((2 + workers) * each.data + workers * each.memory for each in costs)  # a copy of the data for each
+    return "threads" if together < _memory("cpu") else "loop"
 
 
 def cost_of(trial: Trial, places: Places) -> Cost:

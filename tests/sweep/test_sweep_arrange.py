@@ -35,17 +35,26 @@ def sizes(arranged):
     return [len(cohort) for cohort in arranged.cohorts]
 
 
-def test_several_trials_take_a_thread_a_core(trials, machine):
-    machine()
+@pytest.mark.parametrize(("seconds", "executor"), [(1.0, "threads"), (2.9, "threads"), (3.1, "processes")])
+def test_several_trials_take_a_core_each(trials, machine, seconds, executor):
+    machine(seconds=seconds)
     arranged = arrange(trials, PLACES, "auto", "cpu")
-    assert (arranged.executor, arranged.mode) == ("threads", "unroll")
+    assert (arranged.executor, arranged.mode) == (executor, "unroll")
     assert sizes(arranged) == [1] * 20
 
 
-@pytest.mark.parametrize("lacking", [{"cores": 1}, {"available": 5.9e6}, {"memory": 2.5e9}])
-def test_one_after_the_other_where_several_do_not_fit(trials, machine, lacking):
+@pytest.mark.parametrize(
+    ("lacking", "executor"),
+    [
+        ({"cores": 1}, "loop"),
+        ({"available": 1.9e9}, "threads"),  # four workers of 500 MB
+        ({"available": 9.9e6}, "loop"),  # four networks and six copies of the data, of 1 MB each
+        ({"memory": 2.5e9}, "loop"),
+    ],
+)
+def test_what_does_not_fit_runs_one_after_the_other(trials, machine, lacking, executor):
     machine(**lacking)
-    assert arrange(trials, PLACES, "auto", "cpu").executor == "loop"
+    assert arrange(trials, PLACES, "auto", "cpu").executor == executor
 
 
 def test_the_longest_trials_go_first(trials, machine, monkeypatch):
