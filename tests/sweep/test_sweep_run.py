@@ -14,6 +14,7 @@ import pytest
 import flaxvision as fv
 from flaxvision.errors import UserError
 from flaxvision.sweep import load_spec, parse_spec, rerun, run
+from flaxvision.sweep.trials import expand
 
 
 @pytest.fixture(scope="module")
@@ -109,9 +110,10 @@ def test_best_epoch_is_that_of_the_smallest_validation_loss(finished, files):
 
 def test_winner(finished, files):
     """Chosen by the best mean validation accuracy; the seed nearest that mean; its weights give its numbers."""
-    _, directory = finished
+    path, directory = finished
+    order = [trial.id for trial in expand(load_spec(path))]  # of the table; the file's is that of finishing
     groups: dict[str, list[dict]] = {}
-    for record in files["trials"](directory):
+    for record in sorted(files["trials"](directory), key=lambda record: order.index(record["id"])):
         groups.setdefault(json.dumps(record["cell"]), []).append(record)
     means = {cell: np.mean([r["final"]["val_top1"] for r in group]) for cell, group in groups.items()}
     best = max(means, key=means.__getitem__)
