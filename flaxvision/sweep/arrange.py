@@ -41,8 +41,8 @@ def arrange(trials: Sequence[Trial], places: Places, executor: str, platform: st
 
     "auto" is "vmap" on an accelerator, which a single small trial cannot fill. On a CPU several trials take a core
     each, if they fit into the memory: by "threads", where one compiles while another trains and all share what is
-    compiled; a table of minutes by "processes", each with a heap of its own (`flaxvision.runtime.prepare`), which
-    saves large networks a tenth of the time. Else it is "loop".
+    compiled; a table of minutes by "processes", whose start then pays, as each keeps its freed memory
+    (`flaxvision.runtime.prepare`; threads only their smaller blocks). Else it is "loop".
 
     Args:
         trials: What is to be trained.

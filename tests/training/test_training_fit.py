@@ -31,6 +31,24 @@ def data():
     return made_dataset((6, 6, 1), 4, train=150, test=70)
 
 
+@pytest.fixture
+def traced(monkeypatch):
+    """The batch sizes of the train steps that are traced."""
+    from flaxvision.training import engine
+
+    sizes = []
+    make_step = engine.make_step
+
+    def counting(*arguments):
+        step = make_step(*arguments)
+        return lambda state, batch: sizes.append(len(batch.labels)) or step(state, batch)
+
+    monkeypatch.setattr(engine, "make_step", counting)
+    engine_for.cache_clear()
+    yield sizes
+    engine_for.cache_clear()
+
+
 def same(a, b):
     """Two models have the same variables, bit for bit."""
     return all(np.array_equal(x, y) for x, y in zip(variables(a).values(), variables(b).values(), strict=True))
@@ -373,41 +391,18 @@ def test_one_evaluation_program_serves_splits_optimizers_and_frozen_layers(make_
     engine_for.cache_clear()
 
 
-def test_a_convolutional_network_is_not_traced_again_for_epochs_rates_or_seeds(make_dataset, monkeypatch):
-    from flaxvision.training import engine
-
-    traced = []
-    make_step = engine.make_step
-
-    def counting(*arguments):
-        step = make_step(*arguments)
-        return lambda state, batch: traced.append(len(batch.labels)) or step(state, batch)
-
-    monkeypatch.setattr(engine, "make_step", counting)
-    engine.engine_for.cache_clear()
+def test_a_convolutional_network_is_not_traced_again_for_epochs_rates_or_seeds(make_dataset, traced):
     data = make_dataset((28, 28, 1), 10, train=70, test=10)
     for rate, seed in ((0.1, 0), (0.01, 1), (1e-3, 2)):
         model = fv.models.create("tiny_cnn", num_classes=10, seed=seed)
         fv.fit(model, data, fv.Recipe(learning_rate=rate, seed=seed, epochs=3, batch_size=20))
     assert sorted(traced) == [10, 20]  # the short last batch, and all others
-    engine.engine_for.cache_clear()
 
 
-def test_threads_share_what_is_compiled(data, monkeypatch):
-    from flaxvision.training import engine
-
-    traced = []
-    make_step = engine.make_step
-
-    def counting(*arguments):
-        step = make_step(*arguments)
-        return lambda state, batch: traced.append(len(batch.labels)) or step(state, batch)
-
+def test_threads_share_what_is_compiled(data, traced):
     def train(seed):
         return fv.fit(fv.models.create("mlp", seed=seed, **MLP), data, Recipe(seed=seed, batch_size=50, epochs=2))
 
-    monkeypatch.setattr(engine, "make_step", counting)
-    engine_for.cache_clear()
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         together = list(pool.map(train, range(4)))
     assert traced == [50]
@@ -415,7 +410,6 @@ def test_threads_share_what_is_compiled(data, monkeypatch):
         alone = train(seed)
         assert same(alone.model, result.model)
         np.testing.assert_array_equal(alone.history["test_loss"], result.history["test_loss"])
-    engine_for.cache_clear()
 
 
 def test_weights_are_updated_in_place(monkeypatch, data):
