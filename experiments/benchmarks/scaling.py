@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import shutil
 import tempfile
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import contestants
 import numpy as np
 from common import Options, Study, number
-from contest import Times, Turn, contest
+from contest import Times, Turn, contest, kept
 from contestants import TASKS, Task
 from figures import draw_lines
 
@@ -33,7 +34,7 @@ trial is the median of a run of one trial by "loop", in which the steps are one 
 def run(options: Options) -> None:
     """Measure; write tables and figures."""
     study = Study(options, "", "How the cost grows", ABOUT)
-    repeats = max(3, options.extra.repeats - 2) if not options.quick else 1
+    repeats = 1 if options.quick else max(3, options.extra.repeats - 2)
     for network, wanted in COHORTS.items():
         add_trials(study, next(t for t in TASKS if t.network == network), wanted, repeats)
     emnist, mlp = (next(t for t in TASKS if t.network == name) for name in ("emnist_cnn", "mlp"))
@@ -56,7 +57,9 @@ def add_trials(study: Study, task: Task, wanted: float, repeats: int) -> None:
             for executor in (*EXECUTORS, CHOSEN)
             if count > 1 or executor in ("loop", CHOSEN)
         }
-        times[count] = contest(entries, repeats=repeats, warm_up=0)
+        measure = functools.partial(contest, entries, repeats=repeats, warm_up=0)
+        key = {"executors": list(entries), **arguments, "repeats": repeats}
+        times[count] = kept(study.options, key, Times, measure)
         print(task.name, count, {name: number(t.median) for name, t in times[count].items()}, flush=True)
     single = times[1]["loop"].median
     most = counts[-1]
@@ -134,7 +137,8 @@ def add_steps(study: Study, title: str, tasks: list[Task], values: tuple[int, ..
             "flaxvision": (contestants.train_flaxvision, {"task": task}),
             "PyTorch": (contestants.train_torch, {"task": task}),
         }
-        found = contest(entries, repeats=repeats)
+        measure = functools.partial(contest, entries, repeats=repeats)
+        found = kept(study.options, {"task": task, "repeats": repeats}, Times, measure)
         ms = {name: 1e3 * times.median / task.steps for name, times in found.items()}
         rows.append((f"{value}", *map(number, ms.values()), f"{ms['PyTorch'] / ms['flaxvision']:.2f}"))
         print(title, rows[-1], flush=True)
