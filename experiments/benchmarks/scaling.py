@@ -25,8 +25,8 @@ BATCHES = (16, 64, 256, 1024)
 WIDTHS = (64, 256, 1024, 4096)
 ABOUT = f"""
 Trials: the same network with other seeds, {EPOCHS} epochs of drawn characters, from the call to the results: models,
-weights and histories written, worker processes started and their programs compiled anew each time (those of the other
-executors are compiled in the first, uncounted run). The executors take turns, each in a process of its own. A single
+weights and histories written, worker processes started anew each time. Programs are compiled in a first run that does
+not count; worker processes read them from the cache. The executors take turns, each in a process of its own. A single
 trial is the median of a run of one trial by "loop", in which the steps are one compiled loop.
 """
 
@@ -72,14 +72,15 @@ def add_trials(study: Study, task: Task, wanted: float, repeats: int) -> None:
     note = f"In brackets, of as many single trials; one takes {single:.2f} s. Medians of {repeats} runs."
     study.table(f"Trials, {task.name}: seconds", ("trials", *EXECUTORS, CHOSEN), rows, note)
     lines = {
-        name: np.array([[times[count][name].median / (count * single)] for count in counts if name in times[count]])[
-            :, 0
-        ]
+        name: np.array(
+            [found[name].median / (count * single) if name in found else np.nan for count, found in times.items()]
+        )
         for name in EXECUTORS
-        if all(name in times[count] for count in counts[1:])
     }
-    padded = {name: np.concatenate([[np.nan] * (len(counts) - len(line)), line]) for name, line in lines.items()}
-    figure = draw_lines({"": padded}, "cost of a trial, in single ones", xlabel="trials", x=np.array(counts), log=True)
+    limits = 0.0, 1.05 * float(np.nanmax(list(lines.values())))
+    figure = draw_lines(
+        {"": lines}, "cost of a trial, in single ones", xlabel="trials", x=np.array(counts), limits=limits
+    )
     figure.axes[0].set_xscale("log", base=2)
     figure.axes[0].set_xticks(counts, [str(count) for count in counts])
     study.figure(f"trials_{task.network}", figure, f"Cost of a trial of {task.name}, in single trials.")
