@@ -6,6 +6,7 @@ the first thing it does; FLAXVISION_RUNTIME=off leaves a process as it is.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import platform
@@ -46,6 +47,22 @@ def prepare() -> tuple[str, ...]:
         jax.config.update("jax_cpu_enable_async_dispatch", False)
         done += ["dispatch"] + (["heap"] if _keep_memory() else [])
     return tuple(done)
+
+
+def on_host() -> contextlib.AbstractContextManager[object]:
+    """Within it, new arrays lie in the host's memory; jitted functions take them to the accelerator.
+
+    On an accelerator every small operation is compiled and launched by itself, which makes the start of many trials
+    slow. Nothing changes where there is none.
+    """
+    import jax
+
+    if jax.default_backend() == "cpu":
+        return contextlib.nullcontext()
+    try:
+        return jax.default_device(jax.local_devices(backend="cpu")[0])
+    except RuntimeError:  # JAX_PLATFORMS leaves the CPU out
+        return contextlib.nullcontext()
 
 
 def cores() -> list[int]:

@@ -13,6 +13,7 @@ from flaxvision.models.build import Build
 from flaxvision.models.convolutional import mnist_net, strided_cnn, tiny_cnn, vgg19, wide_cnn
 from flaxvision.models.dense import linear, mlp, polar_linear
 from flaxvision.models.emnist import emnist_autoencoder, emnist_cnn
+from flaxvision.runtime import on_host
 
 # name -> (function that grows the chain, default shape of one example, default number of outputs)
 MODELS: dict[str, tuple[Callable[..., None], tuple[int, ...], int]] = {
@@ -66,9 +67,10 @@ def create(
     for size in sizes:
         if allowed is not None and size not in allowed:
             raise unknown(f"size of {name}", size, allowed or ["(none)"])
-    build = Build(name, tuple(input_shape or shape), seed=seed, init=init)
-    grow(build, num_classes or outputs, **{key: _hashable(value) for key, value in sizes.items()})
-    return build.chain()
+    with on_host():
+        build = Build(name, tuple(input_shape or shape), seed=seed, init=init)
+        grow(build, num_classes or outputs, **{key: _hashable(value) for key, value in sizes.items()})
+        return build.chain()
 
 
 def size_names(name: str) -> list[str] | None:

@@ -39,10 +39,11 @@ class Cost:
 def arrange(trials: Sequence[Trial], places: Places, executor: str, platform: str) -> Arrangement:
     """Share out trials.
 
-    "auto" is "vmap" on an accelerator, which a single small trial cannot fill. On a CPU several trials take a core
-    each, if they fit into the memory: by "threads", where one compiles while another trains and all share what is
-    compiled; a table of minutes by "processes", whose start then pays, as each keeps its freed memory
-    (`flaxvision.runtime.prepare`; threads only their smaller blocks). Else it is "loop".
+    "auto" takes cohorts by `vmap` on an accelerator, which a single small trial cannot fill, each in a thread: one
+    compiles, for seconds, while another trains. On a CPU several trials take a core each, if they fit into the memory:
+    by "threads", where one compiles while another trains and all share what is compiled; a table of minutes by
+    "processes", whose start then pays, as each keeps its freed memory (`flaxvision.runtime.prepare`; threads only
+    their smaller blocks). Else it is "loop".
 
     Args:
         trials: What is to be trained.
@@ -56,15 +57,16 @@ def arrange(trials: Sequence[Trial], places: Places, executor: str, platform: st
     def cost(cohort: str) -> Cost:
         return cost_of(samples[cohort], places)
 
+    mode = "vmap" if executor == "vmap" or (executor == "auto" and platform != "cpu") else "unroll"
     if executor == "auto":
-        executor = "vmap" if platform != "cpu" else _on_cores(trials, cost)
-    members = {"unroll": UNROLLED, "vmap": VMAPPED}.get(executor, 1)
-    mode = "vmap" if executor == "vmap" else "unroll"
+        executor = "threads" if mode == "vmap" else _on_cores(trials, cost)
+    members = VMAPPED if mode == "vmap" else UNROLLED if executor == "unroll" else 1
     groups = cohorts(trials, members)
     if executor in ("threads", "processes"):  # the longest first, so that none is left for the end
         groups.sort(key=lambda group: -cost(group[0].cohort).seconds)
     if mode == "vmap":
-        budget = 0.5 * _memory(platform)
+        at_once = min(len(cores()), len(groups)) if executor == "threads" else 1
+        budget = 0.5 * _memory(platform) / at_once
         groups = [chunk for group in groups for chunk in _fitting(group, cost(group[0].cohort), budget)]
     return Arrangement(executor, mode, tuple(map(tuple, groups)))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -19,16 +20,17 @@ from flaxvision.errors import UserError, check_choice, unknown
 from flaxvision.layers import Chain, Preprocess
 from flaxvision.layers.context import matches
 from flaxvision.models.files import assign, read
+from flaxvision.runtime import on_host
 from flaxvision.training.checkpoint import Checkpoints
 from flaxvision.training.engine import Engine, engine_for
 from flaxvision.training.history import History, HistoryBuilder, Result, Timing
 from flaxvision.training.losses import loss_of
 from flaxvision.training.metrics import Metrics
-from flaxvision.training.optimizers import build_optimizer
+from flaxvision.training.optimizers import build_optimizer, init_many
 from flaxvision.training.plan import Plan
 from flaxvision.training.recipe import Recipe
 from flaxvision.training.selection import Best
-from flaxvision.training.state import init_state, merge_model, split_model
+from flaxvision.training.state import init_state, init_states, merge_model, split_model
 from flaxvision.training.step import cast, gradient_layer
 
 PREPROCESS = {"unit": Preprocess(1 / 255), "signed": Preprocess(1 / 127.5, -1.0), "raw": Preprocess()}
@@ -95,7 +97,7 @@ def train_cohort(
         dataset: What to train and evaluate on.
         recipes: One a model; they may differ in learning rate, momentum, weight decay, seed and warm start.
         mode: "unroll" (members one after the other in one program: on a CPU bit-equal to single runs), "vmap"
-            (members as one batched program), or "auto": unrolled on a CPU, else vmapped.
+            (members as one batched program), or "auto": several members are vmapped on an accelerator, else unrolled.
         devices: As in `fit`.
         callbacks: As in `fit`.
         checkpoint: As in `fit`; for a single model only.
@@ -116,7 +118,8 @@ def train_cohort(
         raise UserError("recipes of a cohort may differ in learning rate, momentum, weight decay and seed only")
     recipe = recipes[0]
     chosen = _devices(devices)
-    run = _Run(models, dataset, recipes, chosen, mode == "vmap" or (mode == "auto" and chosen[0].platform != "cpu"))
+    together = mode == "auto" and len(models) > 1 and chosen[0].platform != "cpu"
+    run = _Run(models, dataset, recipes, chosen, mode == "vmap" or together)
     precision = "highest" if recipe.precision == "highest" else None
     with jax.default_matmul_precision(precision) if precision else contextlib.nullcontext():
         return run.train(tuple(callbacks), None if checkpoint is None else Checkpoints(checkpoint, run.identity()))
@@ -137,7 +140,9 @@ class _Run:
         self.total_steps = self.recipe.total_steps(examples)
         self.per_epoch = -(-examples // self.recipe.batch_size)
         self.selection = self.recipe.selection(dataset.validation is not None)
-        prepared = [_prepare(model, dataset, recipe) for model, recipe in zip(models, recipes, strict=True)]
+        with on_host():
+            check_fit(models[0], dataset, self.recipe)
+            prepared = [_prepare(model, dataset, recipe) for model, recipe in zip(models, recipes, strict=True)]
         graphdef, params, *_ = split_model(prepared[0], self.recipe.frozen)
         if any(split_model(model, self.recipe.frozen)[0] != graphdef for model in prepared[1:]):
             raise UserError("models of a cohort differ in structure: give models of one name and one set of sizes")
@@ -147,11 +152,17 @@ class _Run:
         )
         self.engine: Engine = engine_for(self.plan)
         dtype = jnp.dtype("float64" if self.recipe.precision == "float64" else "float32")
-        starts = []
-        for model, recipe in zip(prepared, recipes, strict=True):
-            tx = build_optimizer(recipe, self.total_steps, self.per_epoch, dtype)
-            starts.append(init_state(model, recipe.frozen, tx, recipe.seed))
-        self.states = self.engine.join(starts)
+        duration = self.total_steps, self.per_epoch
+        with on_host():
+            if vmapped:
+                init = functools.partial(init_many, recipes, *duration, dtype=dtype)
+                states: Any = init_states(prepared, self.recipe.frozen, init, [recipe.seed for recipe in recipes])
+            else:
+                states = tuple(
+                    init_state(model, recipe.frozen, build_optimizer(recipe, *duration, dtype), recipe.seed)
+                    for model, recipe in zip(prepared, recipes, strict=True)
+                )
+        self.states = self.engine.put(states)
         self.train_data = self.engine.put((dataset.train.images, dataset.train.labels))
         self.held_out, self.ranges = self._hold_out(dataset)
         positions = sorted({gradient_layer(path) for path, _ in jax.tree.leaves_with_path(params)})
@@ -180,12 +191,13 @@ class _Run:
         best = [Best() for _ in range(self.members)]
         epochs = -(-self.total_steps // self.per_epoch)
         first = 0
-        if checkpoints is not None and (found := checkpoints.restore(self.states[0])) is not None:
+        if checkpoints is not None and (found := checkpoints.restore(self.engine.member(self.states, 0))) is not None:
             state, arrays, kept = found
             self.states, first = self.engine.join([state]), len(arrays["train_loss"])
             builders = [HistoryBuilder(self.layers, arrays)]
             best = [Best(**kept)]
         marks = [time.perf_counter()]
+        self.compiling = self.engine.compile_evaluation(self.states, self.held_out)
         for epoch in range(first, epochs):
             if all(member.stopped for member in best):
                 break
@@ -193,13 +205,15 @@ class _Run:
             stop = self._epoch(epoch, steps, builders, best, callbacks)
             marks.append(time.perf_counter())
             if checkpoints is not None:
-                checkpoints.save(epoch + 1, self.states[0], builders[0].history().arrays, best[0])
+                state = self.engine.member(self.states, 0)
+                checkpoints.save(epoch + 1, state, builders[0].history().arrays, best[0])
             if stop:
                 break
         if checkpoints is not None:
             checkpoints.close()
         timing = self._timing(began, marks)
-        return [self._result(k, builders[k].history(), best[k], timing) for k in range(self.members)]
+        states = self._fetched()
+        return [self._result(k, states, builders[k].history(), best[k], timing) for k in range(self.members)]
 
     def _epoch(
         self, epoch: int, steps: int, builders: list[HistoryBuilder], best: list[Best], callbacks: tuple[Callback, ...]
@@ -211,21 +225,29 @@ class _Run:
             progress = Progress(epoch * self.per_epoch + done, self.total_steps, epoch + 1, examples)
             stop |= any([callback(progress) for callback in callbacks])
             before = done
+        if self.compiling is not None:
+            self.compiling.result()
         scores = {
             NAMES[split]: self.engine.evaluate(self.states, self.held_out, examples)
             for split, examples in self.ranges.items()
         }
         fetched, records = jax.device_get(({"train": sums, **scores}, records))
+        kept: list[int] = []
         for k, (builder, member) in enumerate(zip(builders, best, strict=True)):
             if member.stopped:
                 continue
             for split, values in fetched.items():
                 builder.add_epoch(split, Metrics.of(self.engine.member(values, k)))
-            builder.add_steps("step_loss", records.loss[:, k])
+            builder.add("step_loss", records.loss[:, k])
             if self.recipe.record_gradients:
                 for name in ("gradient_norm", "gradient_mean"):
-                    builder.add_steps(name, getattr(records, name)[:, k])
-            self._select(epoch, builder, member, k)
+                    builder.add(name, getattr(records, name)[:, k])
+            if self._select(epoch, builder, member):
+                kept.append(k)
+        states = self._fetched() if kept else None
+        for k in kept:
+            copy = np.array if self.plan.vmapped else jnp.copy
+            best[k].state = jax.tree.map(copy, self.engine.member(states, k))
         metrics = tuple(
             {f"{split}_{name}": builder.last(f"{split}_{name}") for split in fetched for name in ("loss", "top1")}
             for builder in builders
@@ -233,7 +255,12 @@ class _Run:
         progress = Progress(epoch * self.per_epoch + steps, self.total_steps, epoch + 1, 0, metrics)
         return stop | any([callback(progress) for callback in callbacks])
 
-    def _select(self, epoch: int, builder: HistoryBuilder, member: Best, k: int) -> None:
+    def _fetched(self) -> Any:
+        """The states, those of a vmapped plan on the host: one transfer for all members."""
+        return jax.device_get(self.states) if self.plan.vmapped else self.states
+
+    def _select(self, epoch: int, builder: HistoryBuilder, member: Best) -> bool:
+        """Note what an epoch was worth to a member; whether its parameters are to be kept."""
         value = builder.last(self.selection)
         value = -value if self.selection.endswith("loss") else value
         improved = value > member.value  # never for NaN
@@ -245,11 +272,10 @@ class _Run:
         if out_of_patience:
             member.stopped = True
         keep = self.recipe.select == "best" and (improved or member.state is None)
-        if keep or (self.recipe.select == "last" and out_of_patience):
-            member.state = jax.tree.map(jnp.copy, self.engine.member(self.states, k))
+        return keep or (self.recipe.select == "last" and out_of_patience)
 
-    def _result(self, k: int, history: History, best: Best, timing: Timing) -> Result:
-        state = self.engine.member(self.states, k) if best.state is None else best.state
+    def _result(self, k: int, states: Any, history: History, best: Best, timing: Timing) -> Result:
+        state = self.engine.member(states, k) if best.state is None else best.state
         model = merge_model(self.plan.graphdef, jax.device_get(state))
         diverged = not bool(np.isfinite(history["train_loss"]).all())
         return Result(model, history, timing, best.epoch, diverged)
@@ -299,8 +325,7 @@ def check_fit(model: Chain, dataset: Dataset, recipe: Recipe) -> None:
 
 
 def _prepare(model: Chain, dataset: Dataset, recipe: Recipe) -> Chain:
-    """A copy of `model` with its preprocessing, classes and warm start, checked against the data."""
-    check_fit(model, dataset, recipe)
+    """A copy of `model` with its preprocessing, classes and warm start."""
     model = nnx.clone(model)
     model.classes = dataset.classes
     model.preprocess = PREPROCESS[recipe.pixels] if dataset.train.images.dtype == np.uint8 else Preprocess()

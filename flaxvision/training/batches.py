@@ -36,21 +36,30 @@ def epoch_order(seed: jax.Array | np.uint32, epoch: jax.Array, examples: int) ->
 
 
 def take_batch(
-    images: jax.Array, labels: jax.Array, order: jax.Array | None, start: jax.Array, size: int, shard: Shard = WHOLE
+    images: jax.Array,
+    labels: jax.Array,
+    order: jax.Array | None,
+    start: jax.Array,
+    size: int,
+    shard: Shard = WHOLE,
+    *,
+    padded: bool = False,
 ) -> Batch:
     """The examples from `start` on, `size` of them, in `order` (None: as stored); a device takes its share.
 
-    Shares are equal, the last ones padded: 5 examples on 8 devices give 5 devices one each and 3 devices none.
+    Shares are equal, the last ones padded: 5 examples on 8 devices give 5 devices one each and 3 devices none. With
+    `padded` there may be fewer than `size` examples left, and padding fills the batch.
     """
     share = -(-size // shard.devices)
     place = jnp.asarray(shard.rank, jnp.int32) * share + jnp.arange(share, dtype=jnp.int32)
-    if order is None and shard.devices == 1:
+    if order is None and shard.devices == 1 and not padded:
         images, labels = (lax.dynamic_slice_in_dim(array, start, size) for array in (images, labels))
         return Batch(images, labels, place, None)
-    chosen = start + jnp.minimum(place, size - 1)
+    last = jnp.minimum(size, len(labels) - start) - 1 if padded else size - 1
+    chosen = start + jnp.minimum(place, last)
     if order is not None:
         chosen = order[chosen]
-    mask = None if size % shard.devices == 0 else place < size
+    mask = place <= last if padded or size % shard.devices else None
     return Batch(images[chosen], labels[chosen], place, mask)
 
 

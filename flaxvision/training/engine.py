@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -47,11 +48,10 @@ class Engine:
         self.plan = plan
         self.tx = build_optimizer(plan.recipe, plan.total_steps, plan.steps_per_epoch)
         axis = AXIS if plan.sharded else None
-        self._conv = "fast" if plan.fast else "native"
-        self._step = make_step(plan.graphdef, plan.recipe, self.tx, plan.classes, axis, self._conv)
+        self._step = make_step(plan.graphdef, plan.recipe, self.tx, plan.classes, axis, plan.conv)
         self._looped: bool | None = None  # whether steps run in a compiled loop; found at the first epoch
         self._at_once = 1  # steps of a call on a CPU
-        self._many = compile_for(plan, self._train_many, static=("size", "looped"), donated=(0, 1, 2))
+        self._many = compile_for(plan, self._train_many, static=("size", "looped", "length"), donated=(0, 1, 2))
         self._evaluate = evaluation_for(plan.of_evaluation())
 
     # What runs in Python: an epoch and an evaluation.
@@ -66,7 +66,7 @@ class Engine:
         """
         recipe, (images, labels) = self.plan.recipe, data
         examples = len(labels)
-        whole = min(steps, examples // recipe.batch_size)
+        whole = min(steps, examples // recipe.batch_size) if self.plan.on_cpu else steps
         if self._looped is None:
             self._looped = self._may_loop(states, images)
         sums, records = self.put((self._zeros(states), self._no_records(states, steps)))
@@ -79,7 +79,7 @@ class Engine:
             began = time.perf_counter()
             states, sums, records = self._many(
                 states, sums, records, images, labels, order, np.int32(done), np.int32(number),
-                size=size, looped=bool(left and self._looped),
+                size=size, looped=bool(left and self._looped), length=None if self.plan.on_cpu else number,
             )  # fmt: skip
             done += number
             if self.plan.on_cpu and self._looped and number == self._at_once < whole:
@@ -91,10 +91,24 @@ class Engine:
         """The sums of every member over a range of the data, in evaluation mode: a leading axis, or a tuple."""
 
         def score(state: TrainState) -> Sums:
-            variables = nnx.merge_state(state.params, state.stats, state.fixed)
-            return self._evaluate(variables, *data, np.int32(examples.start), np.int32(examples.stop))
+            return self._evaluate(variables_of(state), *data, np.int32(examples.start), np.int32(examples.stop))
 
         return score(states) if self.plan.vmapped else tuple(map(score, states))
+
+    def compile_evaluation(self, states: States, data: tuple[jax.Array, jax.Array]) -> Future | None:
+        """Begin to compile the evaluation in a thread, while the caller compiles the train step; None on a CPU.
+
+        XLA compiles each for an accelerator for seconds, mostly on one core of the host.
+        """
+        if self.plan.on_cpu or self.plan.sharded:
+            return None
+        variables = variables_of(self._one(states))
+        lowered = self._evaluate.lower(variables, *data, np.int32(0), np.int32(0))  # settings of JAX are a thread's own
+        pool = ThreadPoolExecutor(1)
+        try:
+            return pool.submit(lowered.compile)
+        finally:
+            pool.shutdown(wait=False)
 
     # What is compiled.
 
@@ -112,15 +126,19 @@ class Engine:
         *,
         size: int,
         looped: bool,
+        length: int | None,
     ) -> tuple[States, Any, StepRecord]:
         """`count` steps from step `first` of the epoch on, with batches of `size`; the cohort shares one loop.
 
-        The count is an argument, so that one program serves calls of any length. Without `looped` it is 1.
+        The count is an argument, so that one program serves calls of any length. Without `looped` it is 1. On an
+        accelerator `length` is the count: between the steps of a loop of known length nothing waits for the device.
+        There the short last batch is padded, to be one of the loop; a CPU has a program of its own for it.
         """
+        padded = length is not None and len(labels) % size > 0
 
         def train(state: TrainState, total: Sums, order: Any, number: jax.Array) -> tuple:
             start = number * self.plan.recipe.batch_size
-            batch = take_batch(images, labels, order, start, size, shard)
+            batch = take_batch(images, labels, order, start, size, shard, padded=padded)
             state, new, record = self._step(state, batch)
             return (state, add(total, new)), record
 
@@ -140,7 +158,11 @@ class Engine:
             return states, sums, jax.tree.map(put, records, record)
 
         carry = (states, sums, records)
-        return lax.fori_loop(first, first + count, one_recorded, carry) if looped else one_recorded(first, carry)
+        if not looped:
+            return one_recorded(first, carry)
+        if length is None:
+            return lax.fori_loop(first, first + count, one_recorded, carry)
+        return lax.fori_loop(0, length, lambda i, carry: one_recorded(first + i, carry), carry)
 
     def _orders(self, states: States, epoch: np.uint32, examples: int) -> Any:
         if self.plan.vmapped:
@@ -172,7 +194,7 @@ class Engine:
         state = self.member(states, 0)
         dtype = compute_dtype(self.plan.recipe, state.params)
         x = jax.ShapeDtypeStruct((self.plan.recipe.batch_size, *images.shape[1:]), dtype)
-        context = Context(conv=self._conv)
+        context = Context(conv=self.plan.conv)
         forward = jax.make_jaxpr(lambda state, x: merge_model(self.plan.graphdef, state)(x, context))(state, x)
         return "conv_general_dilated" not in str(forward)
 
@@ -183,8 +205,7 @@ class Engine:
 
     def join(self, members: list[TrainState]) -> States:
         """Several members' states as one argument, on the devices."""
-        joined = jax.tree.map(lambda *x: jnp.stack(x), *members) if self.plan.vmapped else tuple(members)
-        return self.put(joined)
+        return self.put(jax.tree.map(lambda *x: np.stack(x), *members) if self.plan.vmapped else tuple(members))
 
     def put(self, tree: Any) -> Any:
         """Arrays on the plan's devices, a copy on each; committed, since jit compiles anew for uncommitted ones."""
@@ -197,6 +218,11 @@ class Engine:
     def member(self, states: Any, position: int) -> Any:
         """One member's part of states or sums."""
         return jax.tree.map(lambda x: x[position], states) if self.plan.vmapped else states[position]
+
+
+def variables_of(state: TrainState) -> nnx.State:
+    """What evaluation reads of a state."""
+    return nnx.merge_state(state.params, state.stats, state.fixed)
 
 
 def has_convolution(graphdef: nnx.GraphDef) -> bool:

@@ -48,24 +48,24 @@ class HistoryBuilder:
 
     def __init__(self, layers: tuple[str, ...], arrays: dict[str, np.ndarray] | None = None):
         self.layers = layers
-        self.rows: dict[str, list[np.ndarray]] = {name: list(rows) for name, rows in (arrays or {}).items()}
+        self.parts: dict[str, list[np.ndarray]] = {name: [rows] for name, rows in (arrays or {}).items()}
 
     def add_epoch(self, split: str, metrics: Metrics) -> None:
         """Add what one split scored after an epoch."""
         for name in ("loss", "top1", "top3", "per_class", "confusion"):
-            self.rows.setdefault(f"{split}_{name}", []).append(np.asarray(getattr(metrics, name)))
+            self.add(f"{split}_{name}", np.asarray(getattr(metrics, name))[None])
 
-    def add_steps(self, name: str, values: np.ndarray) -> None:
-        """Add rows of a per-step array, shape (steps, ...)."""
-        self.rows.setdefault(name, []).extend(values)
+    def add(self, name: str, rows: np.ndarray) -> None:
+        """Add rows to an array, shape (rows, ...)."""
+        self.parts.setdefault(name, []).append(rows)
 
     def last(self, name: str) -> float:
         """The newest value of a scalar."""
-        return float(self.rows[name][-1])
+        return float(self.parts[name][-1][-1])
 
     def history(self) -> History:
         """Everything so far."""
-        return History({name: np.stack(rows) for name, rows in self.rows.items()}, self.layers)
+        return History({name: np.concatenate(parts) for name, parts in self.parts.items()}, self.layers)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

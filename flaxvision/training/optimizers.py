@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from flaxvision.training.recipe import Recipe
 def make_optimizer(
     recipe: Recipe, total_steps: int, steps_per_epoch: int
 ) -> Callable[..., optax.GradientTransformation]:
-    """The optimiser as a function of its numbers (`hyperparameters(recipe)`).
+    """The optimiser as a function of its numbers.
 
     Same numbers, same updates as `torch.optim`: momentum `b = m b + g`, weight decay added to the gradient for SGD
     and Adam and decoupled for AdamW, epsilon outside the square root. (Paszke et al., torch.optim; Loshchilov and
@@ -60,9 +61,24 @@ def build_optimizer(
     """The optimiser with the recipe's numbers injected into its state as arrays of `dtype`."""
     if not isinstance(recipe.optimizer, str):
         return recipe.optimizer
-    numbers: dict[str, float | Callable] = {"learning_rate": recipe.learning_rate}
-    for name in ("momentum", "weight_decay"):
-        if getattr(recipe, name):
-            numbers[name] = getattr(recipe, name)
     factory = make_optimizer(recipe, total_steps, steps_per_epoch)
-    return optax.inject_hyperparams(factory, hyperparam_dtype=dtype)(**numbers)
+    return optax.inject_hyperparams(factory, hyperparam_dtype=dtype)(**_numbers(recipe))
+
+
+def init_many(
+    recipes: Sequence[Recipe], total_steps: int, steps_per_epoch: int, params: Any, dtype: jnp.dtype = jnp.float32
+) -> optax.OptState:
+    """The states of several recipes' optimisers, alike but for their numbers; every array has an axis of members."""
+    tx = build_optimizer(recipes[0], total_steps, steps_per_epoch, dtype)
+    state = jax.jit(jax.vmap(tx.init))(params)
+    if not isinstance(recipes[0].optimizer, str):
+        return state
+    numbers = [_numbers(recipe) for recipe in recipes]
+    given = {k: jnp.asarray([n[k] for n in numbers], dtype) for k, v in numbers[0].items() if not callable(v)}
+    return state._replace(hyperparams={**state.hyperparams, **given})
+
+
+def _numbers(recipe: Recipe) -> dict[str, float | Callable]:
+    """What the optimiser of a recipe is a function of."""
+    numbers: dict[str, float | Callable] = {"learning_rate": recipe.learning_rate}
+    return numbers | {name: getattr(recipe, name) for name in ("momentum", "weight_decay") if getattr(recipe, name)}

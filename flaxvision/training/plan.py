@@ -39,14 +39,21 @@ class Plan:
         return len(self.devices) > 1
 
     @property
-    def on_cpu(self) -> bool:
-        """Whether it runs on a CPU."""
-        return self.devices[0].platform == "cpu"
+    def platform(self) -> str:
+        """Where it runs: "cpu", "gpu" or "tpu"."""
+        return self.devices[0].platform
 
     @property
-    def fast(self) -> bool:
-        """Whether convolutions take forms other than XLA's own."""
-        return self.on_cpu and self.recipe.conv != "native"
+    def on_cpu(self) -> bool:
+        """Whether it runs on a CPU."""
+        return self.platform == "cpu"
+
+    @property
+    def conv(self) -> str:
+        """The form of convolutions in training, see `flaxvision.layers.Context`."""
+        if self.recipe.conv == "native" or self.platform not in ("cpu", "gpu"):
+            return "native"
+        return "fast" if self.on_cpu else "batched" if self.vmapped else "accelerated"
 
     def of_evaluation(self) -> Plan:
         """What of it evaluation depends on, so that one program serves optimizers, frozen layers and durations."""

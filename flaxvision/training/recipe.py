@@ -52,7 +52,7 @@ class Recipe:
     warm_start: str | None = None  # weights file to start from
     warm_start_only: tuple[str, ...] = ()  # name prefixes of what is taken from it; () for everything
     seed: int = 0  # of the order of examples, dropout and augmentation
-    conv: str = "auto"  # on a CPU forms that train fast, elsewhere XLA's own ("auto"); or XLA's own ("native")
+    conv: str = "auto"  # on a CPU or GPU forms that train fast, elsewhere XLA's own ("auto"); or XLA's own ("native")
     precision: str = "default"  # matmuls: the platform's "default", "highest", "bfloat16" compute, or "float64"
     early_stopping: int = 0  # epochs without a better select_on after which to stop; 0 never stops
     select: str = "last"  # whose parameters are kept: those of the "last" or of the "best" epoch

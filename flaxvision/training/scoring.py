@@ -10,7 +10,7 @@ from flax import nnx
 from jax import lax
 
 from flaxvision._cache import shared_cache
-from flaxvision.layers.context import EVALUATION, evaluation_on
+from flaxvision.layers.context import Context
 from flaxvision.layers.dtypes import at_least_float32
 from flaxvision.training.batches import Batch, Shard, take_range
 from flaxvision.training.metrics import Sums, add, sum_batch, zero_sums
@@ -40,7 +40,7 @@ def _evaluate(
     stop: jax.Array,
 ) -> Sums:
     size = min(BATCH, len(labels))
-    context = evaluation_on("cpu") if plan.fast else EVALUATION
+    context = Context(conv="direct" if plan.conv == "fast" else plan.conv)
     dtype = compute_dtype(plan.recipe, nnx.filter_state(variables, nnx.Param))
 
     def score(variables: nnx.State, batch: Batch) -> Sums:

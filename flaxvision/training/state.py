@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -41,6 +42,16 @@ def init_state(model: Chain, frozen: tuple[str, ...], tx: optax.GradientTransfor
     _, *parts = split_model(model, frozen)
     params, stats, fixed = jax.tree.map(lambda x: jnp.array(np.asarray(x)), parts)  # `jnp.copy` compiles every shape
     return TrainState(params, stats, fixed, tx.init(params), jnp.zeros((), jnp.int32), jnp.asarray(seed, jnp.uint32))
+
+
+def init_states(
+    models: Sequence[Chain], frozen: tuple[str, ...], init: Callable[[nnx.State], optax.OptState], seeds: Sequence[int]
+) -> TrainState:
+    """The states of several members as one, every array with an axis of members; `init` makes the optimisers'."""
+    parts = zip(*(split_model(model, frozen)[1:] for model in models), strict=True)
+    params, stats, fixed = (jax.tree.map(lambda *x: np.stack(x), *part) for part in parts)
+    step, seed = jnp.zeros(len(models), jnp.int32), jnp.asarray(seeds, jnp.uint32)
+    return TrainState(params, stats, fixed, init(params), step, seed)
 
 
 def merge_model(graphdef: nnx.GraphDef, state: TrainState) -> Chain:

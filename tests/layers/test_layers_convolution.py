@@ -250,28 +250,46 @@ def test_evaluation_is_as_exact_as_xlas_own():
     with jax.enable_x64(True):
         state = jax.tree.map(lambda value: value.astype(jnp.float64), state)
         exact = np.asarray(nnx.merge(graphdef, state)(jnp.asarray(x)))
-    for conv in ("direct", "native"):
+    for conv in ("direct", "native", "accelerated", "batched"):
         assert_near([chain(jnp.asarray(x, jnp.float32), Context(conv=conv))], [exact], 1e-6)
 
 
+@pytest.mark.parametrize("form", ["fast", "accelerated", "batched"])
 @pytest.mark.parametrize("masked", [False, True])
-def test_a_chain_is_the_same_in_both_forms(masked):
+def test_a_chain_is_the_same_in_all_forms(masked, form):
     x = jnp.asarray(draw(0, (6, 12, 11, 3))[0], jnp.float32)
     mask = jnp.arange(6) < 4 if masked else None
     outputs = {}
-    for fast in (False, True):
+    for conv in ("native", form):
         chain = Chain(fast_layers(), input_shape=(12, 11, 3))
         graphdef, params, stats = nnx.split(chain, nnx.Param, nnx.BatchStat)
 
-        def loss(params, stats=stats, graphdef=graphdef, fast=fast):
+        def loss(params, stats=stats, graphdef=graphdef, conv=conv):
             model = nnx.merge(graphdef, params, stats, copy=True)
-            y = model(x, Context(train=True, mask=mask, conv="fast" if fast else "native"))[:4]
+            y = model(x, Context(train=True, mask=mask, conv=conv))[:4]
             return (y**2).sum(), (y, nnx.state(model, nnx.BatchStat))
 
         (_, aux), grads = jax.value_and_grad(loss, has_aux=True)(params)
-        outputs[fast] = jax.tree.leaves((aux, grads))
-    assert len(outputs[True]) > 8
-    assert_near(outputs[True], outputs[False], 1e-4)
+        outputs[conv] = jax.tree.leaves((aux, grads))
+    assert len(outputs[form]) > 8
+    assert_near(outputs[form], outputs["native"], 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "form"),
+    [
+        ((3, 3, 1, 4), ("batch minor", "batch minor")),  # (one network, several by vmap)
+        ((3, 3, 3, 64), ("batch minor", "batch minor")),
+        ((3, 3, 64, 64), ("native", "patches")),
+    ],
+)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_forms_on_a_gpu(kernel, form, dtype):
+    shape = (8, 12, 12, kernel[2])
+    window = Window((12, 12), kernel[:2])
+    assert tuple(form_of(shape, kernel, window, dtype, choice) for choice in ("accelerated", "batched")) == form
+    large = (2**18, *shape[1:])
+    assert form_of(large, kernel, window, dtype, "batched") == "native"  # patches of more than 256 MB
 
 
 @pytest.mark.parametrize("name", ["mnist_net", "emnist_cnn", "emnist_autoencoder", "wide_cnn"])

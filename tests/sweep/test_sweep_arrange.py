@@ -74,8 +74,10 @@ def test_a_single_trial_needs_no_threads(trials, machine):
 def test_accelerators_take_whole_cohorts_as_the_memory_allows(trials, machine):
     machine()
     arranged = arrange(trials, PLACES, "auto", "gpu")
-    assert (arranged.executor, arranged.mode, sizes(arranged)) == ("vmap", "vmap", [10, 10])
+    assert (arranged.executor, arranged.mode, sizes(arranged)) == ("threads", "vmap", [10, 10])
     machine(available=1e8, memory=1e7)  # half the memory, less the data, holds 4 trials
+    assert sizes(arrange(trials, PLACES, "vmap", "gpu")) == [4, 4, 2, 4, 4, 2]
+    machine(available=2e8, memory=1e7)  # two cohorts at once have a quarter each
     assert sizes(arrange(trials, PLACES, "auto", "gpu")) == [4, 4, 2, 4, 4, 2]
     machine(available=1e6, memory=1e9)  # what does not fit is still tried, one by one
     assert sizes(arrange(trials, PLACES, "vmap", "gpu")) == [1] * 20

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ import optax
 import pytest
 
 from flaxvision.training import Recipe
-from flaxvision.training.optimizers import build_optimizer, shape
+from flaxvision.training.optimizers import build_optimizer, init_many, shape
 
 CASES = {
     "sgd": ({"optimizer": "sgd"}, lambda torch, p: torch.optim.SGD(p, 0.05)),
@@ -58,6 +60,21 @@ def test_numbers_live_in_the_state():
     state = build_optimizer(recipe, 10, 10).init(jnp.ones(2))
     updates, _ = tx.update(jnp.ones(2), state, jnp.ones(2))
     np.testing.assert_allclose(updates, -0.25 * (1 + 0.125) * np.ones(2))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_states_of_several_optimizers_at_once(case):
+    recipes = [Recipe(**CASES[case][0], learning_rate=rate, seed=seed) for seed, rate in enumerate((0.5, 0.1))]
+    if recipes[0].momentum:
+        recipes[1] = dataclasses.replace(recipes[1], momentum=0.3)
+    params = {"w": jnp.arange(6.0).reshape(2, 3), "b": jnp.ones((2, 1))}
+    together = init_many(recipes, 10, 10, params)
+    for k, recipe in enumerate(recipes):
+        alone = build_optimizer(recipe, 10, 10).init(jax.tree.map(lambda x, k=k: x[k], params))
+        assert jax.tree.structure(alone) == jax.tree.structure(together)
+        for one, both in zip(jax.tree.leaves(alone), jax.tree.leaves(together), strict=True):
+            np.testing.assert_array_equal(both[k], one)
+            assert both.dtype == one.dtype
 
 
 def test_schedules():
