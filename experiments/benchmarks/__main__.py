@@ -4,9 +4,10 @@
     python experiments/benchmarks steps --networks mlp vgg19 --repeats 9
 
 Parts: steps (train steps of every network), tables (whole sweeps from start to results), scaling (cost by trials, batch
-and width), startup (prepare, load, first step), accuracy (with fast convolutions and with XLA's own). ONNX latency has
-a script of its own, experiments/export_latency.py. Results land in experiments/results/benchmarks; what was measured of
-the same commit stays in runs/, so that a benchmark of hours may be interrupted. Leave the machine alone meanwhile.
+and width), startup (prepare, load, first step), accuracy (with fast convolutions and with XLA's own); gpu (steps,
+cohorts and tables on a GPU, only if named). ONNX latency has a script of its own, experiments/export_latency.py.
+Results land in experiments/results/benchmarks; what was measured of the same commit stays in runs/, so that a benchmark
+of hours may be interrupted. Leave the machine alone meanwhile.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for what the experiments share
 
 PARTS = ("steps", "tables", "scaling", "startup", "accuracy")
+GPU = "gpu"  # only if named
 
 
 def main() -> None:
@@ -30,18 +32,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python experiments/benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)} (default: all)")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)} (default: all), {GPU}")
     parser.add_argument("--repeats", type=int, default=7, help="counted blocks of every contestant (default 7)")
     parser.add_argument("--peers", nargs="+", help="of the part tables (default: all)")
     parser.add_argument("--tables", nargs="+", metavar="SWEEP", help="of the part tables (default: all five)")
     parser.add_argument("--networks", nargs="+", help="of the part steps (default: all)")
+    parser.add_argument("--minutes", type=float, help="of the part gpu: nothing more is begun after them")
     parser.add_argument("--raw-dir", help="folder of original data files (FLAXVISION_RAW_DIR)")
     parser.add_argument("--out", type=Path, default=RESULTS / "benchmarks", help="folder of the results")
     parser.add_argument("--quick", action="store_true", help="small blocks: shows that the benchmarks work")
     given = parser.parse_args()
-    unknown = [part for part in given.parts if part not in PARTS]
+    unknown = [part for part in given.parts if part not in (*PARTS, GPU)]
     if unknown:
-        parser.error(f"part {unknown[0]!r} is unknown: give {', '.join(PARTS)}")
+        parser.error(f"part {unknown[0]!r} is unknown: give {', '.join(PARTS)} or {GPU}")
     if given.repeats < 1:
         parser.error(f"--repeats is {given.repeats}: give 1 or more")
     command = command_of("experiments/benchmarks", sys.argv[1:])

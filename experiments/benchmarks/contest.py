@@ -11,7 +11,7 @@ import dataclasses
 import multiprocessing
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TypeVar
@@ -54,7 +54,11 @@ class Times:
 
 
 def contest(
-    contestants: Mapping[str, tuple[Contestant, Mapping[str, Any]]], *, repeats: int = 7, warm_up: int = 1
+    contestants: Mapping[str, tuple[Contestant, Mapping[str, Any]]],
+    *,
+    repeats: int = 7,
+    warm_up: int = 1,
+    patience: float | None = None,
 ) -> dict[str, Times]:
     """Time contestants block by block in turn.
 
@@ -62,39 +66,66 @@ def contest(
         contestants: Name -> (function, its arguments); functions are importable, arguments can be pickled.
         repeats: Blocks that count.
         warm_up: Blocks after the first that do not.
+        patience: Seconds for all to get ready and run their first block, at the same time; whoever takes longer is left
+            out. None: one after the other, however long it takes.
 
     Returns:
         Name -> times; a contestant that failed is left out, and its error printed.
     """
     context = multiprocessing.get_context("spawn")
-    running: dict[str, tuple[Any, Connection, float]] = {}
-    found: dict[str, Times] = {}
+    running: dict[str, tuple[Any, Connection]] = {}
+    ready: dict[str, float] = {}
+    blocks: dict[str, list[float]] = {name: [] for name in contestants}
+    until = None if patience is None else time.monotonic() + patience
+
+    def hear(name: str) -> float | None:
+        process, pipe = running[name]
+        number = _receive(name, pipe, until)
+        if number is None:
+            process.kill()
+            process.join()
+            del running[name]
+        return number
+
+    def begin(name: str) -> None:
+        seconds = hear(name)
+        if seconds is not None:
+            ready[name] = seconds
+
+    def block(names: Sequence[str]) -> None:
+        for name in names:
+            running[name][1].send(True)
+        for name in names:
+            seconds = hear(name)
+            if seconds is not None:
+                blocks[name].append(seconds)
+
     for name, (function, arguments) in contestants.items():
         ours, theirs = context.Pipe()
-        process = context.Process(target=_compete, args=(theirs, function, dict(arguments)), daemon=False)
-        began = time.perf_counter()
+        began = time.time()  # another process reads it
+        process = context.Process(target=_compete, args=(theirs, function, dict(arguments), began), daemon=False)
         process.start()
         theirs.close()
-        if _receive(name, ours) is None:
-            process.join()
-            continue
-        running[name] = process, ours, time.perf_counter() - began
-    blocks: dict[str, list[float]] = {name: [] for name in running}
-    for _ in range(1 + warm_up + repeats):
-        for name, (_, pipe, _) in list(running.items()):
-            pipe.send(True)
-            seconds = _receive(name, pipe)
-            if seconds is None:
-                del running[name]
-            else:
-                blocks[name].append(seconds)
+        running[name] = process, ours
+        if patience is None:
+            begin(name)
+    if patience is not None:
+        for name in contestants:
+            begin(name)
+        block(list(running))
+    until = None
+    for _ in range((patience is None) + warm_up + repeats):
+        for name in list(running):
+            block([name])
             time.sleep(PAUSE)
-    for name, (process, pipe, ready) in running.items():
+    found: dict[str, Times] = {}
+    for name in list(running):
+        process, pipe = running[name]
         pipe.send(False)
-        memory = _receive(name, pipe)
+        memory = hear(name)
         process.join()
         if memory is not None:
-            found[name] = Times(ready, blocks[name][0], tuple(blocks[name][1 + warm_up :]), memory)
+            found[name] = Times(ready[name], blocks[name][0], tuple(blocks[name][1 + warm_up :]), memory)
     return found
 
 
@@ -122,9 +153,10 @@ def kept(
     return {name: kind(**fields) for name, fields in found.items()}
 
 
-def _receive(name: str, pipe: Connection) -> float | None:
+def _receive(name: str, pipe: Connection, until: float | None) -> float | None:
     try:
-        message = pipe.recv()
+        waits = until is None or pipe.poll(max(0.0, until - time.monotonic()))
+        message = pipe.recv() if waits else "it took too long"
     except EOFError:
         message = "the process died"
     if isinstance(message, str):
@@ -133,12 +165,12 @@ def _receive(name: str, pipe: Connection) -> float | None:
     return message
 
 
-def _compete(pipe: Connection, function: Contestant, arguments: dict[str, Any]) -> None:
+def _compete(pipe: Connection, function: Contestant, arguments: dict[str, Any], started: float) -> None:
     began = 0.0
 
     def turn() -> bool:
         nonlocal began
-        pipe.send(time.perf_counter() - began if began else 0.0)
+        pipe.send(time.perf_counter() - began if began else time.time() - started)
         go = pipe.recv()
         began = time.perf_counter()
         return go

@@ -71,27 +71,48 @@ def train_flaxvision(turn: Turn, task: Task, **changes: Any) -> None:
         fv.fit(model, data, recipe, callbacks=[lambda progress: bool(progress.metrics) and not turn()])
 
 
-def train_torch(turn: Turn, task: Task, *, compiled: bool = False) -> None:
-    """PyTorch, images in memory as float tensors."""
+def train_members(turn: Turn, task: Task, members: int) -> None:
+    """`fv.training.train_cohort` of so many seeds."""
+    fv.runtime.prepare()
+    data, recipe = task.dataset(), task.recipe
+    data = dataclasses.replace(
+        data, test=dataclasses.replace(data.test, images=data.test.images[:16], labels=data.test.labels[:16])
+    )
+    shape = {"init": "torch", **dict(task.sizes)}
+    models = [fv.models.create(task.network, seed=seed, **shape) for seed in range(members)]
+    recipes = [dataclasses.replace(recipe, seed=seed) for seed in range(members)]
+    if turn():
+        callbacks = [lambda progress: bool(progress.metrics) and not turn()]
+        fv.training.train_cohort(models, data, recipes, callbacks=callbacks)
+
+
+def train_torch(turn: Turn, task: Task, *, compiled: bool = False, half: bool = False) -> None:
+    """PyTorch, images in memory as float tensors, on a GPU where there is one; `half`: bfloat16, channels last."""
     import torch
     from torch.nn import functional
 
     from export.references import reference
 
     data, recipe = task.dataset(), task.recipe
-    images = torch.tensor(data.train.images.transpose(0, 3, 1, 2).astype(np.float32) / 255)
-    labels = torch.tensor(data.train.labels, dtype=torch.long)
+    place = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.set_float32_matmul_precision("highest" if place.type == "cpu" else "high")  # TF32, as JAX's default
+    order = torch.channels_last if half else torch.contiguous_format
+    images = torch.tensor(data.train.images.transpose(0, 3, 1, 2).astype(np.float32) / 255, device=place)
+    images = images.contiguous(memory_format=order)
+    labels = torch.tensor(data.train.labels, dtype=torch.long, device=place)
     torch.manual_seed(0)
     network = reference(task.network, input_shape=data.input_shape, num_classes=data.num_classes, **dict(task.sizes))
+    network = network.to(place, memory_format=order)
     kinds = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
     optimizer = kinds[task.optimizer](network.parameters(), recipe.learning_rate)
     model = torch.compile(network) if compiled else network
     model.train()
     while turn():
-        total = torch.zeros(())
-        for batch in torch.randperm(len(labels)).split(task.batch):
+        total = torch.zeros((), device=place)
+        for batch in torch.randperm(len(labels), device=place).split(task.batch):
             x, y = images[batch], labels[batch]
-            output = model(x)
+            with torch.autocast(place.type, torch.bfloat16, enabled=half):
+                output = model(x).float()
             if recipe.loss == "squared_error":
                 loss = ((output - x) ** 2).sum() / len(x)
             else:

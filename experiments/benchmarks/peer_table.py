@@ -38,9 +38,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("spec", help="a sweep of classifiers")
     parser.add_argument("peer", choices=PEERS)
-    parser.add_argument("--epochs", type=int, required=True)
+    parser.add_argument("--epochs", type=int)
     parser.add_argument("--seeds", type=int)
     parser.add_argument("--limit", type=int)
+    parser.add_argument("--estimate", type=int, metavar="STEPS", help="of every cell; the seconds of the rest follow")
     parser.add_argument("--raw-dir")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
@@ -51,6 +52,20 @@ def main() -> None:
     def data_of(settings: dict[str, Any]) -> Dataset:
         return dataset(settings["dataset"], options.raw_dir, settings.get("limit"), settings.get("validation"))
 
+    trials = expand(spec)
+    if options.estimate:
+        before = spec.pretrain.settings if spec.pretrain else None
+        stages = [(before, {"hidden": before["hidden"]})] if before else []
+        alone = [(trial.settings, trial.sizes) for trial in trials if trial.seed == trials[0].seed]
+        for settings, _ in (*stages, alone[0]):
+            peer.prepare(settings, data_of(settings), options)
+        seconds = {"start": time.perf_counter() - began, "compilation": 0.0, "training": 0.0}
+        for (settings, sizes), times in [(s, 1) for s in stages] + [(s, len(spec.seeds)) for s in alone]:
+            once, rest = peer.estimate(settings, sizes, data_of(settings), options.estimate, options)
+            seconds["compilation"] += once
+            seconds["training"] += times * rest
+        options.out.write_text(json.dumps({"seconds": seconds}))
+        return
     seconds = {"pretrain": 0.0}
     start: dict[str, Any] = {}
     if spec.pretrain is not None:
@@ -61,7 +76,6 @@ def main() -> None:
         _, weights = peer.train(settings, sizes, 0, data_of(settings), {}, options)
         seconds["pretrain"] += time.perf_counter()
         start = {name: value for name, value in weights.items() if name.startswith(spec.pretrain.only)}
-    trials = expand(spec)
     peer.prepare(trials[0].settings, data_of(trials[0].settings), options)
     ready = time.perf_counter()
     seconds["start"] = ready - began - seconds["pretrain"]

@@ -1,10 +1,12 @@
-"""Trials in plain PyTorch, on tensors in memory or through a DataLoader; JAX is not imported."""
+"""Trials in plain PyTorch, on tensors in memory (on a GPU where there is one) or through a DataLoader, without JAX."""
 
 from __future__ import annotations
 
 import argparse
 import functools
-from collections.abc import Iterator
+import itertools
+import time
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,8 @@ from flaxvision.data import Dataset, Split
 Start = dict[str, Tensor]  # weights by their names
 SCALES = {"unit": (1 / 255, 0.0), "signed": (1 / 127.5, -1.0)}
 EVALUATION_BATCH = 500
+PLACE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+torch.set_float32_matmul_precision("highest" if PLACE.type == "cpu" else "high")  # TF32, as JAX's default
 
 
 class Pixels(torch.utils.data.Dataset):
@@ -45,8 +49,12 @@ class InMemory:
         self.images, self.labels = tensors(split, pixels)
         self.batch, self.shuffle = batch, shuffle
 
+    def __len__(self) -> int:
+        return -(-len(self.labels) // self.batch)
+
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        order = torch.randperm(len(self.labels)) if self.shuffle else torch.arange(len(self.labels))
+        count = len(self.labels)
+        order = torch.randperm(count, device=PLACE) if self.shuffle else torch.arange(count, device=PLACE)
         for batch in order.split(self.batch):
             yield self.images[batch], self.labels[batch]
 
@@ -55,7 +63,7 @@ def tensors(split: Split, pixels: str) -> tuple[Tensor, Tensor]:
     """All images, (N, C, H, W), and labels of a split."""
     scale, offset = SCALES[pixels]
     images = split.images.transpose(0, 3, 1, 2).astype(np.float32) * np.float32(scale) + np.float32(offset)
-    return torch.from_numpy(images), torch.tensor(split.labels, dtype=torch.long)
+    return torch.from_numpy(images).to(PLACE), torch.tensor(split.labels, dtype=torch.long, device=PLACE)
 
 
 @functools.lru_cache(maxsize=2)
@@ -79,38 +87,87 @@ def prepare(settings: dict[str, Any], data: Dataset, options: argparse.Namespace
     return given, evaluated(data, pixels)
 
 
+class Training:
+    """A trial's network and optimizer, and what is done in an epoch."""
+
+    def __init__(
+        self,
+        settings: dict[str, Any],
+        sizes: dict[str, Any],
+        seed: int,
+        data: Dataset,
+        start: Start,
+        options: argparse.Namespace,
+    ):
+        self.given, self.splits = prepare(settings, data, options)
+        torch.manual_seed(seed)
+        sizes = {k: tuple(value) if isinstance(value, list) else value for k, value in sizes.items() if k != "init"}
+        shape = {"input_shape": data.input_shape, "num_classes": data.num_classes}
+        self.network: nn.Module = reference(settings["model"], **shape, **sizes)
+        if settings.get("warm_start"):
+            self.network.load_state_dict(start, strict=False)
+        self.network.to(PLACE)
+        frozen = tuple(settings.get("frozen", ()))
+        for name, parameter in self.network.named_parameters():
+            parameter.requires_grad = not (frozen and name.startswith(frozen))
+        learning = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        kinds = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
+        self.optimizer = kinds[settings["optimizer"]](learning, settings["learning_rate"])
+        self.model: nn.Module = self.network
+        if options.peer == "compile":
+            torch._dynamo.config.recompile_limit = 100  # all trials of a table share the code of `forward`
+            self.model = torch.compile(self.network)
+
+    def learn(self, given: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """A step for each batch."""
+        self.model.train()
+        total = torch.zeros((), device=PLACE)
+        for x, y in given:
+            loss = functional.cross_entropy(self.model(x), y)
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            total += loss.detach()
+
+    def evaluate(self) -> float:
+        """The accuracy on the last split, the test images, after evaluating all."""
+        self.model.eval()
+        accuracy = float("nan")
+        for x_all, y_all in self.splits.values():
+            with torch.inference_mode():
+                output = torch.cat([self.model(x) for x in x_all.split(EVALUATION_BATCH)])
+            functional.cross_entropy(output, y_all).item()
+            accuracy = float((output.argmax(1) == y_all).float().mean())
+        return accuracy
+
+
 def train(
     settings: dict[str, Any], sizes: dict[str, Any], seed: int, data: Dataset, start: Start, options: argparse.Namespace
 ) -> tuple[float, Start]:
     """One trial: its test accuracy after the last epoch, and its weights."""
-    given, splits = prepare(settings, data, options)
-    torch.manual_seed(seed)
-    sizes = {key: tuple(value) if isinstance(value, list) else value for key, value in sizes.items() if key != "init"}
-    shape = {"input_shape": data.input_shape, "num_classes": data.num_classes}
-    network: nn.Module = reference(settings["model"], **shape, **sizes)
-    if settings.get("warm_start"):
-        network.load_state_dict(start, strict=False)
-    frozen = tuple(settings.get("frozen", ()))
-    for name, parameter in network.named_parameters():
-        parameter.requires_grad = not (frozen and name.startswith(frozen))
-    learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    kinds = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
-    optimizer = kinds[settings["optimizer"]](learning, settings["learning_rate"])
-    model = torch.compile(network) if options.peer == "compile" else network
+    training = Training(settings, sizes, seed, data, start, options)
     accuracy = float("nan")
     for _ in range(int(settings["epochs"])):
-        model.train()
-        total = torch.zeros(())
-        for x, y in given:
-            loss = functional.cross_entropy(model(x), y)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            total += loss.detach()
-        model.eval()
-        for x_all, y_all in splits.values():
-            with torch.inference_mode():
-                output = torch.cat([model(x) for x in x_all.split(EVALUATION_BATCH)])
-            functional.cross_entropy(output, y_all).item()
-            accuracy = float((output.argmax(1) == y_all).float().mean())  # of the last split, the test images
-    return accuracy, network.state_dict()
+        training.learn(training.given)
+        accuracy = training.evaluate()
+    return accuracy, training.network.state_dict()
+
+
+def estimate(
+    settings: dict[str, Any], sizes: dict[str, Any], data: Dataset, steps: int, options: argparse.Namespace
+) -> tuple[float, float]:
+    """Seconds of one trial from some steps of its first epoch: what is done once (compilation), and all its epochs."""
+    training = Training(settings, sizes, 0, data, {}, options)
+
+    def timed(count: int) -> tuple[float, float]:
+        began = time.perf_counter()
+        training.learn(itertools.islice(training.given, count))
+        if PLACE.type == "cuda":
+            torch.cuda.synchronize()
+        learned = time.perf_counter()
+        training.evaluate()
+        return (learned - began) / count, time.perf_counter() - learned
+
+    once = sum(timed(5))
+    step, evaluation = timed(steps)
+    return once, int(settings["epochs"]) * (len(training.given) * step + evaluation)

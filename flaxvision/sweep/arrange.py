@@ -73,7 +73,8 @@ def arrange(trials: Sequence[Trial], places: Places, executor: str, platform: st
 
 def _fitting(group: list[Trial], cost: Cost, budget: float) -> list[list[Trial]]:
     """A vmapped cohort, in as many parts as the memory needs."""
-    return cohorts(group, max(1, int((budget - cost.data) / cost.memory)))
+    fitting = (budget - cost.data) / cost.memory
+    return [group] if fitting >= len(group) else cohorts(group, max(1, int(fitting)))
 
 
 def _on_cores(trials: Sequence[Trial], cost: Callable[[str], Cost]) -> str:

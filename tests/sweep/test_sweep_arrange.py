@@ -79,6 +79,8 @@ def test_accelerators_take_whole_cohorts_as_the_memory_allows(trials, machine):
     assert sizes(arrange(trials, PLACES, "vmap", "gpu")) == [4, 4, 2, 4, 4, 2]
     machine(available=2e8, memory=1e7)  # two cohorts at once have a quarter each
     assert sizes(arrange(trials, PLACES, "auto", "gpu")) == [4, 4, 2, 4, 4, 2]
+    machine(available=float("inf"))  # where the system does not say
+    assert sizes(arrange(trials, PLACES, "auto", "gpu")) == [10, 10]
     machine(available=1e6, memory=1e9)  # what does not fit is still tried, one by one
     assert sizes(arrange(trials, PLACES, "vmap", "gpu")) == [1] * 20
 

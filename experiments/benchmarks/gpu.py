@@ -1,0 +1,254 @@
+"""(f) On a GPU: train steps, cohorts and whole tables, beside PyTorch."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import contestants
+import numpy as np
+from common import Options, Study, number
+from contest import Contestant, Times, Turn, contest
+from contestants import TASKS, Task
+from figures import draw_lines
+from steps import BEST_TORCH, COMPILED, EAGER, JAX_JIT, OURS, milliseconds, ratios_of
+from tables import mean_accuracy
+from whole import run as whole_run
+
+from flaxvision._files import cache_folder
+from flaxvision.errors import UserError
+from flaxvision.sweep.parse import load_spec
+
+NETWORKS = ("mlp", "wide_cnn, padded", "emnist_cnn", "vgg19")
+STEPS = {"vgg19": 40}  # of a block; of other networks:
+OTHERS = 300
+HALF, HALF_TORCH = f"{OURS}, bfloat16", f"{COMPILED}, bfloat16, channels last"
+MEMBERS = (4, 16, 64, 256, 512)
+COHORTS = ("emnist_cnn", "mlp")
+MOST = 8.0  # times a single trial's, for 256 of emnist_cnn
+SWEEPS = ("fashion-learning-rate", "digits", "emnist-holdout", "mnist-ablations", "emnist-final")
+WANTED = {EAGER: 10.0, COMPILED: 5.0}  # of each table
+SHORT = {EAGER: "torch", COMPILED: "compile"}
+MEASURED = 200  # steps of a trial of PyTorch
+PATIENCE = 200.0  # seconds for all contestants to compile
+SIDE = 8192  # of the matrices that show the machine's ceiling
+AGAIN = f"{OURS}, again"
+ABOUT = f"""
+Train steps: as in the part "steps", on a GPU; all contestants start and compile at the same time, so that their starts
+are not comparable, and then take turns. Cohorts: so many seeds of a network by `fv.training.train_cohort`. Whole
+tables: `python -m flaxvision.sweep NAME --no-export`, with the sweep's own epochs and seeds, from the start of the
+command to its report, nothing compiled before ("again": compiled programs are kept); data sets are prepared. PyTorch's
+time for a table is estimated: of every cell {MEASURED} steps and an evaluation are timed, compilation counted once a
+cell, and the rest follows from the numbers of steps, epochs and seeds. Products of float32 are TF32 in both, which is
+JAX's default.
+"""
+
+
+@dataclasses.dataclass
+class Found:
+    """What was measured so far."""
+
+    seconds: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)  # sweep -> who -> whole table
+    parts: dict[str, dict[str, dict[str, float]]] = dataclasses.field(default_factory=dict)  # of PyTorch's
+    accuracy: dict[str, float] = dataclasses.field(default_factory=dict)  # sweep -> our mean test accuracy
+    times: dict[str, Times] = dataclasses.field(default_factory=dict)  # "task: name" -> of a block of steps
+
+
+def run(options: Options) -> None:
+    """Measure; what is wanted most comes first, and results are written after every stage."""
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # many processes share the memory
+    import jax
+
+    if jax.default_backend() == "cpu" and not options.quick:
+        raise UserError("the part gpu needs a GPU that JAX sees: pip install 'jax[cuda13]', or give --quick")
+    names = options.extra.tables or (SWEEPS[:1] if options.quick else SWEEPS)
+    tasks = {
+        task.name: dataclasses.replace(task, steps=2 if options.quick else STEPS.get(task.network, OTHERS))
+        for task in TASKS
+        if task.name in (NETWORKS[:1] if options.quick else NETWORKS)
+    }
+    found = Found()
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+
+        def table(name: str, *whose: str) -> Callable[[], None]:
+            return lambda: fill(found, name, whose, options, Path(folder) / name)
+
+        stages = [table(name, OURS, EAGER) for name in names]
+        stages += [lambda: found.times.update(steps(tasks, options))]
+        stages += [table(name, COMPILED) for name in names] + [table(name, AGAIN) for name in names]
+        for stage in stages:
+            if options.extra.minutes is None or time.monotonic() - began < 60 * options.extra.minutes:
+                stage()
+                write(found, tasks, options)
+
+
+def write(found: Found, tasks: Mapping[str, Task], options: Options) -> None:
+    """The results so far."""
+    study = Study(options, "", "On a GPU", ABOUT)
+    for name in (name for name, seconds in found.seconds.items() if OURS in seconds):
+        add_table(study, name, found)
+    times = {
+        task: {name.removeprefix(f"{task}: "): t for name, t in found.times.items() if name.startswith(f"{task}: ")}
+        for task in (*tasks, "ceiling")
+    }
+    if found.times:
+        add_ratios(study, times, tasks)
+        for task in tasks.values():
+            if task.network in COHORTS:
+                add_cohorts(study, task, times[task.name])
+    study.write()
+
+
+def steps(tasks: Mapping[str, Task], options: Options) -> dict[str, Times]:
+    """Train steps of single networks and of cohorts, in one contest."""
+    entries: dict[str, tuple[Contestant, dict[str, Any]]] = {}
+
+    def enter(task: Task, name: str, function: Contestant, **arguments: Any) -> None:
+        entries[f"{task.name}: {name}"] = function, {"task": task, **arguments}
+
+    for task in tasks.values():
+        enter(task, OURS, contestants.train_flaxvision)
+        enter(task, EAGER, contestants.train_torch)
+        enter(task, COMPILED, contestants.train_torch, compiled=True)
+        enter(task, JAX_JIT, contestants.train_flax, jit="jax.jit")
+        if task.network == "vgg19":
+            enter(task, HALF, contestants.train_flaxvision, precision="bfloat16")
+            enter(task, HALF_TORCH, contestants.train_torch, compiled=True, half=True)
+        if task.network in COHORTS:
+            for members in MEMBERS[:1] if options.quick else MEMBERS:
+                enter(task, f"{members} trials", contestants.train_members, members=members)
+    entries["ceiling: product"] = multiply, {"side": 64 if options.quick else SIDE}
+    return contest(entries, repeats=1 if options.quick else options.extra.repeats, patience=PATIENCE)
+
+
+def multiply(turn: Turn, side: int) -> None:
+    """Ten matrix products in bfloat16."""
+    import jax
+    import jax.numpy as jnp
+
+    x = jax.random.normal(jax.random.key(0), (side, side), jnp.bfloat16)
+    product = jax.jit(lambda x: x @ x)
+    while turn():
+        jax.block_until_ready([product(x) for _ in range(10)])
+
+
+def add_ratios(study: Study, times: Mapping[str, Mapping[str, Times]], tasks: Mapping[str, Task]) -> None:
+    """The steps beside PyTorch's, and how far vgg19 is from the machine's ceiling."""
+    for name, task in tasks.items():
+        of_task = times[name]
+        if OURS not in of_task:
+            continue
+        wanted = {"interval": (1.0, np.inf)} if task.network == "vgg19" else {}
+        ratios = ratios_of({peer: of_task[peer] for peer in (OURS, EAGER, COMPILED, JAX_JIT) if peer in of_task})
+        if BEST_TORCH in ratios:
+            study.row(f"{name}: {BEST_TORCH} / {OURS}", float(np.median(ratios[BEST_TORCH])), "", **wanted)
+        if HALF in of_task and HALF_TORCH in of_task:
+            ratio = of_task[HALF_TORCH].median / of_task[HALF].median
+            study.row(f"{name}: {HALF_TORCH} / {HALF}", ratio, "", **wanted)
+    names = [OURS, EAGER, COMPILED, JAX_JIT, HALF, HALF_TORCH]
+    rows = [
+        (name, *(milliseconds(times[name][n], task.steps) if n in times[name] else "" for n in names))
+        for name, task in tasks.items()
+    ]
+    study.table("A step, ms", ["", *names], rows, "Median, and 25 to 75 % of the blocks.")
+    if "product" in times["ceiling"] and HALF in times.get("vgg19", {}):
+        task = tasks["vgg19"]
+        ceiling = 10 * 2 * SIDE**3 / times["ceiling"]["product"].median
+        rate = operations(task) / (times["vgg19"][HALF].median / task.steps)
+        text = (
+            f"A product of {SIDE} x {SIDE} matrices reaches {ceiling / 1e12:.0f} TFLOP/s in bfloat16; a step of vgg19"
+        )
+        study.text("Of the machine's ceiling", f"{text} (batch {task.batch}) {rate / 1e12:.0f}, {rate / ceiling:.0%}.")
+
+
+def operations(task: Task) -> float:
+    """Floating-point operations of a train step: three times those of a forward pass, by XLA's count."""
+    import jax
+    from flax import nnx
+
+    graphdef, state = nnx.split(task.chain())
+    x = jax.ShapeDtypeStruct((task.batch, 32, 32, 3), "float32")
+    return 3 * jax.jit(lambda state, x: nnx.merge(graphdef, state)(x)).lower(state, x).cost_analysis()["flops"]
+
+
+def add_cohorts(study: Study, task: Task, times: Mapping[str, Times]) -> None:
+    """The cost of 1 to 512 trials in one program."""
+    found = {count: times[f"{count} trials"].median for count in MEMBERS if f"{count} trials" in times}
+    if OURS not in times or not found:
+        return
+    single = times[OURS].median
+    found = {1: single, **found}
+    if task.network == "emnist_cnn" and 256 in found:
+        study.row(f"{task.name}: 256 trials, of one", found[256] / single, "", interval=(-np.inf, MOST))
+    rows = [
+        (f"{count}", number(1e3 * t / task.steps), f"{t / single:.2f}", number(1e6 * t / task.steps / count))
+        for count, t in found.items()
+    ]
+    header = ("trials", "a step of all, ms", "of a single one", "a step of one, us")
+    study.table(f"Trials together, {task.name}", header, rows)
+    cost = np.array([t / single / count for count, t in found.items()])
+    lines = {"": {task.name: cost}}
+    figure = draw_lines(lines, "cost of a trial, in single ones", xlabel="trials", x=np.array([*found]))
+    figure.axes[0].set_xscale("log", base=2)
+    figure.axes[0].set_yscale("log")
+    figure.axes[0].set_xticks([*found], [str(count) for count in found])
+    study.figure(f"trials_{task.network}", figure, f"Cost of a trial of {task.name}, in single trials.")
+
+
+def add_table(study: Study, name: str, found: Found) -> None:
+    """A whole table by flaxvision, and what PyTorch would take."""
+    seconds, parts = found.seconds[name], found.parts.get(name, {})
+    for peer, wanted in WANTED.items():
+        if peer in seconds:
+            study.row(f"{name}: {peer} / {OURS}", seconds[peer] / seconds[OURS], "", interval=(wanted, np.inf))
+    header = ("", "seconds", "start", "compilation", "training and evaluation")
+    rows = []
+    for who, took in seconds.items():
+        spent = parts.get(who)
+        rows.append((who, f"{took:.1f}", *([f"{part:.1f}" for part in spent.values()] if spent else [""] * 3)))
+    seeds = len(load_spec(name).seeds)
+    note = f"Seeds of every cell: {seeds}; mean test top-1 {100 * found.accuracy[name]:.2f} %."
+    study.table(f"{name}: seconds", header, rows, note)
+
+
+def fill(found: Found, name: str, whose: Sequence[str], options: Options, folder: Path) -> None:
+    """Add the seconds of some contestants for a table; `folder` keeps our compiled programs."""
+    folder.mkdir(exist_ok=True)
+    quick = ["--limit", "640", "--seeds", "1"] if options.quick else []
+    raw = ["--raw-dir", str(Path(options.raw_dir).resolve())] if options.raw_dir else []
+    ours = [sys.executable, "-m", "flaxvision.sweep", name, *quick, *raw, "--no-export", "--quiet"]
+    script = [sys.executable, str(Path(__file__).with_name("peer_table.py")), name, *quick, *raw]
+    environment = {
+        "XDG_CACHE_HOME": str(folder),
+        "FLAXVISION_DATA_DIR": os.environ.get("FLAXVISION_DATA_DIR", str(cache_folder())),
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "true",
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]),
+    }
+    seconds, parts = found.seconds.setdefault(name, {}), found.parts.setdefault(name, {})
+    for who in whose:
+        out = folder / "found.json"
+        estimate = ["--estimate", "2" if options.quick else str(MEASURED), "--out", str(out)]
+        command = [*script, SHORT[who], *estimate] if who in SHORT else ours
+        try:
+            took, _ = whole_run(command, folder, environment=environment)
+        except RuntimeError as error:  # the rest is not lost
+            print(f"{name}, {who} is left out: {error}", flush=True)
+            continue
+        if who in SHORT:
+            parts[who] = json.loads(out.read_text())["seconds"]
+            seconds[who] = sum(parts[who].values())
+        else:
+            (directory,) = (folder / "runs").iterdir()
+            found.accuracy[name] = mean_accuracy(directory)
+            shutil.rmtree(directory)
+            seconds[who] = took
+        print(f"{name}, {who}: {seconds[who]:.1f} s, measured in {took:.1f} s {parts.get(who, '')}", flush=True)
