@@ -57,14 +57,14 @@ def arrange(trials: Sequence[Trial], places: Places, executor: str, platform: st
     def cost(cohort: str) -> Cost:
         return cost_of(samples[cohort], places)
 
-    mode = "vmap" if executor == "vmap" or (executor == "auto" and platform != "cpu") else "unroll"
+    mode = executor if executor in ("unroll", "vmap") else "auto"
+    vmapped = executor == "vmap" or (executor == "auto" and platform != "cpu")
     if executor == "auto":
-        executor = "threads" if mode == "vmap" else _on_cores(trials, cost)
-    members = VMAPPED if mode == "vmap" else UNROLLED if executor == "unroll" else 1
-    groups = cohorts(trials, members)
+        executor = "threads" if vmapped else _on_cores(trials, cost)
+    groups = cohorts(trials, VMAPPED if vmapped else UNROLLED if executor == "unroll" else 1)
     if executor in ("threads", "processes"):  # the longest first, so that none is left for the end
         groups.sort(key=lambda group: -cost(group[0].cohort).seconds)
-    if mode == "vmap":
+    if vmapped:
         at_once = min(len(cores()), len(groups)) if executor == "threads" else 1
         budget = 0.5 * _memory(platform) / at_once
         groups = [chunk for group in groups for chunk in _fitting(group, cost(group[0].cohort), budget)]

@@ -39,7 +39,7 @@ def sizes(arranged):
 def test_several_trials_take_a_core_each(trials, machine, seconds, executor):
     machine(seconds=seconds)
     arranged = arrange(trials, PLACES, "auto", "cpu")
-    assert (arranged.executor, arranged.mode) == (executor, "unroll")
+    assert (arranged.executor, arranged.mode) == (executor, "auto")
     assert sizes(arranged) == [1] * 20
 
 
@@ -74,7 +74,7 @@ def test_a_single_trial_needs_no_threads(trials, machine):
 def test_accelerators_take_whole_cohorts_as_the_memory_allows(trials, machine):
     machine()
     arranged = arrange(trials, PLACES, "auto", "gpu")
-    assert (arranged.executor, arranged.mode, sizes(arranged)) == ("threads", "vmap", [10, 10])
+    assert (arranged.executor, arranged.mode, sizes(arranged)) == ("threads", "auto", [10, 10])
     machine(available=1e8, memory=1e7)  # half the memory, less the data, holds 4 trials
     assert sizes(arrange(trials, PLACES, "vmap", "gpu")) == [4, 4, 2, 4, 4, 2]
     machine(available=2e8, memory=1e7)  # two cohorts at once have a quarter each
