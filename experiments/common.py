@@ -182,7 +182,7 @@ class Study:
         self._sections: list[str] = []
         self._files: dict[str, bytes] = {}
         self._commit = commit()  # the code may change while it runs
-        self._began = time.perf_counter()
+        self.began = time.perf_counter()
 
     def uses(self, dataset: fv.data.Dataset, **config: Any) -> fv.data.Dataset:
         """Note a data set and settings that the numbers rest on; returns the data set."""
@@ -228,7 +228,7 @@ class Study:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in self._files.items():
             (folder / name).write_bytes(content)
-        seconds = time.perf_counter() - self._began
+        seconds = time.perf_counter() - self.began
         record = {
             "name": self.options.name,
             "report": self.report,

@@ -66,8 +66,8 @@ def contest(
         contestants: Name -> (function, its arguments); functions are importable, arguments can be pickled.
         repeats: Blocks that count.
         warm_up: Blocks after the first that do not.
-        patience: Seconds for all to get ready and run their first block, at the same time; whoever takes longer is left
-            out. None: one after the other, however long it takes.
+        patience: Seconds for all to get ready, and as many for their first blocks, at the same time; whoever takes
+            longer is left out. None: one after the other, however long it takes.
 
     Returns:
         Name -> times; a contestant that failed is left out, and its error printed.
@@ -76,7 +76,7 @@ def contest(
     running: dict[str, tuple[Any, Connection]] = {}
     ready: dict[str, float] = {}
     blocks: dict[str, list[float]] = {name: [] for name in contestants}
-    until = None if patience is None else time.monotonic() + patience
+    until: float | None = None
 
     def hear(name: str) -> float | None:
         process, pipe = running[name]
@@ -110,10 +110,12 @@ def contest(
         if patience is None:
             begin(name)
     if patience is not None:
+        until = time.monotonic() + patience
         for name in contestants:
             begin(name)
+        until = time.monotonic() + patience
         block(list(running))
-    until = None
+        until = None
     for _ in range((patience is None) + warm_up + repeats):
         for name in list(running):
             block([name])

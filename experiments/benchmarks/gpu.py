@@ -77,7 +77,7 @@ def run(options: Options) -> None:
         if task.name in (NETWORKS[:1] if options.quick else NETWORKS)
     }
     found = Found()
-    began = time.monotonic()
+    began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
 
         def table(name: str, *whose: str) -> Callable[[], None]:
@@ -88,14 +88,15 @@ def run(options: Options) -> None:
         stages += [*compiled[:FEW], lambda: found.times.update(steps(tasks, options)), *compiled[FEW:]]
         stages += [table(name, AGAIN) for name in names]
         for stage in stages:
-            if options.extra.minutes is None or time.monotonic() - began < 60 * options.extra.minutes:
+            if options.extra.minutes is None or time.perf_counter() - began < 60 * options.extra.minutes:
                 stage()
-                write(found, tasks, options)
+                write(found, tasks, options, began)
 
 
-def write(found: Found, tasks: Mapping[str, Task], options: Options) -> None:
+def write(found: Found, tasks: Mapping[str, Task], options: Options, began: float) -> None:
     """The results so far."""
     study = Study(options, "", "On a GPU", ABOUT)
+    study.began = began
     for name in (name for name, seconds in found.seconds.items() if OURS in seconds):
         add_table(study, name, found)
     times = {

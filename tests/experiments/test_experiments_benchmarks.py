@@ -53,6 +53,24 @@ def test_contestants_take_turns(tmp_path):
     assert times["a"].ready > 0
 
 
+def test_contestants_may_get_ready_at_the_same_time(tmp_path, capfd):
+    from contest import contest
+
+    log = tmp_path / "log"
+    entries = {
+        "late": (sleeper, {"log": tmp_path / "other", "name": "l", "seconds": 0.02, "first": 60}),
+        "a": (sleeper, {"log": log, "name": "a", "seconds": 0.02, "first": 0.5}),
+        "b": (sleeper, {"log": log, "name": "b", "seconds": 0.02, "first": 0.5}),
+    }
+    began = time.monotonic()
+    times = contest(entries, repeats=2, warm_up=0, patience=8)
+    assert time.monotonic() - began < 30
+    assert list(times) == ["a", "b"]
+    assert log.read_text()[2:] == "abab"
+    assert [len(times[name].blocks) for name in "ab"] == [2, 2]
+    assert "late is left out: it took too long" in capfd.readouterr().out
+
+
 @pytest.mark.parametrize("blocks", [0, 2])
 def test_one_that_fails_is_left_out(tmp_path, capfd, blocks):
     from contest import contest
