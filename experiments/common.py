@@ -37,7 +37,7 @@ KEPT: dict[str, dict[str, Any] | None] = {}  # parts that an earlier call left: 
 VERDICTS = ("supported", "not supported", "not decided")
 CLAIMS = ("statement", "verdict", "evidence")  # header of their table
 PEERS = {  # package -> modules of which one is imported where it takes part, maybe in a process of its own
-    "torch": ("torch", "peers", "steps", "tables", "scaling", "startup", "gpu"),
+    "torch": ("torch", "peers", "steps", "tables", "scaling", "sizes", "startup", "gpu"),
     "keras": ("keras", "frameworks", "random_chains", "steps", "tables"),
     "onnx": ("onnx", "random_chains"),
     "onnxruntime": ("onnxruntime", "random_chains"),

@@ -1,4 +1,4 @@
-"""(e) Do the convolutions that train fast on a CPU reach the accuracy of XLA's own?"""
+"""(f) Do the convolutions that train fast on a CPU reach the accuracy of XLA's own?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""(f) On a GPU: train steps, cohorts and whole tables, beside PyTorch."""
+"""(g) On a GPU: train steps, cohorts and whole tables, beside PyTorch."""
 
 from __future__ import annotations
 

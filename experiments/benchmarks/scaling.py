@@ -1,15 +1,12 @@
-"""(c) How the cost grows with the number of trials, the batch and the width."""
+"""(c) How the cost grows with the number of trials."""
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
 
-import contestants
 import numpy as np
 from common import Options, Study, number
 from contest import Times, Turn, contest, kept
@@ -21,8 +18,6 @@ CHOSEN = "auto"
 TRIALS = (1, 4, 16, 64)
 COHORTS = {"emnist_cnn": 0.8, "mlp": 1.0}  # network -> most that 64 trials may cost, of 64 single ones
 EPOCHS = 2
-BATCHES = (16, 64, 256, 1024)
-WIDTHS = (64, 256, 1024, 4096)
 ABOUT = f"""
 Trials: the same network with other seeds, {EPOCHS} epochs of drawn characters, from the call to the results: models,
 weights and histories written, worker processes started anew each time. Programs are compiled in a first run that does
@@ -33,14 +28,10 @@ trial is the median of a run of one trial by "loop", in which the steps are one 
 
 def run(options: Options) -> None:
     """Measure; write tables and figures."""
-    study = Study(options, "", "How the cost grows", ABOUT)
+    study = Study(options, "", "How the cost grows with trials", ABOUT)
     repeats = 1 if options.quick else max(3, options.extra.repeats - 2)
     for network, wanted in COHORTS.items():
         add_trials(study, next(t for t in TASKS if t.network == network), wanted, repeats)
-    emnist, mlp = (next(t for t in TASKS if t.network == name) for name in ("emnist_cnn", "mlp"))
-    add_steps(study, "Batch, emnist_cnn", [varied(emnist, batch=b) for b in BATCHES], BATCHES, repeats)
-    widths = [varied(mlp, sizes=(("hidden", (w, w)),)) for w in WIDTHS]
-    add_steps(study, "Width of both layers, mlp, batch 64", widths, WIDTHS, repeats)
     study.write()
 
 
@@ -120,27 +111,3 @@ def train_trials(turn: Turn, task: Task, trials: int, images: int, executor: str
         while turn():
             run_sweep(spec, directory, executor=executor, export=False, report=False)
             shutil.rmtree(directory)
-
-
-def varied(task: Task, **changes: Any) -> Task:
-    """A task with another batch or size, and blocks of as many examples."""
-    batch = changes.get("batch", task.batch)
-    return dataclasses.replace(task, **changes, steps=max(4, task.batch * task.steps // (4 * batch)))
-
-
-def add_steps(study: Study, title: str, tasks: list[Task], values: tuple[int, ...], repeats: int) -> None:
-    """Time the steps of some tasks beside PyTorch's."""
-    if study.options.quick:
-        tasks, values = [dataclasses.replace(task, steps=2) for task in tasks[:1]], values[:1]
-    rows = []
-    for task, value in zip(tasks, values, strict=True):
-        entries = {
-            "flaxvision": (contestants.train_flaxvision, {"task": task}),
-            "PyTorch": (contestants.train_torch, {"task": task}),
-        }
-        measure = functools.partial(contest, entries, repeats=repeats)
-        found = kept(study.options, {"task": task, "repeats": repeats}, Times, measure)
-        ms = {name: 1e3 * times.median / task.steps for name, times in found.items()}
-        rows.append((f"{value}", *map(number, ms.values()), f"{ms['PyTorch'] / ms['flaxvision']:.2f}"))
-        print(title, rows[-1], flush=True)
-    study.table(title, ("", "flaxvision, ms a step", "PyTorch, ms a step", "PyTorch / flaxvision"), rows)

@@ -1,4 +1,4 @@
-"""(d) From nothing to the first step: preparing and loading MNIST, imports, compilation."""
+"""(e) From nothing to the first step: preparing and loading MNIST, imports, compilation."""
 
 from __future__ import annotations
 

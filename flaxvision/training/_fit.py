@@ -27,7 +27,7 @@ from flaxvision.training.history import History, HistoryBuilder, Result, Timing
 from flaxvision.training.losses import loss_of
 from flaxvision.training.metrics import Metrics
 from flaxvision.training.optimizers import build_optimizer, init_many
-from flaxvision.training.plan import Plan
+from flaxvision.training.plan import Plan, part_of
 from flaxvision.training.recipe import Recipe
 from flaxvision.training.selection import Best
 from flaxvision.training.state import init_state, init_states, merge_model, split_model
@@ -148,7 +148,14 @@ class _Run:
             raise UserError("models of a cohort differ in structure: give models of one name and one set of sizes")
         classes = 0 if self.recipe.loss == "squared_error" else dataset.num_classes
         self.plan = Plan(
-            graphdef, self.recipe.structure(), classes, self.per_epoch, self.total_steps, vmapped, tuple(devices)
+            graphdef,
+            self.recipe.structure(),
+            classes,
+            self.per_epoch,
+            self.total_steps,
+            vmapped,
+            None if vmapped else part_of(prepared[0], self.recipe, devices[0].platform),
+            tuple(devices),
         )
         self.engine: Engine = engine_for(self.plan)
         dtype = jnp.dtype("float64" if self.recipe.precision == "float64" else "float32")

@@ -63,6 +63,19 @@ def take_batch(
     return Batch(images[chosen], labels[chosen], place, mask)
 
 
+def split_batch(batch: Batch, most: int) -> Batch:
+    """A batch in equal parts of at most `most` examples, on a new leading axis; the last one may be padded."""
+    examples = len(batch.labels)
+    parts = -(-examples // most)
+    size = -(-examples // parts)
+    if parts * size != examples:
+        number = jnp.arange(parts * size, dtype=jnp.int32)
+        real = number < examples
+        batch = jax.tree.map(lambda x: x[jnp.minimum(number, examples - 1)], batch)
+        batch = batch._replace(mask=real if batch.mask is None else batch.mask & real)
+    return jax.tree.map(lambda x: x.reshape(parts, size, *x.shape[1:]), batch)
+
+
 def take_range(
     images: jax.Array, labels: jax.Array, start: jax.Array, stop: jax.Array, size: int, shard: Shard = WHOLE
 ) -> Batch:

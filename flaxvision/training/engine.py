@@ -48,7 +48,7 @@ class Engine:
         self.plan = plan
         self.tx = build_optimizer(plan.recipe, plan.total_steps, plan.steps_per_epoch)
         axis = AXIS if plan.sharded else None
-        self._step = make_step(plan.graphdef, plan.recipe, self.tx, plan.classes, axis, plan.conv)
+        self._step = make_step(plan.graphdef, plan.recipe, self.tx, plan.classes, axis, plan.conv, plan.part)
         self._looped: bool | None = None  # whether steps run in a compiled loop; found at the first epoch
         self._at_once = 1  # steps of a call on a CPU
         self._many = compile_for(plan, self._train_many, static=("size", "looped", "length"), donated=(0, 1, 2))

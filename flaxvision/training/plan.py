@@ -12,6 +12,8 @@ import jax
 import numpy as np
 from flax import nnx
 
+from flaxvision.layers import BatchNorm, Chain
+from flaxvision.layers.convolution import examples_in_cache
 from flaxvision.training.batches import Shard
 from flaxvision.training.recipe import Recipe
 
@@ -31,6 +33,7 @@ class Plan:
     steps_per_epoch: int
     total_steps: int
     vmapped: bool  # members by `vmap`; otherwise unrolled in one program
+    part: int | None  # examples of a batch whose gradient is computed at a time; None: all of them
     devices: tuple[jax.Device, ...]
 
     @property
@@ -58,7 +61,17 @@ class Plan:
     def of_evaluation(self) -> Plan:
         """What of it evaluation depends on, so that one program serves optimizers, frozen layers and durations."""
         recipe = Recipe(loss=self.recipe.loss, precision=self.recipe.precision, conv=self.recipe.conv)
-        return dataclasses.replace(self, recipe=recipe, steps_per_epoch=0, total_steps=0)
+        return dataclasses.replace(self, recipe=recipe, steps_per_epoch=0, total_steps=0, part=None)
+
+
+def part_of(model: Chain, recipe: Recipe, platform: str) -> int | None:
+    """`Plan.part`, for a batch that is larger: batch statistics are those of the whole batch, so not with BatchNorm."""
+    if platform != "cpu" or recipe.conv == "native" or recipe.precision == "bfloat16":
+        return None
+    if any(isinstance(layer, BatchNorm) for layer in model.layers):
+        return None
+    part = examples_in_cache(model)
+    return None if part is None or part >= recipe.batch_size else part
 
 
 @functools.cache

@@ -14,7 +14,7 @@ from jax import lax
 from flaxvision.layers.context import Context
 from flaxvision.layers.dtypes import at_least_float32
 from flaxvision.training.augment import augment_images
-from flaxvision.training.batches import Batch
+from flaxvision.training.batches import Batch, split_batch
 from flaxvision.training.losses import example_losses
 from flaxvision.training.metrics import Sums, sum_batch
 from flaxvision.training.recipe import Recipe
@@ -39,18 +39,22 @@ def make_step(
     classes: int,
     axis_name: str | None = None,
     conv: str = "native",
+    part: int | None = None,
 ) -> Step:
     """The step of a model and a recipe.
 
     With an axis name it runs under `jax.pmap` on one share of the batch: losses are divided by the count of the whole
     batch and gradients summed over devices, so that uneven and empty shares give the update of one device. `conv` is
-    the form of convolutions.
+    the form of convolutions. Of a batch of more than `part` examples the gradient is summed part by part, which takes
+    a network without batch statistics.
     """
 
     def total(value: Any) -> Any:
         return value if axis_name is None else lax.psum(value, axis_name)
 
-    def loss_fn(params: nnx.State, state: TrainState, batch: Batch) -> tuple[jax.Array, tuple[nnx.State, Sums]]:
+    def loss_fn(
+        params: nnx.State, state: TrainState, batch: Batch, examples: jax.Array
+    ) -> tuple[jax.Array, tuple[nnx.State, Sums]]:
         dtype = compute_dtype(recipe, params)
         model = nnx.merge(graphdef, cast(params, dtype), state.stats, cast(state.fixed, dtype), copy=True)
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(state.seed), 2), state.step)
@@ -65,11 +69,26 @@ def make_step(
         if batch.mask is not None:
             losses = jnp.where(batch.mask, losses, jnp.zeros((), losses.dtype))
         sums = sum_batch(recipe.loss, classes, *lax.stop_gradient((outputs, batch.labels, inputs)), batch.mask)
-        loss = losses.sum() / total(sums.examples).astype(losses.dtype)
+        loss = losses.sum() / examples.astype(losses.dtype)
         return loss, (nnx.state(model, nnx.BatchStat), sums)
 
+    gradient = jax.value_and_grad(loss_fn, has_aux=True)
+
+    def gradient_of_parts(state: TrainState, batch: Batch, examples: jax.Array) -> Any:
+        def one(so_far: Any, some: Batch) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, so_far, gradient(state.params, state, some, examples)), None
+
+        parts = split_batch(batch, part or len(batch.labels))
+        first = jax.tree.map(lambda x: x[0], parts)
+        shapes = jax.eval_shape(gradient, state.params, state, first, examples)
+        return lax.scan(one, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), parts)[0]
+
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums, StepRecord]:
-        (loss, (stats, sums)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params, state, batch)
+        examples = total(jnp.float32(len(batch.labels)) if batch.mask is None else batch.mask.astype(jnp.float32).sum())
+        if part is not None and len(batch.labels) > part:
+            (loss, (stats, sums)), grads = gradient_of_parts(state, batch, examples)
+        else:
+            (loss, (stats, sums)), grads = gradient(state.params, state, batch, examples)
         loss, sums, grads = total((loss, sums, grads))
         with jax.numpy_dtype_promotion("standard"):  # optax's Adam mixes integers and floats
             updates, opt = tx.update(grads, state.opt, state.params)

@@ -1,0 +1,96 @@
+"""Gradients that are summed over parts of a batch."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import flaxvision as fv
+from flaxvision.layers.convolution import IN_CACHE, examples_in_cache
+from flaxvision.models.files import variables
+from flaxvision.training import Recipe, train_cohort
+from flaxvision.training import plan as planning
+from flaxvision.training.batches import Batch, split_batch
+from flaxvision.training.engine import engine_for
+
+
+def small(build, outputs):
+    build.conv("a", 4, 3)
+    build.activation("b", "tanh")
+    build.dropout("c", 0.3)
+    build.max_pool("d", 2)
+    build.linear("out", outputs)
+
+
+@pytest.fixture
+def train(monkeypatch, make_dataset):
+    """Histories and weights of two runs of batches of 32, and of 22 at an epoch's end, in parts of so many examples."""
+    data = make_dataset((12, 12, 1), 4, train=150, test=70)
+    monkeypatch.setattr(fv.models.registry, "_imported", lambda name: small)
+
+    def run(part, **settings):
+        monkeypatch.setattr(planning, "examples_in_cache", lambda model: part)
+        engine_for.cache_clear()
+        recipe = {"learning_rate": 0.1, "batch_size": 32, "epochs": 2, "precision": "float64", **settings}
+        models = [fv.models.create("small", input_shape=(12, 12, 1), num_classes=4, seed=seed) for seed in range(2)]
+        return train_cohort(models, data, [Recipe(seed=seed, **recipe) for seed in range(2)])
+
+    yield run
+    engine_for.cache_clear()
+
+
+@pytest.mark.parametrize("part", [8, 5, 31])
+@pytest.mark.parametrize("settings", [{}, {"augment": ("crop", "flip"), "record_gradients": True}])
+def test_parts_give_the_step_of_the_whole_batch(train, part, settings):
+    with jax.enable_x64(True):
+        for ours, whole in zip(train(part, **settings), train(None, **settings), strict=True):
+            for name in whole.history:
+                np.testing.assert_allclose(ours.history[name], whole.history[name], rtol=1e-9, err_msg=name)
+            for name, value in variables(whole.model).items():
+                np.testing.assert_allclose(variables(ours.model)[name], value, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(("most", "parts", "size"), [(4, 3, 4), (5, 2, 5), (9, 2, 5), (10, 1, 10), (3, 4, 3)])
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_batch_in_parts(most, parts, size, masked):
+    mask = jnp.arange(10) != 3 if masked else None
+    batch = Batch(jnp.arange(20.0).reshape(10, 2), jnp.arange(10), jnp.arange(10) + 7, mask)
+    split = split_batch(batch, most)
+    assert split.images.shape == (parts, size, 2)
+    real = np.ones(parts * size, bool) if split.mask is None else np.asarray(split.mask).ravel()
+    wanted = [label for label in range(10) if not (masked and label == 3)]
+    assert np.asarray(split.labels).ravel()[real].tolist() == wanted
+    assert np.asarray(split.place).ravel()[real].tolist() == [7 + label for label in wanted]
+    assert np.asarray(split.images[..., 1]).ravel()[real].tolist() == [2 * label + 1 for label in wanted]
+    assert (split.mask is None) == (not masked and parts * size == 10)
+
+
+@pytest.mark.parametrize(
+    ("network", "bytes_of_an_example", "part"),
+    [
+        ("emnist_cnn", 26 * 26 * 9 * 4, 32),  # the first convolution: places, taps, four bytes
+        ("tiny_cnn", 11 * 11 * 9 * 8 * 4, 32),  # the second, of eight channels
+        ("mlp", None, None),
+        ("wide_cnn", None, None),  # its channels are many
+    ],
+)
+def test_patches_stay_in_the_cache(network, bytes_of_an_example, part):
+    assert examples_in_cache(fv.models.create(network)) == part
+    if part is not None:
+        assert part * bytes_of_an_example <= IN_CACHE < 2 * part * bytes_of_an_example
+
+
+@pytest.mark.parametrize(
+    ("network", "settings", "part"),
+    [
+        ("emnist_cnn", {"batch_size": 33}, 32),
+        ("emnist_cnn", {"batch_size": 32}, None),
+        ("emnist_cnn", {"batch_size": 64, "conv": "native"}, None),
+        ("mnist_net", {"batch_size": 64}, None),  # batch statistics are those of the whole batch
+    ],
+)
+def test_which_batches_are_taken_in_parts(network, settings, part):
+    assert planning.part_of(fv.models.create(network), Recipe(**settings), "cpu") == part
+    assert planning.part_of(fv.models.create(network), Recipe(**settings), "gpu") is None
