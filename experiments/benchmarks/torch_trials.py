@@ -166,8 +166,10 @@ def estimate(
             torch.cuda.synchronize()
         learned = time.perf_counter()
         training.evaluate()
-        return (learned - began) / count, time.perf_counter() - learned
+        return learned - began, time.perf_counter() - learned
 
-    once = sum(timed(5))
-    step, evaluation = timed(steps)
-    return once, int(settings["epochs"]) * (len(training.given) * step + evaluation)
+    per_epoch = len(training.given)
+    steps = min(steps, per_epoch)
+    once = sum(timed(min(5, per_epoch)))
+    learning, evaluation = timed(steps)
+    return once, int(settings["epochs"]) * (per_epoch / steps * learning + evaluation)

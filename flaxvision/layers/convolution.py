@@ -43,7 +43,7 @@ def form_of(shape: tuple[int, ...], kernel: tuple[int, ...], window: Window, dty
         shape: Of the input, (N, H, W, I).
         kernel: Shape of the kernel, (h, w, I, O).
         window: Kernel, strides and padding on the map.
-        dtype: Of the input; Winograd's and the patches' sums want float32 or more.
+        dtype: Of the input; on a CPU Winograd's and the patches' sums want float32 or more.
         choice: On a CPU "fast" chooses among all forms, "direct" among those whose sums are as exact as XLA's own. On a
             GPU "accelerated" is for one network, "batched" for several by `vmap`.
     """
@@ -138,13 +138,17 @@ def _window(layer: nnx.Conv, shape: tuple[int, ...]) -> Window | None:
 
 
 def _conv_transpose(layer: nnx.ConvTranspose, x: jax.Array, choice: str) -> jax.Array:
-    plain = _is_plain(layer) and layer.padding == "VALID" and layer.transpose_kernel
-    strides = _pair(layer.strides)
-    overlapping = all(k >= s for k, s in zip(layer.kernel.shape[:2], strides, strict=True))
-    wide = choice == "accelerated" and min(layer.kernel.shape[2:]) >= FEW
-    if not plain or not overlapping or wide or _spread(layer, x.shape) > PATCH_BYTES[choice]:
+    if not _spreads(layer, x.shape, choice):
         return layer(x)
-    return _biased(layer, convolve_transpose(x, layer.kernel[...], strides))
+    return _biased(layer, convolve_transpose(x, layer.kernel[...], _pair(layer.strides)))
+
+
+def _spreads(layer: nnx.ConvTranspose, shape: tuple[int, ...], choice: str) -> bool:
+    """Whether a layer takes the fast form on inputs (N, H, W, C)."""
+    plain = _is_plain(layer) and layer.padding == "VALID" and layer.transpose_kernel
+    overlapping = all(k >= s for k, s in zip(layer.kernel.shape[:2], _pair(layer.strides), strict=True))
+    wide = choice == "accelerated" and min(layer.kernel.shape[2:]) >= FEW
+    return plain and overlapping and not wide and _spread(layer, shape) <= PATCH_BYTES[choice]
 
 
 def _spread(layer: nnx.ConvTranspose, shape: tuple[int, ...]) -> int:
@@ -152,24 +156,37 @@ def _spread(layer: nnx.ConvTranspose, shape: tuple[int, ...]) -> int:
     return math.prod(shape[:3]) * math.prod(layer.kernel.shape[:3]) * 4
 
 
+def patch_bytes(layer: nnx.Module, shape: tuple[int, ...], choice: str) -> tuple[str, int]:
+    """The form that a convolution takes for inputs of `shape`, (N, H, W, C), and the bytes of its patches.
+
+    The form of a transposed convolution is "batch minor" or "native"; any other layer is ("", 0).
+    """
+    if type(layer) is nnx.ConvTranspose:
+        spread = _spread(layer, shape)
+        return ("batch minor", spread) if _spreads(layer, shape, choice) else ("native", 0)
+    if type(layer) is not nnx.Conv:
+        return "", 0
+    window, kernel = _window(layer, shape), layer.kernel.shape
+    form = "native" if window is None else form_of(shape, kernel, window, jnp.float32, choice)
+    if window is None or form in ("native", "winograd"):
+        return form, 0
+    return form, shape[0] * math.prod(window.count) * math.prod(kernel[:3]) * 4
+
+
 def examples_in_cache(chain: Any) -> int | None:
     """Of how many examples the gradient is computed fastest on a CPU: a power of two; None where it does not matter.
 
     With few channels the patches of many examples leave the cache: an example of emnist_cnn takes 23 us among 32,
-    38 among 256 and 86 among 1024, on two cores of an AMD EPYC with 1 MB of second-level cache each.
+    38 among 256 and 86 among 1024, on two cores of an AMD EPYC with 1 MB of second-level cache each. XLA's own
+    convolutions may not run in the loop over parts (jax-ml/jax#12868).
     """
     if not any(type(layer) in (nnx.Conv, nnx.ConvTranspose) for layer in chain.layers):
         return None
-    most, shape = 0, jax.ShapeDtypeStruct((1, *chain.input_shape), chain.dtype)
-    for layer in chain.layers:
-        if type(layer) is nnx.ConvTranspose:
-            most = max(most, _spread(layer, shape.shape))
-        elif type(layer) is nnx.Conv and (window := _window(layer, shape.shape)) is not None:
-            kernel = layer.kernel.shape
-            if form_of(shape.shape, kernel, window, shape.dtype) == "batch minor":
-                most = max(most, math.prod(window.count) * math.prod(kernel[:3]) * 4)
-        shape = jax.eval_shape(layer, shape)
-    return 1 << max(LEAST, (IN_CACHE // most).bit_length() - 1) if most else None
+    forms = [patch_bytes(layer, shape, "fast") for layer, shape in zip(chain.layers, chain.shapes(), strict=False)]
+    most = max(size for form, size in forms if form != "patches") if forms else 0
+    if not most or any(form == "native" for form, _ in forms):
+        return None
+    return 1 << max(LEAST, (IN_CACHE // most).bit_length() - 1)
 
 
 def _max_pool(layer: MaxPool | GlobalMaxPool, x: jax.Array, choice: str) -> jax.Array:
@@ -191,7 +208,7 @@ def _pair(value: Any) -> Pair:
     return (1, 1) if value is None else (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
 
 
-FORMS: dict[type, Callable[[Any, jax.Array, str], jax.Array]] = {  # layer, its input, "fast" or "direct"
+FORMS: dict[type, Callable[[Any, jax.Array, str], jax.Array]] = {  # layer, its input, a choice of `form_of`
     nnx.Linear: _linear,
     nnx.Conv: _conv,
     nnx.ConvTranspose: _conv_transpose,

@@ -148,7 +148,7 @@ def _train(
     done: dict[str, dict[str, Any]],
     watch: Watch,
 ) -> str:
-    """Train trials, and return the executor that did."""
+    """Train trials, and return the executor that did, in words."""
     import jax
 
     arranged = arrange(trials, places, executor, jax.default_backend())
@@ -158,7 +158,8 @@ def _train(
             for record in records:
                 append_record(places.directory, record)
                 done[record["id"]] = record
-    return arranged.executor
+    together = arranged.executor == "threads" and max(map(len, arranged.cohorts)) > 1
+    return f"{arranged.executor}, cohorts by vmap" if together else arranged.executor
 
 
 def _one_each(trials: Sequence[Trial]) -> list[Trial]:

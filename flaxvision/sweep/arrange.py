@@ -7,7 +7,7 @@ import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from flaxvision.runtime import cores
+from flaxvision.runtime import cores, on_host
 from flaxvision.sweep.trials import Trial, cohorts
 from flaxvision.sweep.work import Places, create_model, load_dataset, recipe_of
 
@@ -65,10 +65,20 @@ def arrange(trials: Sequence[Trial], places: Places, executor: str, platform: st
     if executor in ("threads", "processes"):  # the longest first, so that none is left for the end
         groups.sort(key=lambda group: -cost(group[0].cohort).seconds)
     if vmapped:
-        at_once = min(len(cores()), len(groups)) if executor == "threads" else 1
-        budget = 0.5 * _memory(platform) / at_once
-        groups = [chunk for group in groups for chunk in _fitting(group, cost(group[0].cohort), budget)]
+        groups = _in_memory(groups, cost, 0.5 * _memory(platform), len(cores()) if executor == "threads" else 1)
     return Arrangement(executor, mode, tuple(map(tuple, groups)))
+
+
+def _in_memory(
+    groups: Sequence[list[Trial]], cost: Callable[[str], Cost], budget: float, threads: int
+) -> list[list[Trial]]:
+    """Vmapped cohorts in as many parts as the memory needs where so many threads train at a time."""
+    at_once = 1
+    while True:
+        parts = [part for group in groups for part in _fitting(group, cost(group[0].cohort), budget / at_once)]
+        if min(threads, len(parts)) <= at_once:
+            return parts
+        at_once = min(threads, len(parts))
 
 
 def _fitting(group: list[Trial], cost: Cost, budget: float) -> list[list[Trial]]:
@@ -95,14 +105,21 @@ def cost_of(trial: Trial, places: Places) -> Cost:
     import jax
     from flax import nnx
 
+    from flaxvision.layers.convolution import patch_bytes
+
     dataset = load_dataset(trial, places)
     recipe = recipe_of(trial, places)
-    graphdef, state = nnx.split(nnx.eval_shape(lambda: create_model(trial, dataset)))
+    model = nnx.eval_shape(lambda: create_model(trial, dataset))
+    graphdef, state = nnx.split(model)
     x = jax.ShapeDtypeStruct((recipe.batch_size, *dataset.input_shape), "float32")
-    forward = jax.jit(lambda state, x: nnx.merge(graphdef, state)(x)).lower(state, x).cost_analysis() or {}
+    with on_host():  # a GPU's compiler counts nothing before it compiles
+        forward = jax.jit(lambda state, x: nnx.merge(graphdef, state)(x)).lower(state, x).cost_analysis() or {}
     operations, traffic = 3 * forward.get("flops", 0.0), 3 * forward.get("bytes accessed", 0.0)
     seconds = recipe.total_steps(len(dataset.train)) * (operations / OPERATIONS + traffic / BYTES)
-    memory = 16 * sum(leaf.size for leaf in jax.tree.leaves(state)) + traffic
+    choice = "fast" if jax.default_backend() == "cpu" else "batched"
+    inputs = [(recipe.batch_size, *shape[1:]) for shape in model.shapes()]
+    patches = sum(patch_bytes(layer, shape, choice)[1] for layer, shape in zip(model.layers, inputs, strict=False))
+    memory = 16 * sum(leaf.size for leaf in jax.tree.leaves(state)) + traffic + 2 * patches
     return Cost(seconds, memory, float(sum(split.images.nbytes for split in dataset.splits.values())))
 
 

@@ -143,8 +143,12 @@ class _Run:
         with on_host():
             check_fit(models[0], dataset, self.recipe)
             prepared = [_prepare(model, dataset, recipe) for model, recipe in zip(models, recipes, strict=True)]
-        graphdef, params, *_ = split_model(prepared[0], self.recipe.frozen)
-        if any(split_model(model, self.recipe.frozen)[0] != graphdef for model in prepared[1:]):
+        graphdef, params, *others = split_model(prepared[0], self.recipe.frozen)
+        shapes = jax.tree.map(np.shape, (params, *others))
+        for model in prepared[1:]:
+            other, *parts = split_model(model, self.recipe.frozen)
+            if other == graphdef and jax.tree.map(np.shape, tuple(parts)) == shapes:
+                continue
             raise UserError("models of a cohort differ in structure: give models of one name and one set of sizes")
         classes = 0 if self.recipe.loss == "squared_error" else dataset.num_classes
         self.plan = Plan(
@@ -204,7 +208,8 @@ class _Run:
             builders = [HistoryBuilder(self.layers, arrays)]
             best = [Best(**kept)]
         marks = [time.perf_counter()]
-        self.compiling = self.engine.compile_evaluation(self.states, self.held_out)
+        goes_on = first < epochs and not all(member.stopped for member in best)
+        self.compiling = self.engine.compile_evaluation(self.states, self.held_out) if goes_on else None
         for epoch in range(first, epochs):
             if all(member.stopped for member in best):
                 break
@@ -263,8 +268,13 @@ class _Run:
         return stop | any([callback(progress) for callback in callbacks])
 
     def _fetched(self) -> Any:
-        """The states, those of a vmapped plan on the host: one transfer for all members."""
-        return jax.device_get(self.states) if self.plan.vmapped else self.states
+        """The states, those of a vmapped plan on the host: one transfer for all members.
+
+        Without the optimizers', which only a checkpoint needs, and that is of a single member.
+        """
+        if not self.plan.vmapped:
+            return self.states
+        return jax.device_get(self.states if self.members == 1 else self.states._replace(opt=()))
 
     def _select(self, epoch: int, builder: HistoryBuilder, member: Best) -> bool:
         """Note what an epoch was worth to a member; whether its parameters are to be kept."""
@@ -283,6 +293,8 @@ class _Run:
 
     def _result(self, k: int, states: Any, history: History, best: Best, timing: Timing) -> Result:
         state = self.engine.member(states, k) if best.state is None else best.state
+        if self.plan.vmapped:
+            state = jax.tree.map(np.array, state)  # a view would keep all members' numbers
         model = merge_model(self.plan.graphdef, jax.device_get(state))
         diverged = not bool(np.isfinite(history["train_loss"]).all())
         return Result(model, history, timing, best.epoch, diverged)

@@ -193,7 +193,7 @@ class Engine:
             return True
         state = self.member(states, 0)
         dtype = compute_dtype(self.plan.recipe, state.params)
-        x = jax.ShapeDtypeStruct((self.plan.recipe.batch_size, *images.shape[1:]), dtype)
+        x = jax.ShapeDtypeStruct((self.plan.part or self.plan.recipe.batch_size, *images.shape[1:]), dtype)
         context = Context(conv=self.plan.conv)
         forward = jax.make_jaxpr(lambda state, x: merge_model(self.plan.graphdef, state)(x, context))(state, x)
         return "conv_general_dilated" not in str(forward)

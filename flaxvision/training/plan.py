@@ -12,8 +12,8 @@ import jax
 import numpy as np
 from flax import nnx
 
-from flaxvision.layers import BatchNorm, Chain
-from flaxvision.layers.convolution import examples_in_cache
+from flaxvision.layers import Chain, Conv, ConvTranspose
+from flaxvision.layers.convolution import IN_CACHE, LEAST, examples_in_cache
 from flaxvision.training.batches import Shard
 from flaxvision.training.recipe import Recipe
 
@@ -65,10 +65,16 @@ class Plan:
 
 
 def part_of(model: Chain, recipe: Recipe, platform: str) -> int | None:
-    """`Plan.part`, for a batch that is larger: batch statistics are those of the whole batch, so not with BatchNorm."""
-    if platform != "cpu" or recipe.conv == "native" or recipe.precision == "bfloat16":
+    """`Plan.part`: what patches and gradients of it stay in the cache, if the batch is larger.
+
+    Batch statistics are those of the whole batch, so not with any layer that has some.
+    """
+    if platform != "cpu" or recipe.conv == "native" or recipe.precision == "bfloat16" or recipe.batch_size <= 2**LEAST:
         return None
-    if any(isinstance(layer, BatchNorm) for layer in model.layers):
+    convolutions = sum(type(layer) in (Conv, ConvTranspose) for layer in model.layers)
+    inner = sum(isinstance(module, (Conv, ConvTranspose)) for _, module in nnx.iter_modules(model)) - convolutions
+    gradient = sum(leaf.nbytes for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+    if inner or gradient > IN_CACHE or jax.tree.leaves(nnx.state(model, nnx.BatchStat)):
         return None
     part = examples_in_cache(model)
     return None if part is None or part >= recipe.batch_size else part

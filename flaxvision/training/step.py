@@ -74,11 +74,11 @@ def make_step(
 
     gradient = jax.value_and_grad(loss_fn, has_aux=True)
 
-    def gradient_of_parts(state: TrainState, batch: Batch, examples: jax.Array) -> Any:
+    def gradient_of_parts(state: TrainState, batch: Batch, examples: jax.Array, part: int) -> Any:
         def one(so_far: Any, some: Batch) -> tuple[Any, None]:
             return jax.tree.map(jnp.add, so_far, gradient(state.params, state, some, examples)), None
 
-        parts = split_batch(batch, part or len(batch.labels))
+        parts = split_batch(batch, part)
         first = jax.tree.map(lambda x: x[0], parts)
         shapes = jax.eval_shape(gradient, state.params, state, first, examples)
         return lax.scan(one, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), parts)[0]
@@ -86,7 +86,7 @@ def make_step(
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums, StepRecord]:
         examples = total(jnp.float32(len(batch.labels)) if batch.mask is None else batch.mask.astype(jnp.float32).sum())
         if part is not None and len(batch.labels) > part:
-            (loss, (stats, sums)), grads = gradient_of_parts(state, batch, examples)
+            (loss, (stats, sums)), grads = gradient_of_parts(state, batch, examples, part)
         else:
             (loss, (stats, sums)), grads = gradient(state.params, state, batch, examples)
         loss, sums, grads = total((loss, sums, grads))

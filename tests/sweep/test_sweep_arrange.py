@@ -77,8 +77,10 @@ def test_accelerators_take_whole_cohorts_as_the_memory_allows(trials, machine):
     assert (arranged.executor, arranged.mode, sizes(arranged)) == ("threads", "auto", [10, 10])
     machine(available=1e8, memory=1e7)  # half the memory, less the data, holds 4 trials
     assert sizes(arrange(trials, PLACES, "vmap", "gpu")) == [4, 4, 2, 4, 4, 2]
-    machine(available=2e8, memory=1e7)  # two cohorts at once have a quarter each
+    machine(available=4e8, memory=1e7)  # four cohorts at once, so that each has an eighth of the memory
     assert sizes(arrange(trials, PLACES, "auto", "gpu")) == [4, 4, 2, 4, 4, 2]
+    machine(available=4.2e8, memory=1e7, cores=1)  # one at a time has half
+    assert sizes(arrange(trials, PLACES, "auto", "gpu")) == [10, 10]
     machine(available=float("inf"))  # where the system does not say
     assert sizes(arrange(trials, PLACES, "auto", "gpu")) == [10, 10]
     machine(available=1e6, memory=1e9)  # what does not fit is still tried, one by one

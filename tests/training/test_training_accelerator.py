@@ -14,6 +14,7 @@ from flaxvision.training import Recipe, train_cohort
 from flaxvision.training.batches import take_batch
 from flaxvision.training.engine import engine_for
 from flaxvision.training.plan import Plan
+from flaxvision.training.scoring import evaluation_for
 
 NETWORKS = {"mlp": {"hidden": (16,)}, "mnist_net": {}}  # the second with BatchNorm and dropout
 
@@ -26,13 +27,17 @@ def data(make_dataset):
 
 @pytest.fixture
 def gpu(monkeypatch):
-    def switch():
+    def forget():  # the platform is no part of a plan's equality
         engine_for.cache_clear()
+        evaluation_for.cache_clear()
+
+    def switch():
+        forget()
         monkeypatch.setattr(Plan, "platform", "gpu")
 
-    engine_for.cache_clear()
+    forget()
     yield switch
-    engine_for.cache_clear()
+    forget()
 
 
 def members(network, learning_rate=0.05, **settings):

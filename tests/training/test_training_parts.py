@@ -6,11 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import flaxvision as fv
+from flaxvision.layers import BatchNorm, Chain, Conv, ConvTranspose, Flatten, Linear
+from flaxvision.layers.context import ContextLayer
 from flaxvision.layers.convolution import IN_CACHE, examples_in_cache
 from flaxvision.models.files import variables
-from flaxvision.training import Recipe, train_cohort
+from flaxvision.training import Recipe, engine, train_cohort
 from flaxvision.training import plan as planning
 from flaxvision.training.batches import Batch, split_batch
 from flaxvision.training.engine import engine_for
@@ -27,15 +30,32 @@ def small(build, outputs):
 @pytest.fixture
 def train(monkeypatch, make_dataset):
     """Histories and weights of two runs of batches of 32, and of 22 at an epoch's end, in parts of so many examples."""
+    seen: list[tuple[int, int]] = []  # batches whose steps were traced, and their loops over parts
     data = make_dataset((12, 12, 1), 4, train=150, test=70)
     monkeypatch.setattr(fv.models.registry, "_imported", lambda name: small)
 
+    make_step = engine.make_step
+
+    def counting(*arguments):
+        step = make_step(*arguments)
+
+        def counted(state, batch):
+            text = str(jax.make_jaxpr(step)(state, batch))
+            seen.append((len(batch.labels), text.count("scan[")))
+            return step(state, batch)
+
+        return counted
+
+    monkeypatch.setattr(engine, "make_step", counting)
+
     def run(part, **settings):
+        seen.clear()
         monkeypatch.setattr(planning, "examples_in_cache", lambda model: part)
         engine_for.cache_clear()
         recipe = {"learning_rate": 0.1, "batch_size": 32, "epochs": 2, "precision": "float64", **settings}
         models = [fv.models.create("small", input_shape=(12, 12, 1), num_classes=4, seed=seed) for seed in range(2)]
-        return train_cohort(models, data, [Recipe(seed=seed, **recipe) for seed in range(2)])
+        results = train_cohort(models, data, [Recipe(seed=seed, **recipe) for seed in range(2)])
+        return results, dict(seen)
 
     yield run
     engine_for.cache_clear()
@@ -45,7 +65,10 @@ def train(monkeypatch, make_dataset):
 @pytest.mark.parametrize("settings", [{}, {"augment": ("crop", "flip"), "record_gradients": True}])
 def test_parts_give_the_step_of_the_whole_batch(train, part, settings):
     with jax.enable_x64(True):
-        for ours, whole in zip(train(part, **settings), train(None, **settings), strict=True):
+        in_parts, loops = train(part, **settings)
+        at_once, none = train(None, **settings)
+        assert {size: loops[size] - none[size] for size in none} == {32: 1, 22: part < 22}
+        for ours, whole in zip(in_parts, at_once, strict=True):
             for name in whole.history:
                 np.testing.assert_allclose(ours.history[name], whole.history[name], rtol=1e-9, err_msg=name)
             for name, value in variables(whole.model).items():
@@ -94,3 +117,33 @@ def test_patches_stay_in_the_cache(network, bytes_of_an_example, part):
 def test_which_batches_are_taken_in_parts(network, settings, part):
     assert planning.part_of(fv.models.create(network), Recipe(**settings), "cpu") == part
     assert planning.part_of(fv.models.create(network), Recipe(**settings), "gpu") is None
+
+
+class Normalized(ContextLayer):
+    def __init__(self):
+        self.inner = BatchNorm(4)
+
+    def __call__(self, x, context):
+        return self.inner(x, context)
+
+
+def _layers(*more):
+    rngs = nnx.Rngs(0)
+    return [Conv(1, 4, (3, 3), padding="VALID", rngs=rngs), *(make(rngs) for make in more)]
+
+
+@pytest.mark.parametrize(
+    ("more", "part"),
+    [
+        ([], 32),
+        ([lambda rngs: Normalized()], None),  # statistics of the whole batch, however deep
+        ([lambda rngs: nnx.BatchNorm(4, rngs=rngs)], None),
+        ([lambda rngs: ConvTranspose(4, 1, (4, 4), strides=2, rngs=rngs)], None),  # XLA's own, slow in a loop
+        ([lambda rngs: Chain([("a", Conv(4, 4, (3, 3), rngs=rngs))], input_shape=(26, 26, 4))], None),
+        ([lambda rngs: Flatten(), lambda rngs: Linear(26 * 26 * 4, 256, rngs=rngs)], None),  # gradients of 2.8 MB
+    ],
+)
+def test_what_else_a_network_may_hold(more, part):
+    layers = [(f"l{i}", layer) for i, layer in enumerate(_layers(*more))]
+    chain = Chain(layers, input_shape=(28, 28, 1))
+    assert planning.part_of(chain, Recipe(batch_size=64), "cpu") == part
