@@ -61,8 +61,9 @@ def train(monkeypatch, make_dataset):
     engine_for.cache_clear()
 
 
-@pytest.mark.parametrize("part", [8, 5, 31])
-@pytest.mark.parametrize("settings", [{}, {"augment": ("crop", "flip"), "record_gradients": True}])
+@pytest.mark.parametrize(
+    ("part", "settings"), [(8, {}), (5, {"augment": ("crop", "flip"), "record_gradients": True}), (31, {})]
+)
 def test_parts_give_the_step_of_the_whole_batch(train, part, settings):
     with jax.enable_x64(True):
         in_parts, loops = train(part, **settings)
