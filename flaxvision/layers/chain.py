@@ -75,10 +75,12 @@ class Chain(nnx.Module):
     @property
     def output_shape(self) -> tuple[int, ...]:
         """Shape of the output for one example, found without running the network; parameters may be abstract."""
-        return self.shapes()[-1][1:]
+        graphdef, state = nnx.split(self)
+        example = jax.ShapeDtypeStruct((1, *self.input_shape), self.dtype)
+        return tuple(jax.eval_shape(lambda state, x: nnx.merge(graphdef, state)(x), state, example).shape[1:])
 
-    def shapes(self) -> list[tuple[int, ...]]:
-        """The shapes, for one example, of every layer's input in order and of the output: (1, ...) each."""
+    def input_shapes(self) -> list[tuple[int, ...]]:
+        """The shapes, for one example, of every layer's input in order: (1, ...) each."""
         graphdef, state = nnx.split(self)
         shapes: list[tuple[int, ...]] = []
 
@@ -86,7 +88,6 @@ class Chain(nnx.Module):
             for layer in nnx.merge(graphdef, state).layers:
                 shapes.append(tuple(x.shape))
                 x = layer(x, EVALUATION) if isinstance(layer, ContextLayer) else layer(x)
-            shapes.append(tuple(x.shape))
             return x
 
         jax.eval_shape(forward, state, jax.ShapeDtypeStruct((1, *self.input_shape), self.dtype))

@@ -182,7 +182,7 @@ def examples_in_cache(chain: Any) -> int | None:
     """
     if not any(type(layer) in (nnx.Conv, nnx.ConvTranspose) for layer in chain.layers):
         return None
-    forms = [patch_bytes(layer, shape, "fast") for layer, shape in zip(chain.layers, chain.shapes(), strict=False)]
+    forms = [patch_bytes(layer, shape, "fast") for layer, shape in zip(chain.layers, chain.input_shapes(), strict=True)]
     most = max(size for form, size in forms if form != "patches") if forms else 0
     if not most or any(form == "native" for form, _ in forms):
         return None
@@ -197,7 +197,7 @@ def _max_pool(layer: MaxPool | GlobalMaxPool, x: jax.Array, choice: str) -> jax.
 
 def _is_plain(layer: Any) -> bool:
     single = (None, 1, (1, 1))
-    return layer.mask is None and layer.kernel_dilation in single and layer.kernel[...].ndim == 4
+    return layer.mask is None and layer.kernel_dilation in single and len(layer.kernel.shape) == 4
 
 
 def _biased(layer: Any, y: jax.Array) -> jax.Array:

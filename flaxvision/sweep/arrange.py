@@ -117,8 +117,8 @@ def cost_of(trial: Trial, places: Places) -> Cost:
     operations, traffic = 3 * forward.get("flops", 0.0), 3 * forward.get("bytes accessed", 0.0)
     seconds = recipe.total_steps(len(dataset.train)) * (operations / OPERATIONS + traffic / BYTES)
     choice = "fast" if jax.default_backend() == "cpu" else "batched"
-    inputs = [(recipe.batch_size, *shape[1:]) for shape in model.shapes()]
-    patches = sum(patch_bytes(layer, shape, choice)[1] for layer, shape in zip(model.layers, inputs, strict=False))
+    inputs = [(recipe.batch_size, *shape[1:]) for shape in model.input_shapes()]
+    patches = sum(patch_bytes(layer, shape, choice)[1] for layer, shape in zip(model.layers, inputs, strict=True))
     memory = 16 * sum(leaf.size for leaf in jax.tree.leaves(state)) + traffic + 2 * patches
     return Cost(seconds, memory, float(sum(split.images.nbytes for split in dataset.splits.values())))
 
