@@ -121,7 +121,7 @@ def test_save_torch_loads_strictly_into_the_module(model, tmp_path):
     with torch.no_grad():
         theirs = other(channels_first(x)).numpy()
     assert_alive(theirs)
-    np.testing.assert_allclose(theirs, model(x), atol=1e-5)
+    np.testing.assert_allclose(theirs, model(x), rtol=1e-6, atol=1e-5)  # outputs of 60: a few of float32's last bits
     first, again = (export.save_torch(model, tmp_path / f"{n}.safetensors").read_bytes() for n in "ab")
     assert first == again
 
