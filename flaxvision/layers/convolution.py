@@ -183,7 +183,7 @@ def examples_in_cache(chain: Any) -> int | None:
     if not any(type(layer) in (nnx.Conv, nnx.ConvTranspose) for layer in chain.layers):
         return None
     forms = [patch_bytes(layer, shape, "fast") for layer, shape in zip(chain.layers, chain.input_shapes(), strict=True)]
-    most = max(size for form, size in forms if form != "patches") if forms else 0
+    most = max((size for form, size in forms if form != "patches"), default=0)
     if not most or any(form == "native" for form, _ in forms):
         return None
     return 1 << max(LEAST, (IN_CACHE // most).bit_length() - 1)

@@ -74,7 +74,8 @@ def part_of(model: Chain, recipe: Recipe, platform: str) -> int | None:
     convolutions = sum(type(layer) in (Conv, ConvTranspose) for layer in model.layers)
     inner = sum(isinstance(module, (Conv, ConvTranspose)) for _, module in nnx.iter_modules(model)) - convolutions
     gradient = sum(leaf.nbytes for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
-    if inner or gradient > IN_CACHE or jax.tree.leaves(nnx.state(model, nnx.BatchStat)):
+    own = type(model).__call__ is not Chain.__call__  # a subclass may not apply its layers one after the other
+    if own or inner or gradient > IN_CACHE or jax.tree.leaves(nnx.state(model, nnx.BatchStat)):
         return None
     part = examples_in_cache(model)
     return None if part is None or part >= recipe.batch_size else part

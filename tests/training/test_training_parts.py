@@ -120,6 +120,11 @@ def test_which_batches_are_taken_in_parts(network, settings, part):
     assert planning.part_of(fv.models.create(network), Recipe(**settings), "gpu") is None
 
 
+def test_a_chain_of_one_wide_convolution_is_not_taken_in_parts():
+    chain = Chain([("a", Conv(1, 32, (3, 3), rngs=nnx.Rngs(0)))], input_shape=(28, 28, 1))
+    assert planning.part_of(chain, Recipe(batch_size=64), "cpu") is None
+
+
 class Normalized(ContextLayer):
     def __init__(self):
         self.inner = BatchNorm(4)
