@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7, help="counted blocks of every contestant (default 7)")
     parser.add_argument("--peers", nargs="+", help="of the part tables (default: all)")
     parser.add_argument("--tables", nargs="+", metavar="SWEEP", help="of the part tables (default: all five)")
+    parser.add_argument("--executors", nargs="+", help="of the part scaling, beside loop and auto (default: all)")
     parser.add_argument("--networks", nargs="+", help="of the part steps (default: all)")
     parser.add_argument("--minutes", type=float, help="of the part gpu: nothing more is begun after them")
     parser.add_argument("--raw-dir", help="folder of original data files (FLAXVISION_RAW_DIR)")

@@ -13,6 +13,7 @@ import argparse
 import functools
 import importlib
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ import numpy as np
 from flaxvision.data import Dataset, load
 from flaxvision.sweep.parse import load_spec
 from flaxvision.sweep.trials import expand, override
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for what the experiments share
 
 PEERS = {"torch": "torch_trials", "compile": "torch_trials", "loader": "torch_trials", "keras": "keras_trials"}
 PEERS |= {"flax": "flax_trials"}
@@ -47,6 +50,8 @@ def main() -> None:
     options = parser.parse_args()
     began = time.perf_counter()
     peer = importlib.import_module(PEERS[options.peer])
+    if options.estimate and not hasattr(peer, "estimate"):
+        parser.error(f"--estimate is not for {options.peer!r}: give torch, compile or loader")
     spec = override(load_spec(options.spec), epochs=options.epochs, seeds=options.seeds, limit=options.limit)
 
     def data_of(settings: dict[str, Any]) -> Dataset:

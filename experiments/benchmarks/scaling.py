@@ -13,8 +13,10 @@ from contest import Times, Turn, contest, kept
 from contestants import TASKS, Task
 from figures import draw_lines
 
+from flaxvision.errors import check_choice
+
 EXECUTORS = ("loop", "threads", "processes", "unroll", "vmap")
-CHOSEN = "auto"
+SINGLE, CHOSEN = "loop", "auto"
 TRIALS = (1, 4, 16, 64)
 COHORTS = {"emnist_cnn": 0.8, "mlp": 1.0}  # network -> most that 64 trials may cost, of 64 single ones
 EPOCHS = 2
@@ -28,6 +30,8 @@ trial is the median of a run of one trial by "loop", in which the steps are one 
 
 def run(options: Options) -> None:
     """Measure; write tables and figures."""
+    for executor in options.extra.executors or ():
+        check_choice("executor", executor, (*EXECUTORS, CHOSEN))
     study = Study(options, "", "How the cost grows with trials", ABOUT)
     repeats = 1 if options.quick else max(3, options.extra.repeats - 2)
     for network, wanted in COHORTS.items():
@@ -37,7 +41,8 @@ def run(options: Options) -> None:
 
 def add_trials(study: Study, task: Task, wanted: float, repeats: int) -> None:
     """Time 1 to 64 trials by every executor."""
-    quick = study.options.quick
+    quick, asked = study.options.quick, study.options.extra.executors or EXECUTORS
+    executors = [name for name in EXECUTORS if name in asked or name == SINGLE] + [CHOSEN]
     counts = TRIALS[:2] if quick else TRIALS
     images = task.batch * (2 if quick else task.steps)
     times: dict[int, dict[str, Times]] = {}
@@ -45,28 +50,28 @@ def add_trials(study: Study, task: Task, wanted: float, repeats: int) -> None:
         arguments = {"task": task, "trials": count, "images": images}
         entries = {
             executor: (train_trials, {**arguments, "executor": executor})
-            for executor in (*EXECUTORS, CHOSEN)
-            if count > 1 or executor in ("loop", CHOSEN)
+            for executor in executors
+            if count > 1 or executor in (SINGLE, CHOSEN)
         }
         measure = functools.partial(contest, entries, repeats=repeats, warm_up=0)
         key = {"executors": list(entries), **arguments, "repeats": repeats}
         times[count] = kept(study.options, key, Times, measure)
         print(task.name, count, {name: number(t.median) for name, t in times[count].items()}, flush=True)
-    single = times[1]["loop"].median
+    single = times[1][SINGLE].median
     most = counts[-1]
     cost = times[most][CHOSEN].median / (most * single)
     study.row(f"{task.name}: {most} trials, of {most} single ones", cost, "", interval=(-np.inf, wanted))
     rows = [
-        (f"{count}", *(spread(found[name], count, single) if name in found else "" for name in (*EXECUTORS, CHOSEN)))
+        (f"{count}", *(spread(found[name], count, single) if name in found else "" for name in executors))
         for count, found in times.items()
     ]
     note = f"In brackets, of as many single trials; one takes {single:.2f} s. Medians of {repeats} runs."
-    study.table(f"Trials, {task.name}: seconds", ("trials", *EXECUTORS, CHOSEN), rows, note)
+    study.table(f"Trials, {task.name}: seconds", ("trials", *executors), rows, note)
     lines = {
         name: np.array(
             [found[name].median / (count * single) if name in found else np.nan for count, found in times.items()]
         )
-        for name in EXECUTORS
+        for name in executors[:-1]
     }
     limits = 0.0, 1.05 * float(np.nanmax(list(lines.values())))
     figure = draw_lines(

@@ -11,7 +11,7 @@ from flax import nnx
 
 from flaxvision.errors import UserError
 from flaxvision.layers.context import EVALUATION, Context, ContextLayer
-from flaxvision.layers.convolution import FORMS
+from flaxvision.layers.forms import Maps, apply
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -53,14 +53,11 @@ class Chain(nnx.Module):
 
     def __call__(self, x: jax.Array, context: Context = EVALUATION) -> jax.Array:
         """Apply the chain to `x` of shape (B, *input_shape), already preprocessed."""
+        maps = Maps(x)
         for position, (name, layer) in enumerate(self.named_layers()):
-            if isinstance(layer, ContextLayer):
-                x = layer(x, context.for_layer(name, position))
-            elif context.conv != "native" and type(layer) in FORMS:
-                x = FORMS[type(layer)](layer, x, context.conv)
-            else:
-                x = layer(x)
-        return x
+            inner = context.for_layer(name, position) if isinstance(layer, ContextLayer) else context
+            maps = apply(layer, maps, inner)
+        return maps.first()
 
     def named_layers(self) -> Iterable[tuple[str, nnx.Module]]:
         """The (name, layer) pairs in order."""

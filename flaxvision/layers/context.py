@@ -28,7 +28,7 @@ class Context:
     def for_layer(self, name: str, position: int) -> Context:
         """This context as the layer `name` at `position` in its chain sees it."""
         if matches(name, self.frozen):
-            return EVALUATION
+            return dataclasses.replace(EVALUATION, conv=self.conv)
         if self.key is None:
             return self
         return dataclasses.replace(self, key=jax.random.fold_in(self.key, position))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -10,7 +12,6 @@ from jax import lax
 from flaxvision.errors import UserError
 from flaxvision.layers.context import EVALUATION, Context, ContextLayer, Hyperparameter
 from flaxvision.layers.dtypes import at_least_float32
-from flaxvision.layers.patches import FEW, batch_first, batch_last
 
 
 class Dropout(ContextLayer):
@@ -35,18 +36,23 @@ class Dropout(ContextLayer):
 
     def __call__(self, x: jax.Array, context: Context = EVALUATION) -> jax.Array:
         """Drop elements of `x`, shape (B, ...)."""
-        if not context.train:
-            return x
-        keep = 1 - self.rate[...]
-        size, shape = x[0].size, x.shape[1:]
+        return self.drop(x, self.draw(x.shape, context)) if context.train else x
 
-        def draw(key: jax.Array) -> jax.Array:
+    def draw(self, shape: tuple[int, ...], context: Context) -> jax.Array:
+        """Which elements of an input of `shape`, (B, ...), a training step keeps: bool."""
+        size = math.prod(shape[1:])
+
+        def draw_example(key: jax.Array) -> jax.Array:
             # Two elements share a random word, whose making is most of dropout's cost on a CPU.
             words = jax.random.bits(key, (-(-size // 2),), jnp.uint32)
-            return lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)[:size].reshape(shape)
+            return lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)[:size].reshape(shape[1:])
 
-        drawn = jax.vmap(draw)(context.example_keys(x.shape[0]))
-        kept = drawn.astype(keep.dtype) < keep * 2**16
+        keep = 1 - self.rate[...]
+        return jax.vmap(draw_example)(context.example_keys(shape[0])).astype(keep.dtype) < keep * 2**16
+
+    def drop(self, x: jax.Array, kept: jax.Array) -> jax.Array:
+        """`x` without the elements that are not `kept`."""
+        keep = 1 - self.rate[...]
         return jnp.where(kept, x / keep.astype(x.dtype), jnp.zeros((), x.dtype))
 
 
@@ -76,11 +82,9 @@ class BatchNorm(ContextLayer):
 
     def __call__(self, x: jax.Array, context: Context = EVALUATION) -> jax.Array:
         """Normalise `x`, shape (B, ..., num_features)."""
-        if context.conv != "native" and x.ndim == 4 and x.shape[-1] < FEW:
-            return batch_first(self._normalize(batch_last(x), context, features=0, examples=3))
-        return self._normalize(x, context, features=x.ndim - 1, examples=0)
+        return self.normalize(x, context, features=x.ndim - 1, examples=0)
 
-    def _normalize(self, x: jax.Array, context: Context, features: int, examples: int) -> jax.Array:
+    def normalize(self, x: jax.Array, context: Context, features: int, examples: int) -> jax.Array:
         """Normalise `x` with features and examples on the axes so named."""
         shape = tuple(-1 if axis == features else 1 for axis in range(x.ndim))
         if context.train:

@@ -105,7 +105,7 @@ def cost_of(trial: Trial, places: Places) -> Cost:
     import jax
     from flax import nnx
 
-    from flaxvision.layers.convolution import patch_bytes
+    from flaxvision.layers.forms import form_and_patches
 
     dataset = load_dataset(trial, places)
     recipe = recipe_of(trial, places)
@@ -118,7 +118,7 @@ def cost_of(trial: Trial, places: Places) -> Cost:
     seconds = recipe.total_steps(len(dataset.train)) * (operations / OPERATIONS + traffic / BYTES)
     choice = "fast" if jax.default_backend() == "cpu" else "batched"
     inputs = [(recipe.batch_size, *shape[1:]) for shape in model.input_shapes()]
-    patches = sum(patch_bytes(layer, shape, choice)[1] for layer, shape in zip(model.layers, inputs, strict=True))
+    patches = sum(form_and_patches(layer, shape, choice)[1] for layer, shape in zip(model.layers, inputs, strict=True))
     memory = 16 * sum(leaf.size for leaf in jax.tree.leaves(state)) + traffic + 2 * patches
     return Cost(seconds, memory, float(sum(split.images.nbytes for split in dataset.splits.values())))
 

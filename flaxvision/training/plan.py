@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 
 from flaxvision.layers import Chain, Conv, ConvTranspose
-from flaxvision.layers.convolution import IN_CACHE, LEAST, examples_in_cache
+from flaxvision.layers.forms import IN_CACHE, LEAST, examples_in_cache
 from flaxvision.training.batches import Shard
 from flaxvision.training.recipe import Recipe
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -164,6 +165,7 @@ def test_a_peer_that_is_not_installed_has_no_version(monkeypatch):
         (["steps", "--networks", "mpl"], "unknown network 'mpl': did you mean 'mlp'?"),
         (["tables", "--tables", "digit"], "unknown table 'digit': did you mean 'digits'?"),
         (["tables", "--peers", "pytorch"], "unknown peer 'pytorch': did you mean 'torch'?"),
+        (["scaling", "--executors", "thread"], "unknown executor 'thread': did you mean 'threads'?"),
     ],
 )
 def test_what_is_unknown_is_told_in_one_line(tmp_path, arguments, error):
@@ -173,3 +175,15 @@ def test_what_is_unknown_is_told_in_one_line(tmp_path, arguments, error):
     assert error in found.stderr.splitlines()[-1]
     assert "Traceback" not in found.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_peer_trains_a_tables_cells_by_itself(tmp_path):
+    command = [sys.executable, str(FOLDER / "benchmarks" / "peer_table.py"), "demo", "flax", "--out", "found.json"]
+    shorter = ["--limit", "640", "--epochs", "1", "--seeds", "1"]
+    subprocess.run([*command, *shorter], check=True, cwd=tmp_path)
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["accuracy"] > 0.15  # of ten classes
+    assert set(found["seconds"]) == {"pretrain", "start", "trials"}
+    found = subprocess.run([*command, "--estimate", "3"], capture_output=True, text=True, check=False)
+    assert found.returncode == 2
+    assert found.stderr.splitlines()[-1].endswith("--estimate is not for 'flax': give torch, compile or loader")

@@ -119,5 +119,5 @@ def test_the_patches_of_a_convolution_take_memory(tiny, monkeypatch):
     cnn = dataclasses.replace(trial, settings={**settings, "model": "mnist_net", "batch_size": 32})
     patches = 32 * 4 * 9 * (28 * 28 * 1 + 14 * 14 * 8)
     whole = cost_of(cnn, PLACES).memory
-    monkeypatch.setattr("flaxvision.layers.convolution.patch_bytes", lambda *arguments: ("native", 0))
+    monkeypatch.setattr("flaxvision.layers.forms.form_and_patches", lambda *arguments: ("native", 0))
     assert whole - cost_of(cnn, PLACES).memory == 2 * patches

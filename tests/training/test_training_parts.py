@@ -11,7 +11,7 @@ from flax import nnx
 import flaxvision as fv
 from flaxvision.layers import BatchNorm, Chain, Conv, ConvTranspose, Flatten, Linear
 from flaxvision.layers.context import ContextLayer
-from flaxvision.layers.convolution import IN_CACHE, examples_in_cache
+from flaxvision.layers.forms import IN_CACHE, examples_in_cache
 from flaxvision.models.files import variables
 from flaxvision.training import Recipe, engine, train_cohort
 from flaxvision.training import plan as planning

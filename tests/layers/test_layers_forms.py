@@ -1,0 +1,141 @@
+"""The forms of a chain's layers: the same network in all of them, with the batch first or last."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import flaxvision as fv
+from flaxvision.layers import (
+    Activation,
+    BatchNorm,
+    Chain,
+    Context,
+    Conv,
+    ConvTranspose,
+    Dropout,
+    Flatten,
+    Linear,
+    MaxPool,
+)
+from flaxvision.layers.forms import Maps
+
+
+def draw(seed, shape):
+    return np.random.default_rng(seed).standard_normal(shape)
+
+
+def assert_near(ours, theirs, tolerance):
+    for a, b in zip(ours, theirs, strict=True):
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        assert a.shape == b.shape
+        assert np.abs(a - b).max() <= tolerance * max(1.0, np.abs(b).max())
+
+
+def test_maps_know_their_shape_wherever_the_batch_lies():
+    x = jnp.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5)
+    for maps in (Maps(x), Maps(x.transpose(3, 1, 2, 0), True)):
+        assert maps.shape == (2, 3, 4, 5)
+        np.testing.assert_array_equal(maps.first(), x)
+        np.testing.assert_array_equal(maps.last()[4, 2, 3, 1], x[1, 2, 3, 4])
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "more", "dtype", "narrow"),
+    [
+        (512, 10, {}, jnp.float32, True),
+        (64, 47, {}, jnp.float32, False),
+        (512, 65, {}, jnp.float32, False),
+        (512, 10, {"precision": "highest"}, jnp.float32, False),
+        (512, 10, {}, jnp.bfloat16, False),
+    ],
+)
+def test_narrow_linear_layers_go_by_the_transposed_kernel(inputs, outputs, more, dtype, narrow):
+    chain = Chain([("a", Linear(inputs, outputs, rngs=nnx.Rngs(0), **more))], input_shape=(inputs,))
+    x = jnp.ones((4, inputs), dtype)
+    for conv in ("fast", "direct", "native"):
+        with jax.numpy_dtype_promotion("standard"):
+            program = str(jax.make_jaxpr(lambda x, conv=conv: chain(x, Context(train=True, conv=conv)))(x))
+        assert ("optimization_barrier" in program) == (narrow and conv == "fast")
+
+
+def fast_layers():
+    rngs = nnx.Rngs(0)
+    return [
+        ("a", Conv(3, 6, (3, 4), strides=(2, 1), padding="SAME", rngs=rngs)),
+        ("b", BatchNorm(6)),
+        ("c", Activation("tanh")),
+        ("drop", Dropout(0.3)),
+        ("d", MaxPool(2, 1)),
+        ("e", Conv(6, 40, (3, 3), padding=1, use_bias=False, rngs=rngs)),
+        ("f", ConvTranspose(40, 5, (3, 3), strides=(2, 2), padding="VALID", transpose_kernel=True, rngs=rngs)),
+        ("g", MaxPool(3, 2, "SAME")),
+        ("h", Conv(5, 4, (2, 2), padding="VALID", kernel_dilation=(2, 2), rngs=rngs)),
+        ("i", Flatten()),
+        ("j", Linear(144, 5, rngs=rngs)),
+        ("k", Linear(5, 2, use_bias=False, rngs=rngs)),
+    ]
+
+
+def test_evaluation_is_as_exact_as_xlas_own():
+    chain = Chain(fast_layers(), input_shape=(12, 11, 3))
+    x = draw(1, (6, 12, 11, 3))
+    graphdef, state = nnx.split(chain)
+    with jax.enable_x64(True):
+        state = jax.tree.map(lambda value: value.astype(jnp.float64), state)
+        exact = np.asarray(nnx.merge(graphdef, state)(jnp.asarray(x)))
+    for conv in ("direct", "native", "accelerated", "batched"):
+        assert_near([chain(jnp.asarray(x, jnp.float32), Context(conv=conv))], [exact], 1e-6)
+
+
+@pytest.mark.parametrize("form", ["fast", "accelerated", "batched"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_chain_is_the_same_in_all_forms(masked, form):
+    x = jnp.asarray(draw(0, (6, 12, 11, 3)), jnp.float32)
+    mask = jnp.arange(6) < 4 if masked else None
+    outputs = {}
+    for conv in ("native", form):
+        chain = Chain(fast_layers(), input_shape=(12, 11, 3))
+        graphdef, params, stats, fixed = nnx.split(chain, nnx.Param, nnx.BatchStat, ...)
+
+        def loss(params, stats=stats, fixed=fixed, graphdef=graphdef, conv=conv):
+            model = nnx.merge(graphdef, params, stats, fixed, copy=True)
+            y = model(x, Context(train=True, key=jax.random.key(5), mask=mask, conv=conv))[:4]
+            return (y**2).sum(), (y, nnx.state(model, nnx.BatchStat))
+
+        (_, aux), grads = jax.value_and_grad(loss, has_aux=True)(params)
+        outputs[conv] = jax.tree.leaves((aux, grads))
+    assert len(outputs[form]) > 8
+    assert_near(outputs[form], outputs["native"], 1e-4)
+
+
+@pytest.mark.parametrize("frozen", [(), ("conv1_bn",)])
+def test_maps_of_few_channels_stay_batch_last(frozen):
+    model = fv.models.create("mnist_net", input_shape=(8, 8, 1))
+    context = Context(True, jax.random.key(0), conv="fast", frozen=frozen)
+    jaxpr = jax.make_jaxpr(lambda x: nnx.clone(model)(x, context))(jnp.ones((4, 8, 8, 1)))
+    moved = [equation.invars[0].aval for equation in jaxpr.eqns if equation.primitive.name == "transpose"]
+    floats = [aval.shape for aval in moved if aval.dtype == jnp.float32 and aval.ndim == 4]
+    assert floats == [(4, 8, 8, 1), (16, 2, 2, 4)]  # the images, and what the linear layers take
+    masks = [aval.shape for aval in moved if aval.dtype == jnp.bool_]
+    assert masks == [(4, 4, 4, 8), (4, 2, 2, 16)]  # of dropout
+
+
+@pytest.mark.parametrize("name", ["mnist_net", "emnist_cnn", "emnist_autoencoder", "wide_cnn"])
+def test_training_is_the_same_with_native_convolutions(name, make_dataset):
+    data = make_dataset((28, 28, 1), 10, train=96, test=20)
+    loss = "squared_error" if name == "emnist_autoencoder" else "cross_entropy"
+    sizes = {} if name == "emnist_autoencoder" else {"num_classes": 10}
+    losses = {}
+    for conv in ("auto", "native"):
+        model = fv.models.create(name, **sizes)
+        recipe = fv.Recipe(learning_rate=0.01 if sizes else 1e-4, batch_size=40, epochs=2, conv=conv, loss=loss)
+        losses[conv] = fv.fit(model, data, recipe).history["step_loss"]
+    np.testing.assert_allclose(losses["auto"], losses["native"], rtol=1e-4)
+    assert losses["auto"].shape == (6,)
+    assert losses["auto"][-1] != losses["auto"][0]
+    with pytest.raises(fv.UserError, match="unknown conv 'fast'"):
+        fv.Recipe(conv="fast")
