@@ -22,11 +22,11 @@ class Context:
     place: jax.Array | None = None  # int32 (B,): each example's place in the whole batch; None counts from 0
     mask: jax.Array | None = None  # bool (B,): False marks padding; None means that every example is real
     axis_name: str | None = None  # the device axis of `jax.pmap` over which batch statistics are summed
-    conv: str = "native"  # form of convolutions: XLA's own, or a choice of `flaxvision.layers.convolution.form_of`
+    conv: str = "native"  # forms of layers: XLA's own, or a choice of `flaxvision.layers.convolution.form_of`
     frozen: tuple[str, ...] = ()  # name prefixes of the layers that run in evaluation mode even while training
 
     def for_layer(self, name: str, position: int) -> Context:
-        """This context as the layer `name` at `position` in its chain sees it."""
+        """This context as the layer `name` at `position` in its chain sees it; a frozen one keeps the forms only."""
         if matches(name, self.frozen):
             return dataclasses.replace(EVALUATION, conv=self.conv)
         if self.key is None:

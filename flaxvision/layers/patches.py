@@ -44,7 +44,7 @@ class Window:
 
 
 def batch_last(x: jax.Array) -> jax.Array:
-    """(N, H, W, C) to (C, H, W, N); XLA folds the change back and forth between neighbouring layers."""
+    """(N, H, W, C) to (C, H, W, N)."""
     return x.transpose(3, 1, 2, 0)
 
 

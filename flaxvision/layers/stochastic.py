@@ -85,7 +85,7 @@ class BatchNorm(ContextLayer):
         return self.normalize(x, context, features=x.ndim - 1, examples=0)
 
     def normalize(self, x: jax.Array, context: Context, features: int, examples: int) -> jax.Array:
-        """Normalise `x` with features and examples on the axes so named."""
+        """Normalise `x` with features and examples on the axes so named; a chain puts few features first."""
         shape = tuple(-1 if axis == features else 1 for axis in range(x.ndim))
         if context.train:
             mean, var = self._batch_statistics(x, context, features, examples)

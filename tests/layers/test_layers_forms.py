@@ -11,6 +11,7 @@ from flax import nnx
 import flaxvision as fv
 from flaxvision.layers import (
     Activation,
+    AvgPool,
     BatchNorm,
     Chain,
     Context,
@@ -18,6 +19,8 @@ from flaxvision.layers import (
     ConvTranspose,
     Dropout,
     Flatten,
+    GlobalAvgPool,
+    GlobalMaxPool,
     Linear,
     MaxPool,
 )
@@ -62,6 +65,17 @@ def test_narrow_linear_layers_go_by_the_transposed_kernel(inputs, outputs, more,
         assert ("optimization_barrier" in program) == (narrow and conv == "fast")
 
 
+class Twice(nnx.Module):
+    """A layer of the user's own."""
+
+    def __call__(self, x):
+        return x * jnp.linspace(0.5, 2.0, x.shape[-1]).reshape(1, 1, 1, -1)
+
+
+class MyBatchNorm(BatchNorm):
+    """Another."""
+
+
 def fast_layers():
     rngs = nnx.Rngs(0)
     return [
@@ -70,32 +84,74 @@ def fast_layers():
         ("c", Activation("tanh")),
         ("drop", Dropout(0.3)),
         ("d", MaxPool(2, 1)),
-        ("e", Conv(6, 40, (3, 3), padding=1, use_bias=False, rngs=rngs)),
-        ("f", ConvTranspose(40, 5, (3, 3), strides=(2, 2), padding="VALID", transpose_kernel=True, rngs=rngs)),
+        ("e", Conv(6, 40, (3, 3), padding=1, use_bias=False, rngs=rngs)),  # many channels, batch last
+        ("e_norm", BatchNorm(40)),
+        ("e_drop", Dropout(0.2)),
+        ("e_pool", MaxPool(2, 1)),
+        ("winograd", Conv(40, 36, (3, 3), padding=1, rngs=rngs)),
+        ("f", ConvTranspose(36, 5, (3, 3), strides=(2, 2), padding="VALID", transpose_kernel=True, rngs=rngs)),
         ("g", MaxPool(3, 2, "SAME")),
+        ("own", Twice()),
+        ("mean", AvgPool((2, 3), 1, "SAME")),
         ("h", Conv(5, 4, (2, 2), padding="VALID", kernel_dilation=(2, 2), rngs=rngs)),
+        ("own_norm", MyBatchNorm(4)),
         ("i", Flatten()),
-        ("j", Linear(144, 5, rngs=rngs)),
+        ("j", Linear(96, 5, rngs=rngs)),
         ("k", Linear(5, 2, use_bias=False, rngs=rngs)),
     ]
 
 
+@pytest.mark.parametrize("pool", [GlobalMaxPool, GlobalAvgPool])
+def test_a_global_pool_takes_maps_batch_last(pool):
+    chain = Chain([("a", Conv(1, 4, (3, 3), rngs=nnx.Rngs(0))), ("b", pool()), ("c", Flatten())], input_shape=(6, 6, 1))
+    x = jnp.asarray(draw(0, (5, 6, 6, 1)), jnp.float32)
+    assert_near([chain(x, Context(conv="fast"))], [chain(x)], 1e-6)
+    assert chain(x).shape == (5, 4)
+
+
+@pytest.mark.parametrize("conv", ["fast", "direct", "batched"])
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (Conv(2, 3, (3, 3), dtype=jnp.bfloat16, rngs=nnx.Rngs(0)), (3, 8, 8, 2)),
+        (ConvTranspose(2, 3, (3, 3), padding="VALID", transpose_kernel=True, dtype=jnp.bfloat16, rngs=nnx.Rngs(0)),
+         (3, 8, 8, 2)),
+        (Conv(2, 3, (3, 3), conv_general_dilated=lambda x, *_, **__: x[..., [0, 1, 0]], rngs=nnx.Rngs(0)),
+         (3, 8, 8, 2)),
+        (Conv(2, 3, (3,), rngs=nnx.Rngs(0)), (3, 8, 2)),
+        (ConvTranspose(2, 3, (3,), strides=(2,), padding="VALID", transpose_kernel=True, rngs=nnx.Rngs(0)), (3, 8, 2)),
+        (Conv(2, 3, (3, 3), rngs=nnx.Rngs(0)), (3, 4, 8, 8, 2)),
+        (ConvTranspose(2, 3, (3, 3), padding="VALID", transpose_kernel=True, rngs=nnx.Rngs(0)), (3, 4, 8, 8, 2)),
+    ],
+)  # fmt: skip
+def test_other_convolutions_are_flaxs_own(layer, shape, conv):
+    chain = Chain([("a", layer)], input_shape=shape[1:])
+    x = jnp.asarray(draw(0, shape), jnp.float32)
+    with jax.numpy_dtype_promotion("standard"):
+        ours, flaxs = chain(x, Context(conv=conv)), layer(x)
+    assert ours.dtype == flaxs.dtype
+    np.testing.assert_array_equal(ours, flaxs)
+
+
 def test_evaluation_is_as_exact_as_xlas_own():
     chain = Chain(fast_layers(), input_shape=(12, 11, 3))
-    x = draw(1, (6, 12, 11, 3))
+    x = draw(1, (7, 12, 11, 3))
     graphdef, state = nnx.split(chain)
     with jax.enable_x64(True):
         state = jax.tree.map(lambda value: value.astype(jnp.float64), state)
         exact = np.asarray(nnx.merge(graphdef, state)(jnp.asarray(x)))
     for conv in ("direct", "native", "accelerated", "batched"):
-        assert_near([chain(jnp.asarray(x, jnp.float32), Context(conv=conv))], [exact], 1e-6)
+        forward = jax.jit(lambda x, conv=conv: chain(x, Context(conv=conv)))
+        assert_near([forward(jnp.asarray(x, jnp.float32))], [exact], 1e-6)
 
 
 @pytest.mark.parametrize("form", ["fast", "accelerated", "batched"])
-@pytest.mark.parametrize("masked", [False, True])
-def test_a_chain_is_the_same_in_all_forms(masked, form):
-    x = jnp.asarray(draw(0, (6, 12, 11, 3)), jnp.float32)
-    mask = jnp.arange(6) < 4 if masked else None
+@pytest.mark.parametrize(
+    ("masked", "frozen"), [(False, ()), (True, ()), (False, ("b", "e_norm", "e_drop", "own_norm"))]
+)
+def test_a_chain_is_the_same_in_all_forms(masked, frozen, form):
+    x = jnp.asarray(draw(0, (7, 12, 11, 3)), jnp.float32)
+    mask = jnp.arange(7) < 5 if masked else None
     outputs = {}
     for conv in ("native", form):
         chain = Chain(fast_layers(), input_shape=(12, 11, 3))
@@ -103,10 +159,10 @@ def test_a_chain_is_the_same_in_all_forms(masked, form):
 
         def loss(params, stats=stats, fixed=fixed, graphdef=graphdef, conv=conv):
             model = nnx.merge(graphdef, params, stats, fixed, copy=True)
-            y = model(x, Context(train=True, key=jax.random.key(5), mask=mask, conv=conv))[:4]
+            y = model(x, Context(train=True, key=jax.random.key(5), mask=mask, conv=conv, frozen=frozen))[:5]
             return (y**2).sum(), (y, nnx.state(model, nnx.BatchStat))
 
-        (_, aux), grads = jax.value_and_grad(loss, has_aux=True)(params)
+        (_, aux), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
         outputs[conv] = jax.tree.leaves((aux, grads))
     assert len(outputs[form]) > 8
     assert_near(outputs[form], outputs["native"], 1e-4)
