@@ -3,7 +3,8 @@
 Where channels are few the batch is the better axis to vectorise over. Layers hand such maps on with the batch last, and
 the next ones take them so, as long as they can: between two transpositions XLA computes in either order, and stores
 both. In mnist_net at batch 1024 those copies took 270 of 390 us an example. Maps of many channels that come batch last
-stay so: BatchNorm, activation, dropout and max-pool of 64 took 200 us an example for 300, at batch 32.
+stay so: a network of one convolution from 16 to 64 channels, BatchNorm, ReLU, dropout, max-pool and a linear layer took
+200 us an example for 300 at batch 32, and was not slower at 8.
 """
 
 from __future__ import annotations
