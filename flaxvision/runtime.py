@@ -11,6 +11,7 @@ import ctypes
 import os
 import platform
 import sys
+import threading
 import zlib
 from pathlib import Path
 
@@ -24,7 +25,7 @@ _TRIM_THRESHOLD, _MMAP_MAX, _HUGEPAGE = -1, -4, 14  # of mallopt (malloc.h) and 
 
 
 def prepare() -> tuple[str, ...]:
-    """Prepare this process for training on a CPU; call it before anything is computed.
+    """Prepare this process for training; call it before anything is computed.
 
     - XLA allocates and frees its temporaries at every call. Large ones come fresh from the kernel each time, and
       faulting in their pages can take longer than computing them. On Linux with glibc, freed memory up to
@@ -33,9 +34,11 @@ def prepare() -> tuple[str, ...]:
     - Operations run when they are called, not on a thread of their own, whose memory would be another heap.
     - Compiled programs are kept in the user's cache folder, up to `CACHE_BYTES`, for each kind of machine apart:
       limit the process to some of its cores before, not after.
+    - An accelerator is started in a thread, as its driver takes seconds in which data can be read.
 
     Returns:
-        What was done, of "cache", "dispatch" and "heap"; the last two only where no accelerator is installed.
+        What was done, of "cache", "accelerator", "dispatch" and "heap"; the last two only where no accelerator is
+        installed.
     """
     if os.environ.get(SWITCH, "").lower() in ("off", "0", "false"):
         return ()
@@ -43,7 +46,10 @@ def prepare() -> tuple[str, ...]:
 
     done = ["cache"] if _keep_programs() else []
     backends = jax.config.jax_platforms  # type: ignore[attr-defined]
-    if backends in (None, "", "cpu") and not _has_accelerator():
+    if backends != "cpu" and _has_accelerator():
+        threading.Thread(target=_start_accelerator).start()
+        done.append("accelerator")
+    elif backends in (None, "", "cpu"):
         jax.config.update("jax_cpu_enable_async_dispatch", False)
         done += ["dispatch"] + (["heap"] if _keep_memory() else [])
     return tuple(done)
@@ -84,6 +90,15 @@ def _keep_programs() -> bool:
     jax.config.update("jax_compilation_cache_max_size", CACHE_BYTES)  # the oldest programs go first
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # many small programs make up the start
     return True
+
+
+def _start_accelerator() -> None:
+    """Compile and run something small, which starts the driver and the compiler."""
+    import jax
+    import numpy as np
+
+    with contextlib.suppress(Exception):  # whoever needs it is told
+        jax.block_until_ready(jax.jit(lambda x: x + 1)(jax.device_put(np.float32(0), jax.local_devices()[0])))
 
 
 def _machine() -> str:

@@ -36,7 +36,6 @@ MEMBERS = (4, 16, 64, 256, 512)
 COHORTS = ("emnist_cnn", "mlp")
 MOST = 8.0  # times a single trial's, for 256 of emnist_cnn
 SWEEPS = ("fashion-learning-rate", "emnist-final", "digits", "mnist-ablations", "emnist-holdout")
-FEW = 2  # of these, whose networks are few, are compiled by PyTorch before the steps are timed
 WANTED = {EAGER: 10.0, COMPILED: 5.0}  # of each table
 SHORT = {EAGER: "torch", COMPILED: "compile"}
 MEASURED = 150  # steps of a trial of PyTorch
@@ -85,9 +84,8 @@ def run(options: Options) -> None:
             return lambda: fill(found, name, whose, options, Path(folder) / name)
 
         stages = [table(name, OURS, EAGER) for name in names]
-        compiled = [table(name, COMPILED) for name in names]
-        stages += [*compiled[:FEW], lambda: found.times.update(steps(tasks, options)), *compiled[FEW:]]
-        stages += [table(name, AGAIN) for name in names]
+        stages.append(lambda: found.times.update(steps(tasks, options)))
+        stages += [table(name, who) for who in (COMPILED, AGAIN) for name in names]
         for stage in stages:
             if options.extra.minutes is None or time.perf_counter() - began < 60 * options.extra.minutes:
                 stage()

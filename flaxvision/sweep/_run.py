@@ -96,9 +96,9 @@ def run(
         return {trial.id: outcome_of(done[trial.id], places) for trial in wanted}
 
     for stage in stages:
-        train([stage])
-        shutil.copyfile(places.weights(stage.id), places.pretrained)
-    cells = cells_of(spec, trials, train(trials))
+        if stage.id in done:
+            shutil.copyfile(places.weights(stage.id), places.pretrained)
+    cells = cells_of(spec, trials, train([*stages, *trials]))
     best = best_cell(cells, spec.objective)
     chosen = next(trial for trial in trials if dict(trial.cell) == best.where)
     finals = finals_of(spec, chosen.settings, chosen.cell)
@@ -154,10 +154,12 @@ def _train(
     arranged = arrange(trials, places, executor, jax.default_backend())
     work = [Cohort(group, places, arranged.mode, threshold) for group in arranged.cohorts]
     with watch(work) as callbacks:
-        for _, records in execute(work, arranged.executor, callbacks):
+        for cohort, records in execute(work, arranged.executor, callbacks):
             for record in records:
                 append_record(places.directory, record)
                 done[record["id"]] = record
+            if cohort.pretrains:
+                shutil.copyfile(places.weights(cohort.trials[0].id), places.pretrained)
     together = arranged.executor == "threads" and max(map(len, arranged.cohorts)) > 1
     return f"{arranged.executor}, cohorts by vmap" if together else arranged.executor
 

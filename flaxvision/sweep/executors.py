@@ -38,7 +38,11 @@ def check_executor(executor: str) -> None:
 def execute(
     cohorts: Sequence[Cohort], executor: str, callbacks: Callable[[Cohort], Iterable[Callback]]
 ) -> Iterator[tuple[Cohort, Records]]:
-    """Run cohorts, yielding each with its records as it ends; `callbacks` gives the callbacks of a cohort."""
+    """Run cohorts, yielding each with its records as it ends; `callbacks` gives the callbacks of a cohort.
+
+    What pretrains comes first, or else before what starts from its weights, which begins when the caller has taken its
+    records; all others do not wait for it.
+    """
     if executor == "threads":
         yield from _threads(cohorts, callbacks)
     elif executor == "processes":
@@ -68,8 +72,7 @@ def _threads(
 
     with concurrent.futures.ThreadPoolExecutor(min(len(cores()), len(cohorts))) as pool:
         try:
-            futures = [pool.submit(_run_reporting, i, cohort, put) for i, cohort in enumerate(cohorts)]
-            yield from _collect(cohorts, futures, reports, callbacks)
+            yield from _collect(cohorts, lambda i: pool.submit(_run_reporting, i, cohorts[i], put), reports, callbacks)
         finally:
             ended.set()
             pool.shutdown(wait=False, cancel_futures=True)
@@ -85,8 +88,7 @@ def _processes(
     workers = min(len(cores()), len(cohorts))
     with concurrent.futures.ProcessPoolExecutor(workers, context, _begin, (free, reports)) as pool:
         try:
-            futures = [pool.submit(_run_in_worker, i, cohort) for i, cohort in enumerate(cohorts)]
-            yield from _collect(cohorts, futures, reports, callbacks)
+            yield from _collect(cohorts, lambda i: pool.submit(_run_in_worker, i, cohorts[i]), reports, callbacks)
         except concurrent.futures.process.BrokenProcessPool as error:
             raise UserError("a worker process died, perhaps for want of memory: add --resume to go on") from error
         except BaseException:
@@ -96,22 +98,32 @@ def _processes(
 
 def _collect(
     cohorts: Sequence[Cohort],
-    futures: Sequence[concurrent.futures.Future[Records]],
+    submit: Callable[[int], concurrent.futures.Future[Records]],
     reports: Any,
     callbacks: Callable[[Cohort], Iterable[Callback]],
 ) -> Iterator[tuple[Cohort, Records]]:
     """Each cohort with its records as its future ends; reports (number of the cohort, progress) go to its callbacks."""
     listeners = [tuple(callbacks(cohort)) for cohort in cohorts]
-    of_future = dict(zip(futures, cohorts, strict=True))
-    waiting = set(futures)
-    while waiting:
-        done, waiting = concurrent.futures.wait(waiting, EVERY, concurrent.futures.FIRST_COMPLETED)
+    held, free = _held(cohorts)
+    running = {submit(number): number for number in free}
+    while running:
+        done, _ = concurrent.futures.wait(running, EVERY, concurrent.futures.FIRST_COMPLETED)
         while not reports.empty():
             number, progress = reports.get()
             for listener in listeners[number]:
                 listener(progress)
         for future in sorted(done, key=lambda future: future.exception() is not None):  # what ended well is kept
-            yield of_future[future], future.result()
+            cohort = cohorts[running.pop(future)]
+            yield cohort, future.result()
+            if cohort.pretrains:
+                running |= {submit(number): number for number in held}
+
+
+def _held(cohorts: Sequence[Cohort]) -> tuple[list[int], list[int]]:
+    """The numbers of the cohorts that wait for a pretraining among them, and of all others, it first."""
+    awaited = [i for i, cohort in enumerate(cohorts) if cohort.pretrains]
+    held = [i for i, cohort in enumerate(cohorts) if awaited and cohort.starts_pretrained]
+    return held, awaited + [i for i in range(len(cohorts)) if i not in {*awaited, *held}]
 
 
 _reports: Any = None  # the queue of a worker process
@@ -172,11 +184,15 @@ def _ray(cohorts: Sequence[Cohort]) -> Iterator[tuple[Cohort, Records]]:
         line = str(error).strip().splitlines()[0]
         raise UserError(f"no Ray cluster: {line}: start one by 'ray start --head', or unset RAY_ADDRESS") from error
     task = ray.remote(num_gpus=1 if ray.cluster_resources().get("GPU") else 0)(_task)
-    waiting = {task.remote(cohort): cohort for cohort in cohorts}
+    held, free = _held(cohorts)
+    waiting = {task.remote(cohorts[number]): cohorts[number] for number in free}
     try:
         while waiting:
             (done,), _ = ray.wait(list(waiting), num_returns=1)
-            yield waiting.pop(done), ray.get(done)
+            cohort = waiting.pop(done)
+            yield cohort, ray.get(done)
+            if cohort.pretrains:
+                waiting |= {task.remote(cohorts[number]): cohorts[number] for number in held}
     except RayTaskError as error:
         raise error.cause from error
     except RayError as error:

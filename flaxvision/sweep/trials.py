@@ -38,10 +38,10 @@ class Trial:
 
     @property
     def cohort(self) -> str:
-        """Equal for trials that may train in one program: those that differ in numbers, seed and warm start only."""
+        """Equal for trials of a stage that may train in one program, differing in numbers, seed and warm start only."""
         shared = {k: v for k, v in self.settings.items() if k not in (*NUMBERS, "warm_start", "warm_start_only")}
         zero = {k: bool(self.settings[k]) for k in NUMBERS[1:] if k in self.settings}
-        return config_hash({"shared": shared, "zero": zero})
+        return config_hash({"stage": self.stage, "shared": shared, "zero": zero})
 
     def part(self, keys: Iterable[str]) -> Settings:
         """The settings among `keys`."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from flaxvision._cache import shared_cache
 from flaxvision.errors import UserError
-from flaxvision.runtime import cores
+from flaxvision.runtime import cores, on_host
 from flaxvision.sweep.parse import DATA_KEYS
 from flaxvision.sweep.results import converged
 from flaxvision.sweep.spec import as_typed
@@ -56,6 +56,16 @@ class Cohort:
     places: Places
     mode: str  # of `flaxvision.training.train_cohort`
     threshold: float | None  # of convergence
+
+    @property
+    def pretrains(self) -> bool:
+        """Whether others start from the weights that it leaves."""
+        return any(trial.stage == "pretrain" for trial in self.trials)
+
+    @property
+    def starts_pretrained(self) -> bool:
+        """Whether it starts from the weights that the [pretrain] stage leaves."""
+        return any(trial.settings.get("warm_start") == PRETRAINED for trial in self.trials)
 
     def run(self, callbacks: Iterable[Callback] = ()) -> list[dict[str, Any]]:
         """Train, write weights and histories, and return each trial's record for trials.jsonl."""
@@ -110,7 +120,8 @@ def check(trial: Trial, places: Places, pretraining: Trial | None = None) -> Non
             tensors = variables(create_model(pretraining, load_dataset(pretraining, places)))
         else:
             tensors, _ = read(recipe.warm_start)
-        assign(create_model(trial, dataset), tensors, recipe.warm_start, recipe.warm_start_only)
+        with on_host():
+            assign(create_model(trial, dataset), tensors, recipe.warm_start, recipe.warm_start_only)
 
 
 def load_dataset(trial: Trial, places: Places) -> Dataset:

@@ -27,7 +27,7 @@ from flaxvision.training.history import History, HistoryBuilder, Result, Timing
 from flaxvision.training.losses import loss_of
 from flaxvision.training.metrics import Metrics
 from flaxvision.training.optimizers import build_optimizer, init_many
-from flaxvision.training.plan import Plan, part_of
+from flaxvision.training.plan import Plan, part_of, tuning_pays
 from flaxvision.training.recipe import Recipe
 from flaxvision.training.selection import Best
 from flaxvision.training.state import init_state, init_states, merge_model, split_model
@@ -151,7 +151,7 @@ class _Run:
                 continue
             raise UserError("models of a cohort differ in structure: give models of one name and one set of sizes")
         classes = 0 if self.recipe.loss == "squared_error" else dataset.num_classes
-        self.plan = Plan(
+        plan = Plan(
             graphdef,
             self.recipe.structure(),
             classes,
@@ -161,6 +161,7 @@ class _Run:
             None if vmapped else part_of(prepared[0], self.recipe, devices[0].platform),
             tuple(devices),
         )
+        self.plan = dataclasses.replace(plan, tuned=tuning_pays(prepared[0], plan))
         self.engine: Engine = engine_for(self.plan)
         dtype = jnp.dtype("float64" if self.recipe.precision == "float64" else "float32")
         duration = self.total_steps, self.per_epoch
@@ -209,7 +210,9 @@ class _Run:
             best = [Best(**kept)]
         marks = [time.perf_counter()]
         goes_on = first < epochs and not all(member.stopped for member in best)
-        self.compiling = self.engine.compile_evaluation(self.states, self.held_out) if goes_on else None
+        steps = min(self.per_epoch, self.total_steps - first * self.per_epoch)
+        ahead = self.engine.compile_ahead
+        self.compiling = ahead(self.states, self.train_data, self.held_out, steps) if goes_on else None
         for epoch in range(first, epochs):
             if all(member.stopped for member in best):
                 break

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from flaxvision._cache import shared_cache
 from flaxvision.layers import Conv, ConvTranspose
 from flaxvision.layers.context import Context
 from flaxvision.layers.dtypes import at_least_float32
+from flaxvision.runtime import on_host
 from flaxvision.training.batches import Shard, epoch_order, take_batch
 from flaxvision.training.metrics import Sums, add, zero_sums
 from flaxvision.training.optimizers import build_optimizer
@@ -51,7 +53,7 @@ class Engine:
         self._step = make_step(plan.graphdef, plan.recipe, self.tx, plan.classes, axis, plan.conv, plan.part)
         self._looped: bool | None = None  # whether steps run in a compiled loop; found at the first epoch
         self._at_once = 1  # steps of a call on a CPU
-        self._many = compile_for(plan, self._train_many, static=("size", "looped", "length"), donated=(0, 1, 2))
+        self._many: Any = compile_for(plan, self._train_many, static=("size", "looped", "length"), donated=(0, 1, 2))
         self._evaluate = evaluation_for(plan.of_evaluation())
 
     # What runs in Python: an epoch and an evaluation.
@@ -69,7 +71,7 @@ class Engine:
         whole = min(steps, examples // recipe.batch_size) if self.plan.on_cpu else steps
         if self._looped is None:
             self._looped = self._may_loop(states, images)
-        sums, records = self.put((self._zeros(states), self._no_records(states, steps)))
+        sums, records = self._nothing(states, steps)
         order = self._orders(states, np.uint32(epoch), examples) if recipe.shuffle else None
         done = 0
         while done < steps:
@@ -95,20 +97,34 @@ class Engine:
 
         return score(states) if self.plan.vmapped else tuple(map(score, states))
 
-    def compile_evaluation(self, states: States, data: tuple[jax.Array, jax.Array]) -> Future | None:
-        """Begin to compile the evaluation in a thread, while the caller compiles the train step; None on a CPU.
+    def compile_ahead(
+        self, states: States, data: tuple[jax.Array, jax.Array], held_out: tuple[jax.Array, jax.Array], steps: int
+    ) -> Future | None:
+        """Compile, side by side, what an epoch of so many steps needs; the future is its evaluation's. None on a CPU.
 
-        XLA compiles each for an accelerator for seconds, mostly on one core of the host.
+        XLA compiles each program for an accelerator for seconds, mostly on one core of the host.
         """
         if self.plan.on_cpu or self.plan.sharded:
             return None
-        variables = variables_of(self._one(states))
-        lowered = self._evaluate.lower(variables, *data, np.int32(0), np.int32(0))  # settings of JAX are a thread's own
-        pool = ThreadPoolExecutor(1)
-        try:
-            return pool.submit(lowered.compile)
-        finally:
-            pool.shutdown(wait=False)
+        one, none = self._one(states), np.int32(0)
+        with contextlib.ExitStack() as stack:
+            pool = ThreadPoolExecutor(2)
+            stack.callback(pool.shutdown, wait=False)
+            # Lowered here, since settings of JAX are a thread's own.
+            evaluation = pool.submit(self._evaluate.lower(variables_of(one), *held_out, none, none).compile)
+            order, ordering = None, None
+            if self.plan.recipe.shuffle:
+                lowered = (_orders if self.plan.vmapped else _order).lower(one.seed, np.uint32(0), len(data[1]))
+                ordering = pool.submit(lowered.compile)
+                like = jax.ShapeDtypeStruct(lowered.out_info.shape, lowered.out_info.dtype, sharding=data[1].sharding)
+                order = like if self.plan.vmapped else (like,) * len(states)
+            self._many.lower(
+                states, *self._nothing(states, steps), *data, order, none, none,
+                size=self.plan.recipe.batch_size, looped=True, length=steps,
+            ).compile()  # fmt: skip
+            if ordering is not None:
+                ordering.result()
+        return evaluation
 
     # What is compiled.
 
@@ -168,6 +184,11 @@ class Engine:
         if self.plan.vmapped:
             return _orders(states.seed, epoch, examples)
         return tuple(_order(state.seed, epoch, examples) for state in states)
+
+    def _nothing(self, states: States, steps: int) -> tuple[Any, StepRecord]:
+        """The sums and records of an epoch of which nothing is done."""
+        with on_host():
+            return self.put((self._zeros(states), self._no_records(states, steps)))
 
     def _zeros(self, states: States) -> Any:
         dtype = at_least_float32(compute_dtype(self.plan.recipe, self._one(states).params))

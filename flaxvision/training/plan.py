@@ -13,13 +13,13 @@ import numpy as np
 from flax import nnx
 
 from flaxvision.layers import Chain, Conv, ConvTranspose
-from flaxvision.layers.forms import IN_CACHE, LEAST, examples_in_cache
+from flaxvision.layers.forms import IN_CACHE, LEAST, examples_in_cache, form_and_patches
 from flaxvision.training.batches import Shard
 from flaxvision.training.recipe import Recipe
 
 AXIS = "batch"  # the device axis
-# XLA then updates weights after whatever reads them, in place of copying them at every step.
-IN_PLACE = {"xla_cpu_copy_insertion_use_region_analysis": True}
+IN_PLACE = "xla_cpu_copy_insertion_use_region_analysis", True  # weights change after what reads them: no copies
+UNTUNED = "xla_gpu_autotune_level", 0  # the first choice of kernels, without timing others
 _starting = threading.Lock()  # collectives must start in one order on all devices
 
 
@@ -35,6 +35,7 @@ class Plan:
     vmapped: bool  # members by `vmap`; otherwise unrolled in one program
     part: int | None  # examples of a batch whose gradient is computed at a time; None: all of them
     devices: tuple[jax.Device, ...]
+    tuned: bool = True  # whether XLA times kernels on a GPU before it chooses some, see `tuning_pays`
 
     @property
     def sharded(self) -> bool:
@@ -81,22 +82,43 @@ def part_of(model: Chain, recipe: Recipe, platform: str) -> int | None:
     return None if part is None or part >= recipe.batch_size else part
 
 
+def tuning_pays(model: Chain, plan: Plan) -> bool:
+    """`Plan.tuned`: whether a GPU computes convolutions by XLA's own kernels, which differ by much.
+
+    Timing waits for whatever else trains on the device: the eight programs of emnist-holdout took over 60 s with it, in
+    place of 28 s (NVIDIA H200).
+    """
+    if plan.conv not in ("accelerated", "batched"):
+        return True
+    shapes = [(plan.recipe.batch_size, *shape[1:]) for shape in model.input_shapes()]
+    forms = [form_and_patches(layer, shape, plan.conv)[0] for layer, shape in zip(model.layers, shapes, strict=True)]
+    own = type(model).__call__ is not Chain.__call__  # a subclass may convolve by itself, as may layers within layers
+    convolutions = sum(isinstance(module, (Conv, ConvTranspose)) for _, module in nnx.iter_modules(model))
+    return own or "native" in forms or convolutions > sum(map(bool, forms))
+
+
+def options_for(plan: Plan) -> dict[str, bool | int] | None:
+    """The compiler's options for a plan on one device."""
+    if plan.on_cpu:
+        return _known(*IN_PLACE)
+    return None if plan.tuned else _known(*UNTUNED)
+
+
 @functools.cache
-def _in_place() -> dict[str, bool] | None:
-    """`IN_PLACE`, if this XLA knows it."""
+def _known(option: str, value: bool | int) -> dict[str, bool | int] | None:
+    """An option with its value, if this XLA knows it."""
     try:
-        jax.jit(lambda: 0, compiler_options=IN_PLACE).lower().compile()
+        jax.jit(lambda: 0, compiler_options={option: value}).lower().compile()
     except jax.errors.JaxRuntimeError:
         return None
-    return IN_PLACE
+    return {option: value}
 
 
 def compile_for(plan: Plan, function: Callable, *, static: tuple[str, ...], donated: tuple[int, ...]) -> Callable:
     """A function of (shard, arguments...), compiled for the plan's devices, without its shard."""
     if not plan.sharded:
-        options = _in_place() if plan.on_cpu else None
         alone = functools.partial(function, Shard(0, 1))
-        return jax.jit(alone, static_argnames=static, donate_argnums=donated, compiler_options=options)
+        return jax.jit(alone, static_argnames=static, donate_argnums=donated, compiler_options=options_for(plan))
 
     count = len(plan.devices)
     ranks = np.arange(count, dtype=np.int32)

@@ -92,6 +92,43 @@ def test_an_epoch_is_one_program_of_known_length(data, gpu, monkeypatch):
     assert sizes == [(30, True)]  # nothing to pad
 
 
+@pytest.mark.parametrize("mode", ["vmap", "unroll"])
+def test_every_program_is_compiled_once(mode, data, gpu, caplog):
+    gpu()
+    models, recipes = members("mlp", precision="default")
+    jax.clear_caches()
+    jax.config.update("jax_log_compiles", True)  # in all threads, unlike jax.log_compiles
+    try:
+        train_cohort(models[:2], data, recipes[:2], mode=mode)
+    finally:
+        jax.config.update("jax_log_compiles", False)
+    compiled = [record.getMessage() for record in caplog.records if "XLA compilation" in record.getMessage()]
+    for name in ("epoch_order", "_train_many", "_evaluate"):
+        assert sum(f"jit({name})" in line for line in compiled) == 1, name
+
+
+@pytest.mark.parametrize(
+    ("network", "settings", "tuned"),
+    [
+        ("mlp", {}, False),
+        ("emnist_cnn", {}, False),  # few channels: products
+        ("wide_cnn", {}, True),  # one alone keeps XLA's convolution from 32 to 64 channels
+        ("emnist_cnn", {"conv": "native"}, True),
+    ],
+)
+def test_kernels_are_timed_for_xlas_own_convolutions_only(network, settings, tuned, make_dataset, gpu, monkeypatch):
+    from flaxvision.training import plan
+
+    seen = []
+    options_for = plan.options_for
+    monkeypatch.setattr(plan, "options_for", lambda plan: seen.append(options_for(plan)))
+    gpu()
+    images = make_dataset((28, 28, 1), 4, train=40, test=20)
+    model = fv.models.create(network, input_shape=(28, 28, 1), num_classes=4)
+    train_cohort([model], images, [Recipe(epochs=1, batch_size=32, **settings)])
+    assert seen == [None if tuned else {"xla_gpu_autotune_level": 0}] * 2  # the train step and the evaluation
+
+
 def test_early_stopping_keeps_each_members_own_epoch(data, gpu):
     with jax.enable_x64(True):
         models, recipes = members("mlp", epochs=12, early_stopping=2, select="best", select_on="test_top1")
