@@ -63,3 +63,12 @@ def test_a_cache_of_ones_own_stays(tmp_path):
     mine = run(tmp_path, "prepare", JAX_COMPILATION_CACHE_DIR=str(tmp_path / "mine"))
     assert mine["cache"] == str(tmp_path / "mine")
     assert "cache" not in mine["done"]
+
+
+def test_an_accelerator_is_started(tmp_path):
+    lines = "import flaxvision as fv; fv.runtime._has_accelerator = lambda: True; print(*fv.runtime.prepare())"
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    environment.pop("JAX_PLATFORMS", None)
+    command = [sys.executable, "-W", "error", "-c", lines]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    assert (done.returncode, done.stdout.split(), done.stderr) == (0, ["cache", "accelerator"], "")

@@ -26,6 +26,7 @@ from whole import run as whole_run
 import flaxvision as fv
 from flaxvision._files import cache_folder
 from flaxvision.errors import UserError
+from flaxvision.report import plain_logarithmic
 from flaxvision.sweep.parse import load_spec
 
 NETWORKS = ("mlp", "wide_cnn, padded", "emnist_cnn", "vgg19")
@@ -201,9 +202,12 @@ def add_cohorts(study: Study, task: Task, times: Mapping[str, Times]) -> None:
     cost = np.array([t / single / count for count, t in found.items()])
     lines = {"": {task.name: cost}}
     figure = draw_lines(lines, "cost of a trial, in single ones", xlabel="trials", x=np.array([*found]))
-    figure.axes[0].set_xscale("log", base=2)
-    figure.axes[0].set_yscale("log")
-    figure.axes[0].set_xticks([*found], [str(count) for count in found])
+    axes = figure.axes[0]
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xticks([*found], [str(count) if count < MEMBERS[-1] else "" for count in found])
+    axes.set_xlim(1, MEMBERS[-1])
+    plain_logarithmic(axes.yaxis)
     study.figure(f"trials_{task.network}", figure, f"Cost of a trial of {task.name}, in single trials.")
 
 
