@@ -14,8 +14,12 @@ import sys
 import threading
 import zlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flaxvision._files import cache_folder
+
+if TYPE_CHECKING:
+    import jax
 
 SWITCH = "FLAXVISION_RUNTIME"
 CACHE_BYTES = 2**30  # of compiled programs in the user's cache folder, at most
@@ -34,11 +38,14 @@ def prepare() -> tuple[str, ...]:
     - Operations run when they are called, not on a thread of their own, whose memory would be another heap.
     - Compiled programs are kept in the user's cache folder, up to `CACHE_BYTES`, for each kind of machine apart:
       limit the process to some of its cores before, not after.
-    - An accelerator is started in a thread, as its driver takes seconds in which data can be read.
+    - An accelerator is readied in a thread, as its driver takes seconds in which data can be read.
 
     Returns:
-        What was done, of "cache", "accelerator", "dispatch" and "heap"; the last two only where no accelerator is
-        installed.
+        What was done, of "cache", "accelerator", "dispatch" and "heap"; the last two only where JAX has no accelerator
+        to look for.
+
+    Raises:
+        RuntimeError: JAX's own, if an accelerator is there and cannot be used.
     """
     if os.environ.get(SWITCH, "").lower() in ("off", "0", "false"):
         return ()
@@ -47,8 +54,10 @@ def prepare() -> tuple[str, ...]:
     done = ["cache"] if _keep_programs() else []
     backends = jax.config.jax_platforms  # type: ignore[attr-defined]
     if backends != "cpu" and _has_accelerator():
-        threading.Thread(target=_start_accelerator).start()
-        done.append("accelerator")
+        device = jax.local_devices()[0]
+        if device.platform != "cpu":
+            threading.Thread(target=_ready, args=[device]).start()
+            done.append("accelerator")
     elif backends in (None, "", "cpu"):
         jax.config.update("jax_cpu_enable_async_dispatch", False)
         done += ["dispatch"] + (["heap"] if _keep_memory() else [])
@@ -92,13 +101,13 @@ def _keep_programs() -> bool:
     return True
 
 
-def _start_accelerator() -> None:
-    """Compile and run something small, which starts the driver and the compiler."""
+def _ready(device: jax.Device) -> None:
+    """Compile and run something small on a device, which starts its driver and the compiler for it."""
     import jax
     import numpy as np
 
-    with contextlib.suppress(Exception):  # whoever needs it is told
-        jax.block_until_ready(jax.jit(lambda x: x + 1)(jax.device_put(np.float32(0), jax.local_devices()[0])))
+    with contextlib.suppress(jax.errors.JaxRuntimeError):  # whoever computes next is told
+        jax.block_until_ready(jax.jit(lambda x: x + 1)(jax.device_put(np.float32(0), device)))
 
 
 def _machine() -> str:

@@ -65,10 +65,45 @@ def test_a_cache_of_ones_own_stays(tmp_path):
     assert "cache" not in mine["done"]
 
 
-def test_an_accelerator_is_started(tmp_path):
-    lines = "import flaxvision as fv; fv.runtime._has_accelerator = lambda: True; print(*fv.runtime.prepare())"
-    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
-    environment.pop("JAX_PLATFORMS", None)
-    command = [sys.executable, "-W", "error", "-c", lines]
+ACCELERATOR = """
+import threading, types
+import jax
+import flaxvision as fv
+readied = []
+fv.runtime._has_accelerator = lambda: True
+if {found}:
+    jax.local_devices = lambda: [types.SimpleNamespace(platform="gpu")]
+    fv.runtime._ready = lambda device: readied.append((device.platform, threading.current_thread() is not MAIN))
+MAIN = threading.current_thread()
+print(fv.runtime.prepare())
+for thread in threading.enumerate():
+    if thread is not MAIN:
+        thread.join()
+print(readied)
+"""
+
+
+@pytest.mark.parametrize(
+    ("found", "platforms", "expected"),
+    [
+        (True, None, "('cache', 'accelerator')\n[('gpu', True)]\n"),
+        (False, None, "('cache',)\n[]\n"),  # installed, and no device is there
+        (True, "cpu", "('cache', 'dispatch', 'heap')\n[]\n"),
+    ],
+)
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the heap is glibc's")
+def test_an_accelerator_is_readied_in_a_thread(tmp_path, found, platforms, expected):
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)} | ({"JAX_PLATFORMS": platforms} if platforms else {})
+    if platforms is None:
+        environment.pop("JAX_PLATFORMS", None)
+    command = [sys.executable, "-W", "error", "-c", ACCELERATOR.format(found=found)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
-    assert (done.returncode, done.stdout.split(), done.stderr) == (0, ["cache", "accelerator"], "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, expected, "")
+
+
+def test_readying_a_device():
+    import jax
+
+    from flaxvision import runtime
+
+    runtime._ready(jax.local_devices()[0])

@@ -98,6 +98,8 @@ def run(
     for stage in stages:
         if stage.id in done:
             shutil.copyfile(places.weights(stage.id), places.pretrained)
+    if all(trial.starts_pretrained for trial in trials):  # nothing can train beside it, so it takes all cores
+        train(stages)
     cells = cells_of(spec, trials, train([*stages, *trials]))
     best = best_cell(cells, spec.objective)
     chosen = next(trial for trial in trials if dict(trial.cell) == best.where)

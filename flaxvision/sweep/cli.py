@@ -194,7 +194,7 @@ def _dry_run(spec: Spec) -> int:
         for trial in group:
             cell = ", ".join(f"{key}={label}" for key, label in trial.cell)
             print(f"{trial.id}  program {number:<3} seed {trial.seed:<3} {cell}")
-    before = ", before them a pretraining" if pretraining(spec, trials) else ""
+    before = ", besides a pretraining" if pretraining(spec, trials) else ""
     after = f", after them trials of the winner: {len(spec.final.seeds)}" if spec.final else ""
     print(f"programs: {len(groups)}, trials: {len(trials)}{before}{after}; nothing was trained or written")
     return 0

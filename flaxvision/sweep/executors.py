@@ -40,8 +40,8 @@ def execute(
 ) -> Iterator[tuple[Cohort, Records]]:
     """Run cohorts, yielding each with its records as it ends; `callbacks` gives the callbacks of a cohort.
 
-    What pretrains comes first, or else before what starts from its weights, which begins when the caller has taken its
-    records; all others do not wait for it.
+    Cohorts that start from pretrained weights begin when the caller has taken the records of the cohort that pretrains;
+    those that run one after the other keep the order given, in which it is the first.
     """
     if executor == "threads":
         yield from _threads(cohorts, callbacks)
@@ -104,8 +104,8 @@ def _collect(
 ) -> Iterator[tuple[Cohort, Records]]:
     """Each cohort with its records as its future ends; reports (number of the cohort, progress) go to its callbacks."""
     listeners = [tuple(callbacks(cohort)) for cohort in cohorts]
-    held, free = _held(cohorts)
-    running = {submit(number): number for number in free}
+    ready, held = _in_turn(cohorts)
+    running = {submit(number): number for number in ready}
     while running:
         done, _ = concurrent.futures.wait(running, EVERY, concurrent.futures.FIRST_COMPLETED)
         while not reports.empty():
@@ -119,11 +119,13 @@ def _collect(
                 running |= {submit(number): number for number in held}
 
 
-def _held(cohorts: Sequence[Cohort]) -> tuple[list[int], list[int]]:
-    """The numbers of the cohorts that wait for a pretraining among them, and of all others, it first."""
-    awaited = [i for i, cohort in enumerate(cohorts) if cohort.pretrains]
-    held = [i for i, cohort in enumerate(cohorts) if awaited and cohort.starts_pretrained]
-    return held, awaited + [i for i in range(len(cohorts)) if i not in {*awaited, *held}]
+def _in_turn(cohorts: Sequence[Cohort]) -> tuple[list[int], list[int]]:
+    """The numbers of the cohorts that may begin, the pretraining first, and of those that wait for it."""
+    numbers = sorted(range(len(cohorts)), key=lambda number: not cohorts[number].pretrains)
+    if not any(cohort.pretrains for cohort in cohorts):
+        return numbers, []
+    held = [number for number in numbers if cohorts[number].starts_pretrained]
+    return [number for number in numbers if number not in held], held
 
 
 _reports: Any = None  # the queue of a worker process
@@ -184,8 +186,8 @@ def _ray(cohorts: Sequence[Cohort]) -> Iterator[tuple[Cohort, Records]]:
         line = str(error).strip().splitlines()[0]
         raise UserError(f"no Ray cluster: {line}: start one by 'ray start --head', or unset RAY_ADDRESS") from error
     task = ray.remote(num_gpus=1 if ray.cluster_resources().get("GPU") else 0)(_task)
-    held, free = _held(cohorts)
-    waiting = {task.remote(cohorts[number]): cohorts[number] for number in free}
+    ready, held = _in_turn(cohorts)
+    waiting = {task.remote(cohorts[number]): cohorts[number] for number in ready}
     try:
         while waiting:
             (done,), _ = ray.wait(list(waiting), num_returns=1)

@@ -57,7 +57,10 @@ class Axis:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Stage:
-    """A training run before (`[pretrain]`) or after (`[final]`) the grid: settings that replace the sweep's own."""
+    """A training run that trials start from (`[pretrain]`) or that follows the grid (`[final]`).
+
+    Its settings replace the sweep's own.
+    """
 
     settings: Settings
     seeds: tuple[int, ...]

@@ -43,6 +43,11 @@ class Trial:
         zero = {k: bool(self.settings[k]) for k in NUMBERS[1:] if k in self.settings}
         return config_hash({"stage": self.stage, "shared": shared, "zero": zero})
 
+    @property
+    def starts_pretrained(self) -> bool:
+        """Whether it starts from the weights that the [pretrain] stage leaves."""
+        return self.settings.get("warm_start") == PRETRAINED
+
     def part(self, keys: Iterable[str]) -> Settings:
         """The settings among `keys`."""
         return {key: self.settings[key] for key in keys if key in self.settings}
@@ -97,7 +102,7 @@ def trial_of(spec: Spec, settings: Settings, cell: tuple[tuple[str, str], ...], 
 
 def pretraining(spec: Spec, trials: Sequence[Trial]) -> list[Trial]:
     """The trial of the [pretrain] stage, if one of `trials` starts from it."""
-    if spec.pretrain is None or not any(trial.settings.get("warm_start") == PRETRAINED for trial in trials):
+    if spec.pretrain is None or not any(trial.starts_pretrained for trial in trials):
         return []
     first = {**trials[0].settings, **spec.base}
     settings = {k: v for k, v in first.items() if k not in ("warm_start", "warm_start_only", "frozen")}

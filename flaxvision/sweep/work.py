@@ -65,7 +65,7 @@ class Cohort:
     @property
     def starts_pretrained(self) -> bool:
         """Whether it starts from the weights that the [pretrain] stage leaves."""
-        return any(trial.settings.get("warm_start") == PRETRAINED for trial in self.trials)
+        return any(trial.starts_pretrained for trial in self.trials)
 
     def run(self, callbacks: Iterable[Callback] = ()) -> list[dict[str, Any]]:
         """Train, write weights and histories, and return each trial's record for trials.jsonl."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import time
 from collections.abc import Iterator
@@ -106,12 +105,10 @@ class Engine:
         """
         if self.plan.on_cpu or self.plan.sharded:
             return None
-        one, none = self._one(states), np.int32(0)
-        with contextlib.ExitStack() as stack:
-            pool = ThreadPoolExecutor(2)
-            stack.callback(pool.shutdown, wait=False)
-            # Lowered here, since settings of JAX are a thread's own.
-            evaluation = pool.submit(self._evaluate.lower(variables_of(one), *held_out, none, none).compile)
+        one, zero = self._one(states), np.int32(0)
+        pool = ThreadPoolExecutor(2)
+        try:  # lowered in this thread, since settings of JAX are a thread's own
+            evaluation = pool.submit(self._evaluate.lower(variables_of(one), *held_out, zero, zero).compile)
             order, ordering = None, None
             if self.plan.recipe.shuffle:
                 lowered = (_orders if self.plan.vmapped else _order).lower(one.seed, np.uint32(0), len(data[1]))
@@ -119,12 +116,14 @@ class Engine:
                 like = jax.ShapeDtypeStruct(lowered.out_info.shape, lowered.out_info.dtype, sharding=data[1].sharding)
                 order = like if self.plan.vmapped else (like,) * len(states)
             self._many.lower(
-                states, *self._nothing(states, steps), *data, order, none, none,
+                states, *self._nothing(states, steps), *data, order, zero, zero,
                 size=self.plan.recipe.batch_size, looped=True, length=steps,
             ).compile()  # fmt: skip
             if ordering is not None:
                 ordering.result()
-        return evaluation
+            return evaluation
+        finally:
+            pool.shutdown(wait=False)
 
     # What is compiled.
 

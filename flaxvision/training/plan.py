@@ -20,6 +20,7 @@ from flaxvision.training.recipe import Recipe
 AXIS = "batch"  # the device axis
 IN_PLACE = "xla_cpu_copy_insertion_use_region_analysis", True  # weights change after what reads them: no copies
 UNTUNED = "xla_gpu_autotune_level", 0  # the first choice of kernels, without timing others
+EVALUATED = 500  # examples of a step of evaluation
 _starting = threading.Lock()  # collectives must start in one order on all devices
 
 
@@ -88,13 +89,14 @@ def tuning_pays(model: Chain, plan: Plan) -> bool:
     Timing waits for whatever else trains on the device: the eight programs of emnist-holdout took over 60 s with it, in
     place of 28 s (NVIDIA H200).
     """
-    if plan.conv not in ("accelerated", "batched"):
-        return True
-    shapes = [(plan.recipe.batch_size, *shape[1:]) for shape in model.input_shapes()]
-    forms = [form_and_patches(layer, shape, plan.conv)[0] for layer, shape in zip(model.layers, shapes, strict=True)]
     own = type(model).__call__ is not Chain.__call__  # a subclass may convolve by itself, as may layers within layers
+    if own or plan.conv not in ("accelerated", "batched"):
+        return True
+    examples = max(plan.recipe.batch_size, EVALUATED)  # forms of larger batches are native sooner
+    shapes = [(examples, *shape[1:]) for shape in model.input_shapes()]
+    forms = [form_and_patches(layer, shape, plan.conv)[0] for layer, shape in zip(model.layers, shapes, strict=True)]
     convolutions = sum(isinstance(module, (Conv, ConvTranspose)) for _, module in nnx.iter_modules(model))
-    return own or "native" in forms or convolutions > sum(map(bool, forms))
+    return "native" in forms or convolutions > sum(map(bool, forms))
 
 
 def options_for(plan: Plan) -> dict[str, bool | int] | None:

@@ -14,10 +14,8 @@ from flaxvision.layers.context import Context
 from flaxvision.layers.dtypes import at_least_float32
 from flaxvision.training.batches import Batch, Shard, take_range
 from flaxvision.training.metrics import Sums, add, sum_batch, zero_sums
-from flaxvision.training.plan import AXIS, Plan, compile_for
+from flaxvision.training.plan import AXIS, EVALUATED, Plan, compile_for
 from flaxvision.training.step import cast, compute_dtype
-
-BATCH = 500  # examples a step
 
 
 @shared_cache(32)
@@ -39,7 +37,7 @@ def _evaluate(
     first: jax.Array,
     stop: jax.Array,
 ) -> Sums:
-    size = min(BATCH, len(labels))
+    size = min(EVALUATED, len(labels))
     context = Context(conv="direct" if plan.conv == "fast" else plan.conv)
     dtype = compute_dtype(plan.recipe, nnx.filter_state(variables, nnx.Param))
 

@@ -56,7 +56,7 @@ def test_dry_run_counts_the_stages(command, spec_file, tiny):
     table = tiny(grid={"start": warm}, seeds=3, pretrain={"only": ["linear_relu_stack.0"]}, final={"seeds": [7, 8]})
     _, out, _ = command(spec_file(table), "--dry-run")
     assert out.splitlines()[-1] == (
-        "programs: 1, trials: 6, before them a pretraining, after them trials of the winner: 2; "
+        "programs: 1, trials: 6, besides a pretraining, after them trials of the winner: 2; "
         "nothing was trained or written"
     )
 

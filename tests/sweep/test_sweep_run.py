@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import pytest
 
 import flaxvision as fv
 from flaxvision.errors import UserError
-from flaxvision.sweep import load_spec, parse_spec, rerun, run
+from flaxvision.sweep import executors, load_spec, parse_spec, rerun, run
 from flaxvision.sweep.trials import expand
 
 
@@ -317,6 +319,33 @@ def test_what_starts_pretrained_waits_for_it(tmp_path, files, tiny, executor):
         (out / "trials" / f"{record['id']}.safetensors").unlink()
     run(spec, out, executor=executor, resume=True, export=False, report=False)
     assert weights(out) == whole
+
+
+@pytest.mark.parametrize("last", ["pretraining", "scratch"])
+def test_what_does_not_start_pretrained_does_not_wait(last, monkeypatch):
+    began = {name: threading.Event() for name in ("pretraining", "scratch", "warm")}
+    waits_for = {"pretraining": "scratch", "scratch": "pretraining"}
+
+    @dataclasses.dataclass
+    class Fake:
+        name: str
+
+        pretrains = property(lambda self: self.name == "pretraining")
+        starts_pretrained = property(lambda self: self.name == "warm")
+
+        def run(self, callbacks):
+            began[self.name].set()
+            if self.name in waits_for:
+                assert began[waits_for[self.name]].wait(60)
+            return []
+
+    monkeypatch.setattr(executors, "cores", lambda: [0, 1])
+    cohorts = [Fake("warm"), *map(Fake, sorted(waits_for, key=lambda name: name == last))]
+    for cohort, _ in executors.execute(cohorts, "threads", lambda cohort: ()):
+        if cohort.pretrains:
+            time.sleep(0.3)
+            assert not began["warm"].is_set()  # what it starts from is not yet in its place
+    assert began["warm"].is_set()
 
 
 def test_final_stage(tmp_path, files, tiny, command, spec_file):

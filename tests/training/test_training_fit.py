@@ -373,7 +373,7 @@ def test_one_evaluation_program_serves_splits_optimizers_and_frozen_layers(make_
     traced = []
     sum_batch = scoring.sum_batch
     monkeypatch.setattr(scoring, "sum_batch", lambda *arguments: traced.append(1) or sum_batch(*arguments))
-    monkeypatch.setattr(scoring, "BATCH", 32)
+    monkeypatch.setattr(scoring, "EVALUATED", 32)
     evaluation_for.cache_clear()
     engine_for.cache_clear()
     data = make_dataset((6, 6, 1), 4, train=150, test=70).hold_out(0.3, seed=0)
