@@ -101,9 +101,13 @@ def test_an_accelerator_is_readied_in_a_thread(tmp_path, found, platforms, expec
     assert (done.returncode, done.stdout, done.stderr) == (0, expected, "")
 
 
-def test_readying_a_device():
+def test_readying_a_device_computes_there(monkeypatch):
     import jax
 
     from flaxvision import runtime
 
-    runtime._ready(jax.local_devices()[0])
+    computed = []
+    monkeypatch.setattr(jax, "block_until_ready", computed.append)
+    device = jax.local_devices()[0]
+    runtime._ready(device)
+    assert [(float(x), x.devices()) for x in computed] == [(1.0, {device})]

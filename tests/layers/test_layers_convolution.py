@@ -47,13 +47,6 @@ def value_and_pullback(function, x, w, seed=1):
     return both(x, w)
 
 
-def assert_near(ours, theirs, tolerance):
-    for a, b in zip(ours, theirs, strict=True):
-        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-        assert a.shape == b.shape
-        assert np.abs(a - b).max() <= tolerance * max(1.0, np.abs(b).max())
-
-
 @settings(max_examples=25, deadline=None)
 @given(
     form=st.sampled_from(FORMS),
@@ -64,7 +57,7 @@ def assert_near(ours, theirs, tolerance):
     channels=st.tuples(st.integers(1, 6), st.integers(1, 6)),
     seed=st.integers(0, 99),
 )
-def test_every_form_is_the_convolution(form, sides, kernel, strides, pads, channels, seed):
+def test_every_form_is_the_convolution(assert_near, form, sides, kernel, strides, pads, channels, seed):
     if form == "winograd":
         kernel, strides = ((3, 3), (5, 5))[kernel[0] % 2], (1, 1)
     padded = [side + sum(pad) for side, pad in zip(sides, pads, strict=True)]
@@ -83,7 +76,7 @@ def test_every_form_is_the_convolution(form, sides, kernel, strides, pads, chann
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_gradients_of_gradients_scan_vmap_and_jit(form):
+def test_gradients_of_gradients_scan_vmap_and_jit(assert_near, form):
     x, w = draw(0, (4, 9, 8, 3), (3, 3, 3, 5))
     with jax.enable_x64(True):
         x, w = jnp.asarray(x), jnp.asarray(w)
@@ -126,7 +119,7 @@ def test_winograd_matrices_filter_exactly(side):
     assert np.count_nonzero(into) < into.size  # as sums of few terms
 
 
-def test_winograd_needs_no_whole_tiles():
+def test_winograd_needs_no_whole_tiles(assert_near):
     x, w = draw(3, (2, 11, 6, 4), (5, 5, 4, 3))
     with jax.enable_x64(True):
         pads = ((2, 1), (0, 3))
@@ -151,7 +144,7 @@ def test_patches_and_their_adjoint(axis):
 
 
 @pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (4, 2), (2, 2), (5, 3)])
-def test_the_transposed_convolution_is_torchs(kernel, stride, torch):
+def test_the_transposed_convolution_is_torchs(assert_near, kernel, stride, torch):
     x, w = draw(kernel, (3, 5, 4, 6), (kernel, kernel, 2, 6))
     x, w = x.astype(np.float32), w.astype(np.float32)
 
@@ -191,7 +184,7 @@ def test_the_rule(shape, kernel, strides, pad, form):
     assert form_of((10**6, *shape[1:]), kernel, window, jnp.float32, "direct") == "native"
 
 
-def test_a_narrow_product_is_the_product():
+def test_a_narrow_product_is_the_product(assert_near):
     x, w = draw(0, (7, 40), (40, 3))
     with jax.enable_x64(True):
         x, w = jnp.asarray(x), jnp.asarray(w)
