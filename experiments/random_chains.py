@@ -75,14 +75,19 @@ def random_case(seed: int) -> Case:
         inputs = _inputs(random, chain.input_shape)
         if any(isinstance(layer, BatchNorm) for layer in chain.layers):
             chain = _train_statistics(chain, inputs)
-        graphdef, state = nnx.split(chain)
-        batches = [inputs[:batch] for batch in BATCHES]
-        run = jax.jit(lambda state, xs, graphdef=graphdef: [nnx.merge(graphdef, state)(x) for x in xs], **ONCE)
-        outputs = dict(zip(BATCHES, map(np.asarray, run(state, batches)), strict=True))
-        whole = outputs[64]
+        case = case_of(chain, inputs, seed)
+        whole = case.outputs[64]
         if np.isfinite(whole).all() and whole.std(axis=0).mean() > ALIVE * max(1.0, np.abs(whole).max()):
-            return Case(seed, chain, inputs, outputs)
+            return case
     raise AssertionError("unreachable")
+
+
+def case_of(chain: Chain, inputs: np.ndarray, seed: int = 0) -> Case:
+    """A chain with its outputs for 64 inputs, all in one program."""
+    graphdef, state = nnx.split(chain)
+    batches = [inputs[:batch] for batch in BATCHES]
+    run = jax.jit(lambda state, xs: [nnx.merge(graphdef, state)(x) for x in xs], **ONCE)
+    return Case(seed, chain, inputs, dict(zip(BATCHES, map(np.asarray, run(state, batches)), strict=True)))
 
 
 def _draw(random: np.random.Generator) -> Chain:
@@ -217,8 +222,8 @@ def _train_statistics(chain: Chain, inputs: np.ndarray) -> Chain:
 def errors(case: Case, peers: tuple[str, ...] = PEERS) -> dict[str, tuple[float, float]]:
     """For each peer its largest difference from Flax, relative to max(1, largest output), and what is allowed."""
     inputs = {batch: _channels_first(case.inputs[:batch]) for batch in BATCHES}
-    exact_network = export.to_torch(case.chain).double()
     network = export.to_torch(case.chain)
+    exact_network = copy.deepcopy(network).double()
     with torch.no_grad(), without_onednn():
         whole = torch.from_numpy(inputs[64]).double()
         exact = exact_network(whole).numpy()
@@ -229,7 +234,9 @@ def errors(case: Case, peers: tuple[str, ...] = PEERS) -> dict[str, tuple[float,
     if "keras" in peers:
         with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):  # Keras relies on both
             twin = export.to_keras(case.chain)
-            theirs["keras"] = {batch: _channels_first(np.asarray(twin(case.inputs[:batch]))) for batch in BATCHES}
+            run = jax.jit(lambda xs: {batch: twin(x) for batch, x in xs.items()}, **ONCE)
+            found = run({batch: case.inputs[:batch] for batch in BATCHES})
+            theirs["keras"] = {batch: _channels_first(np.asarray(outputs)) for batch, outputs in found.items()}
     scale = max(1.0, float(np.abs(exact).max()))
     rounding = max(moved, float(np.abs(theirs["torch"][64] - exact).max())) / scale
     allowed = max(TOLERANCE, ROUNDING * rounding)

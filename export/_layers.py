@@ -344,6 +344,7 @@ def check_layers(model: Chain) -> None:
 
 def places(model: Chain, tensors: dict[str, np.ndarray], opset: int = 0) -> Iterator[tuple[Row, Place]]:
     """Every layer of a chain with its row, in order."""
+    dtype = model.dtype
     for position, (name, layer, shape) in enumerate(layers_with_shapes(model)):
         own = {key: value for key, value in tensors.items() if key.rpartition(".")[0] == name}
-        yield row_of(position, name, layer, model.kind), Place(name, layer, shape, own, model.dtype, opset)
+        yield row_of(position, name, layer, model.kind), Place(name, layer, shape, own, dtype, opset)

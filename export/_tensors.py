@@ -54,10 +54,10 @@ def _walk(model: Chain) -> tuple[list[Tensor], Array | None]:
 
 def layers_with_shapes(model: Chain) -> Iterator[tuple[str, nnx.Module, tuple[int, ...]]]:
     """Every layer in order: its name, itself, and the shape of its input for one example."""
-    shape = model.input_shape
+    shape, dtype = model.input_shape, model.dtype
     for name, layer in model.named_layers():
         yield name, layer, shape
-        shape = tuple(jax.eval_shape(layer, jax.ShapeDtypeStruct((1, *shape), model.dtype)).shape[1:])
+        shape = tuple(jax.eval_shape(layer, jax.ShapeDtypeStruct((1, *shape), dtype)).shape[1:])
 
 
 def final_order(model: Chain) -> Array | None:

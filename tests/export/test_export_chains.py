@@ -79,9 +79,8 @@ def test_a_wrong_network_is_a_disagreement(broken):
     ]
     chain = Chain(layers, input_shape=(5, 5, 2))
     inputs = np.random.default_rng(0).standard_normal((64, 5, 5, 2)).astype(np.float32)
-    outputs = {batch: np.asarray(chain(inputs[:batch])) for batch in random_chains.BATCHES}
-    assert_alive(outputs[64])
-    case = random_chains.Case(0, chain, inputs, outputs)
+    case = random_chains.case_of(chain, inputs)
+    assert_alive(case.outputs[64])
     assert not random_chains.disagreements(random_chains.errors(case))
     conv, norm, _, fc = chain.layers
     if broken == "kernel":
@@ -113,9 +112,9 @@ def test_every_padding_with_every_stride(padding, transposed):
         # The width's stride differs from the height's.
         layer = make(2, 3, (kernel, 3), (stride, 2), padding=padding, rngs=nnx.Rngs(0), **more)
         chain = Chain([("layer", layer)], input_shape=(6, 5, 2))
-        outputs = {batch: np.asarray(chain(inputs[:batch])) for batch in random_chains.BATCHES}
-        assert_alive(outputs[64])
-        found = random_chains.errors(random_chains.Case(0, chain, inputs, outputs))
+        case = random_chains.case_of(chain, inputs)
+        assert_alive(case.outputs[64])
+        found = random_chains.errors(case)
         assert not random_chains.disagreements(found), (kernel, stride, flip, found)
 
 
@@ -125,9 +124,9 @@ def test_pools_whose_windows_do_not_divide_the_map(padding):
     inputs = rng.standard_normal((64, 7, 6, 2)).astype(np.float32) - 3  # a zero for padding would win a maximum
     for pool, window, strides in itertools.product((MaxPool, AvgPool), (2, (3, 2), 4), (None, 1, (2, 3), 5)):
         chain = Chain([("pool", pool(window, strides, padding))], input_shape=(7, 6, 2))
-        outputs = {batch: np.asarray(chain(inputs[:batch])) for batch in random_chains.BATCHES}
-        assert_alive(outputs[64])
-        found = random_chains.errors(random_chains.Case(0, chain, inputs, outputs))
+        case = random_chains.case_of(chain, inputs)
+        assert_alive(case.outputs[64])
+        found = random_chains.errors(case)
         assert not random_chains.disagreements(found), (pool, window, strides, found)
 
 
