@@ -43,6 +43,7 @@ class Source:
     official: bool | None  # whether every file is the published one; None where nothing was published
     note: str = ""  # what a reader of a table must know about these examples
     counts: tuple[tuple[str, int], ...] = ()  # (split name, examples) as loaded, after limit and hold-out
+    notes: tuple[str, ...] = ()  # a line each: what was left out, converted or looks doubtful in these examples
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
