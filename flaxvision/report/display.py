@@ -10,11 +10,12 @@ from flaxvision.sweep.results import Cell, SweepResult, Verdict
 
 # What a table that is too wide can do without, first what it can best do without.
 DISPENSABLE = (
-    "seconds", "train loss", "best epoch", "val top-1 (%)", "val loss", "test top-3 (%)", "parameters", "test loss",
-    "n", "verdict",
+    "seconds", "train loss", "best epoch", "val top-1 (%)", "val loss", "val balanced (%)", "test top-3 (%)",
+    "parameters", "test loss", "n", "verdict",
 )  # fmt: skip
 MAIN_METRICS = ("test_top1", "test_loss", "val_top1", "val_loss", "train_loss")
 DIVERGED = "†"
+BALANCED = 0.005  # a mean accuracy over classes that is this near top-1 is not worth a column
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -113,8 +114,16 @@ def _metric_columns(result: SweepResult) -> list[str]:
     wanted = {*MAIN_METRICS, *(verdict.metric for verdict in _verdicts(result))}
     if len(result.classes) > 10:  # among few classes, being one of three guesses says little
         wanted.add("test_top3")
-    order = [formats.shown_metric(result), "test_top1", "test_top3", "test_loss", *result.metrics]
+    if _imbalanced(result):
+        wanted |= {"test_balanced", "val_balanced"}
+    order = [formats.shown_metric(result), "test_top1", "test_balanced", "test_top3", "test_loss", *result.metrics]
     return [metric for metric in formats.distinct(order) if metric in result.metrics and metric in wanted]
+
+
+def _imbalanced(result: SweepResult) -> bool:
+    """Whether the mean accuracy over classes tells more than top-1: they differ in a cell."""
+    pairs = [(cell.mean("test_top1"), cell.mean("test_balanced")) for cell in result.cells]
+    return any(a is not None and b is not None and abs(a - b) > BALANCED for a, b in pairs)
 
 
 def _metric_entry(cell: Cell, metric: str, best: list[Cell]) -> Entry:
@@ -206,6 +215,8 @@ def _other_notes(result: SweepResult) -> list[str]:
         sources = "; ".join(formats.distinct(v.source for v in verdicts))
         unit = " points" if formats.is_accuracy(metric) else ""
         notes.append(f"Published {formats.metric_name(metric, unit=False)}: {sources}; tolerance ±{tolerance}{unit}.")
+    if any(metric.endswith("_balanced") for metric in _metric_columns(result)):
+        notes.append("Balanced: the mean accuracy over classes, each of the same weight.")
     if result.convergence_threshold is not None:
         threshold = f"{100 * result.convergence_threshold:g}"
         notes.append(f"Converged at: the epoch after which test top-1 changes by less than {threshold} points.")

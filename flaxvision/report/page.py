@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 LARGE = 300_000  # bytes; a larger vector figure stands in the page as pixels
-TRIAL_METRICS = ("train_loss", "val_loss", "val_top1", "test_loss", "test_top1", "test_top3")
+TRIAL_METRICS = ("train_loss", "val_loss", "val_top1", "test_loss", "test_top1", "test_top3", "test_balanced")
 _FIGURES = {
     "table": "Every cell of the table",
     "loss": "Loss over epochs",
@@ -76,7 +76,7 @@ def _template() -> Template:
 
 def _headline(result: SweepResult) -> dict[str, Any]:
     """The winner in words and numbers."""
-    order = formats.distinct([result.objective, "test_top1", "test_top3", "test_loss", "val_loss"])
+    order = formats.distinct([result.objective, "test_top1", "test_top3", "test_balanced", "test_loss", "val_loss"])
     values = [(metric, value) for metric in order if (value := result.winner.final.get(metric)) is not None]
     first, *others = [
         f"{formats.metric_name(metric, unit=False)} {formats.with_unit(metric, value)}" for metric, value in values

@@ -8,7 +8,10 @@ import json
 from typing import Any
 
 Settings = dict[str, Any]  # bare name -> value
-TABLE_METRICS = ("train_loss", "train_top1", "val_loss", "val_top1", "test_loss", "test_top1", "test_top3")
+TABLE_METRICS = (
+    *("train_loss", "train_top1", "val_loss", "val_top1", "val_balanced"),
+    *("test_loss", "test_top1", "test_top3", "test_balanced"),
+)
 PUBLISHED_METRICS = (*TABLE_METRICS, "parameters")
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from flaxvision.layers import Chain
 from flaxvision.training.metrics import Metrics
+from flaxvision.training.recipe import METRICS
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -16,8 +17,8 @@ class History:
     """Arrays by name, a row an epoch: `history["test_top1"]`.
 
     For each of the splits "train" (running values in training mode), "val" and "test" (after the epoch): `_loss`,
-    `_top1`, `_top3` (epochs,), `_per_class` (epochs, C), `_confusion` (epochs, C, C; rows true). A row a step:
-    "step_loss" (steps,), and where recorded "gradient_norm" (steps, layers) and "gradient_mean" (steps,).
+    `_top1`, `_top3`, `_balanced` (epochs,), `_per_class` (epochs, C), `_confusion` (epochs, C, C; rows true).
+    A row a step: "step_loss" (steps,), and where recorded "gradient_norm" (steps, layers) and "gradient_mean" (steps,).
     """
 
     arrays: dict[str, np.ndarray]
@@ -39,7 +40,7 @@ class History:
 
     def row(self, epoch: int) -> dict[str, float]:
         """The scalars of one epoch (from 1): name -> value."""
-        scalars = {f"{split}_{metric}" for split in ("train", "val", "test") for metric in ("loss", "top1", "top3")}
+        scalars = {f"{split}_{metric}" for split in ("train", "val", "test") for metric in METRICS}
         return {name: float(rows[epoch - 1]) for name, rows in self.arrays.items() if name in scalars}
 
 
@@ -52,7 +53,7 @@ class HistoryBuilder:
 
     def add_epoch(self, split: str, metrics: Metrics) -> None:
         """Add what one split scored after an epoch."""
-        for name in ("loss", "top1", "top3", "per_class", "confusion"):
+        for name in (*METRICS, "per_class", "confusion"):
             self.add(f"{split}_{name}", np.asarray(getattr(metrics, name))[None])
 
     def add(self, name: str, rows: np.ndarray) -> None:

@@ -71,6 +71,15 @@ class Metrics:
     per_class: np.ndarray  # float64 (C,): accuracy of each true class; NaN for a class without examples
     confusion: np.ndarray  # int64 (C, C): rows true, columns predicted
 
+    @property
+    def balanced(self) -> float:
+        """Mean accuracy over the classes that have examples (balanced accuracy, macro-averaged recall).
+
+        Unlike top-1 it does not rise when a network only finds the commonest class; NaN without classes.
+        """
+        accuracies = self.per_class[~np.isnan(self.per_class)]
+        return float(accuracies.mean()) if len(accuracies) else float("nan")
+
     @classmethod
     def of(cls, sums: Sums) -> Metrics:
         """The metrics of `sums`, fetched from the device."""

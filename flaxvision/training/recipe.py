@@ -20,7 +20,7 @@ CONVS = ("auto", "native")
 PRECISIONS = ("default", "highest", "bfloat16", "float64")
 AUGMENTATIONS = ("crop", "flip")
 SELECTS = ("last", "best")
-METRICS = ("loss", "top1", "top3")
+METRICS = ("loss", "top1", "top3", "balanced")  # of an epoch; balanced: the mean accuracy over classes
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -42,8 +42,8 @@ def test_csv_is_exact():
     std, top_std = repr(float(np.std([0.25, 0.75], ddof=1))), repr(float(np.std([0.5, 0.75], ddof=1)))
     assert results_csv(small()) == (
         f"{header},best_epoch,converged_epoch,seconds\n"
-        f"0.10,2,0,7,0.5,{std},,,,,,,,,0.625,{top_std},,,2,2,2.0\n"
-        f'"a,b",2,2,7,,,,,,,,,,,0.625,{top_std},,,2,2,2.0\n'
+        f"0.10,2,0,7,0.5,{std},,,,,,,,,,,0.625,{top_std},,,,,2,2,2.0\n"
+        f'"a,b",2,2,7,,,,,,,,,,,,,0.625,{top_std},,,,,2,2,2.0\n'
     )
 
 

@@ -16,6 +16,7 @@ import pytest
 import flaxvision as fv
 from flaxvision.errors import UserError
 from flaxvision.sweep import executors, load_spec, parse_spec, rerun, run
+from flaxvision.sweep.spec import TABLE_METRICS
 from flaxvision.sweep.trials import expand
 
 
@@ -92,7 +93,7 @@ def test_table_is_that_of_the_records(finished, files):
         keys = ("momentum", "dropout")
         cell = [r for r in records if [r["cell"][key] for key in keys] == [row[key] for key in keys]]
         assert len(cell) == int(row["n"]) == 2
-        for metric in ("train_loss", "train_top1", "val_loss", "val_top1", "test_loss", "test_top1", "test_top3"):
+        for metric in TABLE_METRICS:
             values = [r["final"][metric] for r in cell]
             np.testing.assert_allclose(float(row[f"{metric}_mean"]), np.mean(values), rtol=1e-12)
             np.testing.assert_allclose(float(row[f"{metric}_std"]), np.std(values, ddof=1), rtol=1e-9, atol=1e-15)
