@@ -52,7 +52,8 @@ class Names:
     @classmethod
     def of(cls, content: Any, key: str) -> Names:
         """Those at `key` or below it."""
-        values, keys = {}, {}
+        values: dict[str, Any] = {}
+        keys: dict[str, str] = {}
         for path, mapping in states(content):
             at = ".".join(path)
             if not key or f"{at}.".startswith(f"{key}."):

@@ -14,7 +14,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from export._torch import _import_torch, _torch_state
+from export._checkpoints import import_torch
+from export._torch import _torch_state
 from flaxvision._files import write_atomically
 from flaxvision.data import Dataset
 from flaxvision.errors import UserError
@@ -132,7 +133,7 @@ def trajectory(
         UserError: If PyTorch is missing, the network has no reference or one that does not fit, or the recipe cannot be
             compared; found before anything is trained.
     """
-    _import_torch()
+    import_torch()
     _check_recipe(recipe)
     if sizes.get("dropout"):
         raise UserError(f"a trajectory trains without dropout, given is {sizes['dropout']}: leave it out")
