@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
     losses = np.stack([result.history["step_loss"] for result in results])
     compare_losses(study, losses, peer.get("step_loss", np.zeros((0, losses.shape[1]))), every, len(data.train))
 
-    confusions = [result.history["test_confusion"][-1] for result in results]
+    confusions = [result.history.confusion("test") for result in results]
     judge_confused_pair(study, confusions, data.classes)
     typical = int(np.abs(accuracies - accuracies.mean()).argmin())
     show_confusion(study, confusions[typical], data.classes, f"Seed {typical}, {accuracies[typical]:.2f} % correct")

@@ -6,44 +6,68 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flaxvision.report.style import COLUMN, FAINT, GRID, INK, PAGE, new_figure, shorten, style
+from flaxvision.report.style import COLUMN, FAINT, GRID, INK, OKABE_ITO, PAGE, new_figure, shorten, style
 from flaxvision.sweep.results import SweepResult
+from flaxvision.training.confusion import confusion_matrix
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 COUNTED = 12  # up to so many classes every count is written
+MATRIX = 64  # up to so many classes the matrix is drawn; of more, what is most often confused
+SHOWN = 20  # pairs that are drawn of more classes
 
 
-def winner_row(result: SweepResult, name: str) -> np.ndarray | None:
-    """The winner's row of a history array at its selected epoch, on test or else validation; None if it has none."""
-    for split in ("test", "val"):
-        rows = result.winner.history.get(f"{split}_{name}")
-        if rows is not None and len(rows) >= result.winner.best_epoch and np.size(rows[result.winner.best_epoch - 1]):
-            return np.asarray(rows[result.winner.best_epoch - 1])
-    return None
+def winner_pairs(result: SweepResult) -> np.ndarray | None:
+    """The winner's confusion matrix at its selected epoch, as of `confusion_pairs`, on test or else validation.
+
+    None without classes.
+    """
+    split = _split(result)
+    return None if split is None else result.winner.history[f"{split}_pairs"]
 
 
-def class_names(result: SweepResult, count: int) -> list[str]:
-    """The classes' names, or their numbers."""
+def winner_accuracies(result: SweepResult) -> np.ndarray | None:
+    """The winner's accuracy of every class, (C,), at the same epoch on the same split; None without classes."""
+    split = _split(result)
+    return None if split is None else result.winner.history[f"{split}_per_class"][result.winner.best_epoch - 1]
+
+
+def _split(result: SweepResult) -> str | None:
+    history = result.winner.history
+    found = (split for split in ("test", "val") if len(history.get(f"{split}_pairs", ())))
+    return next(found, None)
+
+
+def class_names(result: SweepResult) -> list[str]:
+    """The names of the winner's classes, or their numbers."""
+    accuracies = winner_accuracies(result)
+    count = 0 if accuracies is None else len(accuracies)
     return list(result.classes) if len(result.classes) == count else [str(i) for i in range(count)]
 
 
-def confused_pairs(matrix: np.ndarray, most: int = 10) -> list[tuple[int, int, int]]:
+def confused_pairs(pairs: np.ndarray, most: int = 10) -> list[tuple[int, int, int]]:
     """(true class, class it was taken for, how often), the most frequent errors first."""
-    errors = matrix * ~np.eye(len(matrix), dtype=bool)
-    order = np.argsort(-errors, axis=None, kind="stable")[:most]
-    pairs = (np.unravel_index(i, matrix.shape) for i in order)
-    return [(int(i), int(j), int(errors[i, j])) for i, j in pairs if errors[i, j] > 0]
+    errors = pairs[pairs[:, 0] != pairs[:, 1]]
+    order = np.argsort(-errors[:, 2], kind="stable")[:most]
+    return [(int(true), int(taken), int(count)) for true, taken, count in errors[order]]
+
+
+def examples_of(pairs: np.ndarray, true: int) -> int:
+    """How many examples of a class were scored."""
+    return int(pairs[pairs[:, 0] == true, 2].sum())
 
 
 def draw_confusion(result: SweepResult) -> Figure | None:
-    """Rows true, columns predicted; None without classes."""
-    matrix = winner_row(result, "confusion")
-    if matrix is None:
+    """Rows true, columns predicted; of many classes the most confused ones. None without classes."""
+    pairs = winner_pairs(result)
+    if pairs is None:
         return None
-    names = [shorten(name, 14) for name in class_names(result, len(matrix))]
+    names = [shorten(name, 14) for name in class_names(result)]
+    if len(names) > MATRIX:
+        return _draw_most_confused(result, pairs)
+    matrix = confusion_matrix(pairs, len(names))
     diagonal = np.eye(len(matrix), dtype=bool)
     errors = np.ma.masked_where(diagonal | (matrix == 0), matrix)
     few = len(matrix) <= COUNTED
@@ -68,7 +92,7 @@ def draw_confusion(result: SweepResult) -> Figure | None:
         axes.tick_params(length=0)
         axes.set_xlabel("predicted")
         axes.set_ylabel("true")
-        figure.suptitle(_title(result, matrix), x=0.02, ha="left", fontsize=8)
+        figure.suptitle(_title(result, pairs), x=0.02, ha="left", fontsize=8)
         if few:
             _write_counts(axes, matrix, most)
         else:
@@ -78,13 +102,40 @@ def draw_confusion(result: SweepResult) -> Figure | None:
     return figure
 
 
-def _title(result: SweepResult, matrix: np.ndarray) -> str:
-    pairs = confused_pairs(matrix, 1)
-    if not pairs:
+def _draw_most_confused(result: SweepResult, pairs: np.ndarray) -> Figure:
+    """The most frequent errors as bars, and how the accuracies of all classes are spread."""
+    names = [shorten(name, 22) for name in class_names(result)]
+    shown = confused_pairs(pairs, SHOWN)
+    accuracies = 100 * np.asarray(winner_accuracies(result), float)
+    with style():
+        figure = new_figure(PAGE, max(1.6, 0.7 + 0.17 * len(shown)))
+        bars, spread = figure.subplots(1, 2, width_ratios=(2, 1))
+        bars.barh(range(len(shown)), [count for *_, count in shown], color=OKABE_ITO[1], height=0.7)
+        labels = [f"{names[true]} → {names[taken]}" for true, taken, _ in shown]
+        bars.set_yticks(range(len(shown)), labels, fontsize=6.5)
+        bars.invert_yaxis()
+        bars.tick_params(axis="y", length=0)
+        bars.xaxis.get_major_locator().set_params(integer=True)
+        bars.set_xlabel(f"errors: the {len(shown)} most frequent of {_kinds(pairs)} kinds")
+        spread.hist(accuracies[~np.isnan(accuracies)], bins=np.arange(0, 101, 10), color=OKABE_ITO[0])
+        spread.set_xlim(0, 100)
+        spread.set_xlabel("accuracy of a class (%)")
+        spread.set_ylabel(f"classes of {len(names):,}")
+        figure.suptitle(_title(result, pairs), x=0.02, ha="left", fontsize=8)
+    return figure
+
+
+def _kinds(pairs: np.ndarray) -> str:
+    return f"{int((pairs[:, 0] != pairs[:, 1]).sum()):,}"
+
+
+def _title(result: SweepResult, pairs: np.ndarray) -> str:
+    worst = confused_pairs(pairs, 1)
+    if not worst:
         return "no errors"
-    true, taken, count = pairs[0]
-    names = [shorten(name, 14) for name in class_names(result, len(matrix))]
-    return f"most often: {names[true]} taken for {names[taken]}, {count} of {int(matrix[true].sum())}"
+    true, taken, count = worst[0]
+    names = [shorten(name, 14) for name in class_names(result)]
+    return f"most often: {names[true]} taken for {names[taken]}, {count} of {examples_of(pairs, true)}"
 
 
 def _write_counts(axes: Axes, matrix: np.ndarray, most: int) -> None:

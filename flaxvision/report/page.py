@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flaxvision.report import formats
-from flaxvision.report.confusion import class_names, confused_pairs, winner_row
+from flaxvision.report.confusion import class_names, confused_pairs, examples_of, winner_accuracies, winner_pairs
 from flaxvision.report.display import display_tables
 from flaxvision.report.figures import figure_files
 from flaxvision.report.style import COLUMN, DPI
@@ -20,13 +20,14 @@ from flaxvision.sweep.results import Outcome, SweepResult
 if TYPE_CHECKING:
     from jinja2 import Template
 
+CLASSES = 64  # of more classes the best stand folded
 LARGE = 300_000  # bytes; a larger vector figure stands in the page as pixels
 TRIAL_METRICS = ("train_loss", "val_loss", "val_top1", "test_loss", "test_top1", "test_top3", "test_balanced")
 _FIGURES = {
     "table": "Every cell of the table",
     "loss": "Loss over epochs",
     "accuracy": "Top-1 accuracy over epochs",
-    "confusion": "Confusion matrix of the winner",
+    "confusion": "What the winner confuses",
 }
 
 
@@ -52,6 +53,7 @@ def report_html(
         column=COLUMN,
         pairs=_pairs(result),
         classes=_classes(result),
+        classes_shown=CLASSES,
         trial_header=[*result.keys, *(formats.metric_name(metric) for metric in metrics)],
         trials=[_trial(o, result.keys, metrics) for cell in result.cells for o in cell.outcomes],
         siblings=_siblings(result.directory, files),
@@ -102,22 +104,22 @@ def _figure(name: str, files: Mapping[str, bytes]) -> dict[str, Any]:
 
 def _pairs(result: SweepResult) -> list[dict[str, Any]]:
     """The winner's most frequent errors."""
-    matrix = winner_row(result, "confusion")
-    if matrix is None:
+    pairs = winner_pairs(result)
+    if pairs is None:
         return []
-    names = class_names(result, len(matrix))
+    names = class_names(result)
     return [
-        {"true": names[i], "taken": names[j], "count": count, "of": int(matrix[i].sum())}
-        for i, j, count in confused_pairs(matrix)
+        {"true": names[i], "taken": names[j], "count": count, "of": examples_of(pairs, i)}
+        for i, j, count in confused_pairs(pairs)
     ]
 
 
 def _classes(result: SweepResult) -> list[dict[str, Any]]:
     """The winner's accuracy of every class in percent, the worst first; a class without examples has none."""
-    accuracies = winner_row(result, "per_class")
+    accuracies = winner_accuracies(result)
     if accuracies is None:
         return []
-    rows = zip(class_names(result, len(accuracies)), 100 * accuracies.astype(float), strict=True)
+    rows = zip(class_names(result), 100 * accuracies.astype(float), strict=True)
     return [
         {"name": name, "percent": None if np.isnan(value) else float(value)}
         for name, value in sorted(rows, key=lambda row: (np.isnan(row[1]), row[1]))

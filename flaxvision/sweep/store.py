@@ -17,6 +17,7 @@ from flaxvision.sweep.parse import DATA_KEYS, load_spec
 from flaxvision.sweep.results import Outcome
 from flaxvision.sweep.spec import Axis, Point, Settings, Spec, Stage, as_typed, config_hash
 from flaxvision.sweep.work import Places
+from flaxvision.training.confusion import as_pairs
 from flaxvision.training.recipe import field_names
 
 SPEC, TRIALS = "spec.toml", "trials.jsonl"
@@ -114,7 +115,7 @@ def outcome_of(record: dict[str, Any], places: Places) -> Outcome:
         **{key: record[key] for key in ("id", "stage", "seed", "status", "config", "parameters", "final")},
         **{key: record[key] for key in ("best_epoch", "converged_epoch", "seconds")},
         cell=tuple(record["cell"].items()),
-        history=history,
+        history=as_pairs(history, record["best_epoch"]),
     )
 
 

@@ -22,6 +22,7 @@ from flaxvision.layers.context import matches
 from flaxvision.models.files import assign, read
 from flaxvision.runtime import on_host
 from flaxvision.training.checkpoint import Checkpoints
+from flaxvision.training.confusion import as_pairs
 from flaxvision.training.engine import Engine, engine_for
 from flaxvision.training.history import History, HistoryBuilder, Result, Timing
 from flaxvision.training.losses import loss_of
@@ -206,7 +207,7 @@ class _Run:
         if checkpoints is not None and (found := checkpoints.restore(self.engine.member(self.states, 0))) is not None:
             state, arrays, kept = found
             self.states, first = self.engine.join([state]), len(arrays["train_loss"])
-            builders = [HistoryBuilder(self.layers, arrays)]
+            builders = [HistoryBuilder(self.layers, as_pairs(arrays, kept["epoch"]))]
             best = [Best(**kept)]
         marks = [time.perf_counter()]
         goes_on = first < epochs and not all(member.stopped for member in best)
@@ -251,14 +252,18 @@ class _Run:
         for k, (builder, member) in enumerate(zip(builders, best, strict=True)):
             if member.stopped:
                 continue
-            for split, values in fetched.items():
-                builder.add_epoch(split, Metrics.of(self.engine.member(values, k)))
+            scored = {split: Metrics.of(self.engine.member(values, k)) for split, values in fetched.items()}
+            for split, found in scored.items():
+                builder.add_epoch(split, found)
             builder.add("step_loss", records.loss[:, k])
             if self.recipe.record_gradients:
                 for name in ("gradient_norm", "gradient_mean"):
                     builder.add(name, getattr(records, name)[:, k])
             if self._select(epoch, builder, member):
                 kept.append(k)
+            if member.epoch == epoch + 1:
+                for split, found in scored.items():
+                    builder.select(split, found)
         states = self._fetched() if kept else None
         for k in kept:
             copy = np.array if self.plan.vmapped else jnp.copy

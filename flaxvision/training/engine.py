@@ -192,8 +192,8 @@ class Engine:
     def _zeros(self, states: States) -> Any:
         dtype = at_least_float32(compute_dtype(self.plan.recipe, self._one(states).params))
         if self.plan.vmapped:
-            return zero_sums(self.plan.classes, dtype, len(states.step))
-        return tuple(zero_sums(self.plan.classes, dtype) for _ in states)
+            return zero_sums(self.plan.classes, dtype, len(states.step), confusion=False)
+        return tuple(zero_sums(self.plan.classes, dtype, confusion=False) for _ in states)
 
     def _no_records(self, states: States, steps: int) -> StepRecord:
         params = self._one(states).params

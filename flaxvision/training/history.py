@@ -7,7 +7,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from flaxvision.errors import UserError
 from flaxvision.layers import Chain
+from flaxvision.training.confusion import confusion_matrix, confusion_pairs
 from flaxvision.training.metrics import Metrics
 from flaxvision.training.recipe import METRICS
 
@@ -17,8 +19,10 @@ class History:
     """Arrays by name, a row an epoch: `history["test_top1"]`.
 
     For each of the splits "train" (running values in training mode), "val" and "test" (after the epoch): `_loss`,
-    `_top1`, `_top3`, `_balanced` (epochs,), `_per_class` (epochs, C), `_confusion` (epochs, C, C; rows true).
-    A row a step: "step_loss" (steps,), and where recorded "gradient_norm" (steps, layers) and "gradient_mean" (steps,).
+    `_top1`, `_top3`, `_balanced` (epochs,), `_per_class` (epochs, C). A row a step: "step_loss" (steps,), and where
+    recorded "gradient_norm" (steps, layers) and "gradient_mean" (steps,). Of the selected epoch only, for "val" and
+    "test": `_pairs` (pairs, 3), the confusion matrix as (true class, predicted class, examples); `confusion` makes the
+    matrix of it.
     """
 
     arrays: dict[str, np.ndarray]
@@ -32,6 +36,20 @@ class History:
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.arrays)
+
+    def confusion(self, split: str) -> np.ndarray:
+        """The confusion matrix of the selected epoch, int64 (C, C), rows true, columns predicted.
+
+        Args:
+            split: "test" or "val".
+
+        Raises:
+            UserError: If there is none: of another split, or without classes.
+        """
+        if f"{split}_pairs" not in self.arrays:
+            kept = [name.removesuffix("_pairs") for name in self.arrays if name.endswith("_pairs")]
+            raise UserError(f"no confusion matrix of {split!r} is kept: allowed are {', '.join(kept) or 'none here'}")
+        return confusion_matrix(self.arrays[f"{split}_pairs"], self.arrays[f"{split}_per_class"].shape[1])
 
     @property
     def epochs(self) -> int:
@@ -53,8 +71,13 @@ class HistoryBuilder:
 
     def add_epoch(self, split: str, metrics: Metrics) -> None:
         """Add what one split scored after an epoch."""
-        for name in (*METRICS, "per_class", "confusion"):
+        for name in (*METRICS, "per_class"):
             self.add(f"{split}_{name}", np.asarray(getattr(metrics, name))[None])
+
+    def select(self, split: str, metrics: Metrics) -> None:
+        """The newest epoch is the selected one so far: keep its confusion matrix in place of an earlier one."""
+        if len(metrics.confusion):
+            self.parts[f"{split}_pairs"] = [confusion_pairs(metrics.confusion)]
 
     def add(self, name: str, rows: np.ndarray) -> None:
         """Add rows to an array, shape (rows, ...)."""

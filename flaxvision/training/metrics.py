@@ -20,16 +20,21 @@ class Sums(NamedTuple):
     examples: jax.Array  # how many were counted, float32 ()
     loss: jax.Array  # sum of example losses, ()
     top3: jax.Array  # examples whose class is among the three highest scores, float32 ()
-    confusion: jax.Array  # examples by true (row) and predicted (column) class, float32 (C, C); (0, 0) without scores
+    seen: jax.Array  # examples by true class, float32 (C,)
+    hits: jax.Array  # those of them whose class has the highest score, float32 (C,)
+    confusion: jax.Array  # examples by true (row) and predicted (column) class, float32 (C, C); (0, 0) if not wanted
 
 
-def zero_sums(classes: int, dtype: jnp.dtype = jnp.float32, members: int | None = None) -> Sums:
+def zero_sums(
+    classes: int, dtype: jnp.dtype = jnp.float32, members: int | None = None, *, confusion: bool = True
+) -> Sums:
     """The sums over no examples, with a leading axis of `members` where given."""
 
     def zeros(*shape: int, dtype: jnp.dtype = jnp.float32) -> jax.Array:
         return jnp.zeros(shape if members is None else (members, *shape), dtype)
 
-    return Sums(zeros(), zeros(dtype=dtype), zeros(), zeros(classes, classes))
+    side = classes if confusion else 0
+    return Sums(zeros(), zeros(dtype=dtype), zeros(), zeros(classes), zeros(classes), zeros(side, side))
 
 
 def add(a: Sums, b: Sums) -> Sums:
@@ -38,9 +43,18 @@ def add(a: Sums, b: Sums) -> Sums:
 
 
 def sum_batch(
-    loss: str, classes: int, outputs: jax.Array, labels: jax.Array, inputs: jax.Array, mask: jax.Array | None
+    loss: str,
+    classes: int,
+    outputs: jax.Array,
+    labels: jax.Array,
+    inputs: jax.Array,
+    mask: jax.Array | None,
+    *,
+    confusion: bool = True,
 ) -> Sums:
     """The sums over one batch; examples where `mask` (bool (B,)) is False do not count.
+
+    Training goes without the confusion matrix: it grows with the square of the classes, and so would every step.
 
     The predicted class is the arg max, the first of equal scores and NaN above all, as in NumPy and PyTorch.
     """
@@ -48,16 +62,19 @@ def sum_batch(
     weight = jnp.ones(labels.shape, jnp.float32) if mask is None else mask.astype(jnp.float32)
     loss_sum = losses.sum() if mask is None else jnp.where(mask, losses, jnp.zeros((), losses.dtype)).sum()
     scores = class_scores(loss, outputs)
+    nothing = zero_sums(classes, confusion=confusion)
     if scores is None:
-        return Sums(weight.sum(), loss_sum, jnp.zeros((), jnp.float32), jnp.zeros((classes, classes), jnp.float32))
+        return nothing._replace(examples=weight.sum(), loss=loss_sum)
     scores = jnp.where(jnp.isnan(scores), jnp.asarray(jnp.inf, scores.dtype), scores)
     column = jnp.arange(scores.shape[1], dtype=labels.dtype)[None, :]
     own = jnp.take_along_axis(scores, labels[:, None], axis=1)
     ahead = (scores > own) | ((scores == own) & (column < labels[:, None]))
     top3 = (ahead.sum(axis=1) < TOP).astype(jnp.float32)
+    predicted = scores.argmax(axis=1).astype(labels.dtype)
     true = (labels[:, None] == column).astype(jnp.float32) * weight[:, None]
-    predicted = (scores.argmax(axis=1).astype(labels.dtype)[:, None] == column).astype(jnp.float32)
-    return Sums(weight.sum(), loss_sum, (top3 * weight).sum(), true.T @ predicted)
+    hits = (true * (predicted == labels).astype(jnp.float32)[:, None]).sum(axis=0)
+    matrix = nothing.confusion.at[labels, predicted].add(weight) if confusion else nothing.confusion
+    return Sums(weight.sum(), loss_sum, (top3 * weight).sum(), true.sum(axis=0), hits, matrix)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -69,7 +86,7 @@ class Metrics:
     top1: float  # share of examples whose class has the highest score; NaN without classes
     top3: float  # share of examples whose class is among the three highest
     per_class: np.ndarray  # float64 (C,): accuracy of each true class; NaN for a class without examples
-    confusion: np.ndarray  # int64 (C, C): rows true, columns predicted
+    confusion: np.ndarray  # int64 (C, C): rows true, columns predicted; (0, 0) of a training epoch
 
     @property
     def balanced(self) -> float:
@@ -83,16 +100,14 @@ class Metrics:
     @classmethod
     def of(cls, sums: Sums) -> Metrics:
         """The metrics of `sums`, fetched from the device."""
-        count, loss, top3, confusion = (np.asarray(x, np.float64) for x in sums)
-        rows = confusion.sum(axis=1)
-        with np.errstate(invalid="ignore"):
-            per_class = np.where(rows > 0, np.diag(confusion) / np.where(rows > 0, rows, 1), np.nan)
-        scored = len(confusion) > 0
+        count, loss, top3, seen, hits = (np.asarray(x, np.float64) for x in sums[:5])
+        per_class = np.where(seen > 0, hits / np.where(seen > 0, seen, 1), np.nan)
+        scored = len(seen) > 0
         return cls(
             count=int(count),
             loss=float(loss / count),
-            top1=float(np.trace(confusion) / count) if scored else float("nan"),
+            top1=float(hits.sum() / count) if scored else float("nan"),
             top3=float(top3 / count) if scored else float("nan"),
             per_class=per_class,
-            confusion=confusion.astype(np.int64),
+            confusion=np.asarray(sums.confusion).astype(np.int64),
         )

@@ -30,7 +30,7 @@ class Plan:
 
     graphdef: nnx.GraphDef
     recipe: Recipe  # `Recipe.structure()`
-    classes: int  # classes of the confusion matrix; 0 without classes
+    classes: int  # how many there are; 0 without classes
     steps_per_epoch: int
     total_steps: int
     vmapped: bool  # members by `vmap`; otherwise unrolled in one program

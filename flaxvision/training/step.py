@@ -68,7 +68,8 @@ def make_step(
         losses = example_losses(recipe.loss, outputs, batch.labels, inputs)
         if batch.mask is not None:
             losses = jnp.where(batch.mask, losses, jnp.zeros((), losses.dtype))
-        sums = sum_batch(recipe.loss, classes, *lax.stop_gradient((outputs, batch.labels, inputs)), batch.mask)
+        scored = lax.stop_gradient((outputs, batch.labels, inputs))
+        sums = sum_batch(recipe.loss, classes, *scored, batch.mask, confusion=False)
         loss = losses.sum() / examples.astype(losses.dtype)
         return loss, (nnx.state(model, nnx.BatchStat), sums)
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from flaxvision.sweep.results import Cell, Outcome, SweepResult, Verdict
+from flaxvision.training.confusion import confusion_pairs
 
 SPLITS = ("train", "test")
 ALL_SPLITS = ("train", "val", "test")
@@ -41,12 +42,13 @@ def history(
             top1[fail_at - 1 :] = 1 / max(classes, 2)
         if classes:
             confusion = np.stack([_confusion(rng, classes, value) for value in top1])
-            arrays[f"{split}_confusion"] = confusion
+            if split != "train":
+                arrays[f"{split}_pairs"] = confusion_pairs(confusion[-1])
             arrays[f"{split}_per_class"] = np.stack([np.diag(m) / m.sum(axis=1) for m in confusion])
             top1 = np.trace(confusion, axis1=1, axis2=2) / confusion[0].sum()
             arrays[f"{split}_top3"] = 1 - (1 - top1) / 4
         else:
-            arrays[f"{split}_confusion"], arrays[f"{split}_per_class"] = np.zeros((epochs, 0, 0)), np.zeros((epochs, 0))
+            arrays[f"{split}_per_class"] = np.zeros((epochs, 0))
             top1 = arrays[f"{split}_top3"] = np.full(epochs, np.nan)
         arrays[f"{split}_top1"] = top1
     return arrays

@@ -23,6 +23,7 @@ from flaxvision.report.confusion import confused_pairs
 from flaxvision.report.curves import Curve, draw_curves
 from flaxvision.report.labels import spread
 from flaxvision.report.style import DPI
+from flaxvision.training.confusion import confusion_pairs
 
 pytestmark = pytest.mark.filterwarnings("error")
 HERE = Path("unused")
@@ -133,7 +134,8 @@ def test_confusion_colours_errors_and_names_the_worst_pair():
     result = examples.learning_rates(HERE)
     matrix = np.diag([50, 40, 30])
     matrix[0, 2], matrix[1, 0] = 7, 3
-    result.winner.history["test_confusion"] = np.stack([matrix])
+    result.winner.history["test_pairs"] = confusion_pairs(matrix)
+    result.winner.history["test_per_class"] = np.ones((1, 3))
     result = dataclasses.replace(
         result, winner=dataclasses.replace(result.winner, best_epoch=1), classes=("4", "$9$", "x")
     )
@@ -144,7 +146,7 @@ def test_confusion_colours_errors_and_names_the_worst_pair():
     assert axes.collections[0].norm.vmax == 7
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted", "true")
     assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the first class on top
-    assert confused_pairs(matrix) == [(0, 2, 7), (1, 0, 3)]
+    assert confused_pairs(confusion_pairs(matrix)) == [(0, 2, 7), (1, 0, 3)]
 
 
 @pytest.mark.parametrize("rows", [1, 3])

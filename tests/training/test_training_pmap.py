@@ -29,8 +29,9 @@ SCRIPT = textwrap.dedent("""
         "devices": jax.local_device_count(),
         "difference": max(float(np.abs(a[k] - b[k]).max()) for k in a),
         "moved": min(float(np.abs(a[k]).max()) for k in a),
-        "confusion": bool(np.array_equal(one.history["test_confusion"], many.history["test_confusion"])),
-        "counted": int(many.history["train_confusion"].sum()),
+        "confusion": bool(np.array_equal(one.history["test_pairs"], many.history["test_pairs"])),
+        "counted": int(many.history["test_pairs"][:, 2].sum()),
+        "right": float(many.history["train_top1"][0] * examples),
     }))
 """)
 
@@ -62,6 +63,7 @@ def test_eight_devices_equal_one_with_full_uneven_and_empty_shares(precision, ex
     assert result["devices"] == 8
     assert result["difference"] <= tolerance
     assert result["moved"] > 0
-    assert result["counted"] == examples
+    assert result["counted"] == 37
+    assert result["right"] == pytest.approx(round(result["right"]), abs=1e-6)  # all examples count, in training too
     if precision == "float64":
         assert result["confusion"]
