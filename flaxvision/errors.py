@@ -5,6 +5,46 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+# What other libraries call a setting -> its name here.
+ELSEWHERE = {
+    alias: name
+    for name, aliases in {
+        "learning_rate": "lr eta base_lr initial_lr init_lr max_lr learning_rate_init step_size alpha",
+        "momentum": "sgd_momentum mu beta",
+        "weight_decay": "wd l2 decay l2_reg l2_regularization regularization",
+        "batch_size": "bs batch mini_batch_size minibatch train_batch_size per_device_train_batch_size bsz",
+        "epochs": "epoch n_epochs num_epochs max_epochs nb_epochs nb_epoch num_train_epochs total_epochs max_iter",
+        "steps": "max_steps num_steps n_steps total_steps iterations num_iterations num_train_steps updates",
+        "optimizer": "opt optim optimiser solver",
+        "schedule": "scheduler sched lr_scheduler lr_schedule lr_scheduler_type learning_rate_schedule lr_policy",
+        "warmup_epochs": "warmup warmup_steps num_warmup_steps warmup_ratio lr_warmup_epochs",
+        "loss": "criterion loss_fn loss_function",
+        "early_stopping": "patience early_stop early_stopping_patience n_iter_no_change",
+        "select_on": "monitor metric_for_best_model",
+        "select": "save_best save_best_only load_best_model_at_end restore_best_weights",
+        "validation": "val valid val_split validation_split validation_fraction valid_pct val_size holdout",
+        "validation_seed": "val_seed split_seed",
+        "limit": "max_samples num_samples n_samples subset max_train_samples limit_train_batches",
+        "size": "img_size image_size imgsz input_size resolution crop_size resize",
+        "channels": "in_chans in_channels n_channels num_channels color_mode",
+        "dataset": "data ds data_set dataset_name",
+        "model": "arch architecture net network backbone model_name",
+        "hidden": "hidden_size hidden_sizes hidden_units hidden_layers hidden_layer_sizes hidden_dim units width",
+        "activation": "act act_layer activation_fn activation_function nonlinearity",
+        "batch_norm": "bn batchnorm use_bn use_batch_norm norm",
+        "dropout": "drop drop_rate dropout_rate dropout_prob p_dropout",
+        "init": "initializer kernel_initializer kernel_init weight_init initialization",
+        "warm_start": "pretrained pretrained_weights weights checkpoint initial_checkpoint finetune init_from",
+        "frozen": "freeze freeze_layers frozen_layers trainable",
+        "augment": "aug augmentation augmentations data_augmentation transform transforms",
+        "pixels": "normalize normalization rescale scale rescaling preprocessing",
+        "precision": "amp fp16 bf16 dtype mixed_precision half",
+        "shuffle": "shuffle_train train_shuffle",
+    }.items()
+    for alias in aliases.split()
+}
+LONG = 12  # names that a message lists beside the one that was probably meant
+
 
 class UserError(ValueError):
     """A mistake in what was given: one line that says what was given, what is allowed and what to type.
@@ -14,13 +54,23 @@ class UserError(ValueError):
 
 
 def unknown(what: str, given: object, allowed: Iterable[object]) -> UserError:
-    """An error for a `given` name that is none of the `allowed` ones; names the nearest and lists them all.
+    """An error for a `given` name that is none of the `allowed` ones; names the nearest, and lists few ones.
+
+    A name that other libraries use is answered with ours.
 
     >>> print(unknown("model", "mpl", ["linear", "mlp"]))
     unknown model 'mpl': did you mean 'mlp'? Allowed: linear, mlp
+    >>> print(unknown("key", "lr", ["learning_rate", *"abcdefghijkl"]))
+    unknown key 'lr': did you mean 'learning_rate'?
     """
     names = [str(name) for name in allowed]
-    near = difflib.get_close_matches(given, names, n=1, cutoff=0.5) if isinstance(given, str) else []
+    near = []
+    if isinstance(given, str):
+        plain = given.lower().replace("-", "_").replace(" ", "_")
+        same = [name for name in names if name == ELSEWHERE.get(plain, plain)]
+        near = same or difflib.get_close_matches(given, names, n=1, cutoff=0.5)
+    if near and len(names) > LONG:
+        return UserError(f"unknown {what} {str(given)!r}: did you mean {near[0]!r}?")
     hint = f" did you mean {near[0]!r}?" if near else ""
     return UserError(f"unknown {what} {str(given)!r}:{hint} Allowed: {', '.join(names)}")
 

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 from flaxvision.errors import UserError
 from flaxvision.sweep.arrange import arrange
 from flaxvision.sweep.executors import check_executor, execute
+from flaxvision.sweep.plan import Plan, one_each, plan
 from flaxvision.sweep.results import Outcome, SweepResult
 from flaxvision.sweep.spec import Spec, config_hash
 from flaxvision.sweep.store import append_record, dump_spec, open_run, outcome_of
 from flaxvision.sweep.table import best_cell, cells_of, nearest_to_mean
-from flaxvision.sweep.trials import Trial, expand, finals_of, pretraining
-from flaxvision.sweep.work import Cohort, Places, check, load_dataset
+from flaxvision.sweep.trials import Trial, finals_of
+from flaxvision.sweep.work import Cohort, Places, load_dataset
 
 if TYPE_CHECKING:
     from flaxvision.data import Dataset
@@ -44,6 +45,7 @@ def run(
     raw_dir: str | None = None,
     data_dir: str | None = None,
     command: str | None = None,
+    planned: Callable[[Plan], object] = lambda _: None,
     watch: Watch = unwatched,
     export: bool = True,
     report: bool = True,
@@ -62,6 +64,7 @@ def run(
         raw_dir: Folder of original data files, see `flaxvision.data.load`.
         data_dir: Folder of prepared data sets, see `flaxvision.data.load`.
         command: The command that made it, for the report.
+        planned: Called once with what will run, after all checks and before any training.
         watch: Makes the progress display from the cohorts to run: callbacks that see a trial's progress some times a
             second. Only where trials run one after the other can they stop it.
         export: Write the winner as an ONNX file and compare it with PyTorch and Keras where those are installed.
@@ -74,17 +77,10 @@ def run(
         UserError: For a spec, data or folder that does not work; found before anything is trained or written.
     """
     check_executor(executor)
-    if resume and out_dir is None:
-        raise UserError("--resume goes on with a run that exists: name it with --out DIR")
-    directory = default_directory(spec.name) if out_dir is None else Path(out_dir)
+    directory = run_directory(spec.name, out_dir, resume=resume)
     places = Places(directory, raw_dir, data_dir)
-    trials = expand(spec)
-    stages = pretraining(spec, trials)
-    finals = [final for trial in trials for final in finals_of(spec, trial.settings, trial.cell)]
-    for trial in _one_each([*stages, *trials, *finals]):
-        check(trial, places, *stages)
-    if spec.objective.startswith("val_") and all(load_dataset(t, places).validation is None for t in _one_each(trials)):
-        raise UserError(f"objective is {spec.objective!r} but there is no validation split: give validation=0.2")
+    checked = plan(spec, places)
+    spec, stages, trials = checked.spec, checked.stages, checked.trials
     records = open_run(directory, spec, resume=resume)
     done = {record["id"]: record for record in records}
     used: list[str] = []  # executors
@@ -92,6 +88,8 @@ def run(
     def train(wanted: Sequence[Trial]) -> dict[str, Outcome]:
         left = [trial for trial in wanted if trial.id not in done]
         if left:
+            if not used:
+                planned(checked)
             used.append(_train(left, places, executor, spec.convergence_threshold, done, watch))
         return {trial.id: outcome_of(done[trial.id], places) for trial in wanted}
 
@@ -132,6 +130,17 @@ def _exported(result: SweepResult, dataset: Dataset) -> tuple[str, str]:
     return "The same network elsewhere", parity.html()
 
 
+def run_directory(name: str, out_dir: str | Path | None, *, resume: bool) -> Path:
+    """Where a run goes: as given, or to a new folder.
+
+    Raises:
+        UserError: If a run is to be continued that is not named.
+    """
+    if resume and out_dir is None:
+        raise UserError("--resume goes on with a run that exists: name it with --out DIR")
+    return default_directory(name) if out_dir is None else Path(out_dir)
+
+
 def default_directory(name: str) -> Path:
     """runs/NAME-TIMESTAMP, with a number behind it where that is taken."""
     stem = f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
@@ -166,11 +175,6 @@ def _train(
     return f"{arranged.executor}, cohorts by vmap" if together else arranged.executor
 
 
-def _one_each(trials: Sequence[Trial]) -> list[Trial]:
-    """One trial of every distinct setting but for the seed."""
-    return list({config_hash(trial.settings): trial for trial in trials}.values())
-
-
 def _result(
     spec: Spec,
     trials: Sequence[Trial],
@@ -182,7 +186,7 @@ def _result(
 ) -> SweepResult:
     from flaxvision.sweep.provenance import data_sources, device, versions
 
-    datasets = {id(dataset): dataset for trial in _one_each(trials) for dataset in [load_dataset(trial, places)]}
+    datasets = {id(dataset): dataset for trial in one_each(trials) for dataset in [load_dataset(trial, places)]}
     winning = _trial_of(winner, trials)
     provenance = {
         "command": command or f"flaxvision.sweep.run(load_spec({spec.name!r}))",
@@ -196,7 +200,7 @@ def _result(
     }
     return SweepResult(
         name=spec.name,
-        title=spec.title,
+        title=spec.heading,
         description=spec.description,
         keys=spec.keys,
         cells=cells,

@@ -16,6 +16,7 @@ from flaxvision.errors import UserError
 from flaxvision.sweep.executors import EXECUTORS, check_executor
 
 if TYPE_CHECKING:
+    from flaxvision.sweep.plan import Plan
     from flaxvision.sweep.spec import Spec
     from flaxvision.sweep.work import Cohort
     from flaxvision.training._fit import Callback
@@ -89,14 +90,13 @@ def _sweep(arguments: list[str], own_process: bool) -> int:
         limit=options.limit,
         settings=options.set,
     )
-    if options.dry_run:
-        return _dry_run(spec)
-
     from flaxvision import runtime
     from flaxvision.sweep._run import run, unwatched
 
     if own_process:
         runtime.prepare()
+    if options.dry_run:
+        return _dry_run(spec, options)
     quiet = options.quiet
     result = run(
         spec,
@@ -107,6 +107,7 @@ def _sweep(arguments: list[str], own_process: bool) -> int:
         data_dir=options.data_dir,
         command=shlex.join([*PROGRAM.split(), *arguments]),
         export=not options.no_export,
+        planned=(lambda _: None) if quiet else _say_data,
         watch=unwatched if quiet else _watch,
     )
     if not quiet:
@@ -149,7 +150,7 @@ def _sweep_parser() -> Parser:
     add = parser.add_argument
     add("spec", nargs="?", metavar="NAME|SPEC.toml", help="a sweep of the package (see --list) or a TOML file")
     add("--list", action="store_true", help="list the sweeps of the package and stop")
-    add("--dry-run", action="store_true", help="print the trials and the programs that they share, and stop")
+    add("--dry-run", action="store_true", help="check everything, print data and trials, and stop")
     add("--out", metavar="DIR", type=Path, help="run directory (default: runs/NAME-TIMESTAMP)")
     _data_options(parser)
     add("--dataset", metavar="D", help="train on another data set, such as glyphs, which needs no files")
@@ -185,16 +186,33 @@ def positive(kind: type) -> Callable[[str], Any]:
     return parse
 
 
-def _dry_run(spec: Spec) -> int:
-    from flaxvision.sweep.trials import cohorts, expand, pretraining
+def _say_data(checked: Plan) -> None:
+    """Say, before the training, what it will be about."""
+    for line in checked.data:
+        print(line, file=sys.stderr)
 
-    trials = expand(spec)
+
+def _dry_run(spec: Spec, options: argparse.Namespace) -> int:
+    """Check what a run would check, and print what it would do."""
+    from flaxvision.sweep._run import run_directory
+    from flaxvision.sweep.plan import plan
+    from flaxvision.sweep.store import check_directory
+    from flaxvision.sweep.trials import cohorts
+    from flaxvision.sweep.work import Places
+
+    directory = run_directory(spec.name, options.out, resume=options.resume)
+    checked = plan(spec, Places(directory, options.raw_dir, options.data_dir))
+    check_directory(directory, checked.spec, resume=options.resume)
+    spec, trials = checked.spec, checked.trials
+    print(f"{spec.heading}; winner by {spec.objective}")
+    print(*checked.data, sep="\n")
     groups = cohorts(trials, len(trials))
     for number, group in enumerate(groups, start=1):
         for trial in group:
             cell = ", ".join(f"{key}={label}" for key, label in trial.cell)
-            print(f"{trial.id}  program {number:<3} seed {trial.seed:<3} {cell}")
-    before = ", besides a pretraining" if pretraining(spec, trials) else ""
+            size = f"{checked.parameters[trial.id]:,} parameters"
+            print(f"{trial.id}  program {number:<3} seed {trial.seed:<3} {size}  {cell}")
+    before = ", besides a pretraining" if checked.stages else ""
     after = f", after them trials of the winner: {len(spec.final.seeds)}" if spec.final else ""
     print(f"programs: {len(groups)}, trials: {len(trials)}{before}{after}; nothing was trained or written")
     return 0

@@ -12,7 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from flaxvision.errors import UserError, check_choice, unknown
-from flaxvision.sweep.spec import PUBLISHED_METRICS, Axis, Point, Published, Settings, Spec, Stage, Typed, as_typed
+from flaxvision.sweep.spec import (
+    AUTO,
+    PRETRAINED,
+    PUBLISHED_METRICS,
+    Axis,
+    Point,
+    Published,
+    Settings,
+    Spec,
+    Stage,
+    Typed,
+    as_typed,
+)
 from flaxvision.training.recipe import field_names, selection_metrics
 
 DATA_KEYS = ("dataset", "validation", "validation_seed", "limit", "size", "channels", "drawn")
@@ -20,7 +32,7 @@ MODEL_KEYS = ("model", "init")
 SIZE_KEYS = ("hidden", "activation", "inner_activation", "batch_norm", "dropout", "padding", "pool")
 TOP_KEYS = (
     *("name", "title", "description", "dataset", "model", "seeds", "objective", "convergence_threshold", "select"),
-    *("select_on", "data", "sizes", "recipe", "grid", "variants", "init", "pretrain", "final", "published"),
+    *("select_on", "data", "sizes", "recipe", "grid", "variants", "init", "pretrain", "final", "published", "changed"),
 )
 STAGE_KEYS = ("dataset", "model", "seeds", "seed", "only", "data", "sizes", "recipe")
 DEFAULT_SWEEP = "demo"
@@ -64,12 +76,16 @@ def parse_spec(table: dict[str, Any]) -> Spec:
     model = base.get("model", "")
     for key in ("select", "select_on"):
         if key in table:
+            if key in base:
+                raise UserError(f"{key} is given twice, at the top and in [recipe]: leave it to one of them")
             base[key] = _is(table[key], str, key, "a string")
     if "init" in table:
         start = _is(table["init"], dict, "init", 'a table with "from"; the framework\'s defaults are [sizes] init')
         _known("key of [init]", start, ("from", "only"))
         if "from" not in start:
             raise UserError('[init] needs from = "RUN or FILE"')
+        if "warm_start" in base or "warm_start_only" in base:
+            raise UserError("a warm start is given twice, by [init] and in [recipe]: leave it to one of them")
         base["warm_start"] = _is(start["from"], str, "[init] from", "a path")
         base["warm_start_only"] = _strings(start.get("only", []), "[init] only")
     grid = _is(table.get("grid", {}), dict, "grid", "a table")
@@ -84,12 +100,14 @@ def parse_spec(table: dict[str, Any]) -> Spec:
         base=base,
         axes=tuple(axis_of(key, values, model) for key, values in grid.items()),
         seeds=seeds_of(table.get("seeds", 1)),
-        objective=_objective(table, base),
+        objective=objective_of(table.get("objective", AUTO)),
         convergence_threshold=_number(table, "convergence_threshold"),
         published=(),  # below: what it says of cells is checked against the axes
         pretrain=_stage(table, "pretrain", model),
         final=_stage(table, "final", model),
+        changed=_strings(table.get("changed", []), "changed"),
     )
+    _check_pretrained(spec)
     entries = _is(table.get("published", []), list, "published", "[[published]] tables")
     return dataclasses.replace(spec, published=tuple(_published(entry, spec) for entry in entries))
 
@@ -178,10 +196,19 @@ def _settings(table: dict[str, Any], model: str = "") -> Settings:
         content = _is(table.get(section, {}), dict, section, f"a table [{section}]")
         if names is not None:
             _known(f"key of [{section}]", content, names)
+        for key in content.keys() & _elsewhere(section):
+            raise UserError(f"[{section}] has {key}, which is a setting of {_elsewhere(section)[key]}: move it there")
         for key, value in content.items():
             _check_plain(key, value)
         settings |= content
     return settings
+
+
+def _elsewhere(section: str) -> dict[str, str]:
+    """The settings that a model of one's own cannot have as sizes, and where they stand."""
+    if section != "sizes":
+        return {}
+    return dict.fromkeys(DATA_KEYS, "[data]") | dict.fromkeys(field_names(), "[recipe]") | {"model": "the top"}
 
 
 def _stage(table: dict[str, Any], name: str, model: str) -> Stage | None:
@@ -189,8 +216,14 @@ def _stage(table: dict[str, Any], name: str, model: str) -> Stage | None:
         return None
     content = _is(table[name], dict, name, f"a table [{name}]")
     _known(f"key of [{name}]", content, STAGE_KEYS)
+    if "seed" in content and "seeds" in content:
+        raise UserError(f"[{name}] gives both seed and seeds: leave it to one of them")
     seeds = seeds_of([content["seed"]] if "seed" in content else content.get("seeds", 1))
+    if name == "pretrain" and len(seeds) > 1:
+        raise UserError(f"[pretrain] has {len(seeds)} seeds, but all trials start from one pretraining: give seed = 0")
     only = _strings(content.get("only", []), f"[{name}] only")
+    if only and name != "pretrain":
+        raise UserError(f"[{name}] only has no effect: the layers that are handed on are those of [pretrain] only")
     return Stage(_settings(content, model), seeds, only)
 
 
@@ -217,14 +250,25 @@ def _published(entry: Any, spec: Spec) -> Published:
     return Published(where, entry["metric"], entry["value"], entry["tolerance"], source, stage)
 
 
-def _objective(table: dict[str, Any], base: Settings) -> str:
-    default = "val_top1" if base.get("validation") else "test_top1"
-    if base.get("loss") == "squared_error":
-        default = default.replace("top1", "loss")
-    objective = _is(table.get("objective", default), str, "objective", "a string")
-    if objective not in selection_metrics():
-        raise unknown("objective", objective, selection_metrics())
+def objective_of(value: Any) -> str:
+    """An objective as given; "auto" leaves it to the data, see `flaxvision.sweep.plan`.
+
+    Raises:
+        UserError: If it is none.
+    """
+    objective = _is(value, str, "objective", "a string")
+    check_choice("objective", objective, (AUTO, *selection_metrics()))
     return objective
+
+
+def _check_pretrained(spec: Spec) -> None:
+    """Raise for a [pretrain] stage that no trial starts from."""
+    points = [point.settings for axis in spec.axes for point in axis.points]
+    if spec.pretrain is not None and not any(s.get("warm_start") == PRETRAINED for s in (spec.base, *points)):
+        raise UserError(
+            "[pretrain] has no effect, since no trial starts from it: "
+            f"give warm_start = {PRETRAINED!r} in [recipe] or a variant"
+        )
 
 
 def _number(table: dict[str, Any], key: str) -> float | None:

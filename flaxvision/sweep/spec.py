@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from pathlib import PurePath
 from typing import Any
 
 Settings = dict[str, Any]  # bare name -> value
@@ -13,6 +14,10 @@ TABLE_METRICS = (
     *("test_loss", "test_top1", "test_top3", "test_balanced"),
 )
 PUBLISHED_METRICS = (*TABLE_METRICS, "parameters")
+
+
+PRETRAINED = "pretrain"  # the value of warm_start that means the [pretrain] stage's weights
+AUTO = "auto"  # the objective that the data decide, see `flaxvision.sweep.plan`
 
 
 class Typed(float):
@@ -92,16 +97,50 @@ class Spec:
     base: Settings  # every setting that does not vary
     axes: tuple[Axis, ...]
     seeds: tuple[int, ...]
-    objective: str  # metric by which the winner is chosen: a loss's minimum, an accuracy's maximum
+    objective: str  # metric by which the winner is chosen: a loss's minimum, an accuracy's maximum; or `AUTO`
     convergence_threshold: float | None
     published: tuple[Published, ...]
     pretrain: Stage | None = None
     final: Stage | None = None
+    changed: tuple[str, ...] = ()  # settings that the command line changed, in the order of its options
+
+    @property
+    def heading(self) -> str:
+        """The title of what runs: with what was shortened or changed, and none that names other data."""
+        title = self.title
+        if "dataset" in self.changed and "dataset" in self.base:
+            title = f"{self.name} on {data_name(self.base['dataset'])}"
+        return f"{title} ({self.changes})" if self.changes else title
+
+    @property
+    def changes(self) -> str:
+        """What the command line changed beside the data set, in words: "4,000 examples, 4 epochs, changed: hidden"."""
+        words = {"limit": "{:,} example", "epochs": "{:g} epoch"}
+        varied = {key for axis in self.axes for point in axis.points for key in point.settings}
+        counted = [key for key in self.changed if key in words and self._is_number(key) and key not in varied]
+        parts = [words[key].format(self.base[key]) + "s" * (self.base[key] != 1) for key in counted]
+        named = ["dataset"] if "dataset" in self.base else []
+        others = [key for key in self.changed if key not in (*counted, *named)]
+        parts += [f"changed: {', '.join(others)}"] if others else []
+        return ", ".join(parts)
+
+    def _is_number(self, key: str) -> bool:
+        return isinstance(self.base.get(key), (int, float))
 
     @property
     def keys(self) -> tuple[str, ...]:
         """The varied keys."""
         return tuple(axis.key for axis in self.axes)
+
+
+def data_name(dataset: object) -> str:
+    """A data set as titles name it: of a folder the last part of its path.
+
+    >>> data_name("images:/home/me/pets"), data_name("mnist")
+    ('images:pets', 'mnist')
+    """
+    kind, colon, folder = str(dataset).partition(":")
+    return f"{kind}{colon}{PurePath(folder).name or folder}"
 
 
 def config_hash(config: Any) -> str:

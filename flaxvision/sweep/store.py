@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import io
 import json
 import os
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +35,8 @@ def dump_spec(spec: Spec) -> str:
     table |= {"seeds": list(spec.seeds), "objective": spec.objective}
     if spec.convergence_threshold is not None:
         table["convergence_threshold"] = spec.convergence_threshold
+    if spec.changed:
+        table["changed"] = list(spec.changed)
     table["grid"] = {axis.key: _axis_values(axis) for axis in spec.axes}
     for name, stage in (("pretrain", spec.pretrain), ("final", spec.final)):
         if stage is not None:
@@ -50,19 +55,39 @@ def open_run(directory: Path, spec: Spec, *, resume: bool) -> list[dict[str, Any
     Raises:
         UserError: If the folder holds another sweep, holds this one and `resume` is False, or cannot be written.
     """
-    try:
-        if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-            _check_same(directory, spec, resume)
+    check_directory(directory, spec, resume=resume)
+    with _writable(directory):
         (directory / "trials").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {directory}: {error.strerror}; give a folder that you can write: --out DIR"
-        ) from error
     records = read_records(directory)
     # A line that a kill cut short is dropped here, so that the next one starts on a line of its own.
     write_atomically(directory / TRIALS, "".join(_line(record) for record in records))
     write_atomically(directory / SPEC, dump_spec(spec))
     return records
+
+
+def check_directory(directory: Path, spec: Spec, *, resume: bool) -> None:
+    """Raise `UserError` for a folder that holds something else, or this sweep although it is not to be continued.
+
+    It makes nothing, and finds what making the folder would find.
+    """
+    with _writable(directory):
+        if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+            _check_same(directory, spec, resume)
+        there = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+        if not there.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not os.access(there, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+@contextlib.contextmanager
+def _writable(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write {directory}: {error.strerror}; give a folder that you can write: --out DIR"
+        ) from error
 
 
 def append_record(directory: Path, record: dict[str, Any]) -> None:
@@ -156,7 +181,11 @@ def _axis_values(axis: Axis) -> list[Any]:
 
 
 def _stage_table(stage: Stage) -> dict[str, Any]:
-    return {**_sections(stage.settings), "seeds": list(stage.seeds), "only": list(stage.only)}
+    return {
+        **_sections(stage.settings),
+        "seeds": list(stage.seeds),
+        **({"only": list(stage.only)} if stage.only else {}),
+    }
 
 
 def _line(record: dict[str, Any]) -> str:

@@ -9,11 +9,18 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from flaxvision.errors import UserError
-from flaxvision.sweep.parse import DATA_KEYS, axis_of, seeds_of
-from flaxvision.sweep.spec import Axis, Published, Settings, Spec, Stage, Typed, as_typed, config_hash
+from flaxvision.sweep.parse import DATA_KEYS, axis_of, objective_of, seeds_of
+from flaxvision.sweep.spec import PRETRAINED, Axis, Published, Settings, Spec, Stage, Typed, as_typed, config_hash
 from flaxvision.training.recipe import field_names
 
-PRETRAINED = "pretrain"  # the value of warm_start that means the [pretrain] stage's weights
+OPTIONS = {
+    **dict.fromkeys(("seeds", "seed", "n_seeds", "num_seeds", "random_state"), "--seeds N"),
+    "out": "--out DIR",
+    "raw_dir": "--raw-dir DIR",
+    "data_dir": "--data-dir DIR",
+    "executor": "--executor E",
+    "resume": "--resume",
+}  # keys that --set does not take -> the option that does
 NUMBERS = ("learning_rate", "momentum", "weight_decay", "dropout")  # may differ within a cohort
 
 
@@ -87,7 +94,8 @@ def expand(spec: Spec) -> list[Trial]:
 
 def trial_of(spec: Spec, settings: Settings, cell: tuple[tuple[str, str], ...], seed: int, stage: str) -> Trial:
     """A trial with the warm start of the [pretrain] stage filled in, and without a validation split of nothing."""
-    settings = {key: value for key, value in settings.items() if (key, value) != ("validation", 0)}
+    if settings.get("validation") == 0:
+        settings = {key: value for key, value in settings.items() if key not in ("validation", "validation_seed")}
     for key in ("dataset", "model"):
         if key not in settings:
             raise UserError(f"{spec.name} gives no {key}: give {key} = '…'")
@@ -148,7 +156,8 @@ def override(
         epochs: Duration of every stage.
         seeds: Number of seeds of every cell, and of the final stage.
         limit: Examples of each split.
-        settings: "KEY=V1,V2": several values make or replace an axis, one value fixes the key.
+        settings: "KEY=V1,V2": several values make or replace an axis, one value fixes the key; a list in brackets is
+            one value. "objective=METRIC" sets the metric by which the winner is chosen.
 
     Raises:
         UserError: For an unknown key, a value that is no value, or a key that named points give.
@@ -157,7 +166,13 @@ def override(
     changes: list[tuple[str, list[Any]]] = [(key, [value]) for key, value in given.items() if value is not None]
     fixed: Settings = {}
     axes = {axis.key: axis for axis in spec.axes}
+    objective = spec.objective
     for key, values in [*changes, *map(parse_setting, settings)]:
+        if key == "objective":
+            objective = objective_of(values[0] if len(values) == 1 else values)
+            continue
+        if key in OPTIONS:
+            raise UserError(f"--set {key}: that is an option of its own, {OPTIONS[key]}")
         new = axis_of(key, values, spec.base.get("model", ""), "--set key")
         for axis in axes.values():
             if axis.key != key and any(key in point.settings for point in axis.points):
@@ -176,9 +191,12 @@ def override(
     def comparable(entry: Published) -> bool:
         return same_data and (same_training or entry.metric == "parameters") and _still_there(entry.where, axes)
 
+    dropped = ["steps", "examples"] if epochs is not None else []
+    if fixed.get("select") == "last" and "select_on" not in fixed and not fixed.get("early_stopping"):
+        dropped.append("select_on")  # it belongs to the best epoch's selection
+
     def changed(old: Settings, new: Settings) -> Settings:
-        kept = {k: v for k, v in old.items() if epochs is None or k not in ("steps", "examples")}
-        return {**kept, **new}
+        return {**{k: v for k, v in old.items() if k not in dropped}, **new}
 
     def changed_stage(stage: Stage | None) -> Stage | None:
         return stage and dataclasses.replace(stage, settings=changed(stage.settings, everywhere))
@@ -187,18 +205,29 @@ def override(
     if seeds is not None:
         spec = dataclasses.replace(spec, seeds=seeds_of(seeds))
         final = final and dataclasses.replace(final, seeds=spec.seeds)
-    return dataclasses.replace(
+    before = {axis.key: axis for axis in spec.axes}
+    others = [key for key, value in fixed.items() if key not in spec.base or spec.base[key] != value]
+    others += [key for key, axis in axes.items() if axis != before.get(key)]
+    everything = tuple(dict.fromkeys([*spec.changed, *others]))
+    spec = dataclasses.replace(
         spec,
+        objective=objective,
+        changed=everything,
         base=changed(spec.base, fixed),
         axes=tuple(axes.values()),
         published=tuple(filter(comparable, spec.published)),
         pretrain=changed_stage(spec.pretrain),
         final=final,
     )
+    if not others:
+        return spec
+    data = f" on {spec.base['dataset']}" if "dataset" in everything and "dataset" in spec.base else ""
+    said = f": {spec.changes}" if spec.changes else ""
+    return dataclasses.replace(spec, description=f"The sweep {spec.name}, but not as it is written{data}{said}.")
 
 
 def parse_setting(text: str) -> tuple[str, list[Any]]:
-    """ "KEY=V1,V2" as the key and its values, each read as TOML, or as a bare string."""
+    """ "KEY=V1,V2" as the key and its values, each read as TOML, as a list "[V1,V2]", or as a bare string."""
     key, equals, values = text.partition("=")
     key = key.strip()
     if not equals or not key or not values.strip():
@@ -206,13 +235,30 @@ def parse_setting(text: str) -> tuple[str, list[Any]]:
     try:
         return key, tomllib.loads(f"x = [{values}]", parse_float=Typed)["x"]
     except (ValueError, RecursionError):
-        return key, [_value(part.strip()) for part in values.split(",")]
+        return key, [_value(part) for part in _parts(values)]
+
+
+def _parts(text: str) -> list[str]:
+    """What stands between the commas that are in no brackets; where brackets do not match, between all commas."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character == "[") - (character == "]")
+        if depth < 0:
+            break
+        if character == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part.strip() for part in (text.split(",") if depth else parts)]
 
 
 def _value(text: str) -> Any:
     try:
         return tomllib.loads(f"x = {text}", parse_float=Typed)["x"]
     except (ValueError, RecursionError):
+        if text.startswith("[") and text.endswith("]"):
+            inner = text[1:-1].strip().removesuffix(",")
+            return [_value(part) for part in _parts(inner)] if inner else []
         return text
 
 

@@ -15,8 +15,8 @@ from flaxvision.errors import UserError
 from flaxvision.runtime import cores, on_host
 from flaxvision.sweep.parse import DATA_KEYS
 from flaxvision.sweep.results import converged
-from flaxvision.sweep.spec import as_typed
-from flaxvision.sweep.trials import PRETRAINED, Trial
+from flaxvision.sweep.spec import PRETRAINED, as_typed
+from flaxvision.sweep.trials import Trial
 from flaxvision.training.recipe import field_names, from_dict
 
 if TYPE_CHECKING:
@@ -101,10 +101,11 @@ class Cohort:
         }
 
 
-def check(trial: Trial, places: Places, pretraining: Trial | None = None) -> None:
-    """Raise `UserError` for a trial that cannot train, before anything is written."""
+def check(trial: Trial, places: Places, pretraining: Trial | None = None) -> int:
+    """Raise `UserError` for a trial that cannot train, before anything is written; gives its number of parameters."""
     from flax import nnx
 
+    from flaxvision.models import count_parameters
     from flaxvision.models.files import assign, read, variables
     from flaxvision.training._fit import check_fit
 
@@ -122,6 +123,7 @@ def check(trial: Trial, places: Places, pretraining: Trial | None = None) -> Non
             tensors, _ = read(recipe.warm_start)
         with on_host():
             assign(create_model(trial, dataset), tensors, recipe.warm_start, recipe.warm_start_only)
+    return count_parameters(model)
 
 
 def load_dataset(trial: Trial, places: Places) -> Dataset:

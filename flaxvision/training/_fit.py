@@ -17,7 +17,7 @@ from flax import nnx
 
 from flaxvision.data import Dataset
 from flaxvision.errors import UserError, check_choice, unknown
-from flaxvision.layers import Chain, Preprocess
+from flaxvision.layers import Chain, Dropout, Preprocess
 from flaxvision.layers.context import matches
 from flaxvision.models.files import assign, read
 from flaxvision.runtime import on_host
@@ -29,7 +29,7 @@ from flaxvision.training.losses import loss_of
 from flaxvision.training.metrics import Metrics
 from flaxvision.training.optimizers import build_optimizer, init_many
 from flaxvision.training.plan import Plan, part_of, tuning_pays
-from flaxvision.training.recipe import Recipe
+from flaxvision.training.recipe import Recipe, check_metric
 from flaxvision.training.selection import Best
 from flaxvision.training.state import init_state, init_states, merge_model, split_model
 from flaxvision.training.step import cast, gradient_layer
@@ -342,11 +342,22 @@ def check_fit(model: Chain, dataset: Dataset, recipe: Recipe) -> None:
         raise UserError(f"{model.kind} gives {output} for examples of {dataset.input_shape}: they must be equal")
     if recipe.augment and len(dataset.input_shape) != 3:
         raise UserError(f"augment={recipe.augment} is for images; {dataset.name} holds points")
+    if recipe.pixels != "unit" and dataset.train.images.dtype != np.uint8:
+        raise UserError(
+            f"pixels is {recipe.pixels!r} but has no effect: {dataset.name} holds {dataset.train.images.dtype} points, "
+            "which are taken as they are; leave it out"
+        )
+    if recipe.select == "best" or recipe.early_stopping:
+        metric = recipe.selection(dataset.validation is not None)
+        check_metric("select_on", metric, recipe.loss, dataset.num_classes)
     if recipe.precision == "float64" and not jax.config.read("jax_enable_x64"):
         raise UserError("precision 'float64' needs 64-bit mode: set the environment variable JAX_ENABLE_X64=1")
     for prefix in recipe.frozen:
         if not any(matches(name, (prefix,)) for name in model.names):
             raise unknown(f"layer of {model.kind}", prefix, dict.fromkeys(n.split(".")[0] for n in model.names))
+        layers = [layer for name, layer in zip(model.names, model.layers, strict=True) if matches(name, (prefix,))]
+        if not any(isinstance(layer, Dropout) or jax.tree.leaves(nnx.state(layer)) for layer in layers):
+            raise UserError(f"frozen={prefix!r} has no effect: those layers of {model.kind} have nothing to learn")
     if not jax.tree.leaves(split_model(model, recipe.frozen)[1]):
         raise UserError(f"{model.kind} has nothing to learn with frozen={list(recipe.frozen)}: leave a layer to learn")
 

@@ -7,19 +7,22 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from flaxvision.errors import UserError, check_choice, unknown
+from flaxvision.errors import UserError, unknown
 
 if TYPE_CHECKING:
     import optax
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
-SCHEDULES = ("constant", "cosine", "linear")
+# What the learning rate is multiplied by after the warm-up: 1; a cosine or a line from 1 to 0; 1, from half of the
+# training on 0.1 and from three quarters on 0.01 (He et al., CVPR 2016); or a rise and a fall (Smith and Topin, 2017).
+SCHEDULES = ("constant", "cosine", "linear", "step", "one_cycle")
 LOSSES = ("cross_entropy", "binary_cross_entropy", "squared_error")
 PIXELS = ("unit", "signed", "raw")
 CONVS = ("auto", "native")
 PRECISIONS = ("default", "highest", "bfloat16", "float64")
 AUGMENTATIONS = ("crop", "flip")
 SELECTS = ("last", "best")
+OF_OPTIMIZER = ("learning_rate", "momentum", "nesterov", "weight_decay", "schedule", "warmup_epochs")
 METRICS = ("loss", "top1", "top3", "balanced")  # of an epoch; balanced: the mean accuracy over classes
 
 
@@ -30,7 +33,8 @@ class Recipe:
     Give the duration as exactly one of `epochs`, `steps` and `examples` (without any: 10 epochs).
 
     Raises:
-        UserError: For a value that is not allowed; the message names the allowed ones.
+        UserError: For a value that is not allowed, the message names the allowed ones; and for a setting that another
+            one leaves without effect.
     """
 
     optimizer: str | optax.GradientTransformation = "sgd"  # "sgd", "adam", "adamw", or optax's own, used as it is
@@ -38,7 +42,7 @@ class Recipe:
     momentum: float = 0.0  # sgd: share of the last update that is kept, in [0, 1)
     nesterov: bool = False  # sgd: look ahead, with momentum above 0
     weight_decay: float = 0.0  # L2 added to the gradient (sgd, adam, as in PyTorch), decoupled in adamw
-    schedule: str = "constant"  # how learning_rate goes on: "constant", "cosine" or "linear" to zero at the end
+    schedule: str = "constant"  # how learning_rate goes on, see `SCHEDULES`
     warmup_epochs: float = 0.0  # epochs of linear rise to learning_rate
     batch_size: int = 128  # examples an update
     shuffle: bool = True  # a new order of the training examples each epoch
@@ -69,14 +73,49 @@ class Recipe:
         for name, choices in _CHOICES.items():
             value = getattr(self, name)
             for item in value if isinstance(value, tuple) else (value,):
-                if isinstance(item, str):
-                    check_choice(name, item, choices)
+                if isinstance(item, str) and item not in choices:
+                    raise UserError(f"{unknown(name, item, choices)}{_IN_PYTHON.get(name, '')}")
         durations = {k: getattr(self, k) for k in ("epochs", "steps", "examples") if getattr(self, k) is not None}
         if len(durations) > 1:
             given = ", ".join(f"{key}={value}" for key, value in durations.items())
             raise UserError(f"the duration is given {len(durations)} times ({given}): give one of them")
+        self._check_effects()
+
+    def _check_effects(self) -> None:
+        """Raise for a setting that has no effect: beside another row of a table it would seem to make no difference."""
+        if not isinstance(self.optimizer, str):
+            defaults = {field.name: field.default for field in dataclasses.fields(self)}
+            for name in OF_OPTIMIZER:
+                if getattr(self, name) != defaults[name]:
+                    raise UserError(
+                        f"{name} has no effect beside an optax optimizer of your own, which is used as it is: "
+                        f"give it to that one, or name an optimizer: {', '.join(OPTIMIZERS)}"
+                    )
+        elif self.optimizer != "sgd" and (self.momentum or self.nesterov):
+            name = "momentum" if self.momentum else "nesterov"
+            off = "momentum=0" if name == "momentum" else "nesterov=false"
+            raise UserError(
+                f"{name} is {getattr(self, name)} but has no effect with optimizer {self.optimizer!r}: "
+                f"give {off}, or optimizer 'sgd'"
+            )
         if self.nesterov and not self.momentum:
             raise UserError("nesterov needs momentum: give a momentum above 0, such as 0.9")
+        if self.schedule == "one_cycle" and self.warmup_epochs:
+            raise UserError("schedule 'one_cycle' has a rise of its own: give warmup_epochs=0, or another schedule")
+        if self.warm_start_only and self.warm_start is None:
+            raise UserError(
+                f"warm_start_only is {list(self.warm_start_only)} but has no effect without a warm_start: "
+                "give the weights file as warm_start, or leave it out"
+            )
+        if self.select_on is not None and self.select == "last" and not self.early_stopping:
+            raise UserError(
+                f"select_on is {self.select_on!r} but has no effect with select 'last': "
+                "give select 'best' or early_stopping, or leave it out"
+            )
+        for name in ("augment", "frozen", "warm_start_only"):
+            value = getattr(self, name)
+            if len(set(value)) < len(value):
+                raise UserError(f"{name} is {list(value)}: give each name once")
 
     def total_steps(self, training_examples: int) -> int:
         """The duration in updates for so many training examples; a short last batch is an update too."""
@@ -87,10 +126,30 @@ class Recipe:
             )
         per_epoch = -(-training_examples // self.batch_size)
         if self.steps is not None:
-            return self.steps
-        if self.examples is not None:
-            return max(1, -(-self.examples * per_epoch // training_examples))
-        return max(1, round((10 if self.epochs is None else self.epochs) * per_epoch))
+            steps = self.steps
+        elif self.examples is not None:
+            steps = max(1, -(-self.examples * per_epoch // training_examples))
+        else:
+            steps = max(1, round((10 if self.epochs is None else self.epochs) * per_epoch))
+        self._check_duration(steps, per_epoch)
+        return steps
+
+    def _check_duration(self, steps: int, per_epoch: int) -> None:
+        """Raise for a setting that has no effect in so many updates."""
+        epochs = -(-steps // per_epoch)
+        if self.early_stopping >= max(epochs, 1) and self.early_stopping:
+            raise UserError(
+                f"early_stopping is {self.early_stopping} but has no effect in {epochs} epoch{'s' * (epochs != 1)}: "
+                "give fewer epochs of patience (0: none), or train for longer"
+            )
+        warmup = round(self.warmup_epochs * per_epoch)
+        if self.warmup_epochs and not warmup:
+            raise UserError(f"warmup_epochs is {self.warmup_epochs}, less than one update: give 0, or more")
+        if self.schedule != "constant" and warmup >= steps:
+            raise UserError(
+                f"schedule {self.schedule!r} has no effect: the training is over when its warmup_epochs, "
+                f"{self.warmup_epochs}, are; give fewer, or train for longer"
+            )
 
     def selection(self, has_validation: bool) -> str:
         """The split and metric that picks the best epoch, such as "val_loss"."""
@@ -102,9 +161,10 @@ class Recipe:
 
     def structure(self) -> Recipe:
         """This recipe without what may differ between trials of one compiled program."""
+        rate = self.learning_rate  # stays where nothing may differ: a schedule, or an optimizer of one's own
         return dataclasses.replace(
             self,
-            learning_rate=self.learning_rate if callable(self.learning_rate) else 1.0,
+            learning_rate=1.0 if isinstance(self.optimizer, str) and not callable(self.learning_rate) else rate,
             momentum=0.5 if self.momentum else 0.0,
             weight_decay=1.0 if self.weight_decay else 0.0,
             seed=0,
@@ -116,6 +176,15 @@ class Recipe:
 def selection_metrics() -> tuple[str, ...]:
     """What `select_on` and a sweep's objective may be."""
     return tuple(f"{split}_{metric}" for split in ("val", "test") for metric in METRICS)
+
+
+def check_metric(name: str, metric: str, loss: str, classes: int) -> None:
+    """Raise for a metric that cannot tell one trial from another."""
+    split, _, kind = metric.partition("_")
+    if loss == "squared_error" and kind != "loss":
+        raise UserError(f"{name} is {metric!r}, which loss 'squared_error' does not have: give '{split}_loss'")
+    if kind == "top3" and classes <= 3:  # one of three guesses
+        raise UserError(f"{name} is {metric!r}, which is 1 with {classes} classes: give '{split}_top1'")
 
 
 def _number(low: float, high: float = math.inf, *, open_low: bool = False) -> Callable[[Any], bool]:
@@ -185,6 +254,12 @@ _CHOICES = {
     "precision": PRECISIONS,
     "select": SELECTS,
     "select_on": selection_metrics(),
+}
+
+
+_IN_PYTHON = {
+    "optimizer": "; in Python any optax transformation, such as optimizer=optax.rmsprop(0.001)",
+    "schedule": "; in Python any optax schedule, as learning_rate=optax.piecewise_constant_schedule(0.1, {1000: 0.1})",
 }
 
 

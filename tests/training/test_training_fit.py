@@ -308,7 +308,7 @@ def test_points_binary_loss_and_reconstruction(make_dataset):
         (MLP, {"frozen": ("encoder",)}, "unknown layer of mlp 'encoder'"),
         (MLP, {"precision": "float64"}, "JAX_ENABLE_X64=1"),
         (MLP, {"warm_start": "missing.safetensors"}, "no weights file missing.safetensors"),
-        (MLP, {"select_on": "val_loss"}, "there is no validation split"),
+        (MLP, {"select": "best", "select_on": "val_loss"}, "there is no validation split"),
     ],
 )
 def test_what_does_not_fit_is_one_line(data, model, recipe, message):

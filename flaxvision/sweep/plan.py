@@ -1,0 +1,132 @@
+"""What a sweep will do, checked: all that is wrong is found before anything is trained or written."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from flaxvision.errors import UserError
+from flaxvision.sweep.spec import AUTO, Spec, config_hash
+from flaxvision.sweep.trials import Trial, expand, finals_of, pretraining
+from flaxvision.sweep.work import Places, check, load_dataset
+from flaxvision.training.recipe import check_metric
+
+if TYPE_CHECKING:
+    from flaxvision.data import Dataset
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """The trials of a sweep, of which every one can train."""
+
+    spec: Spec  # its objective is a metric
+    stages: tuple[Trial, ...]  # the pretraining, if a trial starts from it
+    trials: tuple[Trial, ...]
+    data: tuple[str, ...]  # a line for each data set, and one for whatever there is to say about it
+    parameters: dict[str, int]  # trial's id -> parameters of its network
+
+
+def plan(spec: Spec, places: Places) -> Plan:
+    """The trials of `spec`, checked against their data, networks and recipes.
+
+    Raises:
+        UserError: For whatever would not train, or would have no effect; it names the cell.
+    """
+    trials = expand(spec)
+    stages = pretraining(spec, trials)
+    finals = [final for trial in trials for final in finals_of(spec, trial.settings, trial.cell)]
+    datasets: dict[str, Sequence[str]] = {}
+    counted: dict[str, int] = {}
+    samples = one_each([*stages, *trials, *finals])
+
+    def check_one(trial: Trial) -> None:
+        _check_effects(trial)
+        counted[config_hash(trial.settings)] = check(trial, places, *stages)
+
+    for trial in samples:
+        try:
+            check_one(trial)
+        except UserError as error:
+            raise UserError(f"{error}{_place(trial, samples, check_one, str(error))}") from error
+        dataset = load_dataset(trial, places)
+        datasets.setdefault(description_of(dataset), dataset.source.notes)
+    spec = dataclasses.replace(spec, objective=_objective(spec, trials, places))
+    _check_limits(trials, places)
+    return Plan(
+        spec,
+        tuple(stages),
+        tuple(trials),
+        tuple(line for head, notes in datasets.items() for line in (head, *(f"  {note}" for note in notes))),
+        {trial.id: counted[config_hash(trial.settings)] for trial in trials},
+    )
+
+
+def one_each(trials: Sequence[Trial]) -> list[Trial]:
+    """One trial of every distinct setting but for the seed."""
+    return list({config_hash(trial.settings): trial for trial in trials}.values())
+
+
+def description_of(dataset: Dataset) -> str:
+    """A data set in a line: its splits, the shape of an example, its classes.
+
+    >>> import flaxvision as fv
+    >>> print(description_of(fv.data.load("two_clusters", limit=100)))
+    two_clusters: train 100, test 100; 2 numbers an example, 2 classes
+    """
+    splits = ", ".join(f"{name} {len(split):,}" for name, split in dataset.splits.items())
+    shape = dataset.input_shape
+    example = f"{' x '.join(map(str, shape))} pixels" if len(shape) > 1 else f"{shape[0]} numbers an example"
+    text = f"{dataset.name}: {splits}; {example}, {dataset.num_classes} class{'es' * (dataset.num_classes != 1)}"
+    return f"{text}; {dataset.source.note}" if dataset.source.note else text
+
+
+def _place(trial: Trial, trials: Sequence[Trial], check_one: Callable[[Trial], None], message: str) -> str:
+    """Where a mistake is, unless it is the whole sweep's: its last trial has it too."""
+    try:
+        check_one(trials[-1])
+    except UserError as error:
+        if str(error) == message and trials[-1].stage == trial.stage:
+            return ""
+    cell = ", ".join(f"{key}={label}" for key, label in trial.cell)
+    stage = f"[{trial.stage}]" if trial.stage != "sweep" else ""
+    return f" (in {', '.join(filter(None, (stage, cell)))})" if stage or cell else ""
+
+
+def _check_effects(trial: Trial) -> None:
+    """Raise for a setting beside the recipe that another one leaves without effect."""
+    if "validation_seed" in trial.settings and "validation" not in trial.settings:
+        raise UserError(
+            "validation_seed has no effect without a validation split: give validation=0.2, or leave it out"
+        )
+
+
+def _check_limits(trials: Sequence[Trial], places: Places) -> None:
+    """Raise for a limit that every split of every trial stays below."""
+    least: dict[int, int] = {}  # limit -> how much of it the largest split has
+    for trial in one_each(trials):
+        if "limit" in trial.settings:
+            dataset = load_dataset(trial, places)
+            held_out = len(dataset.validation or ()) if "validation" in trial.settings else 0
+            most = max(len(dataset.train) + held_out, *map(len, dataset.splits.values()))
+            limit = trial.settings["limit"]
+            least[limit] = max(most, least.get(limit, 0))
+    for limit, most in least.items():
+        if most < limit:
+            raise UserError(f"limit is {limit} but has no effect: no split has more than {most} examples; leave it out")
+
+
+def _objective(spec: Spec, trials: Sequence[Trial], places: Places) -> str:
+    """The metric that chooses the winner: as given, if all trials have it; else by the data and the loss."""
+    samples = one_each(trials)
+    datasets = [load_dataset(trial, places) for trial in samples]
+    without = [trial for trial, data in zip(samples, datasets, strict=True) if data.validation is None]
+    scored = all(trial.settings.get("loss") != "squared_error" for trial in samples)
+    if not scored and spec.convergence_threshold is not None:
+        raise UserError("convergence_threshold is of top-1, which loss 'squared_error' does not have: leave it out")
+    if spec.objective == AUTO:
+        return f"{'test' if without else 'val'}_{'top1' if scored else 'loss'}"
+    if spec.objective.startswith("val_") and without:
+        raise UserError(f"objective is {spec.objective!r} but there is no validation split: give validation=0.2")
+    check_metric("objective", spec.objective, "cross_entropy" if scored else "squared_error", datasets[0].num_classes)
+    return spec.objective
