@@ -63,6 +63,10 @@ class BatchNorm(ContextLayer):
     takes the unbiased estimate, n / (n - 1) times the biased one, as in PyTorch (Flax and Keras keep the biased one).
     Padding never counts, and with an axis name the sums go over all devices.
 
+    A batch with one value a channel (a last batch of one example) has no variance: PyTorch refuses it, others let its
+    zero into the running variance. Here such a step gives the shift alone and leaves the running statistics alone;
+    `fit` refuses batches that all are so.
+
     Args:
         num_features: Size of the last axis.
         momentum: Share of the old running statistics that a step keeps: 0.9 is PyTorch's 0.1.
@@ -113,13 +117,11 @@ class BatchNorm(ContextLayer):
         mean = average(x)
         var = average(jnp.square(x - mean.reshape(by_feature)))
         unbiased = var * (count / jnp.maximum(count - 1, 1))
-        self.mean[...] = self._moved(self.mean[...], mean)
-        self.var[...] = self._moved(self.var[...], unbiased)
+        for running, new in ((self.mean, mean), (self.var, unbiased)):
+            old, new = running[...], lax.stop_gradient(new).astype(running[...].dtype)
+            moved = old * self.momentum + new * (1 - self.momentum)
+            running[...] = jnp.where(count > 1, moved, old)
         return mean, var
-
-    def _moved(self, old: jax.Array, new: jax.Array) -> jax.Array:
-        new = lax.stop_gradient(new).astype(old.dtype)
-        return old * self.momentum + new * (1 - self.momentum)
 
     @staticmethod
     def _sum_over_devices(value: jax.Array, context: Context) -> jax.Array:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from flax import nnx
 
 from flaxvision.data import Dataset
 from flaxvision.errors import UserError, check_choice, unknown
-from flaxvision.layers import Chain, Dropout, Preprocess
+from flaxvision.layers import BatchNorm, Chain, Dropout, Preprocess
 from flaxvision.layers.context import matches
 from flaxvision.models.files import assign, read
 from flaxvision.runtime import on_host
@@ -352,6 +353,7 @@ def check_fit(model: Chain, dataset: Dataset, recipe: Recipe) -> None:
         check_metric("select_on", metric, recipe.loss, dataset.num_classes)
     if recipe.precision == "float64" and not jax.config.read("jax_enable_x64"):
         raise UserError("precision 'float64' needs 64-bit mode: set the environment variable JAX_ENABLE_X64=1")
+    _check_batch_norm(model, min(recipe.batch_size, len(dataset.train)))
     for prefix in recipe.frozen:
         if not any(matches(name, (prefix,)) for name in model.names):
             raise unknown(f"layer of {model.kind}", prefix, dict.fromkeys(n.split(".")[0] for n in model.names))
@@ -360,6 +362,18 @@ def check_fit(model: Chain, dataset: Dataset, recipe: Recipe) -> None:
             raise UserError(f"frozen={prefix!r} has no effect: those layers of {model.kind} have nothing to learn")
     if not jax.tree.leaves(split_model(model, recipe.frozen)[1]):
         raise UserError(f"{model.kind} has nothing to learn with frozen={list(recipe.frozen)}: leave a layer to learn")
+
+
+def _check_batch_norm(model: Chain, batch: int) -> None:
+    """Raise `UserError` where every step would leave BatchNorm a single value a channel, and nothing to learn from."""
+    if batch > 1:
+        return
+    for name, layer, shape in zip(model.names, model.layers, model.input_shapes(), strict=True):
+        if isinstance(layer, BatchNorm) and math.prod(shape[1:-1]) == 1:
+            raise UserError(
+                f"{name} of {model.kind} normalises over the batch, and batches hold one example: "
+                "give batch_size=2 or more (and as many examples), or a network without BatchNorm"
+            )
 
 
 def _prepare(model: Chain, dataset: Dataset, recipe: Recipe) -> Chain:
