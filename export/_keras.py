@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tempfile
 import warnings
@@ -14,7 +15,7 @@ import numpy as np
 from flax import nnx
 
 from export._layers import check_layers, places
-from export._place import Place, keras_crop, keras_name, pair
+from export._place import KERAS_INPUT, Place, keras_crop, keras_names, pair
 from flaxvision.errors import UserError
 from flaxvision.layers import (
     ACTIVATIONS,
@@ -49,36 +50,32 @@ PLAIN |= {"max_value": None, "threshold": 0}
 def to_keras(model: Chain, path: str | Path | None = None) -> keras.Model:
     """A Keras model with the same weights, that gives the same outputs; takes and gives NHWC.
 
+    Layers have the chain's names with "_" for "." and "/"; where two would be one, the later has a number at its end.
+
     Args:
         model: The model.
         path: Where to write it as well, a `.keras` file; None does not.
 
     Raises:
-        UserError: If Keras is missing, a layer cannot be exported, two layers would have one name in Keras, or the
-            path cannot be written.
+        UserError: If Keras is missing, a layer cannot be exported, or the path cannot be written.
     """
     keras = _import_keras()
     check_layers(model)
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy(str(model.dtype))
     try:
-        inputs = x = keras.Input(model.input_shape)
+        inputs = x = keras.Input(model.input_shape, name=KERAS_INPUT)
         for row, place in places(model, {}):
             x = row.keras(place, x)
     finally:
         keras.config.set_dtype_policy(policy)
-    try:
-        twin = keras.Model(inputs, x, name=model.kind.replace(":", "_").replace(".", "_"))
-    except ValueError as error:
-        raise UserError(
-            f"two layers of {model.kind} have one name in Keras, which writes 'a.b' as 'a_b': rename one of "
-            f"{', '.join(_alike(model))}"
-        ) from error
+    twin = keras.Model(inputs, x, name=re.sub(r"[:./]", "_", model.kind))
+    names = keras_names(model.names)
     ours = variables(model)
     for name, layer in model.named_layers():
         if type(layer) in WEIGHTS:
             kernel_first = [ours[f"{name}.{part}"] for part in WEIGHTS[type(layer)] if f"{name}.{part}" in ours]
-            twin.get_layer(keras_name(name)).set_weights([_keras_kernel(layer, array) for array in kernel_first])
+            twin.get_layer(names[name]).set_weights([_keras_kernel(layer, array) for array in kernel_first])
     if path is not None:
         _save(twin, Path(path))
     return twin
@@ -201,12 +198,6 @@ def _cut(name: str, layer: Any, padding: str, crop: tuple) -> None:
     layer.padding = "SAME"  # where it is the same, since not every explicit padding can be exported
     if keras_crop(Place(name, layer, (), {})) != tuple(map(tuple, crop)):
         layer.padding = explicit
-
-
-def _alike(model: Chain) -> list[str]:
-    """Names of layers that Keras cannot tell apart, or else all of them."""
-    names = [keras_name(name) for name in model.names]
-    return [name for name in model.names if names.count(keras_name(name)) > 1] or list(model.names)
 
 
 def _check_plain(layer: Any, config: dict[str, Any], pads: tuple | None) -> None:

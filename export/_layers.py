@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from flax import nnx
 
-from export._place import Place, keras_crop, keras_name, pair, transpose_cuts
+from export._place import Place, keras_crop, keras_names, pair, transpose_cuts
 from export._tensors import check_plain, layers_with_shapes
 from flaxvision.errors import UserError
 from flaxvision.layers import (
@@ -25,6 +25,7 @@ from flaxvision.layers import (
     MaxPool,
     PolarTransform,
 )
+from flaxvision.layers.kinds import outside
 
 if TYPE_CHECKING:
     from export._onnx import Graph
@@ -38,6 +39,8 @@ class Row:
     torch: Callable[[Place], Any]  # a torch.nn.Module, its weights as they come
     keras: Callable[[Place, Any], Any]  # applied to a Keras tensor, channels last
 
+
+NORM = ("weight", "bias", "running_mean", "running_var")  # a BatchNorm's tensors in ONNX's order
 
 # ONNX nodes.
 
@@ -89,6 +92,17 @@ def _onnx_pads(pads: list[tuple[int, int]]) -> list[int]:
     return [low for low, _ in pads] + [high for _, high in pads]
 
 
+def _norm(graph: Graph, place: Place) -> None:
+    """BatchNormalization wants channels on the second axis, where flat features and maps of an NCHW graph have them."""
+    axes = len(place.shape) + 1
+    emit = _weighted("BatchNormalization", lambda p: {"epsilon": p.layer.epsilon}, *NORM)
+    if axes in (2, 4):
+        return emit(graph, place)
+    graph.add("Transpose", perm=[0, axes - 1, *range(1, axes - 1)])
+    emit(graph, place)
+    graph.add("Transpose", perm=[0, *range(2, axes), 1])
+
+
 ONNX_ACTIVATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "relu": ("Relu", {}),
     "sigmoid": ("Sigmoid", {}),
@@ -118,28 +132,40 @@ def _activation(graph: Graph, place: Place) -> None:
 
 
 def _polar(graph: Graph, place: Place) -> None:
-    """r = sqrt(x^2 + y^2), phi = atan2(y, x) from Atan and Where: ONNX has no Atan2."""
+    """Radius and angle as `hypot` and `atan2` give them, at -0.0, at infinity and where squares overflow, too.
+
+    ONNX has neither. With q = the smaller of |x|, |y| by the larger, r = larger * sqrt(1 + q^2), and the angle comes
+    from atan(q) by the eighth of the plane.
+    """
 
     def number(name: str, value: object, dtype: Any = place.dtype) -> str:
         return graph.constant(f"{place.name}.{name}", np.asarray(value, dtype))
 
     points = graph.value
     x, y = (graph.add("Gather", [points, number(n, [i], np.int64)], axis=1) for i, n in enumerate(("first", "second")))
-    square = graph.add("Add", [graph.add("Mul", [x, x]), graph.add("Mul", [y, y])])
-    radius = graph.add("Sqrt", [square])
-    zero, pi = number("zero", 0), number("pi", math.pi)
-    on_axis = graph.add("Equal", [x, zero])
-    safe_x = graph.add("Where", [on_axis, number("one", 1), x])
-    angle = graph.add("Atan", [graph.add("Div", [y, safe_x])])
-    # Left half plane: a half turn more above the axis (or on it), a half turn less below.
-    below = graph.add("Less", [y, zero])
-    half_turn = graph.add("Where", [below, graph.add("Neg", [pi]), pi])
-    left = graph.add("Less", [x, zero])
-    turned = graph.add("Where", [left, graph.add("Add", [angle, half_turn]), angle])
-    # On the vertical axis: a quarter turn with the sign of y, and 0 at the origin.
-    quarter = graph.add("Mul", [graph.add("Sign", [y]), number("quarter", math.pi / 2)])
-    phi = graph.add("Where", [on_axis, quarter, turned])
+    width, height = graph.add("Abs", [x]), graph.add("Abs", [y])
+    larger, smaller = graph.add("Max", [width, height]), graph.add("Min", [width, height])
+    zero, one = number("zero", 0), number("one", 1)
+    finite = number("largest", np.finfo(place.dtype).max)  # infinity by infinity is no number
+    divisor = graph.add("Where", [graph.add("Equal", [larger, zero]), one, graph.add("Min", [larger, finite])])
+    ratio = graph.add("Div", [graph.add("Min", [smaller, finite]), divisor])
+    root = graph.add("Sqrt", [graph.add("Add", [graph.add("Mul", [ratio, ratio]), one])])
+    radius = graph.add("Mul", [larger, root])
+    angle = graph.add("Atan", [ratio])
+    steep = graph.add("Greater", [height, width])
+    angle = graph.add("Where", [steep, graph.add("Sub", [number("quarter", math.pi / 2), angle]), angle])
+    angle = graph.add(
+        "Where", [_negative(graph, x, zero, one), graph.add("Sub", [number("pi", math.pi), angle]), angle]
+    )
+    sign = graph.add("Where", [_negative(graph, y, zero, one), number("minus", -1), one])
+    phi = graph.add("Mul", [angle, sign])
     graph.add("Concat", [radius, phi], place.name, axis=1)
+
+
+def _negative(graph: Graph, value: str, zero: str, one: str) -> str:
+    """Whether a number has a minus, as -0.0 has: one by it is less than zero."""
+    signed = graph.add("Where", [graph.add("Equal", [value, zero]), graph.add("Div", [one, value]), value])
+    return graph.add("Less", [signed, zero])
 
 
 # PyTorch layers.
@@ -176,9 +202,13 @@ def _torch_conv(place: Place) -> Any:
 
 
 def _torch_norm(place: Place) -> Any:
-    name = "BatchNorm2d" if len(place.shape) == 3 else "BatchNorm1d"
-    layer = place.layer
-    return _torch(name, lambda _: (layer.num_features, layer.epsilon, 1 - layer.momentum))(place)
+    layer, axes = place.layer, len(place.shape)
+    settings = (layer.num_features, layer.epsilon, 1 - layer.momentum)
+    if axes not in (1, 3):
+        from export._torch_layers import LastAxisBatchNorm
+
+        return LastAxisBatchNorm(*settings)
+    return _torch("BatchNorm2d" if axes == 3 else "BatchNorm1d", lambda _: settings)(place)
 
 
 def _torch_pool(place: Place) -> Any:
@@ -214,7 +244,7 @@ def _keras(name: str, settings: Callable[[Place], dict[str, Any]] = lambda place
     def apply(place: Place, x: Any) -> Any:
         import keras
 
-        return getattr(keras.layers, name)(**settings(place), name=keras_name(place.name))(x)
+        return getattr(keras.layers, name)(**settings(place), name=place.keras_name)(x)
 
     return apply
 
@@ -225,7 +255,7 @@ def _keras_conv(place: Place, x: Any) -> Any:
     layer = place.layer
     padding = layer.padding.lower() if isinstance(layer.padding, str) else "valid"
     if not isinstance(layer.padding, str) and any(map(any, place.pads)):
-        x = keras.layers.ZeroPadding2D(tuple(place.pads), name=f"{keras_name(place.name)}_padding")(x)
+        x = keras.layers.ZeroPadding2D(tuple(place.pads), name=f"{place.keras_name}_padding")(x)
     return _keras(
         "Conv2D",
         lambda _: {
@@ -252,7 +282,7 @@ def _keras_conv_transpose(place: Place, x: Any) -> Any:
         },
     )(place, x)
     crop = keras_crop(place)
-    return keras.layers.Cropping2D(crop, name=f"{keras_name(place.name)}_crop")(x) if any(map(any, crop)) else x
+    return keras.layers.Cropping2D(crop, name=f"{place.keras_name}_crop")(x) if any(map(any, crop)) else x
 
 
 def _keras_activation(place: Place, x: Any) -> Any:
@@ -266,7 +296,11 @@ def _keras_polar(place: Place, x: Any) -> Any:
     from keras import ops
 
     first, second = x[:, 0:1], x[:, 1:2]
-    return ops.concatenate([ops.sqrt(first * first + second * second), ops.arctan2(second, first)], axis=1)
+    width, height = ops.absolute(first), ops.absolute(second)
+    larger, smaller = ops.maximum(width, height), ops.minimum(width, height)
+    limits = np.finfo(place.dtype)  # squares would overflow; and neither 0 by 0 nor infinity by infinity is a number
+    ratio = ops.minimum(smaller, float(limits.max)) / ops.clip(larger, float(limits.tiny), float(limits.max))
+    return ops.concatenate([larger * ops.sqrt(1 + ratio * ratio), ops.arctan2(second, first)], axis=1)
 
 
 def _keras_window(place: Place) -> dict[str, Any]:
@@ -287,14 +321,7 @@ ROWS: dict[type[nnx.Module], Row] = {
         _keras_conv_transpose,
     ),
     BatchNorm: Row(
-        _weighted(
-            "BatchNormalization",
-            lambda p: {"epsilon": p.layer.epsilon},
-            "weight",
-            "bias",
-            "running_mean",
-            "running_var",
-        ),
+        _norm,
         _torch_norm,
         _keras("BatchNormalization", lambda p: {"momentum": p.layer.momentum, "epsilon": p.layer.epsilon}),
     ),
@@ -328,10 +355,7 @@ def row_of(position: int, name: str, layer: nnx.Module, kind: str) -> Row:
         UserError: For a layer outside the table, naming it, its place and the allowed kinds.
     """
     if type(layer) not in ROWS:
-        raise UserError(
-            f"layer {position} {name!r} of {kind} is a {type(layer).__name__}, which cannot be exported; "
-            f"allowed kinds: {', '.join(allowed.__name__ for allowed in ROWS)}"
-        )
+        raise UserError(f"layer {position} {name!r} of {kind} {outside(layer, ROWS, 'exported')}")
     return ROWS[type(layer)]
 
 
@@ -344,7 +368,7 @@ def check_layers(model: Chain) -> None:
 
 def places(model: Chain, tensors: dict[str, np.ndarray], opset: int = 0) -> Iterator[tuple[Row, Place]]:
     """Every layer of a chain with its row, in order."""
-    dtype = model.dtype
+    dtype, in_keras = model.dtype, keras_names(model.names)
     for position, (name, layer, shape) in enumerate(layers_with_shapes(model)):
         own = {key: value for key, value in tensors.items() if key.rpartition(".")[0] == name}
-        yield row_of(position, name, layer, model.kind), Place(name, layer, shape, own, dtype, opset)
+        yield row_of(position, name, layer, model.kind), Place(name, layer, shape, own, dtype, opset, in_keras[name])

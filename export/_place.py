@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
+import re
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from jax import lax
+
+KERAS_INPUT = "input"
+KERAS_ENDS = ("_padding", "_crop")  # of what Keras needs beside a layer
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -20,6 +26,7 @@ class Place:
     tensors: dict[str, np.ndarray]  # its own, by PyTorch's names and in PyTorch's layout
     dtype: Any = np.float32
     opset: int = 0  # of the ONNX file
+    keras_name: str = ""  # of its layer in Keras
 
     @property
     def pads(self) -> list[tuple[int, int]]:
@@ -41,9 +48,20 @@ def pairs(padding: Any) -> list[Any]:
     return [padding, padding] if isinstance(padding, int) else list(padding)
 
 
-def keras_name(name: str) -> str:
-    """A layer's name in Keras, which takes no dots."""
-    return name.replace(".", "_")
+def keras_names(names: Iterable[str]) -> dict[str, str]:
+    """Every layer's name in Keras: "_" for what Keras does not take, "." and "/", and a number where two are one then.
+
+    >>> keras_names(["conv.a", "conv_a", "block/1"])
+    {'conv.a': 'conv_a', 'conv_a': 'conv_a_1', 'block/1': 'block_1'}
+    """
+    found: dict[str, str] = {}
+    taken = {KERAS_INPUT}
+    for name in names:
+        base = re.sub(r"[./]", "_", name) or "_"
+        tries = (base if not number else f"{base}_{number}" for number in itertools.count())
+        found[name] = next(free for free in tries if taken.isdisjoint((free, *(free + end for end in KERAS_ENDS))))
+        taken |= {found[name], *(found[name] + end for end in KERAS_ENDS)}
+    return found
 
 
 def transpose_cuts(place: Place) -> tuple[list[tuple[int, int]], list[int]]:

@@ -11,6 +11,9 @@ from export._place import Place, pair, transpose_cuts
 class ChainModule(torch.nn.Module):
     """Named layers one after the other; names with dots become modules within modules, as in the reference.
 
+    Any name keeps its keys in the `state_dict`: one that is an attribute of every module ("type", "train") is found by
+    `dict(net.named_modules())`, and a layer may hold others ("block" beside "block.conv").
+
     Args:
         layers: (name, layer) pairs in order.
         order: How to permute the output's features at the end; None: not at all.
@@ -24,16 +27,29 @@ class ChainModule(torch.nn.Module):
             parent: torch.nn.Module = self
             *path, leaf = name.split(".")
             for part in path:
-                if part not in dict(parent.named_children()):
-                    parent.add_module(part, torch.nn.Module())
-                parent = parent.get_submodule(part)
-            parent.add_module(leaf, layer)
+                if part not in parent._modules:
+                    parent._modules[part] = torch.nn.Module()
+                parent = _within(parent, part)
+            holder = parent._modules.get(leaf)  # made for the layers within, which come first
+            if holder is not None:
+                layer._modules.update(holder._modules)
+            parent._modules[leaf] = layer
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the chain to `x`, (N, C, H, W) or (N, D)."""
         for name in self._steps:
-            x = self.get_submodule(name)(x)
+            layer: torch.nn.Module = self
+            for part in name.split("."):
+                layer = _within(layer, part)
+            x = layer(x)
         return x if self._order is None else x[:, self._order]
+
+
+def _within(module: torch.nn.Module, name: str) -> torch.nn.Module:
+    """A module's own by its name, which `get_submodule` does not find where it is an attribute as well."""
+    found = module._modules[name]
+    assert found is not None
+    return found
 
 
 def _pad(x: torch.Tensor, pads: list[tuple[int, int]], value: float = 0.0) -> torch.Tensor:
@@ -98,6 +114,14 @@ class PaddedAvgPool2d(PaddedMaxPool2d):
         """Pool `x`, (N, C, H, W)."""
         sums, counts = (F.avg_pool2d(_pad(v, self.pads), self.window, self.strides) for v in (x, torch.ones_like(x)))
         return sums / counts
+
+
+class LastAxisBatchNorm(torch.nn.BatchNorm1d):
+    """Batch normalisation over the last axis of examples that are no maps, such as (T, C)."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalise `x`, (N, ..., C)."""
+        return super().forward(x.reshape(-1, x.shape[-1])).reshape(x.shape)
 
 
 class PolarTransform(torch.nn.Module):

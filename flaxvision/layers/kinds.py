@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 from flax import nnx
 
 from flaxvision.errors import UserError, unknown
@@ -27,6 +29,9 @@ KINDS: dict[type[nnx.Module], tuple[str, ...]] = {
     GlobalAvgPool: (),
 }
 
+# Settings of Flax that are described where they are not these: without one, another network would be built.
+PLAIN: dict[str, Any] = {"kernel_dilation": 1, "input_dilation": 1, "feature_group_count": 1}
+
 
 def describe(name: str, layer: nnx.Module) -> dict[str, Any]:
     """The layer as plain data: its name, kind and settings.
@@ -35,18 +40,39 @@ def describe(name: str, layer: nnx.Module) -> dict[str, Any]:
         UserError: If the layer is of a kind outside the vocabulary.
     """
     if type(layer) not in KINDS:
-        allowed = ", ".join(kind.__name__ for kind in KINDS)
-        raise UserError(f"layer {name!r} is a {type(layer).__name__}, which cannot be saved; allowed kinds: {allowed}")
-    return {
-        "name": name,
-        "kind": type(layer).__name__,
-        **{field: getattr(layer, field) for field in KINDS[type(layer)]},
-    }
+        raise UserError(f"layer {name!r} {outside(layer, KINDS, 'saved')}")
+    if getattr(layer, "mask", None) is not None:
+        raise UserError(f"layer {name!r} sets mask: it cannot be saved; multiply the kernel by it instead")
+    settings = {field: _plain(getattr(layer, field)) for field in KINDS[type(layer)]}
+    given = {field: _plain(getattr(layer, field, plain)) for field, plain in PLAIN.items()}
+    settings |= {field: value for field, value in given.items() if np.any(np.asarray(value) != PLAIN[field])}
+    return {"name": name, "kind": type(layer).__name__, **settings}
+
+
+def outside(layer: object, kinds: Iterable[type[nnx.Module]], what: str) -> str:
+    """That a layer of none of the `kinds` cannot be `what`; with its package where its name is one of theirs."""
+    named = {kind.__name__: kind for kind in kinds}
+    own = type(layer)
+    is_a = f"is a {own.__name__}"
+    if own.__name__ in named:
+        is_a = f"is {_whole(own)}, not {_whole(named[own.__name__])}"
+    return f"{is_a}, which cannot be {what}; allowed kinds: {', '.join(named)}"
+
+
+def _whole(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _plain(value: Any) -> Any:
+    """A setting as JSON holds it: tuples for sequences, Python's numbers for numpy's."""
+    if isinstance(value, (tuple, list, np.ndarray)):
+        return tuple(_plain(item) for item in value)
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def build(description: dict[str, Any]) -> tuple[str, nnx.Module]:
     """The (name, layer) pair of a description made by `describe`, with parameters of no meaning."""
-    settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in description.items()}
+    settings: dict[str, Any] = {field: _plain(value) for field, value in description.items()}
     name, kind = settings.pop("name"), settings.pop("kind")
     by_name = {cls.__name__: cls for cls in KINDS}
     if kind not in by_name:
@@ -57,6 +83,4 @@ def build(description: dict[str, Any]) -> tuple[str, nnx.Module]:
     if cls in (nnx.Linear, nnx.Conv, nnx.ConvTranspose):
         zeros = nnx.initializers.zeros_init()  # drawing would compile a program for every shape
         settings |= {"rngs": nnx.Rngs(0), "kernel_init": zeros, "bias_init": zeros}
-    if isinstance(settings.get("padding"), tuple):
-        settings["padding"] = tuple(tuple(pair) for pair in settings["padding"])
     return name, cls(**settings)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -16,6 +18,7 @@ from flaxvision.layers import Chain, Preprocess
 from flaxvision.layers.kinds import build, describe
 
 FORMAT = "flaxvision-1"
+_LOG = logging.getLogger("flaxvision")
 
 
 def save_model(model: Chain, path: str | Path, **notes: Any) -> Path:
@@ -39,12 +42,15 @@ def save_model(model: Chain, path: str | Path, **notes: Any) -> Path:
 def load_model(path: str | Path) -> Chain:
     """The model of a file that `save_model` wrote: layers, variables, preprocessing and classes.
 
+    Variables keep the type that they have in the file; float64 ones become float32 where JAX has no 64-bit mode, and
+    that is said.
+
     Raises:
         UserError: If the file is missing, is no such file, or its tensors do not fit its layers.
     """
     tensors, about = read(path)
-    model = build_model(about["model"])
-    assign(model, tensors, str(path))
+    model = build_model(about["model"], str(path))
+    assign(model, tensors, str(path), keep_types=True)
     return model
 
 
@@ -63,15 +69,26 @@ def describe_model(model: Chain) -> dict[str, Any]:
     }
 
 
-def build_model(description: dict[str, Any]) -> Chain:
-    """The model that `describe_model` described, with parameters of no meaning."""
-    model = Chain(
-        [build(layer) for layer in description["layers"]],
-        input_shape=tuple(description["input_shape"]),
-        kind=description["kind"],
-    )
-    model.preprocess = Preprocess(**description["preprocess"])
-    model.classes = tuple(description["classes"])
+def build_model(description: Any, source: str = "the file") -> Chain:
+    """The model that `describe_model` described, with parameters of no meaning.
+
+    Raises:
+        UserError: If that is no such description, or one of a later version; `source` is named.
+    """
+    try:
+        model = Chain(
+            [build(layer) for layer in description["layers"]],
+            input_shape=tuple(description["input_shape"]),
+            kind=description["kind"],
+        )
+        model.preprocess = Preprocess(**description["preprocess"])
+        model.classes = tuple(description["classes"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:  # whatever the layers make of other settings
+        reason = f"{type(error).__name__}: {error}" if isinstance(error, KeyError) else str(error)
+        raise UserError(
+            f"{source} describes a network that this version of flaxvision cannot build ({' '.join(reason.split())}): "
+            "it is damaged, or a later version wrote it"
+        ) from error
     return model
 
 
@@ -93,7 +110,11 @@ def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         raise UserError(f"{path} is no weights file ({error}): give one that flaxvision.save_model wrote") from error
     if FORMAT not in metadata:
         raise UserError(f"{path} was not written by flaxvision.save_model: it has no {FORMAT} metadata")
-    return tensors, json.loads(metadata[FORMAT])
+    try:
+        about = json.loads(metadata[FORMAT])
+        return tensors, {"model": about["model"], "notes": about["notes"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged: its {FORMAT} metadata cannot be read; save the model again") from error
 
 
 def variables(model: Chain) -> dict[str, np.ndarray]:
@@ -102,8 +123,17 @@ def variables(model: Chain) -> dict[str, np.ndarray]:
     return {names[path]: np.asarray(variable[...]) for path, variable in nnx.to_flat_state(nnx.state(model))}
 
 
-def assign(model: Chain, tensors: dict[str, np.ndarray], source: str, only: tuple[str, ...] = ()) -> None:
+def assign(
+    model: Chain,
+    tensors: dict[str, np.ndarray],
+    source: str,
+    only: tuple[str, ...] = (),
+    *,
+    keep_types: bool = False,
+) -> None:
     """Set a model's variables from `tensors`, all of them or those under the name prefixes `only`.
+
+    With `keep_types` a variable takes the type of its tensor, and it is said where JAX cannot hold that.
 
     Raises:
         UserError: If a variable is missing, has another shape, or (without `only`) a tensor is left over; all
@@ -130,4 +160,13 @@ def assign(model: Chain, tensors: dict[str, np.ndarray], source: str, only: tupl
     if wrong:
         raise UserError(f"{source} does not fit {model.kind}: {'; '.join(wrong)}")
     for name, variable in wanted.items():
-        variable[...] = jnp.asarray(tensors[name], variable[...].dtype)
+        if not keep_types:
+            variable[...] = jnp.asarray(tensors[name], variable[...].dtype)
+        else:
+            variable.set_value(jnp.asarray(tensors[name]))
+    narrowed = [name for name in wanted if tensors[name].dtype == np.float64] if keep_types else []
+    if narrowed and not jax.config.read("jax_enable_x64"):
+        _LOG.warning(
+            "%s holds float64 numbers, read as float32: set the environment variable JAX_ENABLE_X64=1 to keep them",
+            source,
+        )
