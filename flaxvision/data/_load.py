@@ -70,11 +70,11 @@ def load(
 
         dataset = two_clusters()
     elif kind in _FOLDERS and colon:
-        from flaxvision.data import folders
+        from flaxvision.data import folders, npz
 
         if not folder or not Path(folder).expanduser().is_dir():
             raise UserError(f"{name}: there is no folder {folder!r}: type {kind}:FOLDER with the path of one")
-        read = folders.read_npz if kind == "npz" else folders.read_images
+        read = npz.read_npz if kind == "npz" else folders.read_images
         dataset = read(name, Path(folder).expanduser())
     else:
         raise unknown("data set", name, list_datasets())

@@ -1,9 +1,7 @@
-"""The user's own folders: `npz:FOLDER` with two NumPy archives, `images:FOLDER` with a sub-folder a class."""
+"""The user's own images: `images:FOLDER` with a sub-folder a class."""
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,39 +14,6 @@ from flaxvision.errors import UserError
 _MODES = ("L", "RGB", "RGBA")  # Pillow's names for 1, 3 and 4 channels of a byte
 _SEED = 0  # of the order of the images, and of the split where the folder has none
 _TEST_SHARE = 0.2
-
-
-def read_npz(name: str, folder: Path) -> Dataset:
-    """A set from `train.npz` and `valid.npz`, which becomes the test split.
-
-    Each has `samples`: points (N, D) or uint8 images (N, H, W) or (N, H, W, C), and `annotations`: whole numbers (N,).
-    Pickled objects are not read.
-    """
-    paths = [folder / "train.npz", folder / "valid.npz"]
-    train, test = (_read_npz(path) for path in paths)
-    return arrays.build(name, train, test, kind="folder", checksum=raw.fingerprint(paths))
-
-
-def _read_npz(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    if not path.is_file():
-        raise UserError(f"there is no file {path}: npz:FOLDER needs train.npz and valid.npz in its folder")
-    try:
-        # Opened here: np.load leaves a file that it cannot read open.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            missing = [key for key in ("samples", "annotations") if key not in archive]
-            if missing:
-                raise UserError(f"{path} has no {' and no '.join(missing)}: it has {', '.join(archive) or 'nothing'}")
-            samples, labels = archive["samples"], archive["annotations"]
-    except UserError:
-        raise
-    except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{path} cannot be read as plain NumPy arrays without pickled objects ({error})") from error
-    if samples.dtype.kind in "iu" and samples.ndim == 2:  # points on a grid
-        samples = samples.astype(np.float32)
-    if labels.dtype.kind == "b" or (labels.dtype.kind == "f" and np.equal(labels, np.rint(labels)).all()):
-        labels = labels.astype(np.int64)  # binary targets are often kept as bool or float
-    split = arrays.as_split(str(path), samples, labels)
-    return split.images, split.labels
 
 
 def read_images(name: str, folder: Path) -> Dataset:
