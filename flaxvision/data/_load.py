@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
+from typing import Any
 
 from flaxvision._files import cache_folder
 from flaxvision.data.dataset import Dataset
@@ -12,6 +14,7 @@ from flaxvision.errors import UserError, unknown
 
 _GLYPHS = {"glyphs": (DIGITS, 10_000), "glyphs47": (BALANCED, 23_500)}  # characters, default training examples
 _FOLDERS = ("npz", "images")
+_SIZE = re.compile(r"\d{1,5}x\d{1,5}", re.ASCII)  # width x height
 _TEST_SHARE = 5  # a generated set has one test example for so many training examples
 
 
@@ -28,11 +31,19 @@ def load(
     limit: int | None = None,
     validation: float | None = None,
     validation_seed: int = 0,
-    size: int | None = None,
+    size: int | str | tuple[int, int] | None = None,
     channels: int | None = None,
+    fit: str | None = None,
+    skip_damaged: bool = False,
     examples: int | None = None,
 ) -> Dataset:
     """A data set by name, in memory.
+
+    `images:FOLDER` reads FOLDER/SPLIT/CLASS/… or FOLDER/CLASS/…, its images at any depth: SPLIT is train, validation
+    or test, or another usual name for one (training, val, valid, dev, …) in any case; without a test split, a fifth
+    of the training images of each class becomes one. Images are what a viewer shows: turned as their EXIF orientation
+    says, transparent parts on white, the first of several frames. Grey among colour becomes colour; RGBA stays only
+    where all images are. What is left out or converted is told in `source.notes`.
 
     Published sets are read from `raw_dir`/NAME where that folder exists and downloaded otherwise; either way they
     are prepared once in `data_dir`. `glyphs`, `glyphs47` and `two_clusters` are generated and need neither.
@@ -44,8 +55,13 @@ def load(
       limit: keep the first examples of every split, so many of each.
       validation: fraction of the training examples, after `limit`, to hold out as the validation split.
       validation_seed: seed of the draw of those.
-      size: height and width in pixels: any for `glyphs` and `glyphs47` (28 when left out), elsewhere a check.
-      channels: 1 (grey) or 3 (coloured) for `glyphs` and `glyphs47` (1 when left out), elsewhere a check.
+      size: what images are converted to with `images:FOLDER`: pixels a side, or width and height, "64x48" or (64, 48).
+        Pixels a side of `glyphs` and `glyphs47` (28 when left out). Elsewhere a check.
+      channels: what images are converted to with `images:FOLDER`: 1 (grey), 3 (colour) or 4 (with alpha). 1 or 3 of
+        `glyphs` and `glyphs47` (1 when left out). Elsewhere a check.
+      fit: how `images:FOLDER` brings an image to `size`: "crop" its middle (when left out), "pad" it with black, or
+        "stretch" it.
+      skip_damaged: leave out images of `images:FOLDER` that cannot be read, and say so, in place of an error.
       examples: training examples to draw for `glyphs` and `glyphs47`, with a fifth as many for testing.
 
     Returns:
@@ -53,14 +69,21 @@ def load(
 
     Raises:
       UserError: for an unknown name, files that are missing or damaged, a failed download, or sizes that do not fit.
+
+    >>> load("glyphs", examples=100, size=20).input_shape
+    (20, 20, 1)
     """
     if limit is not None and limit < 1:
         raise UserError(f"limit is {limit}: give 1 or more examples")
-    kind, colon, folder = name.partition(":")
+    kind, colon, _ = name.partition(":")
+    width_height = _parse_size(size)
+    for key, value in (("fit", fit), ("skip_damaged", skip_damaged or None)):
+        if value is not None and kind != "images":
+            raise UserError(f"{key} is for images:FOLDER only: leave it out for {name}")
     if examples is not None and name not in _GLYPHS:
         raise UserError(f"examples is for {' and '.join(_GLYPHS)} only: use limit for {name}")
     if name in _GLYPHS:
-        dataset = _glyphs(name, limit, examples, size, channels)
+        dataset = _glyphs(name, limit, examples, width_height, channels)
     elif name in PUBLISHED:
         from flaxvision.data.prepared import load_published  # tensorflow-datasets: only when it is needed
 
@@ -69,44 +92,73 @@ def load(
         from flaxvision.data.clusters import two_clusters
 
         dataset = two_clusters()
-    elif kind in _FOLDERS and colon:
-        from flaxvision.data import folders, npz
+    elif kind == "npz" and colon:
+        from flaxvision.data import npz
 
-        if not folder or not Path(folder).expanduser().is_dir():
-            raise UserError(f"{name}: there is no folder {folder!r}: type {kind}:FOLDER with the path of one")
-        read = npz.read_npz if kind == "npz" else folders.read_images
-        dataset = read(name, Path(folder).expanduser())
+        dataset = npz.read_npz(name, _folder(name))
+    elif kind == "images" and colon:
+        from flaxvision.data import image_folder
+
+        conversion = image_folder.conversion(width_height, channels, fit, skip_damaged)
+        dataset = image_folder.read_images(name, _folder(name), conversion)
     else:
         raise unknown("data set", name, list_datasets())
-    _check_shape(dataset, size, channels)
+    if kind != "images":
+        _check_shape(dataset, width_height, channels)
     return dataset.limit(limit).hold_out(validation, validation_seed)
 
 
-def _glyphs(name: str, limit: int | None, examples: int | None, size: int | None, channels: int | None) -> Dataset:
+def _folder(name: str) -> Path:
+    kind, _, folder = name.partition(":")
+    path = Path(folder).expanduser()
+    if path.is_file():
+        raise UserError(f"{name}: {folder} is a file: unpack it, and type {kind}:FOLDER with the path of its folder")
+    if not folder or not path.is_dir():
+        raise UserError(f"{name}: there is no folder {folder!r}: type {kind}:FOLDER with the path of one")
+    return path
+
+
+def _parse_size(size: Any) -> tuple[int, int] | None:
+    """Width and height of `size` as `load` takes it."""
+    if size is None:
+        return None
+    given = [int(side) for side in size.split("x")] if isinstance(size, str) and _SIZE.fullmatch(size) else size
+    sides = tuple(given) if isinstance(given, (tuple, list)) else (given, given)
+    if len(sides) != 2 or not all(type(side) is int and 0 < side < 2**15 for side in sides):
+        raise UserError(f"size is {size!r}: give pixels a side, such as 32, or width and height, such as 64x48")
+    return sides
+
+
+def _glyphs(
+    name: str, limit: int | None, examples: int | None, size: tuple[int, int] | None, channels: int | None
+) -> Dataset:
     from flaxvision.data import arrays, glyphs
 
+    width, height = size or (28, 28)
+    if width != height:
+        raise UserError(f"size is {width}x{height}: {name} is drawn in squares, so give one number, such as {height}")
     characters, default = _GLYPHS[name]
     train = default if examples is None else examples
     test = max(1, train // _TEST_SHARE) if train > 0 else train
     if limit is not None:  # a shorter draw is the beginning of a longer one, so draw no more than is kept
         train, test = min(train, limit), min(test, limit)
     splits = [
-        glyphs.draw_glyphs(
-            characters, count, 28 if size is None else size, 1 if channels is None else channels, stream=stream
-        )
+        glyphs.draw_glyphs(characters, count, height, 1 if channels is None else channels, stream=stream)
         for stream, count in enumerate((train, test))
     ]
     pairs = [(split.images, split.labels) for split in splits]
     return arrays.build(name, *pairs, classes=characters, kind="generated")
 
 
-def _check_shape(dataset: Dataset, size: int | None, channels: int | None) -> None:
+def _check_shape(dataset: Dataset, size: tuple[int, int] | None, channels: int | None) -> None:
     has = dataset.input_shape
     height, width, depth = has if len(has) == 3 else (0, 0, 0)
-    if size not in (None, height) or size not in (None, width) or channels not in (None, depth):
+    if size not in (None, (width, height)) or channels not in (None, depth):
+        asked = [f"size={size[0]}x{size[1]}"] if size else []
+        asked += [f"channels={channels}"] if channels is not None else []
         raise UserError(
-            f"{dataset.name} has examples of shape {has}: size={size}, channels={channels} do not fit. "
-            f"Leave them out, or use {' or '.join(_GLYPHS)}, which are drawn as asked for"
+            f"{dataset.name} has examples of shape {has}: {' and '.join(asked)} does not fit. "
+            f"Leave it out, or use {', '.join(_GLYPHS)} or images:FOLDER, which are made as asked for"
         )
 
 

@@ -1,0 +1,340 @@
+"""Which images lie in a folder, of which split and which class, and what else lies there."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from flaxvision.data import pixels
+from flaxvision.errors import UserError
+
+Files = dict[str, list[Path]]  # class -> its images, in the order of their paths
+_Found = tuple[tuple[str, ...], Path]  # the names of the folders above an image, from the folder that was given
+
+_WORDS = {
+    "train": ("training", "train"),
+    "validation": ("validation", "valid", "val", "dev", "eval"),
+    "test": ("testing", "test"),
+}
+_SPLITS = {word: split for split, words in _WORDS.items() for word in words}
+_WORD = re.compile(rf"(?<![^\W\d_])({'|'.join(_SPLITS)})(?=set|data|image|[\W\d_]|$)")  # "testset", but no "tested"
+_FILLING = re.compile(r"[\W_]|data(?:set)?|set|images?|split")  # says nothing of what is in a folder
+_SYSTEM = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "$recycle.bin", "#recycle"}
+_SYSTEM |= {"system volume information", "lost+found", "__pycache__"}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Listing:
+    """The images of a folder by split and class."""
+
+    splits: dict[str, Files]  # "train" always, "validation" and "test" where there are folders for them
+    classes: tuple[str, ...]  # folder names of the training split: numbers by value, others by the alphabet
+    notes: tuple[str, ...]  # what was left out, a line each
+
+
+def list_images(folder: Path) -> Listing:
+    """Find the images of FOLDER/SPLIT/CLASS/…, FOLDER/CLASS/SPLIT/… or FOLDER/CLASS/…, below one outer folder or more.
+
+    Raises:
+        UserError: If there are none, a class has none, or it is doubtful which folders are splits and which classes.
+    """
+    walk = _Walk(folder)
+    if not walk.images:
+        raise UserError(f"{shown(folder)} has no images: put those of a class into a folder of its name{walk.hint(())}")
+    return _Sorter(folder, walk).listing()
+
+
+def shown(path: Path | str) -> str:
+    r"""A name as it can be printed and stored anywhere: what is no UTF-8 or no printable character as \x, \n, …"""
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def count(number: int, noun: str) -> str:
+    """ "1 image", "2,000 images"."""
+    return f"{number:,} {noun}" + "s" * (number != 1)
+
+
+def some(names: Iterable[str], most: int = 3) -> str:
+    """The first few of many names."""
+    names = list(names)
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
+
+
+class _Walk:
+    """All that is visible below a folder; links are followed, but not round in circles."""
+
+    def __init__(self, folder: Path):
+        self.images: list[_Found] = []
+        self.folders: list[tuple[str, ...]] = []
+        self.others: dict[str, list[_Found]] = {}  # what was passed over, by the reason
+        with pixels.pillow():
+            self._enter(folder, (), ())
+
+    def _enter(self, folder: Path, dirs: tuple[str, ...], around: tuple[tuple[int, int], ...]) -> None:
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+            status = folder.stat()
+        except OSError as error:
+            raise UserError(
+                f"cannot read the folder {shown(folder)}: {error.strerror}; give one that you can"
+            ) from error
+        if (status.st_dev, status.st_ino) in around:
+            self.others.setdefault("link back to a folder around it", []).append((dirs, folder))
+            return
+        if dirs:
+            self.folders.append(dirs)
+        for entry in entries:
+            if entry.name.startswith(".") or entry.name.casefold() in _SYSTEM:
+                continue
+            path = folder / entry.name
+            if entry.is_dir():
+                self._enter(path, (*dirs, entry.name), (*around, (status.st_dev, status.st_ino)))
+            elif not entry.is_file() and not entry.is_symlink():  # a pipe or a socket, which would never end
+                self.others.setdefault(pixels.NO_IMAGE, []).append((dirs, path))
+            elif reason := pixels.passed_over(path):
+                self.others.setdefault(reason, []).append((dirs, path))
+            else:
+                self.images.append((dirs, path))
+
+    def below(self, *dirs: str) -> list[_Found]:
+        """The images in a folder and in those below it."""
+        return [found for found in self.images if found[0][: len(dirs)] == dirs]
+
+    def hint(self, dirs: tuple[str, ...]) -> str:
+        """What else lies below a folder that has no images, as the end of an error."""
+        others = [(why, path) for why, all_of in self.others.items() for at, path in all_of if at[: len(dirs)] == dirs]
+        return (
+            f"; {len(others):,} other files lie there, such as {shown(others[0][1])}: {others[0][0]}" if others else ""
+        )
+
+
+class _Sorter:
+    """Tells from the names and the depth of folders which are outer ones, splits and classes."""
+
+    def __init__(self, folder: Path, walk: _Walk):
+        self.folder, self.walk = folder, walk
+        self.notes: list[str] = []
+        self.strays: dict[str, list[Path]] = {}
+
+    def listing(self) -> Listing:
+        root = self._unwrap()
+        heads = sorted({dirs[len(root)] for dirs, _ in self.walk.below(*root) if len(dirs) > len(root)})
+        roles = self._roles(root, heads)
+        self._stray("in no class folder", [path for dirs, path in self.walk.images if len(dirs) <= len(root)])
+        if roles:
+            splits = {split: self._classes(self._unwrap_split((*root, head), split)) for head, split in roles.items()}
+            outside = [path for head in heads if head not in roles for _, path in self.walk.below(*root, head)]
+            self._stray("outside the splits", outside)
+        elif inner := self._inner_roles(root, heads):
+            splits = self._turned(root, heads, inner)
+        else:
+            splits = {"train": self._classes(root)}
+        classes, splits = self._named_alike(splits)
+        return Listing(splits, classes, (*self.notes, *self._left_out()))
+
+    def _unwrap(self) -> tuple[str, ...]:
+        """The outer folders that hold nothing but one more, such as those of an unpacked archive."""
+        root: tuple[str, ...] = ()
+        while True:
+            depth = len(root)
+            deeper = [dirs for dirs, _ in self.walk.below(*root) if len(dirs) > depth]
+            heads = {dirs[depth] for dirs in deeper}
+            if len(heads) != 1 or min(map(len, deeper)) == depth + 1 or _role(*heads):
+                break
+            beside = {dirs[depth] for dirs in self.walk.folders if len(dirs) > depth and dirs[:depth] == root} - heads
+            stray = self.walk.others.get(pixels.NO_IMAGE, ())
+            explained = {at[depth] for at, _ in stray if len(at) > depth and at[:depth] == root}
+            if beside - explained:  # an empty class, perhaps
+                break
+            root += tuple(heads)
+        if root:
+            self.notes.append(f"the images are those of its folder {shown('/'.join(root))}")
+        return root
+
+    def _unwrap_split(self, dirs: tuple[str, ...], split: str) -> tuple[str, ...]:
+        """Down from a split's folder to where its classes are: from seg_train to seg_train/seg_train."""
+        at = dirs
+        while True:
+            deeper = [d for d, _ in self.walk.below(*at)]
+            heads = {d[len(at)] for d in deeper if len(d) > len(at)}
+            if len(heads) != 1 or min(map(len, deeper)) <= len(at) + 1:
+                break
+            (head,) = heads
+            if _role(head) != split and head.casefold() not in ("images", "data") and head != at[-1]:
+                break
+            at += (head,)
+        return at
+
+    def _roles(self, root: tuple[str, ...], heads: list[str]) -> dict[str, str]:
+        """Which of the folders `heads` is which split; none where they are classes."""
+        roles = _split_names(heads)
+        if not roles:
+            return {}
+        where = shown(self.folder.joinpath(*root))
+        named, others = some(map(shown, roles), 9), some(shown(head) for head in heads if head not in roles)
+        flat = [h for h in roles if all(len(dirs) == len(root) + 1 for dirs, _ in self.walk.below(*root, h))]
+        if others and len(roles) == 1:
+            if flat:
+                self.notes.append(f"the folder {named} is taken for a class, as {others} beside it")
+                return {}
+            raise UserError(
+                f"{where} has {named} beside {others}: is {named} a split or a class? Move what is no split elsewhere, "
+                f"or, for a class, its images out of the folders in it"
+            )
+        for head in flat:
+            raise UserError(
+                f"{where}/{shown(head)} has {count(len(self.walk.below(*root, head)), 'image')} and no class folders: "
+                f"put those of a class into a folder of its name, or move {shown(head)} out of {where}"
+            )
+        for split, number in Counter(roles.values()).items():
+            if number > 1:
+                both = [shown(head) for head in roles if roles[head] == split]
+                raise UserError(f"{where} has {' and '.join(both)} for the {split} split: keep one")
+        if "train" not in roles.values():
+            raise UserError(f"{where} has {named} but no folder train: add it, or give {where}/CLASS folders alone")
+        return roles
+
+    def _inner_roles(self, root: tuple[str, ...], heads: list[str]) -> dict[str, str]:
+        """The split names one level below the classes, where it is they that hold the splits."""
+        depth = len(root) + 1
+        found = [dirs[depth] if len(dirs) > depth else "" for dirs, _ in self.walk.below(*root) if len(dirs) >= depth]
+        roles = _split_names(sorted(set(found) - {""}))
+        if len(set(roles.values())) < 2:
+            return {}
+        if set(found) != set(roles) or "train" not in roles.values():
+            where = shown(self.folder.joinpath(*root))
+            raise UserError(
+                f"{where} has {some(map(shown, roles))} within {some(map(shown, heads))}, beside other images: "
+                f"give {where}/train/CLASS and {where}/test/CLASS"
+            )
+        return roles
+
+    def _turned(self, root: tuple[str, ...], heads: list[str], roles: dict[str, str]) -> dict[str, Files]:
+        splits: dict[str, Files] = {}
+        self._check_filled(root, heads)
+        for inner, split in roles.items():
+            for head in heads:
+                files = sorted(path for _, path in self.walk.below(*root, head, inner))
+                if files:
+                    splits.setdefault(split, {}).setdefault(head, []).extend(files)
+        return splits
+
+    def _classes(self, at: tuple[str, ...]) -> Files:
+        """The images of each folder in one, at any depth; `UserError` for a class without any."""
+        depth = len(at)
+        files: Files = {}
+        stray = []
+        for dirs, path in self.walk.below(*at):
+            if len(dirs) > depth:
+                files.setdefault(dirs[depth], []).append(path)
+            else:
+                stray.append(path)
+        if not files:
+            where = shown(self.folder.joinpath(*at))
+            number = count(len(stray), "image")
+            raise UserError(
+                f"{where} has {number} and no class folders: put those of a class into a folder of its name"
+            )
+        self._check_filled(at, files)
+        self._stray("in no class folder", stray)
+        return {label: sorted(paths) for label, paths in files.items()}
+
+    def _check_filled(self, at: tuple[str, ...], filled: Iterable[str]) -> None:
+        """Raise for folders beside those of the classes `filled` that have no image."""
+        depth = len(at)
+        beside = [dirs[-1] for dirs in self.walk.folders if len(dirs) == depth + 1 and dirs[:depth] == at]
+        empty = [label for label in beside if label not in filled]
+        if empty:
+            folders = [shown(self.folder.joinpath(*at, label)) for label in empty]
+            one = len(empty) == 1
+            raise UserError(
+                f"{some(folders)} {'has' if one else 'have'} no images: fill {'it' if one else 'them'}, "
+                f"or remove what is no class{self.walk.hint((*at, empty[0]))}"
+            )
+
+    def _named_alike(self, splits: dict[str, Files]) -> tuple[tuple[str, ...], dict[str, Files]]:
+        """The classes in their order, and every split under their names, whatever case and accents are written as."""
+        names: dict[str, str] = {}
+        for label in splits["train"]:
+            other = names.setdefault(_folded(label), label)
+            if other != label:
+                raise UserError(
+                    f"{shown(self.folder)} has the classes {shown(other)} and {shown(label)}: "
+                    "put their images into one folder, or rename one"
+                )
+        renamed: dict[str, Files] = {}
+        for split, files in splits.items():
+            renamed[split] = {}
+            for label, paths in files.items():
+                if _folded(label) not in names:
+                    raise UserError(
+                        f"{shown(self.folder)}: the {split} split has a class {shown(label)} that the train split does "
+                        f"not have: it has {some(map(shown, names.values()), 9)}"
+                    )
+                name = names[_folded(label)]
+                if name in renamed[split]:
+                    raise UserError(
+                        f"{shown(self.folder)}: the {split} split has {shown(label)} twice, in two spellings"
+                    )
+                if name != label:
+                    self.notes.append(f"{split}: the folder {shown(label)} is taken for the class {shown(name)}")
+                renamed[split][name] = paths
+        ordered = tuple(sorted(names.values(), key=_class_order(names.values())))
+        return ordered, {split: renamed[split] for split in _WORDS if split in renamed}
+
+    def _stray(self, where: str, paths: list[Path]) -> None:
+        self.strays.setdefault(where, []).extend(paths)
+
+    def _left_out(self) -> list[str]:
+        """A line for each reason to pass files over, with their number and an example."""
+        left = [(f"image {where}", "", paths) for where, paths in self.strays.items() if paths]
+        for reason, others in self.walk.others.items():
+            noun, _, remedy = reason.partition(": ")
+            left.append((noun, f" ({remedy})" if remedy else "", [path for _, path in others]))
+        return [
+            f"left out: {_plural(len(paths), noun)}{remedy}, such as {shown(min(paths).relative_to(self.folder))}"
+            for noun, remedy, paths in left
+        ]
+
+
+def _plural(number: int, noun: str) -> str:
+    first, _, rest = noun.partition(" ")
+    return count(number, first) + (f" {rest}" if rest else "")
+
+
+def _role(name: str) -> str | None:
+    """The split that a folder's whole name means."""
+    found = _WORD.search(name.casefold())
+    return _SPLITS[found[1]] if found and not _rest(name, found) else None
+
+
+def _rest(name: str, found: re.Match[str]) -> str:
+    name = name.casefold()
+    return _FILLING.sub("", name[: found.start()] + name[found.end() :])
+
+
+def _split_names(names: list[str]) -> dict[str, str]:
+    """Name -> split, of folders called so alone ("Training Set") or alike but for it ("seg_train", "seg_test")."""
+    words = {name: found for name in names if (found := _WORD.search(name.casefold()))}
+    splits_of: dict[str, set[str]] = {}
+    for name, found in words.items():
+        splits_of.setdefault(_rest(name, found), set()).add(_SPLITS[found[1]])
+    plain = {name: _SPLITS[f[1]] for name, f in words.items() if not _rest(name, f)}
+    alike = {name: _SPLITS[f[1]] for name, f in words.items() if len(splits_of[_rest(name, f)]) > 1}
+    return plain or alike
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold().strip()
+
+
+def _class_order(names: Iterable[str]) -> Callable[[str], tuple[float, str]]:
+    if all(re.fullmatch(r"-?\d+(\.\d+)?", name, re.ASCII) for name in names):
+        return lambda name: (float(name), name)
+    return lambda name: (0.0, name)
