@@ -108,10 +108,11 @@ class _Walk:
 
     def hint(self, dirs: tuple[str, ...]) -> str:
         """What else lies below a folder that has no images, as the end of an error."""
-        others = [(why, path) for why, all_of in self.others.items() for at, path in all_of if at[: len(dirs)] == dirs]
-        return (
-            f"; {len(others):,} other files lie there, such as {shown(others[0][1])}: {others[0][0]}" if others else ""
-        )
+        others = [(why, path) for why, found in self.others.items() for at, path in found if at[: len(dirs)] == dirs]
+        if not others:
+            return ""
+        reason, path = others[0]
+        return f"; passed over there: {count(len(others), 'file')}, such as {shown(path)}, {reason}"
 
 
 class _Sorter:
@@ -125,16 +126,16 @@ class _Sorter:
     def listing(self) -> Listing:
         root = self._unwrap()
         heads = sorted({dirs[len(root)] for dirs, _ in self.walk.below(*root) if len(dirs) > len(root)})
-        roles = self._roles(root, heads)
-        self._stray("in no class folder", [path for dirs, path in self.walk.images if len(dirs) <= len(root)])
-        if roles:
+        depth = len(root)  # of the folders that images must lie in
+        if roles := self._roles(root, heads):
             splits = {split: self._classes(self._unwrap_split((*root, head), split)) for head, split in roles.items()}
             outside = [path for head in heads if head not in roles for _, path in self.walk.below(*root, head)]
             self._stray("outside the splits", outside)
         elif inner := self._inner_roles(root, heads):
             splits = self._turned(root, heads, inner)
         else:
-            splits = {"train": self._classes(root)}
+            splits, depth = {"train": self._classes(root)}, depth - 1  # which has told of those in the root
+        self._stray("in no class folder", [path for dirs, path in self.walk.images if len(dirs) <= depth])
         classes, splits = self._named_alike(splits)
         return Listing(splits, classes, (*self.notes, *self._left_out()))
 
@@ -178,6 +179,12 @@ class _Sorter:
             return {}
         where = shown(self.folder.joinpath(*root))
         named, others = some(map(shown, roles), 9), some(shown(head) for head in heads if head not in roles)
+        empty = [
+            dirs[-1] for dirs in self.walk.folders if dirs[:-1] == root and _role(dirs[-1]) and dirs[-1] not in heads
+        ]
+        for head in empty:
+            hint = self.walk.hint((*root, head))
+            raise UserError(f"{where}/{shown(head)} has no images: fill it, or move it out of {where}{hint}")
         flat = [h for h in roles if all(len(dirs) == len(root) + 1 for dirs, _ in self.walk.below(*root, h))]
         if others and len(roles) == 1:
             if flat:
@@ -216,13 +223,12 @@ class _Sorter:
         return roles
 
     def _turned(self, root: tuple[str, ...], heads: list[str], roles: dict[str, str]) -> dict[str, Files]:
-        splits: dict[str, Files] = {}
         self._check_filled(root, heads)
-        for inner, split in roles.items():
-            for head in heads:
-                files = sorted(path for _, path in self.walk.below(*root, head, inner))
-                if files:
-                    splits.setdefault(split, {}).setdefault(head, []).extend(files)
+        splits: dict[str, Files] = {split: {} for split in roles.values()}
+        depth = len(root)
+        for dirs, path in sorted(self.walk.below(*root)):
+            if len(dirs) > depth:
+                splits[roles[dirs[depth + 1]]].setdefault(dirs[depth], []).append(path)
         return splits
 
     def _classes(self, at: tuple[str, ...]) -> Files:

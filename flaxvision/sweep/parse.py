@@ -27,7 +27,7 @@ from flaxvision.sweep.spec import (
 )
 from flaxvision.training.recipe import field_names, selection_metrics
 
-DATA_KEYS = ("dataset", "validation", "validation_seed", "limit", "size", "channels", "drawn")
+DATA_KEYS = ("dataset", "validation", "validation_seed", "limit", "size", "channels", "fit", "skip_damaged", "drawn")
 MODEL_KEYS = ("model", "init")
 SIZE_KEYS = ("hidden", "activation", "inner_activation", "batch_norm", "dropout", "padding", "pool")
 TOP_KEYS = (

@@ -130,11 +130,14 @@ def load_dataset(trial: Trial, places: Places) -> Dataset:
     """A trial's data set, kept in memory for the next trial that asks for it."""
     options = trial.part(DATA_KEYS[1:])
     for key, value in options.items():
+        if key in ("size", "fit", "skip_damaged"):
+            continue  # `load` checks these
         wanted = (int, float) if key == "validation" else (int,)
         if not isinstance(value, wanted) or isinstance(value, bool) or value < 0:
             words = "fraction" if key == "validation" else "whole number"
             raise UserError(f"{key} is {as_typed(value)}: give a {words}, not negative")
-    return _load(trial.settings["dataset"], places.raw_dir, places.data_dir, tuple(options.items()))
+    hashable = tuple((key, tuple(value) if isinstance(value, list) else value) for key, value in options.items())
+    return _load(trial.settings["dataset"], places.raw_dir, places.data_dir, hashable)
 
 
 @shared_cache(2)

@@ -1,10 +1,9 @@
-"""The user's own data: arrays, npz folders, image folders."""
+"""The user's own data: arrays and npz folders."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from flaxvision import data
 from flaxvision.errors import UserError
@@ -120,81 +119,3 @@ def test_damaged_npz(tmp_path, damage):
         data.load(name)
     with pytest.raises(UserError, match="there is no folder ''"):
         data.load("npz:")
-
-
-# --- images ----------------------------------------------------------------------------------------------------------
-
-
-def _image(path, size=(4, 5), mode="RGB", value=0):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new(mode, size, value if mode in ("L", "P") else (value, 1, 2)).save(path)
-
-
-def _fill(folder, classes=("cat", "dog"), count=10, **options):
-    for number, label in enumerate(classes):
-        for index in range(count):
-            _image(folder / label / f"{index:02}.png", value=100 * number + index, **options)
-
-
-def test_image_folder_with_splits(tmp_path):
-    _fill(tmp_path / "train")
-    _fill(tmp_path / "test", count=3)
-    (tmp_path / "train" / "cat" / "notes.txt").write_text("no image")
-    pets = data.load(f"images:{tmp_path}")
-    assert pets.classes == ("cat", "dog")
-    assert pets.input_shape == (5, 4, 3)
-    assert pets.source.counts == (("train", 20), ("test", 6))
-    assert pets.source.note == ""
-    for split in pets.splits.values():
-        assert np.array_equal(split.images[:, 0, 0, 0] // 100, split.labels)
-    assert len(set(pets.train.labels[:8])) == 2  # mixed, so that a limit keeps all classes
-    again = data.load(f"images:{tmp_path}")
-    assert np.array_equal(again.train.images, pets.train.images)
-    assert again.source == pets.source
-
-
-def test_image_folder_without_splits(tmp_path):
-    _fill(tmp_path, mode="L")
-    pets = data.load(f"images:{tmp_path}", size=None, channels=1)
-    assert pets.source.counts == (("train", 16), ("test", 4))
-    assert pets.source.note == "test split: a random 20% of each class (seed 0)"
-    assert np.bincount(pets.test.labels).tolist() == [2, 2]
-    values = np.concatenate([split.images[:, 0, 0, 0] for split in pets.splits.values()])
-    assert len(set(values)) == 20
-
-
-def test_image_folder_errors(tmp_path):
-    name = f"images:{tmp_path}"
-    with pytest.raises(UserError, match="has no images in sub-folders"):
-        data.load(name)
-    _fill(tmp_path / "train")
-    with pytest.raises(UserError, match=r"there is no folder .*test: give both"):
-        data.load(name)
-    _fill(tmp_path / "test", classes=("cat", "cow"))
-    with pytest.raises(UserError, match=r"cow is a class that .*train does not have"):
-        data.load(name)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"size": (5, 5)}, "07.png is 5 x 5 RGB but .*00.png is 4 x 5 RGB: all images must have one size and mode"),
-        ({"mode": "L"}, "07.png is 4 x 5 L but"),
-        ({"mode": "P"}, "07.png has the mode P: convert it to one of L, RGB, RGBA"),
-    ],
-)
-def test_images_that_differ(tmp_path, options, message):
-    for split in ("train", "test"):
-        _fill(tmp_path / split)
-    _image(tmp_path / "train" / "dog" / "07.png", **options)
-    with pytest.raises(UserError, match=message):
-        data.load(f"images:{tmp_path}")
-
-
-@pytest.mark.parametrize("damage", [lambda content: content[:50], lambda content: b"", lambda content: b"x" + content])
-def test_damaged_image(tmp_path, damage):
-    _fill(tmp_path)
-    path = tmp_path / "dog" / "07.png"
-    path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(UserError, match=r"07.png cannot be read as an image"):
-        data.load(f"images:{tmp_path}")
