@@ -125,7 +125,7 @@ def _parse_size(size: Any) -> tuple[int, int] | None:
     given = [int(side) for side in size.split("x")] if isinstance(size, str) and _SIZE.fullmatch(size) else size
     sides = tuple(given) if isinstance(given, (tuple, list)) else (given, given)
     if len(sides) != 2 or not all(type(side) is int and 0 < side < 2**15 for side in sides):
-        raise UserError(f"size is {size!r}: give pixels a side, such as 32, or width and height, such as 64x48")
+        raise UserError(f"size is {size}: give pixels a side, such as 32, or width and height, such as 64x48")
     return sides
 
 
@@ -157,8 +157,8 @@ def _check_shape(dataset: Dataset, size: tuple[int, int] | None, channels: int |
         asked = [f"size={size[0]}x{size[1]}"] if size else []
         asked += [f"channels={channels}"] if channels is not None else []
         raise UserError(
-            f"{dataset.name} has examples of shape {has}: {' and '.join(asked)} does not fit. "
-            f"Leave it out, or use {', '.join(_GLYPHS)} or images:FOLDER, which are made as asked for"
+            f"{dataset.name} has examples of shape {has}, which {' and '.join(asked)} do not fit: "
+            f"leave that out, or use {', '.join(_GLYPHS)} or images:FOLDER, which are made as asked for"
         )
 
 

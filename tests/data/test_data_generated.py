@@ -91,7 +91,7 @@ def test_a_linear_model_stays_below_95_percent(glyphs):
     ("options", "message"),
     [
         ({"size": 4}, "size is 4 pixels: give 8 or more"),
-        ({"size": 0}, "size is 0 pixels: give 8 or more"),
+        ({"size": 0}, "size is 0: give pixels a side"),
         ({"channels": 2}, "channels is 2: allowed are 1"),
         ({"examples": 0}, "examples is 0: give 1 or more"),
         ({"limit": 0}, "limit is 0: give 1 or more examples"),
