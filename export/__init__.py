@@ -6,8 +6,9 @@ from flaxvision._lazy import attach
 
 if TYPE_CHECKING:
     from export._compare import Parity, ParityTable, compare
+    from export._from_keras import from_keras
     from export._from_onnx import from_onnx
-    from export._keras import from_keras, to_keras
+    from export._keras import to_keras
     from export._onnx import to_onnx
     from export._sweep import export_winner
     from export._torch import from_torch, save_torch, to_torch
@@ -34,11 +35,12 @@ __getattr__ = attach(
     __name__,
     {
         **dict.fromkeys(("Parity", "ParityTable", "compare"), "_compare"),
-        **dict.fromkeys(("from_keras", "to_keras"), "_keras"),
         **dict.fromkeys(("from_torch", "save_torch", "to_torch"), "_torch"),
         **dict.fromkeys(("Parting", "Trajectory", "trajectory"), "_trajectory"),
         "export_winner": "_sweep",
+        "from_keras": "_from_keras",
         "from_onnx": "_from_onnx",
+        "to_keras": "_keras",
         "to_onnx": "_onnx",
     },
 )

@@ -124,12 +124,13 @@ def _build(model: Chain, layout: str, opset: int, normalize: bool, softmax: bool
     name = "probabilities" if softmax else "logits" if len(output) == 1 else "images"
     graph = Graph("input", (name, *tensors))
     if normalize:
-        pixels = graph.add("Cast", to=helper.np_dtype_to_tensor_dtype(dtype), output="pixels")
-        if model.preprocess.scale != 1:
-            graph.add("Mul", [pixels, graph.constant("preprocess.scale", np.asarray(model.preprocess.scale, dtype))])
-        if model.preprocess.offset:
-            offset = graph.constant("preprocess.offset", np.asarray(model.preprocess.offset, dtype))
-            graph.add("Add", [graph.value, offset])
+        graph.add("Cast", to=helper.np_dtype_to_tensor_dtype(dtype), output="pixels")
+        along = (-1, 1, 1) if layout == "NCHW" else (-1,)  # where there is a number a channel
+        for part, op, nothing in (("scale", "Mul", 1), ("offset", "Add", 0)):
+            value = np.asarray(getattr(model.preprocess, part), dtype)
+            if np.any(value != nothing):
+                value = value.reshape(along) if value.ndim else value
+                graph.add(op, [graph.value, graph.constant(f"preprocess.{part}", value)])
     if len(shape) == 3 and layout == "NHWC":
         graph.add("Transpose", perm=[0, 3, 1, 2])
     for row, place in places(model, tensors, opset):

@@ -247,6 +247,7 @@ def _torch_losses(twin: Any, dataset: Dataset, recipe: Recipe, order: np.ndarray
     optimizer = _optimizer(recipe, twin)
     images, labels = dataset.train.images, torch.tensor(dataset.train.labels).long()
     scaling = PREPROCESS[recipe.pixels]
+    scale, offset = torch.tensor(scaling.scale, dtype=dtype), torch.tensor(scaling.offset, dtype=dtype)
     losses: list[float] = []
     for indices in order:
         for start in range(0, len(indices), recipe.batch_size):
@@ -255,7 +256,7 @@ def _torch_losses(twin: Any, dataset: Dataset, recipe: Recipe, order: np.ndarray
             chosen = indices[start : start + recipe.batch_size]
             x = torch.tensor(images[chosen]).to(dtype)
             if x.ndim == 4:
-                x = (x * scaling.scale + scaling.offset).permute(0, 3, 1, 2).contiguous()
+                x = (x * scale + offset).permute(0, 3, 1, 2).contiguous()
             optimizer.zero_grad()
             loss = _loss(recipe.loss, twin(x), labels[chosen], x)
             loss.backward()
