@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flaxvision._cli import Parser, exit_status, positive
 from flaxvision.errors import UserError
-from flaxvision.sweep.cli import Parser, positive
 
 if TYPE_CHECKING:
     from flaxvision.data import Dataset
@@ -22,14 +22,14 @@ SUFFIXES = {"onnx": ".onnx", "torch": ".pt.safetensors", "keras": ".keras"}
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; 0 for success, 2 for a mistake in what was given."""
-    try:
-        options = _parser().parse(list(sys.argv[1:] if arguments is None else arguments))
-        if options.verb in SUFFIXES:
-            return _export(options)
-        return _compare(options) if options.verb == "compare" else _trajectory(options)
-    except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    return exit_status(lambda: _run(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def _run(arguments: list[str]) -> int:
+    options = _parser().parse(arguments)
+    if options.verb in SUFFIXES:
+        return _export(options)
+    return _compare(options) if options.verb == "compare" else _trajectory(options)
 
 
 def _export(options: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ import os
 import secrets
 from pathlib import Path
 
+from flaxvision._text import SUBSTITUTE
 from flaxvision.errors import UserError
 
 
@@ -16,7 +17,8 @@ def write_atomically(path: str | Path, content: bytes | str) -> Path:
         UserError: If the folder is missing or cannot be written.
     """
     path = Path(path)
-    data = content.encode() if isinstance(content, str) else content
+    # The name of a folder can hold bytes that are no UTF-8.
+    data = content.encode(errors=SUBSTITUTE) if isinstance(content, str) else content
     try:
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         try:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import difflib
-import os
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING
 
-from flaxvision.errors import UserError
+from flaxvision._cli import Parser, add_data_options, exit_status, positive
 from flaxvision.sweep.executors import EXECUTORS, check_executor
 
 if TYPE_CHECKING:
@@ -33,41 +31,14 @@ examples:
   {PROGRAM} rerun RUN TRIAL      train one trial of a run again and compare"""
 
 
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, with the nearest option."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise instead of printing the usage."""
-        raise UserError(message)
-
-    def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
-        """Like `parse_args`, naming the nearest option for an unknown one."""
-        namespace, left = self.parse_known_args(arguments)
-        if left:
-            options = [option for action in self._actions for option in action.option_strings]
-            near = difflib.get_close_matches(left[0].partition("=")[0], options, n=1, cutoff=0.5)
-            hint = f" did you mean {near[0]}?" if near else ""
-            raise UserError(f"unknown argument {left[0]!r}:{hint} Allowed: {', '.join(options)}")
-        return namespace
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; 0 for success, 1 for a rerun that differs, 2 for a mistake in what was given."""
     own_process = arguments is None
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    try:
-        if arguments[:1] == ["rerun"]:
-            return _rerun(arguments[1:], own_process)
-        return _sweep(arguments, own_process)
-    except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except KeyboardInterrupt:
-        print("interrupted; finished trials are kept: add --resume to go on", file=sys.stderr)
-        return 130
+    run, left = (_rerun, arguments[1:]) if arguments[:1] == ["rerun"] else (_sweep, arguments)
+    return exit_status(
+        lambda: run(left, own_process), interrupted="interrupted; finished trials are kept: add --resume to go on"
+    )
 
 
 def _sweep(arguments: list[str], own_process: bool) -> int:
@@ -124,7 +95,7 @@ def _rerun(arguments: list[str], own_process: bool) -> int:
     parser = Parser(prog=f"{PROGRAM} rerun", description="Train one trial of a run again and compare.")
     parser.add_argument("run", metavar="RUN", help="a run directory")
     parser.add_argument("trial", metavar="TRIAL", help="a trial's id, or the beginning of it")
-    _data_options(parser)
+    add_data_options(parser)
     options = parser.parse(arguments)
 
     from flaxvision import runtime
@@ -152,7 +123,7 @@ def _sweep_parser() -> Parser:
     add("--list", action="store_true", help="list the sweeps of the package and stop")
     add("--dry-run", action="store_true", help="check everything, print data and trials, and stop")
     add("--out", metavar="DIR", type=Path, help="run directory (default: runs/NAME-TIMESTAMP)")
-    _data_options(parser)
+    add_data_options(parser)
     add("--dataset", metavar="D", help="train on another data set, such as glyphs, which needs no files")
     add("--epochs", metavar="N", type=positive(float), help="passes over the training examples")
     add("--seeds", metavar="N", type=positive(int), help="trials of every cell")
@@ -163,27 +134,6 @@ def _sweep_parser() -> Parser:
     add("--no-export", action="store_true", help="leave out the winner's ONNX file and its comparison")
     add("--quiet", action="store_true", help="print nothing but errors")
     return parser
-
-
-def _data_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--raw-dir", metavar="DIR", help="folder of original data files (FLAXVISION_RAW_DIR)")
-    parser.add_argument("--data-dir", metavar="DIR", help="folder of prepared data sets (FLAXVISION_DATA_DIR)")
-
-
-def positive(kind: type) -> Callable[[str], Any]:
-    """A parser of numbers above 0 for `add_argument(type=…)`."""
-
-    def parse(text: str) -> Any:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = 0
-        if not 0 < value < float("inf"):
-            words = "a whole number, 1 or more" if kind is int else "a number above 0"
-            raise argparse.ArgumentTypeError(f"{text!r} is not allowed: give {words}")
-        return value
-
-    return parse
 
 
 def _say_data(checked: Plan) -> None:
