@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 
 from flaxvision.report import formats
+from flaxvision.report.remarks import equal_cells
 from flaxvision.sweep.results import Cell, SweepResult, Verdict
 
 # What a table that is too wide can do without, first what it can best do without.
@@ -105,7 +106,7 @@ def _row_table(result: SweepResult) -> Table:
     columns.extend(_count_columns(result))
     columns.append([Entry("seconds"), *(Entry(_seconds(cell)) for cell in result.cells)])
     header, *rows = zip(*columns, strict=True)
-    notes = (*_best_notes(result, metric), *_diverged_notes(result), *_other_notes(result))
+    notes = (*_best_notes(result, metric), *_diverged_notes(result), *_equal_notes(result), *_other_notes(result))
     return Table(_spread(result).capitalize(), tuple(e.text for e in header), tuple(rows), labels, notes=notes)
 
 
@@ -204,6 +205,14 @@ def _diverged_notes(result: SweepResult) -> list[str]:
     if not found:
         return []
     return [f"{DIVERGED} Seeds whose training loss was not finite ({'; '.join(found)}); means are over finite values."]
+
+
+def _equal_notes(result: SweepResult) -> list[str]:
+    """Rows that differ in a setting which made no difference."""
+    groups = [" = ".join(formats.cell_label(cell, result.keys) for cell in group) for group in equal_cells(result)]
+    if not groups:
+        return []
+    return [f"Equal in every number, so what differs had no effect: {'; '.join(groups)}."]
 
 
 def _other_notes(result: SweepResult) -> list[str]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 from flaxvision.report.display import Entry, Table, display_tables, narrow
+from flaxvision.report.remarks import cautions
 from flaxvision.sweep.results import SweepResult
 
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "|": r"\textbar{}", '"': "''", "±": r"$\pm$", "−": "$-$", "–": "--", "†": r"$^\dagger$",
-    "…": r"\ldots{}", "×": r"$\times$", "→": r"$\rightarrow$",
+    "…": r"\ldots{}", "\u200b": "{}", "×": r"$\times$", "→": r"$\rightarrow$",
 }  # fmt: skip
 WIDTH = 345.0  # points of a line in LaTeX's `article`
 _SIZES = {r"\small": 4.9, r"\footnotesize": 4.3, r"\scriptsize": 3.7}  # points of a character, about
@@ -19,7 +21,8 @@ _SIZES = {r"\small": 4.9, r"\footnotesize": 4.3, r"\scriptsize": 3.7}  # points 
 
 def results_latex(result: SweepResult) -> str:
     """The tables as LaTeX; the document needs `\\usepackage{booktabs}`, nothing else."""
-    tables = display_tables(result)
+    first, *others = display_tables(result)
+    tables = [dataclasses.replace(first, notes=(*first.notes, *cautions(result))), *others]
     return "% needs \\usepackage{booktabs}\n" + "\n".join(
         _latex_table(result.title, table, f"tab:{re.sub(r'[^A-Za-z0-9-]+', '-', result.name)}{'-cells' if i else ''}")
         for i, table in enumerate(tables)
@@ -65,4 +68,5 @@ def _latex_entry(entry: Entry) -> str:
 
 def latex_text(text: str) -> str:
     """Text with LaTeX's special characters escaped."""
-    return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
+    apart = " ".join(text.split()).replace("--", "-\u200b-")  # or LaTeX makes a dash of an option's hyphens
+    return "".join(_LATEX.get(character, character) for character in apart)

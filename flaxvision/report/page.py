@@ -14,6 +14,7 @@ from flaxvision.report import formats
 from flaxvision.report.confusion import class_names, confused_pairs, examples_of, winner_accuracies, winner_pairs
 from flaxvision.report.display import display_tables
 from flaxvision.report.figures import figure_files
+from flaxvision.report.remarks import cautions, data_used
 from flaxvision.report.style import COLUMN, DPI
 from flaxvision.sweep.results import Outcome, SweepResult
 
@@ -48,7 +49,9 @@ def report_html(
     return _template().render(
         result=result,
         headline=_headline(result),
+        cautions=cautions(result),
         tables=display_tables(result),
+        data=data_used(result),
         figures={name: _figure(name, files) for name in _FIGURES if f"{name}.svg" in files},
         column=COLUMN,
         pairs=_pairs(result),

@@ -7,6 +7,7 @@ import io
 import re
 
 from flaxvision.report.display import Table, display_tables
+from flaxvision.report.remarks import cautions, data_used
 from flaxvision.sweep.results import TABLE_METRICS, Cell, SweepResult
 
 
@@ -41,7 +42,13 @@ def _number(value: float | None) -> str:
 
 def results_markdown(result: SweepResult) -> str:
     """The tables as GitHub-flavoured Markdown."""
-    return f"# {_markdown(result.title)}\n\n" + "\n".join(_markdown_table(table) for table in display_tables(result))
+    head = [f"# {_markdown(result.title)}\n", *(f"{_markdown(text)}\n" for text in cautions(result))]
+    data = data_used(result)
+    lines = []
+    for used in data:
+        lines += [f"- {_markdown(used.line)}", *(f"  - {_markdown(note)}" for note in used.notes)]
+    tail = ["## The data\n", "\n".join(lines) + "\n"] if data else []
+    return "\n".join([*head, *(_markdown_table(table) for table in display_tables(result)), *tail])
 
 
 def _markdown_table(table: Table) -> str:

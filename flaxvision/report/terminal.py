@@ -6,6 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from flaxvision.report.display import Table, display_tables, narrow
+from flaxvision.report.remarks import cautions
 from flaxvision.sweep.results import SweepResult
 
 if TYPE_CHECKING:
@@ -22,19 +23,23 @@ class TerminalTables:
 
     title: str
     tables: tuple[Table, ...]
+    cautions: tuple[str, ...] = ()
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from rich.text import Text
+
         for table in self.tables:
             shown, left_out = narrow(table, options.max_width, _width)
             if left_out:
                 note = f"No room for {', '.join(left_out)}: see results.md."
                 shown = dataclasses.replace(shown, notes=(*shown.notes, note))
             yield _rich_table(f"{self.title}. {shown.caption}", shown)
+        yield from map(Text, self.cautions)
 
 
 def terminal_table(result: SweepResult) -> TerminalTables:
     """The tables for `rich.print`."""
-    return TerminalTables(result.title, display_tables(result))
+    return TerminalTables(result.title, display_tables(result), tuple(cautions(result)))
 
 
 def _width(table: Table) -> int:

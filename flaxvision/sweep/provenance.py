@@ -37,12 +37,15 @@ def device() -> str:
 
 
 def data_sources(datasets: Iterable[Dataset]) -> dict[str, dict[str, Any]]:
-    """Each data set's source."""
-    return {
-        dataset.name: {k: v for k, v in dataclasses.asdict(dataset.source).items() if v not in ("", ())}
-        | {"counts": dict(dataset.source.counts)}
-        for dataset in datasets
-    }
+    """Each data set's source; those of one name, such as two limits of it, are numbered."""
+    found: dict[str, dict[str, Any]] = {}
+    for dataset in datasets:
+        source = {k: v for k, v in dataclasses.asdict(dataset.source).items() if v not in ("", ())}
+        source |= {"counts": dict(dataset.source.counts)}
+        if source not in found.values():
+            same = sum(name == dataset.name or name.startswith(f"{dataset.name} (") for name in found)
+            found[f"{dataset.name} ({same + 1})" if same else dataset.name] = source
+    return found
 
 
 def _processor() -> str:

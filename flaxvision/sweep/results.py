@@ -25,7 +25,7 @@ class Outcome:
     final: dict[str, float | None]  # metric -> value of the selected epoch (train_*: running values); None: not finite
     best_epoch: int  # the selected epoch, from 1
     converged_epoch: int | None  # see `converged`; None without a threshold
-    seconds: float
+    seconds: float  # of training and evaluation, without compilation
     history: dict[str, np.ndarray]  # see `flaxvision.training.History`
 
 

@@ -117,7 +117,7 @@ class Spec:
         """What the command line changed beside the data set, in words: "4,000 examples, 4 epochs, changed: hidden"."""
         words = {"limit": "{:,} example", "epochs": "{:g} epoch"}
         varied = {key for axis in self.axes for point in axis.points for key in point.settings}
-        counted = [key for key in self.changed if key in words and self._is_number(key) and key not in varied]
+        counted = [key for key in words if key in self.changed and self._is_number(key) and key not in varied]
         parts = [words[key].format(self.base[key]) + "s" * (self.base[key] != 1) for key in counted]
         named = ["dataset"] if "dataset" in self.base else []
         others = [key for key in self.changed if key not in (*counted, *named)]

@@ -95,7 +95,7 @@ class Cohort:
             "best_epoch": result.best_epoch,
             "converged_epoch": converged(accuracy, self.threshold or 0.0) if scored else None,
             "parameters": count_parameters(result.model),
-            "seconds": round(result.timing.total, 3),
+            "seconds": round(max(0.0, result.timing.total - result.timing.compilation), 3),
             "cores": len(cores()),
             "config": trial.config,
         }

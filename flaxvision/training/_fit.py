@@ -23,6 +23,7 @@ from flaxvision.layers.context import matches
 from flaxvision.models.files import assign, read
 from flaxvision.runtime import on_host
 from flaxvision.training.checkpoint import Checkpoints
+from flaxvision.training.compiling import compiled_seconds
 from flaxvision.training.confusion import as_pairs
 from flaxvision.training.engine import Engine, engine_for
 from flaxvision.training.history import History, HistoryBuilder, Result, Timing
@@ -200,7 +201,7 @@ class _Run:
         }
 
     def train(self, callbacks: tuple[Callback, ...], checkpoints: Checkpoints | None) -> list[Result]:
-        began = time.perf_counter()
+        began, compiled_before, self.waited = time.perf_counter(), compiled_seconds(), 0.0
         builders = [HistoryBuilder(self.layers) for _ in range(self.members)]
         best = [Best() for _ in range(self.members)]
         epochs = -(-self.total_steps // self.per_epoch)
@@ -228,7 +229,7 @@ class _Run:
                 break
         if checkpoints is not None:
             checkpoints.close()
-        timing = self._timing(began, marks)
+        timing = self._timing(began, marks, compiled_seconds() - compiled_before + self.waited)
         states = self._fetched()
         return [self._result(k, states, builders[k].history(), best[k], timing) for k in range(self.members)]
 
@@ -243,7 +244,9 @@ class _Run:
             stop |= any([callback(progress) for callback in callbacks])
             before = done
         if self.compiling is not None:
+            since = time.perf_counter()
             self.compiling.result()
+            self.waited += time.perf_counter() - since
         scores = {
             NAMES[split]: self.engine.evaluate(self.states, self.held_out, examples)
             for split, examples in self.ranges.items()
@@ -308,14 +311,15 @@ class _Run:
         diverged = not bool(np.isfinite(history["train_loss"]).all())
         return Result(model, history, timing, best.epoch, diverged)
 
-    def _timing(self, began: float, marks: list[float]) -> Timing:
+    def _timing(self, began: float, marks: list[float], compilation: float) -> Timing:
         epochs = len(marks) - 1
         if not epochs:
-            return Timing(0.0, 0.0, 0.0)
+            return Timing(0.0, 0.0, 0.0, 0.0)
         examples = len(self.train_data[1]) * self.members
         steady = marks[1:] if epochs > 1 else marks
         rate = examples * (len(steady) - 1) / (steady[-1] - steady[0])
-        return Timing((marks[-1] - began) / self.members, (marks[1] - began) / self.members, rate)
+        total, first = (marks[-1] - began) / self.members, (marks[1] - began) / self.members
+        return Timing(total, compilation / self.members, first, rate)
 
 
 def check_fit(model: Chain, dataset: Dataset, recipe: Recipe) -> None:

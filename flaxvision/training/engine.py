@@ -20,6 +20,7 @@ from flaxvision.layers.context import Context
 from flaxvision.layers.dtypes import at_least_float32
 from flaxvision.runtime import on_host
 from flaxvision.training.batches import Shard, epoch_order, take_batch
+from flaxvision.training.compiling import compiling_once
 from flaxvision.training.metrics import Sums, add, zero_sums
 from flaxvision.training.optimizers import build_optimizer
 from flaxvision.training.plan import AXIS, Plan, compile_for
@@ -78,10 +79,12 @@ class Engine:
             size = recipe.batch_size if left else examples - whole * recipe.batch_size
             number = min(self._at_once if self.plan.on_cpu else whole, left) if left and self._looped else 1
             began = time.perf_counter()
-            states, sums, records = self._many(
-                states, sums, records, images, labels, order, np.int32(done), np.int32(number),
-                size=size, looped=bool(left and self._looped), length=None if self.plan.on_cpu else number,
-            )  # fmt: skip
+            looped, length = bool(left and self._looped), None if self.plan.on_cpu else number
+            with compiling_once(self._many, size, looped, length, examples):
+                states, sums, records = self._many(
+                    states, sums, records, images, labels, order, np.int32(done), np.int32(number),
+                    size=size, looped=looped, length=length,
+                )  # fmt: skip
             done += number
             if self.plan.on_cpu and self._looped and number == self._at_once < whole:
                 jax.block_until_ready(sums)
@@ -92,7 +95,8 @@ class Engine:
         """The sums of every member over a range of the data, in evaluation mode: a leading axis, or a tuple."""
 
         def score(state: TrainState) -> Sums:
-            return self._evaluate(variables_of(state), *data, np.int32(examples.start), np.int32(examples.stop))
+            with compiling_once(self._evaluate, len(data[1])):
+                return self._evaluate(variables_of(state), *data, np.int32(examples.start), np.int32(examples.stop))
 
         return score(states) if self.plan.vmapped else tuple(map(score, states))
 

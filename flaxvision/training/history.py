@@ -97,6 +97,7 @@ class Timing:
     """Wall-clock seconds of a run; a cohort's are shared equally among its members."""
 
     total: float  # from the first compilation to the last metric
+    compilation: float  # of these, what tracing and compiling took
     first_epoch: float  # the first epoch with its evaluation, compilation included
     examples_per_second: float  # training examples a second, over all epochs after the first (with one: over it)
 
