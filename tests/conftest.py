@@ -41,6 +41,11 @@ def raw_dir(monkeypatch: pytest.MonkeyPatch) -> Path:
     return Path(folder)
 
 
+def slow(*values: object):
+    """A set of parameters that is left out by default: a quicker one beside it runs the same code."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 def made_dataset(shape: tuple[int, ...], classes: int, train: int = 256, test: int = 100, seed: int = 0) -> Dataset:
     """Examples whose class shows: for images a bright square in a place of the class's own, for points an angle."""
     random = np.random.default_rng(seed)

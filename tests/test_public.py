@@ -61,6 +61,7 @@ def test_examples_in_docstrings():
     assert attempted >= 4
 
 
+@pytest.mark.slow
 def test_the_readmes_python_runs(tmp_path, monkeypatch, capsys, torch):
     first, network, elsewhere = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     monkeypatch.chdir(tmp_path)

@@ -36,6 +36,7 @@ def run(tmp_path, *how, **environment):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the heap is glibc's")
+@pytest.mark.slow
 def test_prepare_changes_speed_and_not_results(tmp_path):
     plain = run(tmp_path, "nothing", "train")
     assert plain["asynchronous"]

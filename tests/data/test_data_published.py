@@ -397,6 +397,7 @@ def test_real_emnist_is_upright(real_set):
     assert letter[18:].sum() > letter[:10].sum()  # and its foot below
 
 
+@pytest.mark.slow
 def test_real_cifar10(real_set):
     folders = real_set("cifar10")
     cifar = data.load("cifar10", **folders)

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from flaxvision.training import engine
+from tests.conftest import slow
 
 FOLDER = Path(__file__).parents[2] / "experiments"
 STUDIES = [
@@ -59,7 +60,10 @@ def test_every_script_is_here():
     assert scripts == {*STUDIES, *others}
 
 
-@pytest.mark.parametrize("name", STUDIES)
+QUICKEST = ("trace_identity", "fashion_learning_rate")
+
+
+@pytest.mark.parametrize("name", [name if name in QUICKEST else slow(name) for name in STUDIES])
 def test_a_study(name, script, tmp_path, capsys, torch):
     pytest.importorskip("keras")
     script(name).main(["--quick", "--out", str(tmp_path / name)])
@@ -101,6 +105,7 @@ def test_rows_and_kept_parts(script, tmp_path, monkeypatch):
     assert common.kept_in_words().startswith("1 part kept")
 
 
+@pytest.mark.slow
 def test_quick_takes_seconds(tmp_path):
     command = [sys.executable, str(FOLDER / "emnist_holdout.py"), "--quick", "--out", str(tmp_path)]
     began = time.perf_counter()
@@ -109,6 +114,7 @@ def test_quick_takes_seconds(tmp_path):
     assert (tmp_path / "results.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["export_parity", "export_trajectories"])
 def test_an_export_table(name, script, tmp_path, capsys, torch):
     script(name).main(["--quick", "--out", str(tmp_path)])

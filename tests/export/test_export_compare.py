@@ -13,6 +13,7 @@ import pytest
 import export
 import flaxvision as fv
 from export.__main__ import main
+from tests.conftest import slow
 from tests.export.conftest import assert_alive
 
 
@@ -57,11 +58,11 @@ def test_a_wrong_file_does_not_pass(trained, tmp_path):
 @pytest.mark.parametrize(
     ("name", "recipe", "steps"),
     [
-        ("mlp", {"learning_rate": 0.1, "batch_size": 32, "shuffle": False}, 30),
+        slow("mlp", {"learning_rate": 0.1, "batch_size": 32, "shuffle": False}, 30),
         ("mlp", {"optimizer": "adamw", "learning_rate": 1e-3, "weight_decay": 0.1, "batch_size": 50}, 12),
         ("mlp", {"learning_rate": 0.05, "momentum": 0.9, "nesterov": True, "batch_size": 32}, 12),
-        ("mnist_net", {"optimizer": "adam", "learning_rate": 1e-3, "batch_size": 16, "pixels": "signed"}, 10),
-        ("emnist_autoencoder", {"learning_rate": 1e-4, "batch_size": 16, "loss": "squared_error"}, 6),
+        slow("mnist_net", {"optimizer": "adam", "learning_rate": 1e-3, "batch_size": 16, "pixels": "signed"}, 10),
+        slow("emnist_autoencoder", {"learning_rate": 1e-4, "batch_size": 16, "loss": "squared_error"}, 6),
     ],
 )
 def test_flax_and_pytorch_train_alike_in_float64(make_dataset, torch, name, recipe, steps):

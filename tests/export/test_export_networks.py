@@ -39,6 +39,7 @@ from flaxvision.layers import (
     Preprocess,
 )
 from flaxvision.models.files import describe_model, variables
+from tests.conftest import slow
 from tests.export.conftest import assert_alive
 
 POLAR = {"Gather": 2, "Abs": 2, "Mul": 3, "Div": 3, "Sub": 2, "Min": 3, "Equal": 3, "Where": 6, "Less": 2}
@@ -97,7 +98,10 @@ NETWORKS = [  # call, sizes, and the nodes that the reports' architecture asks f
     ),
 ]
 LABELS = ["-".join([name, *map(str, sizes.values())]).replace(" ", "") for name, sizes, _ in NETWORKS]
-every_network = pytest.mark.parametrize("number", range(len(NETWORKS)), ids=LABELS)
+QUICK = ("polar_linear-(2,)-1", "mlp-(30,)-True", "mnist_net", "tiny_cnn", "emnist_cnn-32-47", "emnist_autoencoder")
+every_network = pytest.mark.parametrize(
+    "number", [n if label in QUICK else slow(n) for n, label in enumerate(LABELS)], ids=LABELS
+)
 BATCHES = (1, 3, 64)
 
 
@@ -316,7 +320,9 @@ def assert_equal_weights(first, second):
         np.testing.assert_array_equal(value, second[name], err_msg=name)
 
 
-@pytest.mark.parametrize("name", ["linear", "mlp", "mnist_net", "strided_cnn", "tiny_cnn", "emnist_cnn", "wide_cnn"])
+@pytest.mark.parametrize(
+    "name", ["linear", "mlp", "mnist_net", "strided_cnn", "tiny_cnn", "emnist_cnn", slow("wide_cnn")]
+)
 def test_torch_and_back(name, tmp_path):
     model, *_ = small(name)
     empty = fv.models.create(model.kind, **next(sizes for network, sizes, _ in NETWORKS if network == name))
@@ -324,7 +330,7 @@ def test_torch_and_back(name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["polar_linear", "mlp", "mnist_net", "strided_cnn", "emnist_cnn", "emnist_autoencoder"]
+    "name", ["polar_linear", "mlp", slow("mnist_net"), "strided_cnn", slow("emnist_cnn"), "emnist_autoencoder"]
 )
 def test_keras_and_back(name, tmp_path):
     pytest.importorskip("keras")
@@ -490,7 +496,7 @@ def with_activation(function):
     return chain, x, outputs
 
 
-@pytest.mark.parametrize("opset", range(17, 24))
+@pytest.mark.parametrize("opset", [17, *map(slow, range(18, 23)), 23])
 def test_every_operator_set(opset, tmp_path):
     path = tmp_path / "net.onnx"
     for function in ACTIVATIONS:

@@ -13,6 +13,7 @@ from flaxvision.layers import ACTIVATIONS, Activation, BatchNorm, Chain, Context
 from flaxvision.layers.context import matches
 from flaxvision.layers.initializers import kernel_and_bias
 from flaxvision.layers.kinds import KINDS, build, describe
+from tests.conftest import slow
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
@@ -94,7 +95,7 @@ def test_keras_and_flax_initialisations_have_their_frameworks_distributions():
     assert not np.asarray(flax.bias[...]).any()
 
 
-@pytest.mark.parametrize("shape", [(1,), (7, 5), (2, 3, 4, 5), (70, 90)])
+@pytest.mark.parametrize("shape", [(1,), slow((7, 5)), slow((2, 3, 4, 5)), (70, 90)])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_initialisers_draw_the_numbers_of_jax(shape, dtype):
     key = jax.random.key(3)

@@ -15,6 +15,7 @@ from jax import lax
 from flaxvision.layers.convolution import convolve, convolve_batch_last, convolve_transpose, form_of, narrow_product
 from flaxvision.layers.patches import Window, batch_first, batch_last, from_patches, patches
 from flaxvision.layers.winograd import TILE, matrices, winograd
+from tests.conftest import slow
 
 FORMS = ("patches", "batch minor", "winograd")
 TOLERANCE = {"patches": 2e-6, "batch minor": 2e-6, "winograd": 5e-5}  # of max(1, largest value), in float32
@@ -47,32 +48,36 @@ def value_and_pullback(function, x, w, seed=1):
     return both(x, w)
 
 
-@settings(max_examples=25, deadline=None)
-@given(
-    form=st.sampled_from(FORMS),
-    sides=st.tuples(st.integers(1, 13), st.integers(1, 13)),
-    kernel=st.tuples(st.integers(1, 7), st.integers(1, 7)),
-    strides=st.tuples(st.integers(1, 3), st.integers(1, 3)),
-    pads=st.tuples(*[st.tuples(st.integers(0, 3), st.integers(0, 3))] * 2),
-    channels=st.tuples(st.integers(1, 6), st.integers(1, 6)),
-    seed=st.integers(0, 99),
-)
-def test_every_form_is_the_convolution(assert_near, form, sides, kernel, strides, pads, channels, seed):
-    if form == "winograd":
-        kernel, strides = ((3, 3), (5, 5))[kernel[0] % 2], (1, 1)
-    padded = [side + sum(pad) for side, pad in zip(sides, pads, strict=True)]
-    kernel = kernel if form == "winograd" else tuple(map(min, kernel, padded))
-    if min(side - k for side, k in zip(padded, kernel, strict=True)) < 0:
-        return
-    x, w = draw(seed, (3, *sides, channels[0]), (*kernel, *channels))
-    with jax.enable_x64(True):
-        exact = value_and_pullback(lambda x, w: native(x, w, strides, pads), jnp.asarray(x), jnp.asarray(w))
-        ours = value_and_pullback(lambda x, w: in_form(x, w, strides, pads, form), jnp.asarray(x), jnp.asarray(w))
-        assert_near(ours, exact, 1e-12)
-    x, w = jnp.asarray(x, jnp.float32), jnp.asarray(w, jnp.float32)
-    ours = value_and_pullback(lambda x, w: in_form(x, w, strides, pads, form), x, w)
-    assert all(value.dtype == jnp.float32 for value in ours)
-    assert_near(ours, exact, TOLERANCE[form])
+@pytest.mark.parametrize("examples", [8, slow(25)])
+def test_every_form_is_the_convolution(assert_near, examples):
+    @settings(max_examples=examples, deadline=None)
+    @given(
+        form=st.sampled_from(FORMS),
+        sides=st.tuples(st.integers(1, 13), st.integers(1, 13)),
+        kernel=st.tuples(st.integers(1, 7), st.integers(1, 7)),
+        strides=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+        pads=st.tuples(*[st.tuples(st.integers(0, 3), st.integers(0, 3))] * 2),
+        channels=st.tuples(st.integers(1, 6), st.integers(1, 6)),
+        seed=st.integers(0, 99),
+    )
+    def agree(form, sides, kernel, strides, pads, channels, seed):
+        if form == "winograd":
+            kernel, strides = ((3, 3), (5, 5))[kernel[0] % 2], (1, 1)
+        padded = [side + sum(pad) for side, pad in zip(sides, pads, strict=True)]
+        kernel = kernel if form == "winograd" else tuple(map(min, kernel, padded))
+        if min(side - k for side, k in zip(padded, kernel, strict=True)) < 0:
+            return
+        x, w = draw(seed, (3, *sides, channels[0]), (*kernel, *channels))
+        with jax.enable_x64(True):
+            exact = value_and_pullback(lambda x, w: native(x, w, strides, pads), jnp.asarray(x), jnp.asarray(w))
+            ours = value_and_pullback(lambda x, w: in_form(x, w, strides, pads, form), jnp.asarray(x), jnp.asarray(w))
+            assert_near(ours, exact, 1e-12)
+        x, w = jnp.asarray(x, jnp.float32), jnp.asarray(w, jnp.float32)
+        ours = value_and_pullback(lambda x, w: in_form(x, w, strides, pads, form), x, w)
+        assert all(value.dtype == jnp.float32 for value in ours)
+        assert_near(ours, exact, TOLERANCE[form])
+
+    agree()
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -25,6 +25,9 @@ from flaxvision.layers import (
     MaxPool,
 )
 from flaxvision.layers.forms import Maps
+from tests.conftest import slow
+
+FROZEN = ("b", "e_norm", "e_drop", "own_norm")
 
 
 def draw(seed, shape):
@@ -138,9 +141,13 @@ def test_evaluation_is_as_exact_as_xlas_own(assert_near):
         assert_near([forward(jnp.asarray(x, jnp.float32))], [exact], 1e-6)
 
 
-@pytest.mark.parametrize("form", ["fast", "accelerated", "batched"])
 @pytest.mark.parametrize(
-    ("masked", "frozen"), [(False, ()), (True, ()), (False, ("b", "e_norm", "e_drop", "own_norm"))]
+    ("masked", "frozen", "form"),
+    [
+        *(slow(False, (), form) for form in ("fast", "accelerated", "batched")),
+        *((True, (), "fast"), (True, (), "accelerated"), slow(True, (), "batched")),
+        *(slow(False, FROZEN, "fast"), slow(False, FROZEN, "accelerated"), (False, FROZEN, "batched")),
+    ],
 )
 def test_a_chain_is_the_same_in_all_forms(assert_near, masked, frozen, form):
     x = jnp.asarray(draw(0, (7, 12, 11, 3)), jnp.float32)
@@ -173,7 +180,7 @@ def test_maps_of_few_channels_stay_batch_last(frozen):
     assert masks == [(4, 4, 4, 8), (4, 2, 2, 16)]  # of dropout
 
 
-@pytest.mark.parametrize("name", ["mnist_net", "emnist_cnn", "emnist_autoencoder", "wide_cnn"])
+@pytest.mark.parametrize("name", [slow("mnist_net"), "emnist_cnn", slow("emnist_autoencoder"), slow("wide_cnn")])
 def test_training_is_the_same_with_native_convolutions(name, make_dataset):
     data = make_dataset((28, 28, 1), 10, train=96, test=20)
     loss = "squared_error" if name == "emnist_autoencoder" else "cross_entropy"

@@ -5,28 +5,29 @@ from __future__ import annotations
 import pytest
 
 import flaxvision as fv
+from tests.conftest import slow
 
 POINTS = {"input_shape": (2,), "num_classes": 1}
 NETWORKS = [
-    ("linear", {}, {}),
+    slow("linear", {}, {}),
     ("linear", POINTS, {}),
     ("polar_linear", POINTS, {}),
-    ("mlp", {"hidden": (256, 512)}, {}),
-    ("mlp", {"hidden": (256, 512, 1024, 2048)}, {"learning_rate": 0.0003}),
-    ("mlp", {"hidden": (1024, 2048)}, {"learning_rate": 0.0003}),
-    ("mlp", {"hidden": (32,)}, {}),
+    slow("mlp", {"hidden": (256, 512)}, {}),
+    slow("mlp", {"hidden": (256, 512, 1024, 2048)}, {"learning_rate": 0.0003}),
+    slow("mlp", {"hidden": (1024, 2048)}, {"learning_rate": 0.0003}),
+    slow("mlp", {"hidden": (32,)}, {}),
     ("mlp", {"hidden": (30,), "batch_norm": True}, {}),
-    ("mlp", {"hidden": (30, 30), "batch_norm": True}, {}),
+    slow("mlp", {"hidden": (30, 30), "batch_norm": True}, {}),
     ("mlp", {**POINTS, "hidden": (16, 16)}, {}),
-    ("wide_cnn", {"padding": "SAME"}, {"learning_rate": 0.0003}),
-    ("wide_cnn", {"padding": "VALID"}, {"learning_rate": 0.0003}),
+    slow("wide_cnn", {"padding": "SAME"}, {"learning_rate": 0.0003}),
+    slow("wide_cnn", {"padding": "VALID"}, {"learning_rate": 0.0003}),
     ("mnist_net", {}, {}),
-    ("strided_cnn", {}, {}),
-    ("strided_cnn", {"pool": True}, {}),
-    ("vgg19", {"input_shape": (32, 32, 3)}, {"learning_rate": 0.0003, "batch_size": 16, "steps": 12}),
+    slow("strided_cnn", {}, {}),
+    slow("strided_cnn", {"pool": True}, {}),
+    slow("vgg19", {"input_shape": (32, 32, 3)}, {"learning_rate": 0.0003, "batch_size": 16, "steps": 12}),
     ("tiny_cnn", {}, {}),
     ("emnist_cnn", {"hidden": 32}, {"learning_rate": 0.01, "epochs": 8}),
-    ("emnist_cnn", {"hidden": 64}, {"learning_rate": 0.01, "epochs": 8}),
+    slow("emnist_cnn", {"hidden": 64}, {"learning_rate": 0.01, "epochs": 8}),
     ("emnist_autoencoder", {}, {"learning_rate": 0.01}),
 ]
 

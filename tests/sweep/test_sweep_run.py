@@ -18,6 +18,7 @@ from flaxvision.errors import UserError
 from flaxvision.sweep import executors, load_spec, parse_spec, rerun, run
 from flaxvision.sweep.spec import TABLE_METRICS
 from flaxvision.sweep.trials import expand
+from tests.conftest import slow
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +66,7 @@ def test_loop_gives_the_same_table_byte_for_byte(finished, tmp_path, command, fi
             np.testing.assert_array_equal(tensor, other[name])
 
 
-@pytest.mark.parametrize("executor", ["threads", "processes"])
+@pytest.mark.parametrize("executor", ["threads", slow("processes")])
 def test_workers_give_the_same_table_byte_for_byte(finished, tmp_path, command, files, executor):
     path, auto = finished
     assert command(path, "--out", tmp_path / "run", "--executor", executor, "--quiet") == (0, "", "")
@@ -141,6 +142,7 @@ def test_rerun(finished, command, files, tmp_path):
     assert {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_rerun_of_what_a_worker_trained(tmp_path, command, files, tiny, spec_file):
     """A weight gradient of this network is summed by as many threads as there are cores."""
     table = tiny(model="strided_cnn", data={"limit": 64, "size": 28}, sizes={}, seeds=2)
@@ -209,7 +211,7 @@ def test_interrupted_threads_end_at_once(tmp_path, spec_file):
     assert "--resume" in err
 
 
-@pytest.mark.parametrize("executor", ["loop", "threads"])
+@pytest.mark.parametrize("executor", [slow("loop"), "threads"])
 def test_killed_run_goes_on(tmp_path, command, files, spec_file, executor):
     path, out = spec_file(SLOW), tmp_path / "killed"
     arguments = [sys.executable, "-m", "flaxvision.sweep", str(path), "--out", str(out), "--executor", executor]
@@ -298,7 +300,7 @@ def test_pretrained_and_frozen(tmp_path, files, tiny):
     assert result.cells[0].outcomes[0].parameters == result.cells[2].outcomes[0].parameters
 
 
-@pytest.mark.parametrize("executor", ["loop", "threads", "processes"])
+@pytest.mark.parametrize("executor", ["loop", "threads", slow("processes")])
 def test_what_starts_pretrained_waits_for_it(tmp_path, files, tiny, executor):
     spec = parse_spec(
         tiny(

@@ -15,6 +15,7 @@ from flaxvision.training.batches import take_batch
 from flaxvision.training.engine import Engine, engine_for
 from flaxvision.training.plan import Plan
 from flaxvision.training.scoring import evaluation_for
+from tests.conftest import slow
 
 NETWORKS = {"mlp": {"hidden": (16,)}, "mnist_net": {}}  # the second with BatchNorm and dropout
 
@@ -58,7 +59,7 @@ def assert_equal(ours, theirs):
 
 @pytest.mark.parametrize(
     ("network", "settings"),
-    [("mnist_net", {"select": "best"}), ("mlp", {"shuffle": False, "epochs": None, "steps": 12})],
+    [slow("mnist_net", {"select": "best"}), ("mlp", {"shuffle": False, "epochs": None, "steps": 12})],
 )
 def test_cohorts_and_single_runs_are_those_of_a_cpu(network, settings, data, gpu):
     with jax.enable_x64(True):

@@ -21,6 +21,7 @@ from flaxvision.training.batches import Shard, epoch_order, take_batch, take_ran
 from flaxvision.training.engine import engine_for
 from flaxvision.training.recipe import METRICS
 from flaxvision.training.scoring import evaluation_for
+from tests.conftest import slow
 
 MLP = {"input_shape": (6, 6, 1), "num_classes": 4, "hidden": (12,)}
 
@@ -136,7 +137,7 @@ def test_gradients_on_request(data):
     ("name", "sizes", "recipe"),
     [
         ("mlp", MLP | {"dropout": 0.3}, {"momentum": 0.9, "shuffle": True}),
-        ("mnist_net", {"input_shape": (12, 12, 1), "num_classes": 4}, {"optimizer": "adam", "learning_rate": 1e-3}),
+        slow("mnist_net", {"input_shape": (12, 12, 1), "num_classes": 4}, {"optimizer": "adam", "learning_rate": 1e-3}),
     ],
 )
 def test_a_cohort_equals_single_runs_bit_for_bit_on_a_cpu(make_dataset, name, sizes, recipe):

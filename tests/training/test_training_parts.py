@@ -17,6 +17,7 @@ from flaxvision.training import Recipe, engine, train_cohort
 from flaxvision.training import plan as planning
 from flaxvision.training.batches import Batch, split_batch
 from flaxvision.training.engine import engine_for
+from tests.conftest import slow
 
 
 def small(build, outputs):
@@ -62,7 +63,7 @@ def train(monkeypatch, make_dataset):
 
 
 @pytest.mark.parametrize(
-    ("part", "settings"), [(8, {}), (5, {"augment": ("crop", "flip"), "record_gradients": True}), (31, {})]
+    ("part", "settings"), [slow(8, {}), slow(5, {"augment": ("crop", "flip"), "record_gradients": True}), (31, {})]
 )
 def test_parts_give_the_step_of_the_whole_batch(train, part, settings):
     with jax.enable_x64(True):

@@ -10,6 +10,8 @@ import textwrap
 
 import pytest
 
+from tests.conftest import slow
+
 SCRIPT = textwrap.dedent("""
     import json, sys
     import jax, numpy as np
@@ -39,12 +41,12 @@ SCRIPT = textwrap.dedent("""
 @pytest.mark.parametrize(
     ("precision", "examples", "batch", "tolerance"),
     [
-        ("float64", 64 * 20, 64, 1e-10),
-        ("float64", 30 * 20, 30, 1e-10),
+        slow("float64", 64 * 20, 64, 1e-10),
+        slow("float64", 30 * 20, 30, 1e-10),
         ("float64", 5 * 20, 5, 1e-10),
-        ("default", 64 * 20, 64, 1e-4),  # with seed 0 a max-pool meets a tie that float32 breaks otherwise
-        ("default", 5 * 20, 5, 1e-4),
-        ("float64", 32 * 100, 32, 1e-8),  # a hundred quick steps: once, steps in flight waited for each other for ever
+        slow("default", 64 * 20, 64, 1e-4),  # with seed 0 a max-pool meets a tie that float32 breaks otherwise
+        slow("default", 5 * 20, 5, 1e-4),
+        slow("float64", 32 * 100, 32, 1e-8),  # a hundred quick steps: once, they waited for each other for ever
     ],
 )
 def test_eight_devices_equal_one_with_full_uneven_and_empty_shares(precision, examples, batch, tolerance):
