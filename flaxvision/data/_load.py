@@ -105,6 +105,8 @@ def load(
         raise unknown("data set", name, list_datasets())
     if kind != "images":
         _check_shape(dataset, width_height, channels)
+    if validation is not None and dataset.validation is not None:
+        raise UserError(f"validation is {validation}: leave it out, {name} has a validation split of its own")
     return dataset.limit(limit).hold_out(validation, validation_seed)
 
 

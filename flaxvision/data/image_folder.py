@@ -58,6 +58,7 @@ def read_images(name: str, folder: Path, options: Conversion) -> Dataset:
 
     Where no folder is a test split, a fifth of the training images of each class becomes one.
     """
+    name = shown(name)
     listing = list_images(folder)
     splits, note = dict(listing.splits), ""
     if "test" not in splits:
@@ -65,12 +66,12 @@ def read_images(name: str, folder: Path, options: Conversion) -> Dataset:
         of = " of train" if "validation" in splits else ""
         note = f"test split: a random {_TEST_SHARE:.0%} of each class{of} (seed {_SEED})"
     files = {split: _shuffled(listing.classes, found) for split, found in splits.items()}
-    reader = _Reader(shown(name), folder, options, files)
+    reader = _Reader(name, folder, options, files)
     classes = [shown(label) for label in listing.classes]
     labels = reader.splits["train"][1]
     for number, label in enumerate(classes):
         if number not in labels:
-            raise UserError(f"{shown(name)}: every image of the class {label} in train is damaged: mend or remove it")
+            raise UserError(f"{name}: every image of the class {label} in train is damaged: mend or remove it")
     dataset = arrays.build(
         name,
         reader.splits["train"],

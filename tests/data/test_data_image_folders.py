@@ -85,6 +85,12 @@ def test_without_a_test_split(tmp_path):
     assert found.source.note == "test split: a random 20% of each class of train (seed 0)"
 
 
+def test_a_validation_split_is_not_replaced(tmp_path):
+    name = fill(tmp_path, "train/a*10", "train/b*5", "val/a*3", "val/b*3")
+    refuse(name, "validation is 0.2: leave it out, .* has a validation split of its own", validation=0.2)
+    assert counts(data.load(fill(tmp_path / "none", "a*10", "b*10"), validation=0.5))["train"] != [8, 8]
+
+
 @pytest.mark.parametrize("outer", ["", "train/", "archive/dataset/"])
 def test_without_splits(tmp_path, outer):
     found = data.load(fill(tmp_path, f"{outer}a*10", f"{outer}b*2"))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import io
+import tracemalloc
 import zlib
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
@@ -264,6 +266,24 @@ def test_options_of_other_sets():
         data.load("glyphs", examples=10, size="20x30")
     with pytest.raises(UserError, match=r"two_clusters has examples of shape \(2,\), which size=3x3 do not fit"):
         data.load("two_clusters", size=3)
+
+
+def test_memory(tmp_path):
+    """At most 1.3 times the pixels to load; JAX on a CPU trains on them where they are."""
+    jpeg = saved(Image.new("RGB", (96, 96), "red"), "JPEG")
+    for label in "ab":
+        (tmp_path / label).mkdir()
+        for index in range(100):
+            (tmp_path / label / f"{index}.jpg").write_bytes(jpeg)
+    data.load(f"images:{tmp_path}")  # Pillow's readers
+    tracemalloc.start()
+    found = data.load(f"images:{tmp_path}")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.3 * 200 * 96 * 96 * 3
+    for split in found.splits.values():
+        on_device = jax.device_put(split.images, jax.devices("cpu")[0])
+        assert on_device.unsafe_buffer_pointer() == split.images.ctypes.data
 
 
 # --- damage ----------------------------------------------------------------------------------------------------------
