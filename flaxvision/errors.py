@@ -68,7 +68,7 @@ def unknown(what: str, given: object, allowed: Iterable[object]) -> UserError:
     if isinstance(given, str):
         plain = given.lower().replace("-", "_").replace(" ", "_")
         same = [name for name in names if name == ELSEWHERE.get(plain, plain)]
-        near = same or difflib.get_close_matches(given, names, n=1, cutoff=0.5)
+        near = same or difflib.get_close_matches(given, names, n=1, cutoff=0.6 if len(names) > LONG else 0.5)
     if near and len(names) > LONG:
         return UserError(f"unknown {what} {str(given)!r}: did you mean {near[0]!r}?")
     hint = f" did you mean {near[0]!r}?" if near else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from flaxvision.errors import UserError
 from flaxvision.models.build import Build, flag, widths
 
 
@@ -27,13 +28,16 @@ def mlp(
     """Hidden layers of the given widths, each with BatchNorm (if asked for), activation, dropout (reports B2, C, E)."""
     stack = "layers" if len(b.shape) == 1 else "linear_relu_stack"
     position = 0
+    features_of = widths("hidden", hidden)
+    if not features_of and (activation != "relu" or batch_norm or dropout):
+        raise UserError("activation, batch_norm and dropout have no effect without hidden layers: leave them out")
 
     def name() -> str:
         nonlocal position
         position += 1
         return f"{stack}.{position - 1}"
 
-    for features in widths("hidden", hidden):
+    for features in features_of:
         b.linear(name(), features)
         if flag("batch_norm", batch_norm):
             b.batch_norm(name())

@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from flaxvision.errors import UserError
+from flaxvision.errors import ELSEWHERE, UserError, unknown
+from flaxvision.sweep.parse import setting_keys
 from flaxvision.sweep.spec import AUTO, Spec, config_hash
 from flaxvision.sweep.trials import Trial, expand, finals_of, pretraining
 from flaxvision.sweep.work import Places, check, load_dataset
@@ -48,7 +49,8 @@ def plan(spec: Spec, places: Places) -> Plan:
         try:
             check_one(trial)
         except UserError as error:
-            raise UserError(f"{error}{_place(trial, samples, check_one, str(error))}") from error
+            whole = trial is samples[0] and _fails(check_one, samples[-1], str(error))
+            raise UserError(str(error) if whole else f"{error}{_place(trial)}") from error
         dataset = load_dataset(trial, places)
         datasets.setdefault(description_of(dataset), dataset.source.notes)
     spec = dataclasses.replace(spec, objective=_objective(spec, trials, places))
@@ -81,20 +83,29 @@ def description_of(dataset: Dataset) -> str:
     return f"{text}; {dataset.source.note}" if dataset.source.note else text
 
 
-def _place(trial: Trial, trials: Sequence[Trial], check_one: Callable[[Trial], None], message: str) -> str:
-    """Where a mistake is, unless it is the whole sweep's: its last trial has it too."""
+def _fails(check_one: Callable[[Trial], None], trial: Trial, message: str) -> bool:
+    """Whether another trial fails for the same reason."""
     try:
-        check_one(trials[-1])
+        check_one(trial)
     except UserError as error:
-        if str(error) == message and trials[-1].stage == trial.stage:
-            return ""
+        return str(error) == message
+    return False
+
+
+def _place(trial: Trial) -> str:
     cell = ", ".join(f"{key}={label}" for key, label in trial.cell)
     stage = f"[{trial.stage}]" if trial.stage != "sweep" else ""
     return f" (in {', '.join(filter(None, (stage, cell)))})" if stage or cell else ""
 
 
 def _check_effects(trial: Trial) -> None:
-    """Raise for a setting beside the recipe that another one leaves without effect."""
+    """Raise for a setting beside the recipe that has no effect, and for one that other libraries have."""
+    from flaxvision.models.registry import size_names
+
+    taken = size_names(str(trial.settings["model"])) if ":" in str(trial.settings["model"]) else []
+    for key in trial.sizes:
+        if taken is not None and key not in taken and ELSEWHERE.get(key) in setting_keys():
+            raise unknown("setting", key, setting_keys())
     if "validation_seed" in trial.settings and "validation" not in trial.settings:
         raise UserError(
             "validation_seed has no effect without a validation split: give validation=0.2, or leave it out"
@@ -111,6 +122,9 @@ def _check_limits(trials: Sequence[Trial], places: Places) -> None:
             most = max(len(dataset.train) + held_out, *map(len, dataset.splits.values()))
             limit = trial.settings["limit"]
             least[limit] = max(most, least.get(limit, 0))
+            drawn = trial.settings.get("drawn")
+            if drawn is not None and len(dataset.test) == limit:  # so short a draw is the beginning of any other
+                raise UserError(f"drawn is {drawn} but has no effect with limit {limit}: leave one of them out")
     for limit, most in least.items():
         if most < limit:
             raise UserError(f"limit is {limit} but has no effect: no split has more than {most} examples; leave it out")

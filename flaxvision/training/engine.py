@@ -69,10 +69,11 @@ class Engine:
         recipe, (images, labels) = self.plan.recipe, data
         examples = len(labels)
         whole = min(steps, examples // recipe.batch_size) if self.plan.on_cpu else steps
-        if self._looped is None:
-            self._looped = self._may_loop(states, images)
-        sums, records = self._nothing(states, steps)
-        order = self._orders(states, np.uint32(epoch), examples) if recipe.shuffle else None
+        with compiling_once(self._many, "beginning", steps, examples):
+            if self._looped is None:
+                self._looped = self._may_loop(states, images)
+            sums, records = self._nothing(states, steps)
+            order = self._orders(states, np.uint32(epoch), examples) if recipe.shuffle else None
         done = 0
         while done < steps:
             left = whole - done

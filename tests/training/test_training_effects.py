@@ -1,0 +1,152 @@
+"""Recipes whose settings leave each other without effect, schedules by name, and the time of compilation."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+import flaxvision as fv
+from flaxvision.errors import UserError
+from flaxvision.training import Recipe
+from flaxvision.training.compiling import compiled_seconds, compiling_once
+from flaxvision.training.optimizers import shape
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"learning_rate": 5.0}, "learning_rate"),
+        ({"momentum": 0.9}, "momentum"),
+        ({"weight_decay": 0.1}, "weight_decay"),
+        ({"schedule": "cosine"}, "schedule"),
+        ({"warmup_epochs": 1.0}, "warmup_epochs"),
+        ({"learning_rate": optax.constant_schedule(0.1)}, "learning_rate"),
+    ],
+)
+def test_nothing_stands_beside_an_optimizer_of_ones_own(settings, name):
+    own = optax.sgd(0.1)
+    with pytest.raises(UserError, match=f"{name} has no effect beside an optax optimizer of your own"):
+        Recipe(optimizer=own, **settings)
+    recipe = Recipe(optimizer=own, batch_size=7, augment=("crop",))
+    assert dataclasses.replace(recipe, seed=3).structure() == recipe.structure()
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_momentum_is_stochastic_gradient_descents(optimizer):
+    with pytest.raises(UserError, match="has no effect with optimizer"):
+        Recipe(optimizer=optimizer, momentum=0.9)
+    # The message leads somewhere: what it says to give is taken.
+    assert Recipe(optimizer=optimizer, momentum=0).optimizer == optimizer
+    assert Recipe(optimizer="sgd", momentum=0.9, nesterov=True).nesterov
+
+
+def test_points_have_no_pixels_and_early_stopping_needs_time():
+    data = fv.data.load("two_clusters", limit=64)
+    model = fv.models.create("linear", input_shape=(2,), num_classes=1)
+    points = Recipe(loss="binary_cross_entropy", epochs=2, batch_size=32)
+    with pytest.raises(UserError, match="pixels is 'signed' but has no effect: two_clusters holds float32 points"):
+        fv.fit(model, data, dataclasses.replace(points, pixels="signed"))
+    with pytest.raises(UserError, match="early_stopping is 2 but has no effect in 2 epochs"):
+        fv.fit(model, data, dataclasses.replace(points, early_stopping=2))
+    with pytest.raises(UserError, match="select_on is 'test_top3', which is 1 with 2 classes"):
+        fv.fit(model, data, dataclasses.replace(points, select="best", select_on="test_top3"))
+
+
+def factors(schedule: str, steps: int) -> np.ndarray:
+    """What the learning rate is multiplied by at every step."""
+    return np.asarray(jax.jit(jax.vmap(shape(Recipe(schedule=schedule), steps, 10)))(np.arange(steps)))
+
+
+@pytest.mark.parametrize("steps", [8, 37, 100])
+def test_step_schedule_is_pytorchs(steps, torch):
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], 1.0)
+    theirs = torch.optim.lr_scheduler.MultiStepLR(optimizer, [steps // 2, 3 * steps // 4])
+    ours = factors("step", steps)
+    for step in range(steps):
+        assert ours[step] == pytest.approx(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        theirs.step()
+
+
+@pytest.mark.parametrize("steps", [20, 133])
+def test_one_cycle_rises_and_falls_as_pytorchs(steps, torch):
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], 1.0)
+    theirs = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.0, total_steps=steps, cycle_momentum=False)
+    ours = factors("one_cycle", steps)
+    for step in range(steps):
+        assert ours[step] == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-5, abs=1e-7)
+        optimizer.step()
+        theirs.step()
+
+
+def test_a_schedule_that_is_not_there_says_what_python_takes():
+    with pytest.raises(
+        UserError, match=r"unknown schedule 'poly': .*one_cycle; in Python any optax schedule"
+    ) as caught:
+        Recipe(schedule="poly")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match=r"unknown optimizer 'rmsprop': .*in Python any optax transformation"):
+        Recipe(optimizer="rmsprop")
+
+
+def test_time_of_compilation_is_known_and_counted_once():
+    before = compiled_seconds()
+    assert compiled_seconds() == before
+    inner = jax.jit(lambda x: x * 3 + 1)
+    jax.jit(lambda x: inner(x) + inner(x[:3]).sum())(np.arange(7.0, dtype=np.float32))
+    first = compiled_seconds()
+    assert first > before
+    jax.jit(inner)(np.arange(7.0, dtype=np.float32))  # in another thread's account: none of ours
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        elsewhere = pool.submit(
+            lambda: (jax.jit(lambda x: x - 2)(np.arange(5.0, dtype=np.float32)), compiled_seconds())[1]
+        )
+        ours = compiled_seconds()
+        assert elsewhere.result() > 0
+        assert compiled_seconds() == ours
+
+
+def test_waiting_for_another_threads_compilation_counts_as_compilation():
+    def function():
+        pass
+
+    import threading
+
+    inside, leave = threading.Event(), threading.Event()
+
+    def first():
+        with compiling_once(function, 1):
+            inside.set()
+            leave.wait()
+
+    def second():
+        compiled_seconds()
+        with compiling_once(function, 1):
+            pass
+        return compiled_seconds()
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        holder = pool.submit(first)
+        inside.wait()
+        waiter = pool.submit(second)
+        while not waiter.running():
+            pass
+        leave.set()
+        holder.result()
+        assert waiter.result() > 0
+
+
+def test_total_time_holds_the_compilation():
+    data = fv.data.load("two_clusters", limit=64)
+    model = fv.models.create("linear", input_shape=(2,), num_classes=2)
+    timing = fv.fit(model, data, Recipe(epochs=1, batch_size=16)).timing
+    assert 0 < timing.compilation < timing.total
+    again = fv.fit(model, data, Recipe(epochs=1, batch_size=16)).timing
+    assert again.compilation < timing.compilation
