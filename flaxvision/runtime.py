@@ -13,6 +13,7 @@ import platform
 import sys
 import threading
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,6 +79,15 @@ def on_host() -> contextlib.AbstractContextManager[object]:
         return jax.default_device(jax.local_devices(backend="cpu")[0])
     except RuntimeError:  # JAX_PLATFORMS leaves the CPU out
         return contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def same_draws() -> Iterator[None]:
+    """Within it a seed gives the same numbers, whatever generator JAX is set to use (JAX_DEFAULT_PRNG_IMPL, …)."""
+    import jax
+
+    with jax.default_prng_impl("threefry2x32"), jax.threefry_partitionable(True):
+        yield
 
 
 def cores() -> list[int]:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Callable
 from typing import Any
 
+from flaxvision._describe import describe_code
 from flaxvision.errors import UserError, unknown
 from flaxvision.layers import Chain
+from flaxvision.models._refresh import import_module, refresh_module
 from flaxvision.models.build import Build
 from flaxvision.models.convolutional import mnist_net, strided_cnn, tiny_cnn, vgg19, wide_cnn
 from flaxvision.models.dense import linear, mlp, polar_linear
 from flaxvision.models.emnist import emnist_autoencoder, emnist_cnn
-from flaxvision.runtime import on_host
+from flaxvision.runtime import on_host, same_draws
 
 # name -> (function that grows the chain, default shape of one example, default number of outputs)
 MODELS: dict[str, tuple[Callable[..., None], tuple[int, ...], int]] = {
@@ -62,12 +63,26 @@ def create(
     Raises:
         UserError: For an unknown name or size, and for examples that the network does not fit.
     """
+    refresh(name)
+    return grown(name, input_shape=input_shape, num_classes=num_classes, seed=seed, init=init, **sizes)
+
+
+def grown(
+    name: str,
+    *,
+    input_shape: tuple[int, ...] | None = None,
+    num_classes: int | None = None,
+    seed: int = 0,
+    init: str = "flax",
+    **sizes: Any,
+) -> Chain:
+    """`create` by the code that is imported, though its file may have changed since."""
     grow, shape, outputs = MODELS[name] if name in MODELS else (_imported(name), (28, 28, 1), 10)
     allowed = size_names(name)
     for size in sizes:
         if allowed is not None and size not in allowed:
             raise unknown(f"size of {name}", size, allowed or ["(none)"])
-    with on_host():
+    with on_host(), same_draws():
         build = Build(name, tuple(input_shape or shape), seed=seed, init=init)
         grow(build, num_classes or outputs, **{key: _hashable(value) for key, value in sizes.items()})
         return build.chain()
@@ -82,14 +97,26 @@ def size_names(name: str) -> list[str] | None:
     return [p.name for p in parameters]
 
 
+def code_of(name: str) -> dict[str, str] | None:
+    """A checksum of each part of one's own that the network's function runs; None for a network of the package."""
+    return None if name in MODELS else describe_code(_imported(name), name.partition(":")[0])
+
+
+def refresh(name: str) -> None:
+    """Import the module of a network of one's own again where a file that it is made of has changed since."""
+    if ":" in name:
+        refresh_module(name.partition(":")[0])
+
+
 def _imported(name: str) -> Callable[..., None]:
     module, _, function = name.partition(":")
     if not function:
         raise unknown("model", name, [*MODELS, "package.module:function"])
     try:
-        return getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"model {name!r} cannot be imported ({error}): give package.module:function") from error
+        return getattr(import_module(module), function)
+    except Exception as error:  # whatever a module of the user's raises
+        reason = f"{type(error).__name__}: {error}" if not isinstance(error, (ImportError, AttributeError)) else error
+        raise UserError(f"model {name!r} cannot be imported ({reason}): give package.module:function") from error
 
 
 def _hashable(value: Any) -> Any:

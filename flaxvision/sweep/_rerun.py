@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from flaxvision.errors import UserError
+from flaxvision.identity import differences
 from flaxvision.sweep.executors import execute
 from flaxvision.sweep.store import outcome_of, read_run
 from flaxvision.sweep.trials import Trial
-from flaxvision.sweep.work import Cohort, Places
+from flaxvision.sweep.work import Cohort, Places, look_again
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -25,6 +26,7 @@ class Rerun:
     trial: str
     metrics: dict[str, tuple[float | None, float | None]]  # metric -> (on record, now)
     equal: bool  # whether every array of the history is equal bit for bit
+    changed: tuple[str, ...] = ()  # what is no longer as it was: data, code, starting weights, versions
 
 
 def rerun(directory: str | Path, trial_id: str, *, raw_dir: str | None = None, data_dir: str | None = None) -> Rerun:
@@ -43,6 +45,7 @@ def rerun(directory: str | Path, trial_id: str, *, raw_dir: str | None = None, d
     stage, seed = config.pop("stage"), config.pop("seed")
     trial = Trial(config, tuple(record["cell"].items()), seed, stage)
     old = outcome_of(record, Places(directory))
+    look_again([trial], Places(directory, raw_dir, data_dir))
     with tempfile.TemporaryDirectory() as folder:
         places = Places(Path(folder), raw_dir, data_dir)
         (places.directory / "trials").mkdir()
@@ -55,7 +58,9 @@ def rerun(directory: str | Path, trial_id: str, *, raw_dir: str | None = None, d
     equal = old.history.keys() == new.history.keys() and all(
         np.array_equal(old.history[name], new.history[name], equal_nan=True) for name in old.history
     )
-    return Rerun(old.id, {name: (value, new.final.get(name)) for name, value in old.final.items()}, equal)
+    changed = differences(record.get("identity", {}), new_record["identity"], common=True)
+    metrics = {name: (value, new.final.get(name)) for name, value in old.final.items()}
+    return Rerun(old.id, metrics, equal, tuple(changed))
 
 
 def _only(records: Sequence[dict[str, Any]], trial_id: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import html
 import importlib
@@ -12,12 +13,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flaxvision.errors import UserError
+from flaxvision.identity import Identity, switches
 from flaxvision.sweep.arrange import arrange
 from flaxvision.sweep.executors import check_executor, execute
 from flaxvision.sweep.plan import Plan, one_each, plan
 from flaxvision.sweep.results import Outcome, SweepResult
 from flaxvision.sweep.spec import Spec, config_hash
-from flaxvision.sweep.store import append_record, dump_spec, open_run, outcome_of
+from flaxvision.sweep.store import (
+    append_record,
+    check_directory,
+    check_identity,
+    check_unchanged,
+    claim,
+    dump_spec,
+    locked,
+    open_run,
+    outcome_of,
+)
 from flaxvision.sweep.table import best_cell, cells_of, nearest_to_mean
 from flaxvision.sweep.trials import Trial, finals_of
 from flaxvision.sweep.work import Cohort, Places, load_dataset
@@ -80,8 +92,29 @@ def run(
     directory = run_directory(spec.name, out_dir, resume=resume)
     places = Places(directory, raw_dir, data_dir)
     checked = plan(spec, places)
-    spec, stages, trials = checked.spec, checked.stages, checked.trials
-    records = open_run(directory, spec, resume=resume)
+    check_directory(directory, checked.spec, resume=resume)
+    if out_dir is None:
+        places = dataclasses.replace(places, directory=claim(directory))
+    with locked(places.directory):
+        records = open_run(places.directory, checked.spec, resume=resume)
+        notes = check_identity(places.directory, records, checked.identity)
+        return _fill(checked, places, records, notes, executor, command, planned, watch, export, report)
+
+
+def _fill(
+    checked: Plan,
+    places: Places,
+    records: Sequence[dict[str, Any]],
+    notes: Sequence[str],
+    executor: str,
+    command: str | None,
+    planned: Callable[[Plan], object],
+    watch: Watch,
+    export: bool,
+    report: bool,
+) -> SweepResult:
+    """Train what is not on record, and report all of it."""
+    spec, stages, trials, directory = checked.spec, checked.stages, checked.trials, places.directory
     done = {record["id"]: record for record in records}
     used: list[str] = []  # executors
 
@@ -90,7 +123,7 @@ def run(
         if left:
             if not used:
                 planned(checked)
-            used.append(_train(left, places, executor, spec.convergence_threshold, done, watch))
+            used.append(_train(left, places, executor, spec.convergence_threshold, done, checked.identity, watch))
         return {trial.id: outcome_of(done[trial.id], places) for trial in wanted}
 
     for stage in stages:
@@ -108,7 +141,7 @@ def run(
     winner = nearest_to_mean(best, spec.objective)
     shutil.copyfile(places.weights(winner.id), directory / WINNER)
     executors = ", ".join(dict.fromkeys(used)) or executor
-    result = _result(spec, [*stages, *trials, *finals], cells, winner, places, executors, command)
+    result = _result(spec, [*stages, *trials, *finals], cells, winner, places, executors, command, notes)
     sections = [_exported(result, load_dataset(_trial_of(winner, [*trials, *finals]), places))] if export else []
     if report:
         from flaxvision.report import write_report
@@ -142,13 +175,8 @@ def run_directory(name: str, out_dir: str | Path | None, *, resume: bool) -> Pat
 
 
 def default_directory(name: str) -> Path:
-    """runs/NAME-TIMESTAMP, with a number behind it where that is taken."""
-    stem = f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
-    path, number = Path("runs") / stem, 1
-    while path.exists():
-        number += 1
-        path = Path("runs") / f"{stem}-{number}"
-    return path
+    """runs/NAME-TIMESTAMP."""
+    return Path("runs") / f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
 
 
 def _train(
@@ -157,6 +185,7 @@ def _train(
     executor: str,
     threshold: float | None,
     done: dict[str, dict[str, Any]],
+    identity: Identity,
     watch: Watch,
 ) -> str:
     """Train trials, and return the executor that did, in words."""
@@ -167,6 +196,7 @@ def _train(
     with watch(work) as callbacks:
         for cohort, records in execute(work, arranged.executor, callbacks):
             for record in records:
+                check_unchanged(record, identity)
                 append_record(places.directory, record)
                 done[record["id"]] = record
             if cohort.pretrains:
@@ -183,6 +213,7 @@ def _result(
     places: Places,
     executor: str,
     command: str | None,
+    notes: Sequence[str],
 ) -> SweepResult:
     from flaxvision.sweep.provenance import data_sources, device, versions
 
@@ -195,8 +226,10 @@ def _result(
         "seeds": list(spec.seeds),
         "data sets": data_sources(datasets.values()),
         "device": device(),
+        "JAX switches": switches(),
         "versions": versions(),
         "date": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC",
+        **({"notes": list(notes)} if notes else {}),
     }
     return SweepResult(
         name=spec.name,

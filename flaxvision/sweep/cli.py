@@ -82,6 +82,8 @@ def _sweep(arguments: list[str], own_process: bool) -> int:
         watch=unwatched if quiet else _watch,
     )
     if not quiet:
+        for note in result.provenance.get("notes", ()):
+            print(f"note: {note}", file=sys.stderr)
         from rich.console import Console
 
         from flaxvision.report import terminal_table
@@ -106,6 +108,8 @@ def _rerun(arguments: list[str], own_process: bool) -> int:
     again = rerun(options.run, options.trial, raw_dir=options.raw_dir, data_dir=options.data_dir)
     for name, (old, new) in again.metrics.items():
         print(f"{name:<14}{old!s:>24}{new!s:>24}  {'equal' if old == new else 'differs'}")
+    for line in again.changed:
+        print(f"changed since: {line}")
     print(f"trial {again.trial}: " + ("equal bit for bit in every epoch" if again.equal else "differs from the record"))
     return 0 if again.equal else 1
 
@@ -146,13 +150,14 @@ def _dry_run(spec: Spec, options: argparse.Namespace) -> int:
     """Check what a run would check, and print what it would do."""
     from flaxvision.sweep._run import run_directory
     from flaxvision.sweep.plan import plan
-    from flaxvision.sweep.store import check_directory
+    from flaxvision.sweep.store import check_directory, check_identity, read_records
     from flaxvision.sweep.trials import cohorts
     from flaxvision.sweep.work import Places
 
     directory = run_directory(spec.name, options.out, resume=options.resume)
     checked = plan(spec, Places(directory, options.raw_dir, options.data_dir))
     check_directory(directory, checked.spec, resume=options.resume)
+    check_identity(directory, read_records(directory), checked.identity)
     spec, trials = checked.spec, checked.trials
     print(f"{spec.heading}; winner by {spec.objective}")
     print(*checked.data, sep="\n")

@@ -205,4 +205,7 @@ def _ray(cohorts: Sequence[Cohort]) -> Iterator[tuple[Cohort, Records]]:
 
 
 def _task(cohort: Cohort) -> Records:
+    from flaxvision.sweep.work import look_again
+
+    look_again(cohort.trials, cohort.places)  # Ray may have kept this process since an earlier sweep
     return cohort.run()

@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from flaxvision.errors import ELSEWHERE, UserError, unknown
+from flaxvision.identity import Identity
 from flaxvision.sweep.parse import setting_keys
 from flaxvision.sweep.spec import AUTO, Spec, config_hash
 from flaxvision.sweep.trials import Trial, expand, finals_of, pretraining
-from flaxvision.sweep.work import Places, check, load_dataset
+from flaxvision.sweep.work import Places, check, identity_of, load_dataset, look_again
 from flaxvision.training.recipe import check_metric
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ class Plan:
     trials: tuple[Trial, ...]
     data: tuple[str, ...]  # a line for each data set, and one for whatever there is to say about it
     parameters: dict[str, int]  # trial's id -> parameters of its network
+    identity: Identity  # what they rest on beside their settings, by content
 
 
 def plan(spec: Spec, places: Places) -> Plan:
@@ -40,6 +42,8 @@ def plan(spec: Spec, places: Places) -> Plan:
     datasets: dict[str, Sequence[str]] = {}
     counted: dict[str, int] = {}
     samples = one_each([*stages, *trials, *finals])
+    identity: Identity = {}
+    look_again(samples, places)
 
     def check_one(trial: Trial) -> None:
         _check_effects(trial)
@@ -51,6 +55,7 @@ def plan(spec: Spec, places: Places) -> Plan:
         except UserError as error:
             whole = trial is samples[0] and _fails(check_one, samples[-1], str(error))
             raise UserError(str(error) if whole else f"{error}{_place(trial)}") from error
+        identity |= identity_of(trial, places)
         dataset = load_dataset(trial, places)
         datasets.setdefault(description_of(dataset), dataset.source.notes)
     spec = dataclasses.replace(spec, objective=_objective(spec, trials, places))
@@ -61,6 +66,7 @@ def plan(spec: Spec, places: Places) -> Plan:
         tuple(trials),
         tuple(line for head, notes in datasets.items() for line in (head, *(f"  {note}" for note in notes))),
         {trial.id: counted[config_hash(trial.settings)] for trial in trials},
+        identity,
     )
 
 

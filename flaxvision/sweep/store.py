@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import itertools
 import json
 import os
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,15 @@ import numpy as np
 
 from flaxvision._files import write_atomically
 from flaxvision.errors import UserError
+from flaxvision.identity import AROUND, Identity, differences, listed
 from flaxvision.sweep.parse import DATA_KEYS, load_spec
 from flaxvision.sweep.results import Outcome
-from flaxvision.sweep.spec import Axis, Point, Settings, Spec, Stage, as_typed, config_hash
+from flaxvision.sweep.spec import Axis, Point, Settings, Spec, Stage, as_typed
 from flaxvision.sweep.work import Places
 from flaxvision.training.confusion import as_pairs
 from flaxvision.training.recipe import field_names
 
-SPEC, TRIALS = "spec.toml", "trials.jsonl"
+SPEC, TRIALS, LOCK = "spec.toml", "trials.jsonl", ".lock"
 
 
 def dump_spec(spec: Spec) -> str:
@@ -50,6 +52,45 @@ def dump_spec(spec: Spec) -> str:
     return tomli_w.dumps(table)
 
 
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Make a run directory and keep other processes from filling it; the lock ends with the process that holds it.
+
+    Raises:
+        UserError: If another process fills it.
+    """
+    import filelock
+
+    with _writable(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(directory / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise UserError(
+            f"another process is filling {directory}: wait until it has ended, or give another --out DIR"
+        ) from error
+    except (OSError, NotImplementedError):  # a file system without locks
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def claim(stem: Path) -> Path:
+    """Make the folder `stem`, with a number behind its name where another job has taken that."""
+    with _writable(stem):
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        for number in itertools.count(1):
+            path = stem if number == 1 else stem.with_name(f"{stem.name}-{number}")
+            with contextlib.suppress(FileExistsError):
+                path.mkdir()
+                return path
+    raise AssertionError
+
+
 def open_run(directory: Path, spec: Spec, *, resume: bool) -> list[dict[str, Any]]:
     """Make a run directory, or take one up again, and return the records of its finished trials.
 
@@ -59,9 +100,8 @@ def open_run(directory: Path, spec: Spec, *, resume: bool) -> list[dict[str, Any
     check_directory(directory, spec, resume=resume)
     with _writable(directory):
         (directory / "trials").mkdir(parents=True, exist_ok=True)
-    records = read_records(directory)
-    # A line that a kill cut short is dropped here, so that the next one starts on a line of its own.
-    write_atomically(directory / TRIALS, "".join(_line(record) for record in records))
+        records = read_records(directory)
+        _end_line(directory / TRIALS)
     write_atomically(directory / SPEC, dump_spec(spec))
     return records
 
@@ -72,7 +112,7 @@ def check_directory(directory: Path, spec: Spec, *, resume: bool) -> None:
     It leaves nothing, and finds what making the folder would find.
     """
     with _writable(directory):
-        if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        if directory.exists() and (not directory.is_dir() or any(path.name != LOCK for path in directory.iterdir())):
             _check_same(directory, spec, resume)
         there = next(path for path in (directory, *directory.absolute().parents) if path.exists())
         if not there.is_dir():
@@ -93,10 +133,25 @@ def _writable(directory: Path) -> Iterator[None]:
 
 def append_record(directory: Path, record: dict[str, Any]) -> None:
     """Add a finished trial; once this returns it survives a crash."""
-    with open(directory / TRIALS, "a", encoding="utf-8") as file:
-        file.write(_line(record))
-        file.flush()
+    line = _line(record).encode()
+    with open(directory / TRIALS, "ab", buffering=0) as file:  # in one piece, whoever else appends
+        file.write(line)
         os.fsync(file.fileno())
+
+
+def _end_line(path: Path) -> None:
+    """Drop a line that a kill cut short, so that the next one starts on a line of its own."""
+    with open(path, "a+b") as file:
+        file.seek(0)
+        content = file.read()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            try:
+                json.loads(content[whole:])
+            except ValueError:
+                file.truncate(whole)
+            else:
+                file.write(b"\n")
 
 
 def read_records(directory: Path) -> list[dict[str, Any]]:
@@ -145,20 +200,68 @@ def outcome_of(record: dict[str, Any], places: Places) -> Outcome:
     )
 
 
+def check_identity(directory: Path, records: Sequence[dict[str, Any]], identity: Identity) -> list[str]:
+    """Raise where trials on record rest on other things than those to come; else what is to be said of them.
+
+    Seeds and values may be added to a run. What they rest on may not change: the data, the code of a network of one's
+    own, the weights that trials start from, JAX's switches.
+
+    Raises:
+        UserError: Naming what changed.
+    """
+    held = [record["identity"] for record in records if "identity" in record]
+    known = {key: value for each in [*held, identity] for key, value in each.items()}
+    if changed := _changes(held, known):
+        raise UserError(
+            f"{directory} holds trials of something else: {changed}: put that back to go on, or give another folder "
+            "with --out DIR"
+        )
+    notes = []
+    if len(held) < sum(record.get("status") != "failed" for record in records):
+        notes.append("some trials on record do not say on what data and code they were trained: they may be of others")
+    moved = [difference for each in held for difference in differences(each[AROUND], identity[AROUND])]
+    if moved:
+        notes.append(f"resumed elsewhere: {listed(list(dict.fromkeys(moved)))}")
+    return notes
+
+
+def check_unchanged(record: dict[str, Any], identity: Identity) -> None:
+    """Raise where a trial that just ended rests on other things than those that were there when the sweep began.
+
+    Raises:
+        UserError: Naming what changed.
+    """
+    if changed := _changes([record.get("identity", {})], identity):
+        raise UserError(f"what is trained changed while the sweep ran: {changed}: start again with another --out DIR")
+
+
+def _changes(held: Sequence[Identity], known: Identity) -> str:
+    found = [line for each in held for line in differences({**each, AROUND: 0}, {**known, AROUND: 0}, common=True)]
+    return listed(list(dict.fromkeys(found)))
+
+
 def _check_same(directory: Path, spec: Spec, resume: bool) -> None:
     if not (directory / SPEC).is_file():
         raise UserError(f"{directory} is not empty and holds no sweep: give an empty or new folder with --out DIR")
     held, _ = read_run(directory)
-    if _identity(held) != _identity(spec):
-        raise UserError(f"{directory} holds another sweep ({held.name}): give another folder with --out DIR")
+    changed = differences(_experiment(held), _experiment(spec))
+    if changed:
+        raise UserError(
+            f"{directory} holds another sweep: {listed(changed)}: give what it was made with, or another folder with "
+            "--out DIR"
+        )
     if not resume:
         raise UserError(f"{directory} holds this sweep already: add --resume to go on, or give another --out DIR")
 
 
-def _identity(spec: Spec) -> str:
+def _experiment(spec: Spec) -> Identity:
     """What must agree for a run to be continued; seeds and values may be added."""
-    stages = [stage and [stage.settings, stage.only] for stage in (spec.pretrain, spec.final)]
-    return config_hash([spec.name, spec.base, spec.keys, spec.objective, stages])
+    stages = {
+        name: {**stage.settings, "only": list(stage.only)}
+        for name, stage in (("pretrain", spec.pretrain), ("final", spec.final))
+        if stage is not None
+    }
+    return {"name": spec.name, **spec.base, "grid": list(spec.keys), "objective": spec.objective, **stages}
 
 
 def _sections(settings: Settings) -> dict[str, Any]:

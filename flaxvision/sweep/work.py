@@ -21,6 +21,7 @@ from flaxvision.training.recipe import field_names, from_dict
 
 if TYPE_CHECKING:
     from flaxvision.data import Dataset
+    from flaxvision.identity import Identity
     from flaxvision.layers import Chain
     from flaxvision.training import Recipe, Result
     from flaxvision.training._fit import Callback
@@ -74,10 +75,11 @@ class Cohort:
         dataset = load_dataset(self.trials[0], self.places)
         models = [create_model(trial, dataset) for trial in self.trials]
         recipes = [recipe_of(trial, self.places) for trial in self.trials]
+        identities = [identity_of(trial, self.places) for trial in self.trials]
         results = train_cohort(models, dataset, recipes, mode=self.mode, callbacks=callbacks)
-        return [self._record(trial, result) for trial, result in zip(self.trials, results, strict=True)]
+        return [self._record(*each) for each in zip(self.trials, results, identities, strict=True)]
 
-    def _record(self, trial: Trial, result: Result) -> dict[str, Any]:
+    def _record(self, trial: Trial, result: Result, identity: Identity) -> dict[str, Any]:
         from flaxvision.models import count_parameters, save_model
 
         final = {k: v if np.isfinite(v) else None for k, v in result.history.row(result.best_epoch).items()}
@@ -98,6 +100,7 @@ class Cohort:
             "seconds": round(max(0.0, result.timing.total - result.timing.compilation), 3),
             "cores": len(cores()),
             "config": trial.config,
+            "identity": identity,
         }
 
 
@@ -136,25 +139,75 @@ def load_dataset(trial: Trial, places: Places) -> Dataset:
         if not isinstance(value, wanted) or isinstance(value, bool) or value < 0:
             words = "fraction" if key == "validation" else "whole number"
             raise UserError(f"{key} is {as_typed(value)}: give a {words}, not negative")
-    hashable = tuple((key, tuple(value) if isinstance(value, list) else value) for key, value in options.items())
-    return _load(trial.settings["dataset"], places.raw_dir, places.data_dir, hashable)
+    return _load(*_data_key(trial, places))
+
+
+def look_again(trials: Iterable[Trial], places: Places) -> None:
+    """Take up what has changed on disk since this process read it: data sets, and networks of one's own."""
+    from flaxvision.models.registry import refresh
+
+    _stamp.cache_clear()
+    for name in dict.fromkeys(str(trial.settings.get("model", "")) for trial in trials):
+        refresh(name)
+
+
+def identity_of(trial: Trial, places: Places) -> Identity:
+    """What a trial rests on beside its configuration, by content, see `flaxvision.identity`."""
+    from flaxvision.identity import AROUND, checksum_of_file, circumstances, switches
+    from flaxvision.models.registry import code_of
+
+    load_dataset(trial, places)  # which refuses options that no key may hold
+    key = _data_key(trial, places)
+    options = "".join(f" {option}={as_typed(value)}" for option, value in key[3])
+    identity: Identity = {f"data {key[0]}{options}": _checksum(*key)}
+    model = trial.settings["model"]
+    code = code_of(model)
+    if code is not None:
+        identity[f"code {model}"] = code
+    start = recipe_of(trial, places).warm_start
+    if start is not None and not trial.starts_pretrained:
+        identity[f"weights {trial.settings['warm_start']}"] = checksum_of_file(start)
+    return {**identity, **switches(), AROUND: circumstances()}
+
+
+def _data_key(trial: Trial, places: Places) -> tuple:
+    given = trial.part(DATA_KEYS[1:])
+    options = tuple((key, tuple(value) if isinstance(value, list) else value) for key, value in given.items())
+    name = trial.settings["dataset"]
+    return name, places.raw_dir, places.data_dir, options, _stamp(name, places.raw_dir)
+
+
+@shared_cache(64)
+def _stamp(name: str, raw_dir: str | None) -> str:
+    from flaxvision.data._stamp import stamp
+
+    return stamp(name, raw_dir=raw_dir)
 
 
 @shared_cache(2)
-def _load(name: str, raw_dir: str | None, data_dir: str | None, given: tuple[tuple[str, Any], ...]) -> Dataset:
+def _load(
+    name: str, raw_dir: str | None, data_dir: str | None, given: tuple[tuple[str, Any], ...], stamp: str
+) -> Dataset:
     from flaxvision.data import load
 
     options = {"examples" if key == "drawn" else key: value for key, value in given}
     return load(name, raw_dir=raw_dir, data_dir=data_dir, **options)
 
 
+@shared_cache(64)
+def _checksum(*key: Any) -> Identity:
+    from flaxvision.identity import checksum_of
+
+    return checksum_of(_load(*key))
+
+
 def create_model(trial: Trial, dataset: Dataset) -> Chain:
     """A trial's model before training."""
-    from flaxvision.models import create
+    from flaxvision.models.registry import grown
 
     outputs = 1 if trial.settings.get("loss") == "binary_cross_entropy" else dataset.num_classes
     with _one_line(trial):
-        return create(
+        return grown(
             trial.settings["model"],
             input_shape=dataset.input_shape,
             num_classes=outputs,

@@ -21,7 +21,7 @@ from flaxvision.errors import UserError, check_choice, unknown
 from flaxvision.layers import BatchNorm, Chain, Dropout, Preprocess
 from flaxvision.layers.context import matches
 from flaxvision.models.files import assign, read
-from flaxvision.runtime import on_host
+from flaxvision.runtime import on_host, same_draws
 from flaxvision.training.checkpoint import Checkpoints
 from flaxvision.training.compiling import compiled_seconds
 from flaxvision.training.confusion import as_pairs
@@ -124,7 +124,7 @@ def train_cohort(
     together = mode == "auto" and len(models) > 1 and chosen[0].platform != "cpu"
     run = _Run(models, dataset, recipes, chosen, mode == "vmap" or together)
     precision = "highest" if recipe.precision == "highest" else None
-    with jax.default_matmul_precision(precision) if precision else contextlib.nullcontext():
+    with jax.default_matmul_precision(precision) if precision else contextlib.nullcontext(), same_draws():
         return run.train(tuple(callbacks), None if checkpoint is None else Checkpoints(checkpoint, run.identity()))
 
 

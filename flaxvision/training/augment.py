@@ -21,10 +21,10 @@ def augment_images(kinds: tuple[str, ...], images: jax.Array, keys: jax.Array) -
         if "crop" in kinds:
             pad = CROP_PADDING
             padded = jnp.pad(image, ((pad, pad), (pad, pad), (0, 0)))
-            row, column = jax.random.randint(crop_key, (2,), 0, 2 * pad + 1)
+            row, column = jax.random.randint(crop_key, (2,), 0, 2 * pad + 1, jnp.int32)
             image = lax.dynamic_slice(padded, (row, column, jnp.zeros((), row.dtype)), image.shape)
         if "flip" in kinds:
-            image = jnp.where(jax.random.bernoulli(flip_key), image[:, ::-1], image)
+            image = jnp.where(jax.random.bernoulli(flip_key, jnp.float32(0.5)), image[:, ::-1], image)
         return image
 
     return jax.vmap(one)(images, keys) if kinds else images

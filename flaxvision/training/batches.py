@@ -32,7 +32,7 @@ WHOLE = Shard(0, 1)
 def epoch_order(seed: jax.Array | np.uint32, epoch: jax.Array, examples: int) -> jax.Array:
     """The order, int32 (examples,), in which epoch `epoch` (from 0) of a run with `seed` sees its examples."""
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), epoch)
-    return jax.random.permutation(key, examples)
+    return jax.random.permutation(key, jnp.arange(examples, dtype=jnp.int32))
 
 
 def take_batch(
