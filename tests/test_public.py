@@ -20,15 +20,13 @@ README = Path(__file__).parents[1] / "README.md"
 LATER = ("jax", "tensorflow_datasets", "matplotlib", "onnx", "orbax", "torch", "keras", "rich", "jinja2")
 
 
-def test_import_is_quick_and_takes_nothing_along():
+def test_import_takes_nothing_along():
     code = (
-        "import json, sys, time; start = time.perf_counter(); import flaxvision, flaxvision.sweep, flaxvision.data;"
-        "print(json.dumps([time.perf_counter() - start, sorted({m.split('.')[0] for m in sys.modules})]))"
+        "import json, sys, flaxvision, flaxvision.sweep, flaxvision.data;"
+        "print(json.dumps(sorted({m.split('.')[0] for m in sys.modules})))"
     )
-    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(3)]
-    seconds, modules = zip(*(json.loads(run.stdout) for run in runs), strict=True)
-    assert min(seconds) < 1
-    assert not set(LATER) & set(modules[0])
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not set(LATER) & set(json.loads(run.stdout))
 
 
 def test_every_public_name_is_there():

@@ -4,10 +4,10 @@
     python experiments/benchmarks steps --networks mlp vgg19 --repeats 9
 
 Parts: steps (train steps of every network), tables (whole sweeps from start to results), scaling (cost by trials),
-sizes (by batch and width), startup (prepare, load, first step), accuracy (with fast convolutions and with XLA's own);
-gpu (steps, cohorts and tables on a GPU, only if named). ONNX latency has a script of its own,
-experiments/export_latency.py. Results land in experiments/results/benchmarks; what was measured of the same commit
-stays in runs/, so that a benchmark of hours may be interrupted. Leave the machine alone meanwhile.
+sizes (by batch and width), startup (prepare, load, first step), pools (windows of all sizes), accuracy (with fast
+convolutions and with XLA's own); gpu (steps, cohorts and tables on a GPU, only if named). ONNX latency has a script of
+its own, experiments/export_latency.py. Results land in experiments/results/benchmarks; what was measured of the same
+commit stays in runs/, so that a benchmark of hours may be interrupted. Leave the machine alone meanwhile.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for what the experiments share
 
-PARTS = ("steps", "tables", "scaling", "sizes", "startup", "accuracy")
+PARTS = ("steps", "tables", "scaling", "sizes", "startup", "pools", "accuracy")
 GPU = "gpu"  # only if named
 
 

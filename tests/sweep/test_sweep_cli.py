@@ -3,7 +3,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 
 import onnx
 import pytest
@@ -15,7 +14,7 @@ MODULE = [sys.executable, "-m", "flaxvision.sweep"]
 
 
 @pytest.mark.parametrize("option", ["--list", "--help"])
-def test_light_options_are_quick_and_import_no_jax(option, tmp_path):
+def test_light_options_import_no_jax(option, tmp_path):
     code = f"""
 import sys
 from flaxvision.sweep.cli import main
@@ -25,13 +24,8 @@ except SystemExit as stop:
     assert not stop.code
 assert not {{"jax", "matplotlib", "tensorflow_datasets", "torch"}} & set(sys.modules), "heavy import"
 """
-    times = []
-    for _ in range(3):
-        began = time.perf_counter()
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
-        times.append(time.perf_counter() - began)
-        assert (done.returncode, done.stderr) == (0, "")
-    assert min(times) < 0.5
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
     assert not list(tmp_path.iterdir())
 
 
