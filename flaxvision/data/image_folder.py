@@ -27,7 +27,7 @@ _CHUNK = 32  # files that a thread reads at a time
 _DIM = 2**13  # where no 16-bit value reaches this, a viewer shows images that are nearly black
 
 _R = TypeVar("_R")
-_Labelled = list[tuple[Path, int]]  # files with the number of their class
+_Labelled = list[tuple[str, int]]  # files with the number of their class
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -113,11 +113,11 @@ class _Reader:
 
     def __init__(self, name: str, folder: Path, conversion: Conversion, files: Mapping[str, _Labelled]):
         self.name, self.folder, self.conversion = name, folder, conversion
-        self.damaged: dict[Path, str] = {}
-        self.pixels: dict[Path, Pixels] = {}
+        self.damaged: dict[str, str] = {}
+        self.pixels: dict[str, Pixels] = {}
         self.splits: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         with pillow(), ThreadPoolExecutor(_THREADS) as self.pool:
-            self.headers: dict[Path, Header] = {}
+            self.headers: dict[str, Header] = {}
             self._each(read_header, [path for labelled in files.values() for path, _ in labelled], self.headers)
             self.wanted = self._wanted()
             for split, labelled in files.items():
@@ -134,10 +134,10 @@ class _Reader:
                 digest.update(self.headers[path].digest)
         return digest.hexdigest()
 
-    def _each(self, function: Callable[[Path], _R], paths: Sequence[Path], results: dict[Path, _R]) -> None:
+    def _each(self, function: Callable[[str], _R], paths: Sequence[str], results: dict[str, _R]) -> None:
         """Enter each file's result in `results`, several files at once, or the reason for none in `damaged`."""
 
-        def attempt(part: Sequence[Path]) -> None:
+        def attempt(part: Sequence[str]) -> None:
             for path in part:
                 try:
                     results[path] = function(path)
@@ -185,7 +185,7 @@ class _Reader:
         images = _empty(len(labelled), height, width, CHANNELS[self.wanted.mode])
         place = {path: index for index, (path, _) in enumerate(labelled)}
 
-        def store(path: Path) -> Pixels:
+        def store(path: str) -> Pixels:
             return read_pixels(path, self.wanted, images[place[path]])
 
         self._each(store, list(place), self.pixels)
@@ -213,7 +213,7 @@ class _Reader:
 
     def _reasons(self, most: int) -> str:
         named = sorted(self.damaged.items())
-        return some([f"{shown(path.relative_to(self.folder))} ({reason})" for path, reason in named], most)
+        return some([f"{shown(os.path.relpath(path, self.folder))} ({reason})" for path, reason in named], most)
 
     def notes(self) -> list[str]:
         """What was left out and what was converted, a line each."""
@@ -238,7 +238,7 @@ class _Reader:
             f"nearly black: no value of 16 bits is above {peak:,} of 65,535; store the full range": 0 < peak < _DIM,
             f"turned as their EXIF orientation says: {count(turned, 'image')}": turned,
             f"first of several frames: {count(len(frames), 'image')}"
-            + (f", such as {shown(frames[0].relative_to(self.folder))}" if frames else ""): len(frames),
+            + (f", such as {shown(os.path.relpath(frames[0], self.folder))}" if frames else ""): len(frames),
         }
         return [line for line, number in lines.items() if number]
 

@@ -13,8 +13,10 @@ from pathlib import Path
 from flaxvision.data import pixels
 from flaxvision.errors import UserError
 
-Files = dict[str, list[Path]]  # class -> its images, in the order of their paths
-_Found = tuple[tuple[str, ...], Path]  # the names of the folders above an image, from the folder that was given
+Files = dict[str, list[str]]  # class -> the paths of its images, in their order
+_Found = tuple[
+    tuple[str, ...], str
+]  # of a path, the names of the folders above an image, from the folder that was given
 
 _WORDS = {
     "train": ("training", "train"),
@@ -74,12 +76,12 @@ class _Walk:
         self.folders: list[tuple[str, ...]] = []
         self.others: dict[str, list[_Found]] = {}  # what was passed over, by the reason
         with pixels.pillow():
-            self._enter(folder, (), ())
+            self._enter(str(folder), (), ())
 
-    def _enter(self, folder: Path, dirs: tuple[str, ...], around: tuple[tuple[int, int], ...]) -> None:
+    def _enter(self, folder: str, dirs: tuple[str, ...], around: tuple[tuple[int, int], ...]) -> None:
         try:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-            status = folder.stat()
+            status = os.stat(folder)
         except OSError as error:
             raise UserError(
                 f"cannot read the folder {shown(folder)}: {error.strerror}; give one that you can"
@@ -92,7 +94,7 @@ class _Walk:
         for entry in entries:
             if entry.name.startswith(".") or entry.name.casefold() in _SYSTEM:
                 continue
-            path = folder / entry.name
+            path = os.path.join(folder, entry.name)
             if entry.is_dir():
                 self._enter(path, (*dirs, entry.name), (*around, (status.st_dev, status.st_ino)))
             elif not entry.is_file() and not entry.is_symlink():  # a pipe or a socket, which would never end
@@ -121,7 +123,7 @@ class _Sorter:
     def __init__(self, folder: Path, walk: _Walk):
         self.folder, self.walk = folder, walk
         self.notes: list[str] = []
-        self.strays: dict[str, list[Path]] = {}
+        self.strays: dict[str, list[str]] = {}
 
     def listing(self) -> Listing:
         root = self._unwrap()
@@ -294,7 +296,7 @@ class _Sorter:
         ordered = tuple(sorted(names.values(), key=_class_order(names.values())))
         return ordered, {split: renamed[split] for split in _WORDS if split in renamed}
 
-    def _stray(self, where: str, paths: list[Path]) -> None:
+    def _stray(self, where: str, paths: list[str]) -> None:
         self.strays.setdefault(where, []).extend(paths)
 
     def _left_out(self) -> list[str]:
@@ -304,7 +306,7 @@ class _Sorter:
             noun, _, remedy = reason.partition(": ")
             left.append((noun, f" ({remedy})" if remedy else "", [path for _, path in others]))
         return [
-            f"left out: {_plural(len(paths), noun)}{remedy}, such as {shown(min(paths).relative_to(self.folder))}"
+            f"left out: {_plural(len(paths), noun)}{remedy}, such as {shown(os.path.relpath(min(paths), self.folder))}"
             for noun, remedy, paths in left
         ]
 

@@ -6,9 +6,9 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import os
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -107,12 +107,12 @@ def _suffixes() -> frozenset[str]:
     return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in known)
 
 
-def passed_over(path: Path) -> str | None:
+def passed_over(path: str) -> str | None:
     """Why a file is not among the images, and after a colon what helps; None for an image by its suffix or content.
 
     Within `pillow()`.
     """
-    suffix = path.suffix.lower()
+    suffix = os.path.splitext(path)[1].lower()
     if suffix in _suffixes():
         return None
     if suffix in _CAMERA:
@@ -125,7 +125,7 @@ def passed_over(path: Path) -> str | None:
         return f"image in {suffix[1:].upper()}: pip install {plugin}" if plugin else NO_IMAGE
 
 
-def read_header(path: Path) -> Header:
+def read_header(path: str) -> Header:
     """The header of an image file; `Unreadable` for one that has none. Within `pillow()`."""
     with _opened(path) as (file, image):
         file.seek(0)
@@ -145,7 +145,7 @@ def read_header(path: Path) -> Header:
         )
 
 
-def read_pixels(path: Path, wanted: Wanted, out: np.ndarray) -> Pixels:
+def read_pixels(path: str, wanted: Wanted, out: np.ndarray) -> Pixels:
     """Write the first image of a file to `out` (H, W, C) as `wanted`; `Unreadable` for damage. Within `pillow()`."""
     with _opened(path) as (_, image):
         image.load()
@@ -158,9 +158,9 @@ def read_pixels(path: Path, wanted: Wanted, out: np.ndarray) -> Pixels:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[tuple[Any, Image.Image]]:
+def _opened(path: str) -> Iterator[tuple[Any, Image.Image]]:
     try:
-        with path.open("rb") as file, Image.open(file, formats=formats()) as image:
+        with open(path, "rb") as file, Image.open(file, formats=formats()) as image:
             yield file, image
     except Unreadable:
         raise
@@ -170,12 +170,12 @@ def _opened(path: Path) -> Iterator[tuple[Any, Image.Image]]:
         raise Unreadable(_why(path, error)) from error
 
 
-def _why(path: Path, error: Exception) -> str:
+def _why(path: str, error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     if isinstance(error, MemoryError):
         return "no memory for its pixels"
-    with contextlib.suppress(OSError), path.open("rb") as file:
+    with contextlib.suppress(OSError), open(path, "rb") as file:
         begin = file.read(64)
         if not begin:
             return "empty"
