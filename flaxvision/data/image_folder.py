@@ -231,10 +231,10 @@ class _Reader:
         turned = sum(found.turned for found in pixels)
         lines = {
             f"left out: {count(len(self.damaged), 'damaged image')}, {self._reasons(3)}": len(self.damaged),
-            f"made {size} (fit = {wanted.fit}): {count(sum(sizes.values()), 'image')} of {_sizes(sizes)}": len(sizes),
-            f"made {wanted.mode}: {_numbers(modes)}": len(modes),
+            f"resized to {size} (fit = {wanted.fit}): {count(sum(sizes.values()), 'image')} of {_sizes(sizes)}": len(sizes),
+            f"converted to {wanted.mode}: {_numbers(modes)}": len(modes),
             f"laid on white where transparent: {count(clear, 'image')}": clear,
-            f"made 8 bits a value, of more: {count(deep, 'image')}": deep,
+            f"reduced to 8 bits a value: {count(deep, 'image')}": deep,
             f"nearly black: no value of 16 bits is above {peak:,} of 65,535; store the full range": 0 < peak < _DIM,
             f"turned as their EXIF orientation says: {count(turned, 'image')}": turned,
             f"first of several frames: {count(len(frames), 'image')}"

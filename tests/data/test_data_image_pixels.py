@@ -97,7 +97,7 @@ def test_exif_orientation_behind_the_pixels(tmp_path):
 def test_grey_of_16_bits(tmp_path, content, suffix):
     found = load(tmp_path, content, suffix=suffix)
     assert np.array_equal(found.train.images[0, ..., 0], RAMP // 256)
-    assert found.source.notes[-1] == "made 8 bits a value, of more: 2 images"
+    assert found.source.notes[-1] == "reduced to 8 bits a value: 2 images"
 
 
 def test_colour_of_16_bits_is_said(tmp_path):
@@ -113,7 +113,7 @@ def test_colour_of_16_bits_is_said(tmp_path):
         content += len(body).to_bytes(4) + kind + body + zlib.crc32(kind + body).to_bytes(4)
     found = load(tmp_path, content)
     assert np.array_equal(found.train.images[0], PHOTO)
-    assert found.source.notes == ("made 8 bits a value, of more: 2 images",)
+    assert found.source.notes == ("reduced to 8 bits a value: 2 images",)
 
 
 def test_12_bits_in_16_are_said_to_be_dark(tmp_path):
@@ -157,7 +157,7 @@ def test_transparency(tmp_path):
     assert np.array_equal(load(tmp_path / "asked", clear, channels=3).train.images[0], on_white)
     among = load(tmp_path / "among", clear, Image.fromarray(PHOTO))
     assert sorted(map(np.sum, among.train.images)) == sorted([on_white.sum(), PHOTO.sum()])
-    assert among.source.notes == ("made RGB: RGBA (2)", "laid on white where transparent: 2 images")
+    assert among.source.notes == ("converted to RGB: RGBA (2)", "laid on white where transparent: 2 images")
     palette = Image.fromarray(PHOTO).quantize(48)
     index = np.asarray(palette)[0, 0]
     found = load(tmp_path / "palette", saved(palette, "PNG", transparency=int(index)))
@@ -172,7 +172,7 @@ def test_grey_among_colour(tmp_path):
     found = load(tmp_path / "mixed", Image.fromarray(GREY), Image.fromarray(PHOTO))
     assert found.input_shape == (6, 8, 3)
     assert sorted(map(np.sum, found.train.images)) == sorted([3 * GREY.sum(dtype=int), PHOTO.sum()])
-    assert found.source.notes == ("made RGB: L (2)",)
+    assert found.source.notes == ("converted to RGB: L (2)",)
     grey = load(tmp_path / "grey", Image.fromarray(PHOTO), Image.fromarray(GREY), channels=1)
     assert grey.input_shape == (6, 8, 1)
 
@@ -210,8 +210,8 @@ def test_one_message_counts_sizes_and_modes(tmp_path):
     found = data.load(f"images:{tmp_path}", size=32)
     assert found.input_shape == (32, 32, 3)
     assert found.source.notes == (
-        "made 32 x 32 (fit = crop): 4 images of 33 x 32 (2), 64 x 48 (2)",
-        "made RGB: L (2)",
+        "resized to 32 x 32 (fit = crop): 4 images of 33 x 32 (2), 64 x 48 (2)",
+        "converted to RGB: L (2)",
     )
     (tmp_path / "train" / "a" / "0.png").write_bytes(b"")
     refuse(r"11 images of 3 sizes, .*; and 1 of 12 files cannot be read as images, train/a/0.png \(empty\)", tmp_path)
