@@ -9,7 +9,8 @@ from typing import Any
 
 from flaxvision._files import cache_folder
 from flaxvision.data.dataset import Dataset
-from flaxvision.data.published import BALANCED, DIGITS, PUBLISHED
+from flaxvision.data.locate import Located, locate
+from flaxvision.data.published import BALANCED, DIGITS, PUBLISHED, Published
 from flaxvision.errors import UserError, unknown
 
 _GLYPHS = {"glyphs": (DIGITS, 10_000), "glyphs47": (BALANCED, 23_500)}  # characters, default training examples
@@ -45,12 +46,16 @@ def load(
     says, transparent parts on white, the first of several frames. Grey among colour becomes colour; RGBA stays only
     where all images are. What is left out or converted is told in `source.notes`.
 
-    Published sets are read from `raw_dir`/NAME where that folder exists and downloaded otherwise; either way they
-    are prepared once in `data_dir`. `glyphs`, `glyphs47` and `two_clusters` are generated and need neither.
+    Published sets are read from `raw_dir` where it is given, and downloaded otherwise, never both: a set that is not
+    in it is an error. Their files may have the names and places that people have them under: NAME/, loose, as
+    torchvision (MNIST/raw) or Keras keep them (mnist.npz), packed in the published archives, CIFAR-10 in its binary
+    or its Python version. Either way they are prepared once in `data_dir`. `glyphs`, `glyphs47` and `two_clusters` are
+    generated and need neither.
 
     Args:
       name: one of `list_datasets()`; `npz:FOLDER` and `images:FOLDER` name a folder of one's own.
-      raw_dir: folder with the original files, a sub-folder a set; `FLAXVISION_RAW_DIR` when left out.
+      raw_dir: folder with the original files, best in a sub-folder a set; `FLAXVISION_RAW_DIR`, for which the same
+        holds, when left out.
       data_dir: folder for prepared sets; `FLAXVISION_DATA_DIR`, else the user's cache folder, when left out.
       limit: keep the first examples of every split, so many of each.
       validation: fraction of the training examples, after `limit`, to hold out as the validation split.
@@ -87,7 +92,7 @@ def load(
     elif name in PUBLISHED:
         from flaxvision.data.prepared import load_published  # tensorflow-datasets: only when it is needed
 
-        dataset = load_published(PUBLISHED[name], _raw_folder(name, raw_dir), _data_dir(data_dir), limit)
+        dataset = load_published(PUBLISHED[name], _located(PUBLISHED[name], raw_dir), _data_dir(data_dir), limit)
     elif name == "two_clusters":
         from flaxvision.data.clusters import two_clusters
 
@@ -164,15 +169,16 @@ def _check_shape(dataset: Dataset, size: tuple[int, int] | None, channels: int |
         )
 
 
-def _raw_folder(name: str, raw_dir: str | os.PathLike[str] | None) -> Path | None:
-    """RAW_DIR/NAME where it exists; None where the set must be downloaded."""
+def _located(published: Published, raw_dir: str | os.PathLike[str] | None) -> Located | None:
+    """The set's files in the raw folder; None where none was given, and the set must be downloaded."""
     given = raw_dir or os.environ.get("FLAXVISION_RAW_DIR")
     if not given:
         return None
     root = Path(given).expanduser()
-    if not root.is_dir():
+    if not root.exists():
         raise UserError(f"the raw folder {root} does not exist: set FLAXVISION_RAW_DIR or --raw-dir to one that does")
-    return root / name if (root / name).is_dir() else None
+    without = "leave raw_dir (--raw-dir) out" if raw_dir else "unset FLAXVISION_RAW_DIR"
+    return locate(published, root, f"{without} to download it")
 
 
 def _data_dir(data_dir: str | os.PathLike[str] | None) -> Path:

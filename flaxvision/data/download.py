@@ -69,12 +69,11 @@ def _unpack(part: Download, path: Path) -> dict[str, bytes]:
     suffix = PurePosixPath(part.url).suffix
     try:
         if part.files[0][1] == "":
-            return {part.files[0][0]: raw.decompress(path.read_bytes(), suffix, part.url)}
+            return {part.files[0][0]: raw.decompress(path.read_bytes(), part.url)}
         if suffix == ".zip":
             with zipfile.ZipFile(path) as archive:
                 return {
-                    name: raw.decompress(archive.read(inside), PurePosixPath(inside).suffix, f"{part.url}: {inside}")
-                    for name, inside in part.files
+                    name: raw.decompress(archive.read(inside), f"{part.url}: {inside}") for name, inside in part.files
                 }
         wanted = {inside: name for name, inside in part.files}
         contents = {}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import math
 import struct
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -39,3 +41,28 @@ def parse_idx(content: bytes, ndim: int, where: str) -> np.ndarray:
         state = "is truncated" if len(content) < expected else "has trailing bytes"
         raise UserError(f"{where} {state}: it has {len(content)} bytes, its header {shape} says {expected}")
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+
+
+def format_idx(array: np.ndarray) -> bytes:
+    """An array of unsigned bytes as an IDX file."""
+    return struct.pack(f">4B{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
+
+
+def unpack_npz(contents: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The four IDX files of MNIST that Keras's mnist.npz holds as arrays, byte for byte the published ones."""
+    ((where, content),) = contents.items()
+    names = {
+        "train-images-idx3-ubyte": "x_train",
+        "train-labels-idx1-ubyte": "y_train",
+        "t10k-images-idx3-ubyte": "x_test",
+        "t10k-labels-idx1-ubyte": "y_test",
+    }
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            arrays = {file: archive[key] for file, key in names.items()}
+    except Exception as error:  # zipfile's, zlib's and NumPy's own
+        raise UserError(f"{where} cannot be read as Keras's {', '.join(names.values())} ({error})") from error
+    for file, array in arrays.items():
+        if array.dtype.kind not in "iu" or ((array < 0) | (array > 255)).any():
+            raise UserError(f"{where}: {names[file]} is {array.dtype}: allowed are whole numbers from 0 to 255")
+    return {file: format_idx(array.astype(np.uint8)) for file, array in arrays.items()}

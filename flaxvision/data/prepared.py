@@ -8,6 +8,7 @@ with one more file, `source.json`. It is made in a folder beside and renamed whe
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import importlib.util
 import json
@@ -27,7 +28,8 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from flaxvision.data import download, raw
 from flaxvision.data.dataset import Dataset, Source, Split
-from flaxvision.data.published import Published
+from flaxvision.data.locate import Located
+from flaxvision.data.published import PUBLISHED, Published
 from flaxvision.errors import UserError
 
 VERSION = "1.0.0"  # of what the records hold; another one prepares everything again
@@ -36,35 +38,41 @@ _CHUNK = 10_000  # records held as bytes at a time
 _BOUNDARY = 64  # bytes, XLA's alignment
 
 
-def load_published(published: Published, raw_folder: Path | None, data_dir: Path, limit: int | None) -> Dataset:
-    """A published set, from the prepared copy or, the first time, from `raw_folder` or the web.
+def load_published(published: Published, located: Located | None, data_dir: Path, limit: int | None) -> Dataset:
+    """A published set, from the prepared copy or, the first time, from its files or the web.
+
+    A prepared copy that is damaged is made anew, and a note of the data set's source says so.
 
     Args:
       published: which set.
-      raw_folder: the folder that holds its files; None downloads them.
+      located: its files; None downloads them.
       data_dir: where prepared copies and downloads live.
       limit: read only this many examples of every split.
 
     Raises:
-      UserError: for a file that is missing, damaged or wrong, a failed download, or a `data_dir` that cannot be used.
+      UserError: for a file that is damaged or wrong, a failed download, or a `data_dir` that cannot be used.
     """
-    paths = None
-    if raw_folder is not None:
-        paths = {name: raw.find(raw_folder, name) for name in published.file_names}
-    home = data_dir / published.name / _key(published, paths)
-    if not (home / _SOURCE).is_file():
+    home = data_dir / published.name / _key(published, located)
+    damage = ""
+    if home.exists():
         try:
-            _prepare(published, paths, home, data_dir / "downloads")
-        except OSError as error:
-            raise UserError(
-                f"cannot prepare {published.name} in {data_dir}: {error.strerror or error}. "
-                "Set FLAXVISION_DATA_DIR or --data-dir to a folder that can be written"
-            ) from error
+            return _read(published, home, limit)
+        except MemoryError:
+            raise
+        except Exception as error:  # whatever tfds, array_record or protobuf raise for a damaged file
+            damage = str(error).partition("\n")[0] or type(error).__name__
     try:
-        return _read(published, home, limit)
-    except Exception as error:  # whatever tfds, array_record or protobuf raise for a damaged file
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"the prepared copy {home} cannot be read ({reason}): delete it and load again") from error
+        _prepare(published, located, home, data_dir / "downloads", replace=bool(damage))
+        dataset = _read(published, home, limit)
+    except OSError as error:
+        raise UserError(
+            f"cannot prepare {published.name} in {data_dir}: {error.strerror or error}. "
+            "Set FLAXVISION_DATA_DIR or --data-dir to a folder that can be written"
+        ) from error
+    if not damage:
+        return dataset
+    note = f"the prepared copy of {published.name} was damaged ({damage}) and made anew"
+    return dataclasses.replace(dataset, source=dataclasses.replace(dataset.source, notes=(note,)))
 
 
 class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
@@ -73,9 +81,9 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type
     VERSION = tfds.core.Version(VERSION)
     pkg_dir_path = epath.Path(__file__).parent  # else tfds searches for the folder, and fails outside a package
 
-    def __init__(self, published: Published, paths: Mapping[str, Path] | None, **kwargs: Any):
+    def __init__(self, published: Published, located: Located | None, **kwargs: Any):
         self.name = published.name
-        self.published, self.paths = published, paths
+        self.published, self.located = published, located
         self.source: dict[str, Any] = {}
         super().__init__(**kwargs)
 
@@ -91,13 +99,14 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type
         return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features), disable_shuffling=True)
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-        if self.paths is None:
-            contents = download.fetch(self.published, dl_manager)
+        if self.located is None:
+            contents: Mapping[str, bytes] = download.fetch(self.published, dl_manager)
         else:
-            contents = {name: raw.read(path) for name, path in self.paths.items()}
+            contents = self.located.contents()
+            _check_whose(self.published, contents, self.located.paths[0].parent)
         splits = {split: self.published.arrays(contents, split) for split in self.published.files}
         counts = {split: len(labels) for split, (_, labels) in splits.items()}
-        self.source = _describe(self.published, contents, counts, downloaded=self.paths is None)
+        self.source = _describe(self.published, contents, counts, self.located)
         return {split: self._generate_examples(*arrays) for split, arrays in splits.items()}
 
     def _generate_examples(self, images: np.ndarray, labels: np.ndarray) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -111,19 +120,21 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type
         """Say nothing: tfds prints here."""
 
 
-def _key(published: Published, paths: Mapping[str, Path] | None) -> str:
-    made_of = raw.fingerprint(paths.values()) if paths else ",".join(part.sha256 for part in published.downloads)
+def _key(published: Published, located: Located | None) -> str:
+    made_of = raw.fingerprint(located.paths) if located else ",".join(part.sha256 for part in published.downloads)
     return hashlib.sha256(f"{VERSION} {made_of}".encode()).hexdigest()[:16]
 
 
 def _describe(
-    published: Published, contents: Mapping[str, bytes], counts: Mapping[str, int], downloaded: bool
+    published: Published, contents: Mapping[str, bytes], counts: Mapping[str, int], located: Located | None
 ) -> dict[str, Any]:
     """The `Source` fields; the checksum is over decompressed files, the same for a download and a raw folder."""
     checksum = hashlib.sha256(b"".join(hashlib.sha256(contents[name]).digest() for name in published.file_names))
     known = {name: digest.split(":") for name, digest in published.digests.items()}
-    official = downloaded or (
-        bool(known) and all(hashlib.new(how, contents[name]).hexdigest() == hex_ for name, (how, hex_) in known.items())
+    official = (
+        located is None
+        or located.sha256 in [part.sha256 for part in published.downloads]
+        or (bool(known) and all(_digest(how, contents[name]) == hex_ for name, (how, hex_) in known.items()))
     )
     if official:
         note = ""
@@ -134,18 +145,41 @@ def _describe(
         note = "not the official files: their checksums differ"
     else:
         note = "cannot be verified: no checksums of the official files are known"
-    kind = "download" if downloaded else "raw folder"
+    kind = "download" if located is None else "raw folder"
     return {"kind": kind, "checksum": checksum.hexdigest(), "official": official, "note": note}
 
 
-def _prepare(published: Published, paths: Mapping[str, Path] | None, home: Path, downloads: Path) -> None:
+def _check_whose(published: Published, contents: Mapping[str, bytes], folder: Path) -> None:
+    """Raise `UserError` for a file that is the official one of another set, or another one of this set."""
+    for name, content in contents.items():
+        held = {how: _digest(how, content) for how in ("sha256", "sha1")}
+        owners = [
+            (other.name, file)
+            for other in PUBLISHED.values()
+            for file, digest in other.digests.items()
+            if held[digest.partition(":")[0]] == digest.partition(":")[2]
+        ]
+        if owners and (published.name, name) not in owners:
+            raise UserError(
+                f"{folder}: what should be {name} of {published.name} is {owners[0][1]} of {owners[0][0]} by its "
+                f"checksum: ask for {owners[0][0]}, or put the right file there"
+            )
+
+
+def _digest(how: str, content: bytes) -> str:
+    return hashlib.new(how, content).hexdigest()
+
+
+def _prepare(published: Published, located: Located | None, home: Path, downloads: Path, *, replace: bool) -> None:
     home.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=home.parent, prefix=".preparing-") as scratch, _quiet():
-        builder = _Builder(published, paths, data_dir=scratch, file_format=_file_format())
+        builder = _Builder(published, located, data_dir=scratch, file_format=_file_format())
         config = tfds.download.DownloadConfig(try_download_gcs=False)
-        builder.download_and_prepare(download_dir=downloads if paths is None else scratch, download_config=config)
+        builder.download_and_prepare(download_dir=downloads if located is None else scratch, download_config=config)
         made = Path(builder.data_dir)
         (made / _SOURCE).write_text(json.dumps(builder.source, indent=1) + "\n")
+        if replace and home.exists():
+            os.rename(home, Path(scratch) / "damaged")
         try:
             os.rename(made, home)
         except OSError:

@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from flaxvision.data.arrays import check_labels
-from flaxvision.data.cifar import parse_cifar
-from flaxvision.data.idx import parse_idx
+from flaxvision.data.cifar import parse_cifar, unpickle_cifar
+from flaxvision.data.idx import parse_idx, unpack_npz
+from flaxvision.data.locate import Format
 from flaxvision.errors import UserError
 
 Arrays = tuple[np.ndarray, np.ndarray]  # images uint8 (N, H, W, C) and labels int64 (N,)
@@ -41,6 +42,8 @@ class Published:
     downloads: tuple[Download, ...]
     decode: Callable[[Mapping[str, bytes]], Arrays]
     digests: Mapping[str, str]  # file name -> "algorithm:hex" of the official file, decompressed
+    folder: str  # a pattern of the names, of letters and digits alone, that people give the folder or the archive
+    others: tuple[Format, ...] = ()  # other forms in which people have the files
     upright: bool = True  # False where the published images are transposed
     first_label: int = 0
 
@@ -48,6 +51,11 @@ class Published:
     def file_names(self) -> tuple[str, ...]:
         """The names of all files, train first."""
         return tuple(name for names in self.files.values() for name in names)
+
+    @property
+    def formats(self) -> tuple[Format, ...]:
+        """The forms in which people have the files, the published one first."""
+        return (Format(self.file_names), *self.others)
 
     def arrays(self, contents: Mapping[str, bytes], split: str) -> Arrays:
         """Upright images and labels from 0 of one split, checked; `contents` maps file names to decompressed bytes."""
@@ -79,8 +87,12 @@ def _idx_files(prefix: str, train: str, test: str) -> dict[str, tuple[str, ...]]
     }
 
 
+def _pickled_cifar(contents: Mapping[str, bytes]) -> Mapping[str, bytes]:
+    return {f"{name}.bin": unpickle_cifar(content, name) for name, content in contents.items()}
+
+
 def _mnist_like(
-    name: str, base_url: str, classes: tuple[str, ...], facts: Mapping[str, tuple[int, str, str]]
+    name: str, base_url: str, classes: tuple[str, ...], folder: str, facts: Mapping[str, tuple[int, str, str]]
 ) -> Published:
     return Published(
         name=name,
@@ -93,6 +105,8 @@ def _mnist_like(
         ),
         decode=_decode_idx,
         digests={file: f"sha256:{digest}" for file, (_, _, digest) in facts.items()},
+        folder=folder,
+        others=(Format((f"{name}.npz",), unpack_npz),),
     )
 
 
@@ -114,6 +128,7 @@ def _emnist(part: str, counts: tuple[int, int], classes: str, first_label: int) 
         ),
         decode=_decode_idx,
         digests={},
+        folder=rf"emnist({part})?(data(set)?|gzip)?",
         upright=False,
         first_label=first_label,
     )
@@ -132,6 +147,7 @@ PUBLISHED: dict[str, Published] = {
             "mnist",
             "https://storage.googleapis.com/cvdf-datasets/mnist",
             tuple(DIGITS),
+            "mnist(data(set|base)?|master)?",
             {  # file: bytes of the .gz, its sha256, sha256 of what it holds
                 "train-images-idx3-ubyte": (
                     9_912_422,
@@ -170,6 +186,7 @@ PUBLISHED: dict[str, Published] = {
                 "Bag",
                 "Ankle boot",
             ),
+            "fashion(mnist)?(data(set)?|master)?",
             {
                 "train-images-idx3-ubyte": (
                     26_421_880,
@@ -218,6 +235,13 @@ PUBLISHED: dict[str, Published] = {
                 "data_batch_5.bin": "sha1:26e2849e66a845b7f1e4614ae70f4889ae604628",
                 "test_batch.bin": "sha1:67eb016db431130d61cd03c7ad570b013799c88c",
             },
+            folder="cifar10(?!0).*",
+            others=(
+                Format(
+                    tuple(name.removesuffix(".bin") for names in _CIFAR_FILES.values() for name in names),
+                    _pickled_cifar,
+                ),
+            ),
         ),
     )
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import lzma
 import os
@@ -34,7 +35,7 @@ class Files:
     @staticmethod
     def write(path: Path, content: bytes) -> None:
         """Write `content`, compressed as the suffix says."""
-        compress = {".gz": gzip.compress, ".xz": lzma.compress}.get(path.suffix, bytes)
+        compress = {".gz": gzip.compress, ".xz": lzma.compress, ".bz2": bz2.compress}.get(path.suffix, bytes)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(compress(content))
 

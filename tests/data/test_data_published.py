@@ -8,11 +8,13 @@ import gzip
 import hashlib
 import http.server
 import io
+import re
 import subprocess
 import sys
 import tarfile
 import threading
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -230,7 +232,7 @@ def test_corrupt_gzip(files, tmp_path):
 def test_raw_folder_without_the_file(files, tmp_path):
     files.idx_set(tmp_path / "mnist")
     (tmp_path / "mnist" / f"{LABELS}.gz").unlink()
-    message = f"{LABELS}, {LABELS}.gz, {LABELS}.xz: put it there, or set FLAXVISION_RAW_DIR or --raw-dir"
+    message = rf"mnist has 3 of the 4 files of mnist but no {LABELS} \(plain, .*\): put it there, or leave"
     with pytest.raises(UserError, match=message):
         data.load("mnist", raw_dir=tmp_path, data_dir=tmp_path / "data")
     with pytest.raises(UserError, match="does not exist: set FLAXVISION_RAW_DIR or --raw-dir"):
@@ -245,13 +247,21 @@ def test_data_dir_that_cannot_be_written(files, tmp_path):
         data.load("mnist", raw_dir=tmp_path, data_dir=tmp_path / "file" / "sub")
 
 
-def test_damaged_prepared_copy(files, tmp_path):
-    files.idx_set(tmp_path / "mnist")
-    data.load("mnist", raw_dir=tmp_path, data_dir=tmp_path / "data")
-    (records,) = (tmp_path / "data" / "mnist").glob("*/mnist-train*")
-    records.unlink()
-    with pytest.raises(UserError, match=r"the prepared copy .* cannot be read .*: delete it and load again"):
-        data.load("mnist", raw_dir=tmp_path, data_dir=tmp_path / "data")
+@pytest.mark.parametrize("name", ["mnist-train*", "mnist-test*", "source.json", "dataset_info.json", "features.json"])
+@pytest.mark.parametrize(
+    "damage", [Path.unlink, lambda p: p.write_bytes(b""), lambda p: p.write_bytes(p.read_bytes()[:-9])]
+)
+def test_damaged_prepared_copy_is_made_anew(files, tmp_path, name, damage):
+    made = files.idx_set(tmp_path / "mnist")
+    load = functools.partial(data.load, "mnist", raw_dir=tmp_path, data_dir=tmp_path / "data")
+    whole = load()
+    (path,) = (tmp_path / "data" / "mnist").glob(f"*/{name}")
+    damage(path)
+    again = load()
+    assert np.array_equal(again.train.images[..., 0], made["train-images-idx3-ubyte"])
+    assert again.source.checksum == whole.source.checksum
+    assert re.fullmatch(r"the prepared copy of mnist was damaged \(.+\) and made anew", *again.source.notes)
+    assert load().source == whole.source  # said once
 
 
 # --- downloads -------------------------------------------------------------------------------------------------------
@@ -301,8 +311,9 @@ def test_download(mnist_server, tmp_path, capfd):
         path.unlink()
     again = data.load("mnist", data_dir=tmp_path / "data")  # needs the web no more
     assert again.source == mnist.source
-    (tmp_path / "raw").mkdir()  # a raw folder without the set changes nothing
-    assert data.load("mnist", raw_dir=tmp_path / "raw", data_dir=tmp_path / "data").source == mnist.source
+    (tmp_path / "raw").mkdir()  # a raw folder is never set aside for what was downloaded
+    with pytest.raises(UserError, match="raw does not hold mnist"):
+        data.load("mnist", raw_dir=tmp_path / "raw", data_dir=tmp_path / "data")
 
 
 def test_download_with_a_wrong_checksum(mnist_server, files, tmp_path):
@@ -370,8 +381,9 @@ def test_real_mnist_equals_its_files(real_set, name):
     folders = real_set(name)
     loaded = data.load(name, **folders)
     published = PUBLISHED[name]
+    contents = _load._located(published, folders["raw_dir"]).contents()
     for split, files in published.files.items():
-        images, labels = (raw.read(raw.find(_load._raw_folder(name, folders["raw_dir"]), file)) for file in files)
+        images, labels = (contents[file] for file in files)
         assert np.array_equal(loaded.splits[split].images[..., 0], parse_idx(images, 3, files[0]))
         assert np.array_equal(loaded.splits[split].labels, parse_idx(labels, 1, files[1]))
     assert loaded.source.counts == (("train", 60_000), ("test", 10_000))
@@ -402,7 +414,7 @@ def test_real_cifar10(real_set):
     folders = real_set("cifar10")
     cifar = data.load("cifar10", **folders)
     assert cifar.source.counts == (("train", 50_000), ("test", 10_000))
-    content = raw.read(raw.find(_load._raw_folder("cifar10", folders["raw_dir"]), "data_batch_5.bin"))
+    content = _load._located(PUBLISHED["cifar10"], folders["raw_dir"]).contents()["data_batch_5.bin"]
     last = np.frombuffer(content, np.uint8)[-RECORD:]
     assert np.array_equal(cifar.train.images[-1], last[1:].reshape(3, 32, 32).transpose(1, 2, 0))
     assert np.bincount(cifar.train.labels).tolist() == [5000] * 10

@@ -63,13 +63,30 @@ def test_cifar_size(content):
 
 
 @pytest.mark.parametrize("suffix", raw.SUFFIXES)
-def test_files_are_found_and_read_in_every_form(files, tmp_path, suffix):
+@pytest.mark.parametrize("named", ["a", "a.gz"])  # what a browser decompressed keeps its name
+def test_files_are_read_in_every_form(files, tmp_path, suffix, named):
     files.write(tmp_path / f"a{suffix}", b"content")
-    assert raw.read(raw.find(tmp_path, "a")) == b"content"
+    (tmp_path / f"a{suffix}").rename(tmp_path / named)
+    assert raw.read(tmp_path / named) == b"content"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"<!DOCTYPE html><title>403 Forbidden</title>", "a web page"),
+        (b"\n<html><body>sign in</body></html>", "a web page"),
+        (b"<?xml version='1.0'?><Error>AccessDenied</Error>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+    ],
+)
+def test_what_was_downloaded_in_place_of_a_file(tmp_path, content, words):
+    (tmp_path / "a.gz").write_bytes(content)
+    with pytest.raises(UserError, match=words):
+        raw.read(tmp_path / "a.gz")
 
 
 @pytest.mark.parametrize("suffix", [".gz", ".xz"])
-@pytest.mark.parametrize("damage", [lambda c: c[:-9], lambda c: b"??" + c[2:], lambda c: c[:20] + b"\xff" * 9 + c[29:]])
+@pytest.mark.parametrize("damage", [lambda c: c[:-9], lambda c: c[:20] + b"\xff" * 9 + c[29:]])
 def test_damaged_compression(files, tmp_path, suffix, damage):
     path = tmp_path / f"a{suffix}"
     files.write(path, bytes(range(256)) * 4)
