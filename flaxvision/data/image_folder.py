@@ -231,7 +231,9 @@ class _Reader:
         turned = sum(found.turned for found in pixels)
         lines = {
             f"left out: {count(len(self.damaged), 'damaged image')}, {self._reasons(3)}": len(self.damaged),
-            f"resized to {size} (fit = {wanted.fit}): {count(sum(sizes.values()), 'image')} of {_sizes(sizes)}": len(sizes),
+            f"resized to {size} (fit = {wanted.fit}): {count(sum(sizes.values()), 'image')} of {_sizes(sizes)}": len(
+                sizes
+            ),
             f"converted to {wanted.mode}: {_numbers(modes)}": len(modes),
             f"laid on white where transparent: {count(clear, 'image')}": clear,
             f"reduced to 8 bits a value: {count(deep, 'image')}": deep,
@@ -240,7 +242,18 @@ class _Reader:
             f"first of several frames: {count(len(frames), 'image')}"
             + (f", such as {shown(os.path.relpath(frames[0], self.folder))}" if frames else ""): len(frames),
         }
-        return [line for line, number in lines.items() if number]
+        return [line for line, number in lines.items() if number] + self._twins()
+
+    def _twins(self) -> list[str]:
+        """A line for each split that holds files of the training split once more, which spoils what it measures."""
+        train = {self.headers[path].digest for path in self.kept["train"]}
+        lines = []
+        for split, paths in self.kept.items():
+            twins = [path for path in paths if self.headers[path].digest in train] if split != "train" else []
+            if twins:
+                example = shown(os.path.relpath(twins[0], self.folder))
+                lines.append(f"also in train: {count(len(twins), 'image')} of the {split} split, such as {example}")
+        return lines
 
 
 def _empty(*shape: int) -> np.ndarray:

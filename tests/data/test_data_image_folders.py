@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import unicodedata
 from pathlib import Path
@@ -14,10 +15,16 @@ from PIL import Image
 from flaxvision import data
 from flaxvision.errors import UserError
 
+NUMBERS = itertools.count()
 
-def png(value: int = 0) -> bytes:
+
+def png(value: int = 0, number: int | None = None) -> bytes:
+    """An image whose first pixel is `value`, unlike every other one."""
+    pixels = np.zeros((3, 4), np.uint8)
+    pixels[1:].flat[:8] = np.frombuffer((next(NUMBERS) if number is None else number).to_bytes(8), np.uint8)
+    pixels[0] = value
     buffer = io.BytesIO()
-    Image.new("L", (4, 3), value).save(buffer, "PNG")
+    Image.fromarray(pixels).save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -237,6 +244,14 @@ def test_no_folder(tmp_path):
     refuse(f"images:{tmp_path}", r"has no images: put those of a class into a folder of its name; passed over there")
 
 
+def test_images_that_are_in_train_too(tmp_path):
+    name = fill(tmp_path, "train/a*3", "train/b*3", "val/a*2", "val/b*2", "test/a*2", "test/b*2")
+    assert data.load(name).source.notes == ()
+    (tmp_path / "test" / "b" / "copy.png").write_bytes((tmp_path / "train" / "a" / "0.png").read_bytes())
+    note = "also in train: 1 image of the test split, such as test/b/copy.png"
+    assert data.load(name).source.notes == (note,)
+
+
 # --- names -----------------------------------------------------------------------------------------------------------
 
 
@@ -312,7 +327,7 @@ def test_the_checksum_is_of_content_and_class(tmp_path):
             for index in range(5):
                 path = folder / label / f"{name}{index}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(png(value if label == first else 9))
+                path.write_bytes(png(value if label == first else 9, index))
         return data.load(f"images:{folder}", **options).source.checksum
 
     same = checksum("a", "b", "x")
