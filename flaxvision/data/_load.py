@@ -92,7 +92,7 @@ def load(
     elif name in PUBLISHED:
         from flaxvision.data.prepared import load_published  # tensorflow-datasets: only when it is needed
 
-        dataset = load_published(PUBLISHED[name], _located(PUBLISHED[name], raw_dir), _data_dir(data_dir), limit)
+        dataset = load_published(PUBLISHED[name], located(PUBLISHED[name], raw_dir), _data_dir(data_dir), limit)
     elif name == "two_clusters":
         from flaxvision.data.clusters import two_clusters
 
@@ -169,7 +169,7 @@ def _check_shape(dataset: Dataset, size: tuple[int, int] | None, channels: int |
         )
 
 
-def _located(published: Published, raw_dir: str | os.PathLike[str] | None) -> Located | None:
+def located(published: Published, raw_dir: str | os.PathLike[str] | None) -> Located | None:
     """The set's files in the raw folder; None where none was given, and the set must be downloaded."""
     given = raw_dir or os.environ.get("FLAXVISION_RAW_DIR")
     if not given:

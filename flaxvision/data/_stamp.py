@@ -22,24 +22,27 @@ def stamp(name: str, *, raw_dir: str | os.PathLike[str] | None = None) -> str:
       raw_dir: as `load` takes it.
     """
     path = name.partition(":")[2]
-    folder = Path(path).expanduser() if path else None
-    if name in PUBLISHED:
-        folder = _load._raw_folder(name, raw_dir)
-    if folder is None:
-        return ""
-    digest = hashlib.sha256(os.fsencode(folder.absolute()))
-    for entry in sorted(_entries(folder)):
-        digest.update(repr(entry).encode())
+    if path:
+        files = _walk(Path(path).expanduser().absolute())
+    else:
+        located = _load.located(PUBLISHED[name], raw_dir) if name in PUBLISHED else None
+        if located is None:
+            return ""
+        files = (os.fsencode(file.absolute()) for file in located.paths)
+    digest = hashlib.sha256(os.fsencode(path))
+    for file in sorted(files):
+        digest.update(repr(_entry(file)).encode())
     return digest.hexdigest()
 
 
-def _entries(folder: Path) -> Iterator[tuple]:
+def _walk(folder: Path) -> Iterator[bytes]:
     for where, _, files in os.walk(os.fsencode(folder)):
-        for file in files:
-            path = os.path.join(where, file)
-            try:
-                stat = os.stat(path)
-            except OSError:
-                yield (path,)
-            else:
-                yield path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
+        yield from (os.path.join(where, file) for file in files)
+
+
+def _entry(path: bytes) -> tuple:
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return (path,)
+    return path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino

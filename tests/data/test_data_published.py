@@ -381,7 +381,7 @@ def test_real_mnist_equals_its_files(real_set, name):
     folders = real_set(name)
     loaded = data.load(name, **folders)
     published = PUBLISHED[name]
-    contents = _load._located(published, folders["raw_dir"]).contents()
+    contents = _load.located(published, folders["raw_dir"]).contents()
     for split, files in published.files.items():
         images, labels = (contents[file] for file in files)
         assert np.array_equal(loaded.splits[split].images[..., 0], parse_idx(images, 3, files[0]))
@@ -414,7 +414,7 @@ def test_real_cifar10(real_set):
     folders = real_set("cifar10")
     cifar = data.load("cifar10", **folders)
     assert cifar.source.counts == (("train", 50_000), ("test", 10_000))
-    content = _load._located(PUBLISHED["cifar10"], folders["raw_dir"]).contents()["data_batch_5.bin"]
+    content = _load.located(PUBLISHED["cifar10"], folders["raw_dir"]).contents()["data_batch_5.bin"]
     last = np.frombuffer(content, np.uint8)[-RECORD:]
     assert np.array_equal(cifar.train.images[-1], last[1:].reshape(3, 32, 32).transpose(1, 2, 0))
     assert np.bincount(cifar.train.labels).tolist() == [5000] * 10
