@@ -112,7 +112,7 @@ def _row_table(result: SweepResult) -> Table:
 
 def _metric_columns(result: SweepResult) -> list[str]:
     """The objective first, then the usual metrics, and any that was published."""
-    wanted = {*MAIN_METRICS, *(verdict.metric for verdict in _verdicts(result))}
+    wanted = {formats.shown_metric(result), *MAIN_METRICS, *(verdict.metric for verdict in _verdicts(result))}
     if len(result.classes) > 10:  # among few classes, being one of three guesses says little
         wanted.add("test_top3")
     if _imbalanced(result):
