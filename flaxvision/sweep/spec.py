@@ -102,7 +102,7 @@ class Spec:
     published: tuple[Published, ...]
     pretrain: Stage | None = None
     final: Stage | None = None
-    changed: tuple[str, ...] = ()  # settings that the command line changed, in the order of its options
+    changed: tuple[str, ...] = ()  # settings that the command line changed
 
     @property
     def heading(self) -> str:

@@ -167,7 +167,8 @@ def override(
     fixed: Settings = {}
     axes = {axis.key: axis for axis in spec.axes}
     objective = spec.objective
-    for key, values in [*changes, *map(parse_setting, settings)]:
+    changes += map(parse_setting, settings)
+    for key, values in changes:
         if key == "objective":
             objective = objective_of(values[0] if len(values) == 1 else values)
             continue
@@ -208,6 +209,7 @@ def override(
     before = {axis.key: axis for axis in spec.axes}
     others = [key for key, value in fixed.items() if key not in spec.base or spec.base[key] != value]
     others += [key for key, axis in axes.items() if axis != before.get(key)]
+    others.sort(key=[key for key, _ in changes].index)
     everything = tuple(dict.fromkeys([*spec.changed, *others]))
     spec = dataclasses.replace(
         spec,

@@ -36,9 +36,7 @@ def lopsided(tmp_path_factory):
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         status = main([str(argument) for argument in [*arguments, *settings]])
-    return SimpleNamespace(
-        status=status, out=out.getvalue(), err=err.getvalue(), run=root / "run", data=root / "pets"
-    )
+    return SimpleNamespace(status=status, out=out.getvalue(), err=err.getvalue(), run=root / "run", data=root / "pets")
 
 
 def test_what_was_left_out_is_said_before_the_training_and_in_the_report(lopsided):
