@@ -36,7 +36,14 @@ def stamp(name: str, *, raw_dir: str | os.PathLike[str] | None = None) -> str:
 
 
 def _walk(folder: Path) -> Iterator[bytes]:
-    for where, _, files in os.walk(os.fsencode(folder)):
+    """The files below a folder and below those that links in it lead to, once each."""
+    seen: set[tuple[int, int]] = set()
+    for where, folders, files in os.walk(os.fsencode(folder), followlinks=True):
+        status = os.stat(where)
+        if (status.st_dev, status.st_ino) in seen:  # a link to a folder around it, perhaps
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
         yield from (os.path.join(where, file) for file in files)
 
 

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from flaxvision import data
+from flaxvision.data._stamp import stamp
 from flaxvision.errors import UserError
 
 NUMBERS = itertools.count()
@@ -231,6 +232,10 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
     found = data.load(f"images:{pets}")
     assert counts(found) == {"train": [4, 4], "test": [1, 1]}
     assert found.source.notes == ("left out: 1 link back to a folder around it, such as cat/again",)
+    before = stamp(f"images:{pets}")
+    assert stamp(f"images:{pets}") == before
+    (tmp_path / "store" / "cats" / "0.png").write_bytes(png())
+    assert stamp(f"images:{pets}") != before
     (pets / "cat" / "gone.png").symlink_to(tmp_path / "nowhere")
     refuse(f"images:{pets}", r"1 of 11 files cannot be read as images, cat/gone.png \(no such file or directory\)")
 
