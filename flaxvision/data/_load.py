@@ -86,7 +86,7 @@ def load(
         if value is not None and kind != "images":
             raise UserError(f"{key} is for images:FOLDER only: leave it out for {name}")
     if examples is not None and name not in _GLYPHS:
-        raise UserError(f"examples is for {' and '.join(_GLYPHS)} only: use limit for {name}")
+        raise UserError(f"a number of examples to draw is for {' and '.join(_GLYPHS)} only: use limit for {name}")
     if name in _GLYPHS:
         dataset = _glyphs(name, limit, examples, width_height, channels)
     elif name in PUBLISHED:

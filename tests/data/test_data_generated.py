@@ -134,7 +134,7 @@ def test_points_have_no_size(options):
 def test_unknown_names():
     with pytest.raises(UserError, match="unknown data set 'minst': did you mean 'mnist'"):
         data.load("minst")
-    with pytest.raises(UserError, match="examples is for glyphs and glyphs47 only"):
+    with pytest.raises(UserError, match="examples to draw is for glyphs and glyphs47 only"):
         data.load("two_clusters", examples=10)
     assert data.list_datasets()[0] == "glyphs"
     assert data.list_datasets()[-2:] == ("npz:FOLDER", "images:FOLDER")
