@@ -22,7 +22,7 @@ from flaxvision.layers import BatchNorm, Chain, Dropout, Preprocess
 from flaxvision.layers.context import matches
 from flaxvision.models.files import assign, read
 from flaxvision.runtime import on_host, same_draws
-from flaxvision.training.checkpoint import Checkpoints
+from flaxvision.training.checkpoint import Checkpoints, identity_of
 from flaxvision.training.compiling import compiled_seconds
 from flaxvision.training.confusion import as_pairs
 from flaxvision.training.engine import Engine, engine_for
@@ -125,7 +125,7 @@ def train_cohort(
     run = _Run(models, dataset, recipes, chosen, mode == "vmap" or together)
     precision = "highest" if recipe.precision == "highest" else None
     with jax.default_matmul_precision(precision) if precision else contextlib.nullcontext(), same_draws():
-        return run.train(tuple(callbacks), None if checkpoint is None else Checkpoints(checkpoint, run.identity()))
+        return run.train(tuple(callbacks), None if checkpoint is None else run.checkpoints(checkpoint, dataset))
 
 
 class _Run:
@@ -193,12 +193,10 @@ class _Run:
         parts = zip(*((split.images, split.labels) for _, split in splits), strict=True)
         return self.engine.put(tuple(map(np.concatenate, parts))), ranges
 
-    def identity(self) -> dict[str, Any]:
-        """What a checkpoint must agree with to be continued."""
-        return {
-            "recipe": repr(dataclasses.replace(self.recipe, epochs=None, steps=None, examples=None)),
-            "steps_per_epoch": self.per_epoch,
-        }
+    def checkpoints(self, folder: str | Path, dataset: Dataset) -> Checkpoints:
+        """Those of the run, which has one member, in a folder."""
+        model = merge_model(self.plan.graphdef, jax.device_get(self.engine.member(self.states, 0)))
+        return Checkpoints(folder, identity_of(model, dataset, self.recipe, self.total_steps))
 
     def train(self, callbacks: tuple[Callback, ...], checkpoints: Checkpoints | None) -> list[Result]:
         began, compiled_before, self.waited = time.perf_counter(), compiled_seconds(), 0.0
@@ -208,7 +206,9 @@ class _Run:
         first = 0
         if checkpoints is not None and (found := checkpoints.restore(self.engine.member(self.states, 0))) is not None:
             state, arrays, kept = found
-            self.states, first = self.engine.join([state]), len(arrays["train_loss"])
+            first = len(arrays["train_loss"])
+            self._check_goes_on(int(state.step), first)
+            self.states = self.engine.join([state])
             builders = [HistoryBuilder(self.layers, as_pairs(arrays, kept["epoch"]))]
             best = [Best(**kept)]
         marks = [time.perf_counter()]
@@ -232,6 +232,19 @@ class _Run:
         timing = self._timing(began, marks, compiled_seconds() - compiled_before + self.waited)
         states = self._fetched()
         return [self._result(k, states, builders[k].history(), best[k], timing) for k in range(self.members)]
+
+    def _check_goes_on(self, done: int, epochs: int) -> None:
+        """Raise unless so many updates, in so many epochs, are a beginning of this run."""
+        if done > self.total_steps:
+            raise UserError(
+                f"the checkpoint is {done} updates on ({epochs} epochs) but the recipe ends after {self.total_steps}: "
+                "give a longer duration, or another folder"
+            )
+        if done < min(epochs * self.per_epoch, self.total_steps):
+            raise UserError(
+                f"the checkpoint ends after {done} updates, within epoch {epochs}, and cannot be continued from there: "
+                "give the same duration, or another folder"
+            )
 
     def _epoch(
         self, epoch: int, steps: int, builders: list[HistoryBuilder], best: list[Best], callbacks: tuple[Callback, ...]
