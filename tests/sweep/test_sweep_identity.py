@@ -1,0 +1,238 @@
+"""A run goes on with what it was trained on, or not at all: data, code, weights, switches change under a --resume."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import flaxvision as fv
+from flaxvision.errors import UserError
+from flaxvision.sweep import parse_spec, rerun, run
+from flaxvision.sweep.store import append_record, check_unchanged, claim, locked, open_run, read_records
+
+RANDOM = np.random.default_rng(0)
+PIXELS = RANDOM.integers(0, 256, (60, 4, 4), np.uint8)
+LABELS = np.arange(60) % 2
+NETWORK = """
+import {blocks}
+WIDTH = 3
+
+def small(build, outputs):
+    build.flatten("flat")
+    build.linear("hidden", WIDTH)
+    {blocks}.block(build)
+    build.linear("out", outputs)
+
+def other(build, outputs):
+    build.flatten("flat")
+    build.linear("out", outputs)
+"""
+BLOCKS = """
+def block(build):
+    build.activation("act", "relu")
+"""
+
+
+def write_data(folder: Path, labels: np.ndarray = LABELS) -> None:
+    folder.mkdir(exist_ok=True)
+    np.savez(folder / "train.npz", samples=PIXELS[:40], annotations=labels[:40])
+    np.savez(folder / "valid.npz", samples=PIXELS[40:], annotations=labels[40:])
+
+
+@pytest.fixture
+def fill(tmp_path, monkeypatch):
+    """Fills a run in the working folder, which has data in `data`."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    write_data(tmp_path / "data")
+
+    def fill(out="run", *, seeds=1, resume=False, model="linear", dataset="npz:data", **recipe):
+        table = {"name": "mine", "dataset": dataset, "model": model, "seeds": seeds}
+        table["recipe"] = {"batch_size": 20, "epochs": 1, "learning_rate": 0.1, **recipe}
+        return run(parse_spec(table), out, resume=resume, executor="loop", export=False, report=False)
+
+    return fill
+
+
+@pytest.fixture
+def network(tmp_path, request):
+    """Writes a network of one's own, in two modules of names that no other test has."""
+    name = "".join(c if c.isalnum() else "_" for c in request.node.name)
+    blocks = f"{name}_blocks"
+
+    def write(old="", new=""):
+        for module, source in ((name, NETWORK.format(blocks=blocks)), (blocks, BLOCKS)):
+            (tmp_path / f"{module}.py").write_text(source.replace(old, new) if old else source)
+        return f"{name}:small"
+
+    yield write
+    for module in (name, blocks):
+        sys.modules.pop(module, None)
+
+
+def test_other_labels_in_the_same_archive(fill, tmp_path):
+    fill()
+    write_data(tmp_path / "data", 1 - LABELS)
+    with pytest.raises(UserError, match=r"run holds trials of something else: data npz:data train was [0-9a-f]+, is"):
+        fill(seeds=2, resume=True)
+    assert len((tmp_path / "run" / "trials.jsonl").read_text().splitlines()) == 1
+    assert rerun_changes("run") == ["data npz:data train", "data npz:data test"]
+    fill("new")  # in the same process: the new labels, not those that it has in memory
+    weights = fill("again", learning_rate=0.1).directory / "winner.safetensors"
+    shutil.rmtree("new")
+    write_data(tmp_path / "data")
+    fill("new")
+    assert weights.read_bytes() != Path("new/winner.safetensors").read_bytes()
+    assert Path("run/winner.safetensors").read_bytes() == Path("new/winner.safetensors").read_bytes()
+    assert fill(seeds=2, resume=True).cells[0].n == 2  # put back
+
+
+def rerun_changes(directory):
+    trial = read_records(Path(directory))[0]["id"]
+    return [line.split(" was ")[0] for line in rerun(directory, trial).changed]
+
+
+def test_the_same_archive_written_again(fill, tmp_path):
+    fill()
+    write_data(tmp_path / "data")
+    assert fill(seeds=2, resume=True).cells[0].n == 2
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ("WIDTH = 3", "WIDTH = 4", "small"),  # a constant, and a file of the same size
+        ('"relu"', '"tanh"', "block"),  # in the other module
+    ],
+)
+def test_a_network_edited(fill, network, old, new, named):
+    model = network()
+    fill(model=model)
+    network(old, new)
+    with pytest.raises(UserError, match=rf"code {model}.* {named} was [0-9a-f]+, is [0-9a-f]+.*: put that back"):
+        fill(model=model, seeds=2, resume=True)
+    if "WIDTH" in old:
+        fill("new", model=model)  # what the file holds now, though Python had the older one
+        parameters = [read_records(Path(out))[0]["parameters"] for out in ("run", "new")]
+        assert parameters == [16 * 3 + 3 + 4 * 2, 16 * 4 + 4 + 5 * 2]
+
+
+def test_a_comment_or_another_function_edited(fill, network):
+    model = network()
+    fill(model=model)
+    network(
+        'def other(build, outputs):\n    build.flatten("flat")',
+        '# new\ndef other(build, outputs):\n    build.flatten("f")',
+    )
+    assert fill(model=model, seeds=2, resume=True).cells[0].n == 2
+
+
+def test_starting_weights_replaced(fill, tmp_path):
+    for seed in (0, 1):
+        start = fv.models.create("linear", input_shape=(4, 4, 1), num_classes=2, seed=seed)
+        (tmp_path / f"other{seed}").mkdir()
+        fv.save_model(start, tmp_path / f"other{seed}" / "winner.safetensors")
+    fill(warm_start="other0")
+    shutil.copyfile("other1/winner.safetensors", "other0/winner.safetensors")
+    with pytest.raises(UserError, match=r"weights other0 was [0-9a-f]+, is"):
+        fill(warm_start="other0", seeds=2, resume=True)
+
+
+def test_a_picture_moved_to_another_class(fill, tmp_path):
+    for number in range(20):
+        path = tmp_path / "pictures" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(RANDOM.integers(0, 256, (4, 4), np.uint8)).save(path)
+    fill(dataset="images:pictures", batch_size=4)
+    (tmp_path / "pictures" / "a" / "0.png").rename(tmp_path / "pictures" / "b" / "0.png")
+    with pytest.raises(UserError, match="data images:pictures train was"):
+        fill(dataset="images:pictures", batch_size=4, seeds=2, resume=True)
+
+
+def test_a_switch_of_jax(fill):
+    fill()
+    with (
+        jax.default_matmul_precision("highest"),
+        pytest.raises(UserError, match="jax_default_matmul_precision was not given, is highest"),
+    ):
+        fill(seeds=2, resume=True)
+    with jax.default_prng_impl("rbg"), jax.threefry_partitionable(False):  # no draw depends on it
+        assert fill(seeds=2, resume=True).cells[0].n == 2
+    other = fill("other", seeds=2)
+    for record in read_records(other.directory):
+        name = f"trials/{record['id']}.safetensors"
+        assert Path("run", name).read_bytes() == Path("other", name).read_bytes()
+
+
+def test_trials_of_two_runs_in_one_file(fill, tmp_path):
+    fill()
+    write_data(tmp_path / "data", 1 - LABELS)
+    fill("other", seeds=[7])
+    with open("run/trials.jsonl", "a") as file:
+        file.write(Path("other/trials.jsonl").read_text())
+    with pytest.raises(UserError, match="trials of something else"):
+        fill(seeds=[0, 7], resume=True)
+
+
+def test_what_is_no_longer_as_it_was_is_said(fill):
+    """A run of an older version, which kept no identity; and one of another version of JAX."""
+    fill()
+    record = read_records(Path("run"))[0]
+    record["identity"]["around"]["jax"] = "0.9.0"
+    Path("run/trials.jsonl").write_text(json.dumps(record) + "\n")
+    (note,) = fill(seeds=2, resume=True).provenance["notes"]
+    assert note == f"resumed elsewhere: jax was 0.9.0, is {jax.__version__}"
+    del record["identity"]
+    Path("run/trials.jsonl").write_text(json.dumps(record) + "\n")
+    (note,) = fill(seeds=2, resume=True).provenance["notes"]
+    assert "do not say on what data and code they were trained" in note
+    assert "notes" not in fill("new").provenance
+
+
+def test_what_differs_between_two_sweeps_is_named(fill):
+    fill(epochs=1)
+    with pytest.raises(UserError, match="run holds another sweep: epochs was 1, is 2: give what it was made with"):
+        fill(epochs=2, resume=True)
+    with pytest.raises(UserError, match=r"model was linear, is mlp; momentum was not given, is 0.9"):
+        fill(model="mlp", momentum=0.9, resume=True)
+
+
+def test_what_changes_while_a_sweep_runs():
+    identity = {"data a": {"train": "1"}, "jax_enable_x64": False, "around": {"jax": "1"}}
+    check_unchanged({"identity": {**identity, "around": {"jax": "2"}}}, identity)
+    check_unchanged({"status": "failed"}, identity)
+    with pytest.raises(UserError, match="changed while the sweep ran: data a train was 2, is 1"):
+        check_unchanged({"identity": {**identity, "data a": {"train": "2"}}}, identity)
+
+
+def test_one_process_fills_a_directory(fill, tmp_path):
+    with locked(tmp_path / "run"), pytest.raises(UserError, match="another process is filling run: wait"):
+        fill()
+    fill()
+    assert claim(tmp_path / "mine-1") == tmp_path / "mine-1"
+    assert claim(tmp_path / "mine-1") == tmp_path / "mine-1-2"
+
+
+def test_no_line_is_lost(tmp_path):
+    spec = parse_spec({"name": "mine", "dataset": "glyphs", "model": "linear"})
+    open_run(tmp_path / "run", spec, resume=False)
+    path = tmp_path / "run" / "trials.jsonl"
+    append_record(tmp_path / "run", {"id": "0"})
+    before = path.stat().st_ino
+    open_run(tmp_path / "run", spec, resume=True)
+    assert path.stat().st_ino == before  # what another process appends to is not replaced
+    path.write_bytes(b'{"id": "0"}\n{"id": "1"}')
+    assert [r["id"] for r in open_run(tmp_path / "run", spec, resume=True)] == ["0", "1"]
+    append_record(tmp_path / "run", {"id": "2"})
+    with open(path, "ab") as file:
+        file.write(b'{"id": "3", "se')
+    assert [r["id"] for r in open_run(tmp_path / "run", spec, resume=True)] == ["0", "1", "2"]
+    append_record(tmp_path / "run", {"id": "4"})
+    assert [r["id"] for r in read_records(tmp_path / "run")] == ["0", "1", "2", "4"]
