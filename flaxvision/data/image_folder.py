@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import math
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +13,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from flaxvision._memory import empty
 from flaxvision.data import arrays
 from flaxvision.data.dataset import Dataset
 from flaxvision.data.listing import Files, count, list_images, shown, some
@@ -182,7 +182,7 @@ class _Reader:
     def _load(self, labelled: _Labelled) -> tuple[np.ndarray, np.ndarray]:
         """The images of a split, each written to its place as it is read, and their labels."""
         width, height = self.wanted.size
-        images = _empty(len(labelled), height, width, CHANNELS[self.wanted.mode])
+        images = empty((len(labelled), height, width, CHANNELS[self.wanted.mode]))
         place = {path: index for index, (path, _) in enumerate(labelled)}
 
         def store(path: str) -> Pixels:
@@ -254,14 +254,6 @@ class _Reader:
                 example = shown(os.path.relpath(twins[0], self.folder))
                 lines.append(f"also in train: {count(len(twins), 'image')} of the {split} split, such as {example}")
         return lines
-
-
-def _empty(*shape: int) -> np.ndarray:
-    """Room for uint8 values at an address by which JAX takes them on a CPU without a copy."""
-    size, line = math.prod(shape), 64
-    room = np.empty(size + line, np.uint8)
-    start = -room.ctypes.data % line
-    return room[start : start + size].reshape(shape)
 
 
 def _numbers(counter: Counter[str]) -> str:

@@ -12,7 +12,6 @@ import dataclasses
 import hashlib
 import importlib.util
 import json
-import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -26,6 +25,7 @@ from tensorflow_datasets.core import file_adapters
 from tensorflow_datasets.core.utils import py_utils, tqdm_utils
 from tensorflow_datasets.proto import tf_example_pb2
 
+from flaxvision._memory import empty
 from flaxvision.data import download, raw
 from flaxvision.data.dataset import Dataset, Source, Split
 from flaxvision.data.locate import Located
@@ -35,7 +35,6 @@ from flaxvision.errors import UserError
 VERSION = "1.0.0"  # of what the records hold; another one prepares everything again
 _SOURCE = "source.json"
 _CHUNK = 10_000  # records held as bytes at a time
-_BOUNDARY = 64  # bytes, XLA's alignment
 
 
 def load_published(published: Published, located: Located | None, data_dir: Path, limit: int | None) -> Dataset:
@@ -214,8 +213,8 @@ def _read_split(builder: tfds.core.DatasetBuilder, split: str, limit: int | None
     """The examples of a split; decoding the records here takes a fifth of the time of tfds's own decoder."""
     records = builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
     total = len(records) if limit is None else min(limit, len(records))
-    images = _empty((total, *builder.info.features["image"].shape), np.uint8)
-    labels = _empty((total,), np.int32)
+    images = empty((total, *builder.info.features["image"].shape), np.uint8)
+    labels = empty((total,), np.int32)
     flat = images.reshape(total, -1)
     for start in range(0, total, _CHUNK):
         rows = range(start, min(start + _CHUNK, total))
@@ -224,11 +223,3 @@ def _read_split(builder: tfds.core.DatasetBuilder, split: str, limit: int | None
             flat[row] = np.frombuffer(feature["image"].bytes_list.value[0], np.uint8)
             labels[row] = feature["label"].int64_list.value[0]
     return Split(images, labels)
-
-
-def _empty(shape: tuple[int, ...], dtype: type) -> np.ndarray:
-    """An array on a boundary of `_BOUNDARY` bytes, whose memory JAX uses on a CPU as it is."""
-    size = math.prod(shape) * np.dtype(dtype).itemsize
-    memory = np.empty(size + _BOUNDARY, np.uint8)
-    start = -memory.ctypes.data % _BOUNDARY
-    return memory[start : start + size].view(dtype).reshape(shape)

@@ -30,6 +30,7 @@ from flaxvision.training.history import History, HistoryBuilder, Result, Timing
 from flaxvision.training.losses import loss_of
 from flaxvision.training.metrics import Metrics
 from flaxvision.training.optimizers import build_optimizer, init_many
+from flaxvision.training.placing import place
 from flaxvision.training.plan import Plan, part_of, tuning_pays
 from flaxvision.training.recipe import Recipe, check_metric
 from flaxvision.training.selection import Best
@@ -178,20 +179,9 @@ class _Run:
                     for model, recipe in zip(prepared, recipes, strict=True)
                 )
         self.states = self.engine.put(states)
-        self.train_data = self.engine.put((dataset.train.images, dataset.train.labels))
-        self.held_out, self.ranges = self._hold_out(dataset)
+        self.data = place(dataset, self.plan.devices, self.engine.put)
         positions = sorted({gradient_layer(path) for path, _ in jax.tree.leaves_with_path(params)})
         self.layers = tuple(prepared[0].names[position] for position in positions)
-
-    def _hold_out(self, dataset: Dataset) -> tuple[Any, dict[str, range]]:
-        """What is evaluated after every epoch, as one array, and where each split lies in it."""
-        splits = [(name, split) for name, split in dataset.splits.items() if name != "train"]
-        ends = np.cumsum([0, *(len(split) for _, split in splits)]).tolist()
-        ranges = {name: range(ends[i], ends[i + 1]) for i, (name, _) in enumerate(splits)}
-        if len(splits) == 1:  # no copy
-            return self.engine.put((splits[0][1].images, splits[0][1].labels)), ranges
-        parts = zip(*((split.images, split.labels) for _, split in splits), strict=True)
-        return self.engine.put(tuple(map(np.concatenate, parts))), ranges
 
     def checkpoints(self, folder: str | Path, dataset: Dataset) -> Checkpoints:
         """Those of the run, which has one member, in a folder."""
@@ -215,7 +205,7 @@ class _Run:
         goes_on = first < epochs and not all(member.stopped for member in best)
         steps = min(self.per_epoch, self.total_steps - first * self.per_epoch)
         ahead = self.engine.compile_ahead
-        self.compiling = ahead(self.states, self.train_data, self.held_out, steps) if goes_on else None
+        self.compiling = ahead(self.states, self.data.train, self.data.held_out, steps) if goes_on else None
         for epoch in range(first, epochs):
             if all(member.stopped for member in best):
                 break
@@ -250,7 +240,7 @@ class _Run:
         self, epoch: int, steps: int, builders: list[HistoryBuilder], best: list[Best], callbacks: tuple[Callback, ...]
     ) -> bool:
         stop, before = False, 0
-        for done, states, total, so_far in self.engine.epoch(self.states, self.train_data, epoch, steps):
+        for done, states, total, so_far in self.engine.epoch(self.states, self.data.train, epoch, steps):
             self.states, sums, records = states, total, so_far
             examples = (done - before) * self.recipe.batch_size * self.members
             progress = Progress(epoch * self.per_epoch + done, self.total_steps, epoch + 1, examples)
@@ -261,8 +251,8 @@ class _Run:
             self.compiling.result()
             self.waited += time.perf_counter() - since
         scores = {
-            NAMES[split]: self.engine.evaluate(self.states, self.held_out, examples)
-            for split, examples in self.ranges.items()
+            NAMES[split]: self.engine.evaluate(self.states, self.data.held_out, examples)
+            for split, examples in self.data.ranges.items()
         }
         fetched, records = jax.device_get(({"train": sums, **scores}, records))
         kept: list[int] = []
@@ -328,7 +318,7 @@ class _Run:
         epochs = len(marks) - 1
         if not epochs:
             return Timing(0.0, 0.0, 0.0, 0.0)
-        examples = len(self.train_data[1]) * self.members
+        examples = len(self.data.train[1]) * self.members
         steady = marks[1:] if epochs > 1 else marks
         rate = examples * (len(steady) - 1) / (steady[-1] - steady[0])
         total, first = (marks[-1] - began) / self.members, (marks[1] - began) / self.members
