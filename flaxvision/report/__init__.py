@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from flaxvision._files import write_atomically
 from flaxvision.report.figures import draw_figures, figure_files
 from flaxvision.report.labels import End, label_ends
 from flaxvision.report.latex import results_latex
@@ -32,6 +31,7 @@ from flaxvision.report.style import (
 from flaxvision.report.style import style as figure_style
 from flaxvision.report.tables import results_csv, results_markdown
 from flaxvision.report.terminal import terminal_table
+from flaxvision.report.writer import Writer
 from flaxvision.sweep.results import SweepResult
 
 __all__ = [
@@ -62,17 +62,17 @@ __all__ = [
 def write_report(result: SweepResult, *, extra_sections: Sequence[tuple[str, str]] = ()) -> list[Path]:
     """Write results.csv, results.md, results.tex, the figures and report.html into the result's directory.
 
-    The same result gives the same bytes. `extra_sections` are more sections of the page, as in `report_html`.
+    The same result gives the same bytes. `extra_sections` are more sections of the page, as in `report_html`. What
+    cannot be made leaves the other files as they are; the first such error is raised when they are written.
 
     Raises:
         UserError: If the directory is missing or cannot be written.
     """
-    figures = figure_files(result)
-    contents: dict[str, bytes | str] = {
-        "results.csv": results_csv(result),
-        "results.md": results_markdown(result),
-        "results.tex": results_latex(result),
-        **figures,
-        "report.html": report_html(result, figures, extra_sections),
-    }
-    return [write_atomically(result.directory / name, content) for name, content in contents.items()]
+    errors: list[Exception] = []
+    writer = Writer(result, lambda _, error: errors.append(error))
+    writer.tables()
+    writer.draw()
+    writer.page(result, extra_sections)
+    if errors:
+        raise errors[0]
+    return list(writer.paths.values())

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flaxvision.report.style import COLUMN, FAINT, GRID, INK, OKABE_ITO, PAGE, new_figure, shorten, style
-from flaxvision.sweep.results import SweepResult
+from flaxvision.sweep.results import Outcome, SweepResult
 from flaxvision.training.confusion import confusion_matrix
 
 if TYPE_CHECKING:
@@ -22,22 +22,24 @@ SHOWN = 20  # pairs that are drawn of more classes
 def winner_pairs(result: SweepResult) -> np.ndarray | None:
     """The winner's confusion matrix at its selected epoch, as of `confusion_pairs`, on test or else validation.
 
-    None without classes.
+    None without classes, or without a winner.
     """
-    split = _split(result)
-    return None if split is None else result.winner.history[f"{split}_pairs"]
+    found = _split(result)
+    return None if found is None else found[0].history[f"{found[1]}_pairs"]
 
 
 def winner_accuracies(result: SweepResult) -> np.ndarray | None:
     """The winner's accuracy of every class, (C,), at the same epoch on the same split; None without classes."""
-    split = _split(result)
-    return None if split is None else result.winner.history[f"{split}_per_class"][result.winner.best_epoch - 1]
+    found = _split(result)
+    return None if found is None else found[0].history[f"{found[1]}_per_class"][found[0].best_epoch - 1]
 
 
-def _split(result: SweepResult) -> str | None:
-    history = result.winner.history
-    found = (split for split in ("test", "val") if len(history.get(f"{split}_pairs", ())))
-    return next(found, None)
+def _split(result: SweepResult) -> tuple[Outcome, str] | None:
+    """The winner and the split on which it was scored by classes."""
+    winner = result.winner
+    if winner is None:
+        return None
+    return next(((winner, s) for s in ("test", "val") if len(winner.history.get(f"{s}_pairs", ()))), None)
 
 
 def class_names(result: SweepResult) -> list[str]:

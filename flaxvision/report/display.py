@@ -15,7 +15,6 @@ DISPENSABLE = (
     "parameters", "test loss", "n", "verdict",
 )  # fmt: skip
 MAIN_METRICS = ("test_top1", "test_loss", "val_top1", "val_loss", "train_loss")
-DIVERGED = "†"
 BALANCED = 0.005  # a mean accuracy over classes that is this near top-1 is not worth a column
 
 
@@ -80,7 +79,7 @@ def _two_way_table(result: SweepResult) -> Table:
         entries = [_two_way_entry(cells.get((row, column)), metric, best) for column in columns]
         rows.append((Entry(row), *entries))
     caption = f"{formats.metric_name(metric)}, {_spread(result)}".capitalize()
-    notes = (*_best_notes(result, metric), *_diverged_notes(result))
+    notes = (*_best_notes(result, metric), *_marked_notes(result))
     return Table(caption, (down, *columns), tuple(rows), 1, across, notes)
 
 
@@ -88,7 +87,7 @@ def _two_way_entry(cell: Cell | None, metric: str, best: list[Cell]) -> Entry:
     if cell is None:
         return Entry("–")
     entry = _metric_entry(cell, metric, best)
-    return dataclasses.replace(entry, text=entry.text + DIVERGED) if cell.diverged else entry
+    return dataclasses.replace(entry, text=entry.text + formats.mark(cell))
 
 
 def _row_table(result: SweepResult) -> Table:
@@ -98,7 +97,7 @@ def _row_table(result: SweepResult) -> Table:
     if any(cell.stage == "final" for cell in result.cells):
         columns.append([Entry("stage"), *(Entry(cell.stage) for cell in result.cells)])
     labels = len(columns)
-    columns.append([Entry("n"), *(Entry(f"{c.n}{DIVERGED if c.diverged else ''}") for c in result.cells)])
+    columns.append([Entry("n"), *(Entry(f"{c.n}{formats.mark(c)}") for c in result.cells)])
     for shown in _metric_columns(result):
         best = formats.best_cells(result, shown) if shown == metric else []
         columns.append([Entry(formats.metric_name(shown)), *(_metric_entry(c, shown, best) for c in result.cells)])
@@ -106,7 +105,7 @@ def _row_table(result: SweepResult) -> Table:
     columns.extend(_count_columns(result))
     columns.append([Entry("seconds"), *(Entry(_seconds(cell)) for cell in result.cells)])
     header, *rows = zip(*columns, strict=True)
-    notes = (*_best_notes(result, metric), *_diverged_notes(result), *_equal_notes(result), *_other_notes(result))
+    notes = (*_best_notes(result, metric), *_marked_notes(result), *_equal_notes(result), *_other_notes(result))
     return Table(_spread(result).capitalize(), tuple(e.text for e in header), tuple(rows), labels, notes=notes)
 
 
@@ -130,7 +129,7 @@ def _imbalanced(result: SweepResult) -> bool:
 def _metric_entry(cell: Cell, metric: str, best: list[Cell]) -> Entry:
     mean = cell.mean(metric)
     if mean is None:
-        return Entry("diverged" if cell.diverged else "–")
+        return Entry(formats.without_number(cell))
     return Entry(formats.number(metric, mean, cell.std(metric)), best=cell in best)
 
 
@@ -155,12 +154,14 @@ def verdict_text(verdict: Verdict) -> str:
 def _count_columns(result: SweepResult) -> list[list[Entry]]:
     """Epochs and parameters, where they tell cells apart."""
     columns = []
-    if len({outcome.best_epoch for cell in result.cells for outcome in cell.outcomes}) > 1:
+    if len({epoch for cell in result.cells for epoch in cell.values("best_epoch")}) > 1:
         columns.append([Entry("best epoch"), *(_count(cell, "best_epoch") for cell in result.cells)])
     if result.convergence_threshold is not None:
         columns.append([Entry("converged at"), *(_count(cell, "converged_epoch") for cell in result.cells)])
     if len(_parameters(result)) > 1:
-        columns.append([Entry("parameters"), *(Entry(f"{c.outcomes[0].parameters:,}") for c in result.cells)])
+        columns.append(
+            [Entry("parameters"), *(Entry(f"{c.parameters:,}" if c.parameters else "–") for c in result.cells)]
+        )
     return columns
 
 
@@ -174,7 +175,7 @@ def _seconds(cell: Cell) -> str:
 
 
 def _parameters(result: SweepResult) -> set[int]:
-    return {outcome.parameters for cell in result.cells for outcome in cell.outcomes}
+    return {cell.parameters for cell in result.cells if cell.parameters}
 
 
 def _verdicts(result: SweepResult) -> list[Verdict]:
@@ -193,18 +194,25 @@ def _best_notes(result: SweepResult, metric: str) -> list[str]:
     if not formats.best_cells(result, metric):
         return []
     extreme = "highest" if formats.is_accuracy(metric) else "lowest"
-    return [f"Bold: the {extreme} mean {formats.metric_name(metric, unit=False)}."]
+    marked = any(cell.sound < cell.n for cell in result.cells)
+    among = " among the cells with the fewest seeds that diverged or failed" if marked else ""
+    return [f"Bold: the {extreme} mean {formats.metric_name(metric, unit=False)}{among}."]
 
 
-def _diverged_notes(result: SweepResult) -> list[str]:
-    found = [
-        f"{formats.cell_label(cell, result.keys) or 'all'}: {cell.diverged} of {cell.n}"
-        for cell in result.cells
-        if cell.diverged
-    ]
-    if not found:
-        return []
-    return [f"{DIVERGED} Seeds whose training loss was not finite ({'; '.join(found)}); means are over finite values."]
+def _marked_notes(result: SweepResult) -> list[str]:
+    notes = []
+    for mark, count, what in (
+        (formats.DIVERGED, lambda cell: cell.diverged, "Seeds whose training loss was not finite"),
+        (formats.FAILED, lambda cell: cell.failed, "Seeds that failed"),
+    ):
+        found = [
+            f"{formats.cell_label(cell, result.keys) or 'all'}: {count(cell)} of {cell.n}"
+            for cell in result.cells
+            if count(cell)
+        ]
+        if found:
+            notes.append(f"{mark} {what} ({'; '.join(found)}); means are over finite values.")
+    return notes
 
 
 def _equal_notes(result: SweepResult) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from flaxvision.report.confusion import draw_confusion
@@ -14,21 +15,37 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+def drawings(result: SweepResult) -> dict[str, Callable[[], Figure | None]]:
+    """What draws each figure, by the names of their files; some results have no data for one."""
+    return {
+        "table": lambda: draw_overview(result),
+        "loss": lambda: draw_curves(result, "loss"),
+        "accuracy": lambda: draw_curves(result, "top1"),
+        "confusion": lambda: draw_confusion(result),
+    }
+
+
 def draw_figures(result: SweepResult) -> dict[str, Figure]:
     """The figures by their files' names, as many as the result has data for."""
-    figures = {
-        "table": draw_overview(result),
-        "loss": draw_curves(result, "loss"),
-        "accuracy": draw_curves(result, "top1"),
-        "confusion": draw_confusion(result),
-    }
+    figures = {name: draw() for name, draw in drawings(result).items()}
     return {name: figure for name, figure in figures.items() if figure is not None}
 
 
-def figure_files(result: SweepResult) -> dict[str, bytes]:
-    """File name -> content: every figure as PNG and as SVG."""
-    return {
-        f"{name}.{kind}": encode(figure, kind)
-        for name, figure in draw_figures(result).items()
-        for kind in ("png", "svg")
-    }
+def figure_files(result: SweepResult, failed: Callable[[str, Exception], object] | None = None) -> dict[str, bytes]:
+    """File name -> content: every figure as PNG and as SVG.
+
+    Args:
+        result: What to draw.
+        failed: Is told of each figure that cannot be drawn, and why; None: the first error is raised.
+    """
+    files: dict[str, bytes] = {}
+    for name, draw in drawings(result).items():
+        try:
+            figure = draw()
+            if figure is not None:
+                files |= {f"{name}.{kind}": encode(figure, kind) for kind in ("png", "svg")}
+        except Exception as error:
+            if failed is None:
+                raise
+            failed(f"figure {name}", error)
+    return files

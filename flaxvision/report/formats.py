@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from flaxvision.sweep.results import Cell, SweepResult
+from flaxvision.sweep.table import best_cell
 
+DIVERGED, FAILED = "†", "‡"
 _NAMES = {"loss": "loss", "top1": "top-1", "top3": "top-3"}
 
 
@@ -99,6 +101,16 @@ def key_label(keys: Sequence[str]) -> str:
     return ", ".join(key.replace("_", " ") for key in keys)
 
 
+def without_number(cell: Cell) -> str:
+    """What stands where a cell has no number."""
+    return "failed" if cell.failed == cell.n else "diverged" if cell.diverged else "–"
+
+
+def mark(cell: Cell) -> str:
+    """What stands behind the number of a cell of whose seeds some diverged or failed."""
+    return DIVERGED * bool(cell.diverged) + FAILED * bool(cell.failed)
+
+
 def shown_metric(result: SweepResult) -> str:
     """The metric that stands for a cell where there is room for one: the objective, if any trial has it."""
     metrics = result.metrics
@@ -106,11 +118,11 @@ def shown_metric(result: SweepResult) -> str:
 
 
 def best_cells(result: SweepResult, metric: str) -> list[Cell]:
-    """The cell with the best mean of each stage that has several."""
+    """The best cell of each stage that has several, as the winner is chosen: see `flaxvision.sweep.table.best_cell`."""
     best = []
     for stage in distinct(cell.stage for cell in result.cells):
         cells = [cell for cell in result.cells if cell.stage == stage]
-        scored = [(mean, cell) for cell in cells if (mean := cell.mean(metric)) is not None]
-        if len(cells) > 1 and scored:
-            best.append((max if is_accuracy(metric) else min)(scored, key=lambda pair: pair[0])[1])
+        scored = [cell for cell in cells if cell.mean(metric) is not None]
+        if len(cells) > 1 and (chosen := best_cell(scored, metric)):
+            best.append(chosen)
     return best

@@ -12,7 +12,7 @@ from flaxvision.sweep.results import SweepResult
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "|": r"\textbar{}", '"': "''", "±": r"$\pm$", "−": "$-$", "–": "--", "†": r"$^\dagger$",
+    "|": r"\textbar{}", '"': "''", "±": r"$\pm$", "−": "$-$", "–": "--", "†": r"$^\dagger$", "‡": r"$^\ddagger$",
     "…": r"\ldots{}", "\u200b": "{}", "×": r"$\times$", "→": r"$\rightarrow$",
 }  # fmt: skip
 WIDTH = 345.0  # points of a line in LaTeX's `article`

@@ -42,7 +42,7 @@ def _draw_dots(result: SweepResult) -> Figure:
 
     metric = formats.shown_metric(result)
     scale = 100 if formats.is_accuracy(metric) else 1
-    cells = [cell for cell in result.cells if cell.values(metric) or cell.diverged] or list(result.cells)
+    cells = [cell for cell in result.cells if cell.values(metric) or cell.diverged or cell.failed] or list(result.cells)
     names = [shorten(formats.cell_label(cell, result.keys), 40) for cell in cells]
     figure = new_figure(PAGE if max(map(len, names)) > 16 else COLUMN, 0.85 + 0.19 * len(names))
     axes = figure.add_subplot()
@@ -94,8 +94,8 @@ def _draw_cell(axes: Axes, y: int, cell: Cell, metric: str, scale: float) -> Non
 def _text(cell: Cell, metric: str) -> str:
     mean = cell.mean(metric)
     if mean is None:
-        return "diverged" if cell.diverged else "–"
-    return formats.number(metric, mean, cell.std(metric)) + ("†" if cell.diverged else "")
+        return formats.without_number(cell)
+    return formats.number(metric, mean, cell.std(metric)) + formats.mark(cell)
 
 
 def _published(cell: Cell, metric: str) -> Verdict | None:

@@ -81,8 +81,11 @@ def _template() -> Template:
 
 def _headline(result: SweepResult) -> dict[str, Any]:
     """The winner in words and numbers."""
+    winner = result.winner
+    if winner is None:
+        return {}
     order = formats.distinct([result.objective, "test_top1", "test_top3", "test_balanced", "test_loss", "val_loss"])
-    values = [(metric, value) for metric in order if (value := result.winner.final.get(metric)) is not None]
+    values = [(metric, value) for metric in order if (value := winner.final.get(metric)) is not None]
     first, *others = [
         f"{formats.metric_name(metric, unit=False)} {formats.with_unit(metric, value)}" for metric, value in values
     ] or ["no finite result"]
@@ -90,8 +93,8 @@ def _headline(result: SweepResult) -> dict[str, Any]:
         "objective": formats.metric_name(result.objective, unit=False),
         "first": first,
         "others": others,
-        "where": dict(result.winner.cell),
-        "epochs": len(result.winner.history.get("train_loss", ())),
+        "where": dict(winner.cell),
+        "epochs": len(winner.history.get("train_loss", ())),
     }
 
 
@@ -136,7 +139,8 @@ def _trial(outcome: Outcome, keys: Sequence[str], metrics: Sequence[str]) -> dic
         "outcome": outcome,
         "values": [where.get(key, "") for key in keys]
         + ["–" if v is None else formats.number(m, v) for m, v in zip(metrics, values, strict=True)],
-        "seconds": formats.seconds(outcome.seconds),
+        "epoch": outcome.best_epoch or "–",
+        "seconds": formats.seconds(outcome.seconds) if outcome.status != "failed" else "–",
     }
 
 

@@ -17,11 +17,11 @@ def results_csv(result: SweepResult) -> str:
     metrics = [f"{metric}_{what}" for metric in TABLE_METRICS for what in ("mean", "std")]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    header = [*result.keys, *(["stage"] if final else []), "n", "diverged", "parameters", *metrics]
+    header = [*result.keys, *(["stage"] if final else []), "n", "diverged", "failed", "parameters", *metrics]
     writer.writerow([*header, "best_epoch", "converged_epoch", "seconds"])
     for cell in result.cells:
         where = [cell.where.get(key, "") for key in result.keys] + ([cell.stage] if final else [])
-        counts = [cell.n, cell.diverged, cell.outcomes[0].parameters if cell.outcomes else None]
+        counts = [cell.n, cell.diverged, cell.failed, cell.parameters]
         writer.writerow([*where, *counts, *_numbers(cell)])
     return text.getvalue()
 

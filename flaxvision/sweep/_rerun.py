@@ -54,6 +54,8 @@ def rerun(directory: str | Path, trial_id: str, *, raw_dir: str | None = None, d
         cohort = Cohort((trial,), places, "unroll", spec.convergence_threshold)
         executor = "processes" if record.get("cores") == 1 else "loop"
         ((_, (new_record,)),) = execute([cohort], executor, lambda _: ())
+        if new_record["status"] == "failed":
+            raise UserError(f"trial {record['id']} fails now: {new_record['message']}")
         new = outcome_of(new_record, places)
     equal = old.history.keys() == new.history.keys() and all(
         np.array_equal(old.history[name], new.history[name], equal_nan=True) for name in old.history
@@ -65,6 +67,7 @@ def rerun(directory: str | Path, trial_id: str, *, raw_dir: str | None = None, d
 
 def _only(records: Sequence[dict[str, Any]], trial_id: str) -> dict[str, Any]:
     """The record of a trial, by its id or an unambiguous beginning of it."""
+    records = [record for record in records if record["status"] != "failed"]
     matching = [record for record in records if record["id"].startswith(trial_id)]
     if len(matching) != 1:
         ids = ", ".join(record["id"] for record in records) or "(none)"

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import datetime
-import html
 import importlib
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flaxvision.errors import UserError
 from flaxvision.identity import Identity, switches
 from flaxvision.sweep.arrange import arrange
-from flaxvision.sweep.executors import check_executor, execute
+from flaxvision.sweep.attempt import reason
+from flaxvision.sweep.executors import check_executor, check_models, execute
 from flaxvision.sweep.plan import Plan, one_each, plan
-from flaxvision.sweep.results import Outcome, SweepResult
+from flaxvision.sweep.progress import Watcher
+from flaxvision.sweep.results import Outcome, Problem, SweepResult
 from flaxvision.sweep.spec import Spec, config_hash
 from flaxvision.sweep.store import (
     append_record,
@@ -34,18 +34,8 @@ from flaxvision.sweep.table import best_cell, cells_of, nearest_to_mean
 from flaxvision.sweep.trials import Trial, finals_of
 from flaxvision.sweep.work import Cohort, Places, load_dataset
 
-if TYPE_CHECKING:
-    from flaxvision.data import Dataset
-    from flaxvision.training._fit import Callback
-
+EXPORT = "export"  # how the problem of an export begins
 WINNER = "winner.safetensors"
-Watch = Callable[[Sequence[Cohort]], "contextlib.AbstractContextManager[Callable[[Cohort], Iterable[Callback]]]"]
-
-
-@contextlib.contextmanager
-def unwatched(_: Sequence[Cohort]) -> Iterator[Callable[[Cohort], Iterable[Callback]]]:
-    """No progress bar."""
-    yield lambda cohort: ()
 
 
 def run(
@@ -58,7 +48,7 @@ def run(
     data_dir: str | None = None,
     command: str | None = None,
     planned: Callable[[Plan], object] = lambda _: None,
-    watch: Watch = unwatched,
+    watch: Watcher | None = None,
     export: bool = True,
     report: bool = True,
 ) -> SweepResult:
@@ -77,13 +67,13 @@ def run(
         data_dir: Folder of prepared data sets, see `flaxvision.data.load`.
         command: The command that made it, for the report.
         planned: Called once with what will run, after all checks and before any training.
-        watch: Makes the progress display from the cohorts to run: callbacks that see a trial's progress some times a
-            second. Only where trials run one after the other can they stop it.
+        watch: Sees trials train and end, see `flaxvision.sweep.progress`; None: nobody does.
         export: Write the winner as an ONNX file and compare it with PyTorch and Keras where those are installed.
         report: Write tables, figures and report.html.
 
     Returns:
-        The filled table.
+        The filled table. A trial that raises, or whose worker process dies, is in it as failed; what could not be
+        written or exported afterwards is in its `problems`. Without a trial that is sound it has no winner.
 
     Raises:
         UserError: For a spec, data or folder that does not work; found before anything is trained or written.
@@ -92,6 +82,7 @@ def run(
     directory = run_directory(spec.name, out_dir, resume=resume)
     places = Places(directory, raw_dir, data_dir)
     checked = plan(spec, places)
+    check_models([trial.settings["model"] for trial in checked.trials], executor)
     check_directory(directory, checked.spec, resume=resume)
     if out_dir is None:
         places = dataclasses.replace(places, directory=claim(directory))
@@ -109,23 +100,25 @@ def _fill(
     executor: str,
     command: str | None,
     planned: Callable[[Plan], object],
-    watch: Watch,
+    watch: Watcher | None,
     export: bool,
     report: bool,
 ) -> SweepResult:
     """Train what is not on record, and report all of it."""
     spec, stages, trials, directory = checked.spec, checked.stages, checked.trials, places.directory
-    done = {record["id"]: record for record in records}
+    done = {record["id"]: record for record in records if record["status"] != "failed"}
     used: list[str] = []  # executors
+    watch = watch or Watcher()
 
     def train(wanted: Sequence[Trial]) -> dict[str, Outcome]:
         left = [trial for trial in wanted if trial.id not in done]
         if left:
             if not used:
                 planned(checked)
-            used.append(_train(left, places, executor, spec.convergence_threshold, done, checked.identity, watch))
+            used.append(_train(left, places, executor, spec, done, checked.identity, watch))
         return {trial.id: outcome_of(done[trial.id], places) for trial in wanted}
 
+    places.pretrained.unlink(missing_ok=True)
     for stage in stages:
         if stage.id in done:
             shutil.copyfile(places.weights(stage.id), places.pretrained)
@@ -133,34 +126,61 @@ def _fill(
         train(stages)
     cells = cells_of(spec, trials, train([*stages, *trials]))
     best = best_cell(cells, spec.objective)
-    chosen = next(trial for trial in trials if dict(trial.cell) == best.where)
-    finals = finals_of(spec, chosen.settings, chosen.cell)
+    finals: list[Trial] = []
+    if best is not None:
+        chosen = next(trial for trial in trials if dict(trial.cell) == best.where)
+        finals = finals_of(spec, chosen.settings, chosen.cell)
     if finals:
         cells += cells_of(spec, finals, train(finals))
-        best = cells[-1]
-    winner = nearest_to_mean(best, spec.objective)
-    shutil.copyfile(places.weights(winner.id), directory / WINNER)
+        best = best_cell(cells[-1:], spec.objective) or best
+    winner = None if best is None else nearest_to_mean(best, spec.objective)
+    (directory / WINNER).unlink(missing_ok=True)  # of an earlier run of fewer trials
+    if winner is not None:
+        shutil.copyfile(places.weights(winner.id), directory / WINNER)
     executors = ", ".join(dict.fromkeys(used)) or executor
-    result = _result(spec, [*stages, *trials, *finals], cells, winner, places, executors, command, notes)
-    sections = [_exported(result, load_dataset(_trial_of(winner, [*trials, *finals]), places))] if export else []
-    if report:
-        from flaxvision.report import write_report
-
-        write_report(result, extra_sections=sections)
-    return result
+    everything = [*stages, *trials, *finals]
+    problems = [Problem("pretraining", done[trial.id]["message"]) for trial in stages if "message" in done[trial.id]]
+    result = _result(spec, everything, cells, winner, places, executors, command, notes, problems)
+    return _reported(result, everything, places, export, report)
 
 
 def _trial_of(outcome: Outcome, trials: Sequence[Trial]) -> Trial:
     return next(trial for trial in trials if trial.id == outcome.id)
 
 
-def _exported(result: SweepResult, dataset: Dataset) -> tuple[str, str]:
-    """Export the winner; gives the report's section about it. A chain that ONNX cannot hold does not lose the run."""
-    try:
-        parity = importlib.import_module("export").export_winner(result.directory, dataset)
-    except UserError as error:
-        return "Elsewhere", f"<p>The winner was not exported: {html.escape(str(error))}</p>"
-    return "The same network elsewhere", parity.html()
+def _reported(result: SweepResult, trials: Sequence[Trial], places: Places, export: bool, report: bool) -> SweepResult:
+    """Write what is known, numbers first, then export the winner; what fails is noted and costs nothing else."""
+    problems = list(result.problems)
+
+    def failed(what: str, error: Exception) -> None:
+        problems.append(Problem(what, reason(error)))
+
+    def so_far() -> SweepResult:
+        return dataclasses.replace(result, problems=tuple(problems))
+
+    writer = None
+    if report:
+        from flaxvision.report.writer import Writer
+
+        writer = Writer(result, failed)
+        writer.tables()
+        writer.draw()
+        writer.page(so_far())
+    if export and result.winner is not None:
+        onnx = result.directory / "winner.onnx"
+        onnx.unlink(missing_ok=True)  # of an earlier run with fewer trials
+        try:
+            dataset = load_dataset(_trial_of(result.winner, trials), places)
+            parity = importlib.import_module("export").export_winner(result.directory, dataset)
+            sections = [("The same network elsewhere", parity.html())]
+        except Exception as error:
+            there = onnx.exists()
+            what = f"{EXPORT}: {onnx.name} is written, but not compared" if there else f"{EXPORT}: nothing is written"
+            failed(what, error)
+            sections = []
+        if writer is not None:
+            writer.page(so_far(), sections)
+    return so_far()
 
 
 def run_directory(name: str, out_dir: str | Path | None, *, resume: bool) -> Path:
@@ -183,24 +203,26 @@ def _train(
     trials: Sequence[Trial],
     places: Places,
     executor: str,
-    threshold: float | None,
+    spec: Spec,
     done: dict[str, dict[str, Any]],
     identity: Identity,
-    watch: Watch,
+    watch: Watcher,
 ) -> str:
     """Train trials, and return the executor that did, in words."""
     import jax
 
     arranged = arrange(trials, places, executor, jax.default_backend())
-    work = [Cohort(group, places, arranged.mode, threshold) for group in arranged.cohorts]
-    with watch(work) as callbacks:
-        for cohort, records in execute(work, arranged.executor, callbacks):
+    work = [Cohort(group, places, arranged.mode, spec.convergence_threshold) for group in arranged.cohorts]
+    watch.begin(work, spec.objective)
+    with watch:
+        for cohort, records in execute(work, arranged.executor, watch.callbacks):
             for record in records:
                 check_unchanged(record, identity)
                 append_record(places.directory, record)
                 done[record["id"]] = record
-            if cohort.pretrains:
+            if cohort.pretrains and places.weights(cohort.trials[0].id).exists():
                 shutil.copyfile(places.weights(cohort.trials[0].id), places.pretrained)
+            watch.end(cohort, records)
     together = arranged.executor == "threads" and max(map(len, arranged.cohorts)) > 1
     return f"{arranged.executor}, cohorts by vmap" if together else arranged.executor
 
@@ -209,16 +231,17 @@ def _result(
     spec: Spec,
     trials: Sequence[Trial],
     cells: tuple,
-    winner: Outcome,
+    winner: Outcome | None,
     places: Places,
     executor: str,
     command: str | None,
     notes: Sequence[str],
+    problems: Sequence[Problem],
 ) -> SweepResult:
     from flaxvision.sweep.provenance import data_sources, device, versions
 
     datasets = {id(dataset): dataset for trial in one_each(trials) for dataset in [load_dataset(trial, places)]}
-    winning = _trial_of(winner, trials)
+    shown = trials[-1] if winner is None else _trial_of(winner, trials)
     provenance = {
         "command": command or f"flaxvision.sweep.run(load_spec({spec.name!r}))",
         "config hash": config_hash(dump_spec(spec)),
@@ -239,8 +262,9 @@ def _result(
         cells=cells,
         objective=spec.objective,
         winner=winner,
-        classes=load_dataset(winning, places).classes,
+        classes=load_dataset(shown, places).classes,
         provenance=provenance,
         directory=places.directory,
         convergence_threshold=spec.convergence_threshold,
+        problems=tuple(problems),
     )

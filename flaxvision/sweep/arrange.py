@@ -55,12 +55,17 @@ def arrange(trials: Sequence[Trial], places: Places, executor: str, platform: st
 
     @functools.cache
     def cost(cohort: str) -> Cost:
-        return cost_of(samples[cohort], places)
+        try:
+            return cost_of(samples[cohort], places)
+        except Exception:  # it will fail when it is trained, and say why there
+            return Cost(0.0, 1.0, 0.0)
 
     mode = executor if executor in ("unroll", "vmap") else "auto"
     vmapped = executor == "vmap" or (executor == "auto" and platform != "cpu")
     if executor == "auto":
         executor = "threads" if vmapped else _on_cores(trials, cost)
+        if executor == "processes" and any(trial.settings["model"].startswith("__main__:") for trial in trials):
+            executor = "threads"  # workers do not import the script
     groups = cohorts(trials, VMAPPED if vmapped else UNROLLED if executor == "unroll" else 1)
     if executor in ("threads", "processes"):  # the longest first, so that none is left for the end
         groups.sort(key=lambda group: -cost(group[0].cohort).seconds)

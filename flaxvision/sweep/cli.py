@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,8 +15,6 @@ from flaxvision.sweep.executors import EXECUTORS, check_executor
 if TYPE_CHECKING:
     from flaxvision.sweep.plan import Plan
     from flaxvision.sweep.spec import Spec
-    from flaxvision.sweep.work import Cohort
-    from flaxvision.training._fit import Callback
 
 PROGRAM = "python -m flaxvision.sweep"
 DESCRIPTION = """\
@@ -32,13 +29,16 @@ examples:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; 0 for success, 1 for a rerun that differs, 2 for a mistake in what was given."""
+    """Run the command line.
+
+    Returns:
+        0 for success, 1 for a rerun that differs, 2 for a mistake in what was given, and 3 for a sweep that has ended
+        although a trial failed, none was sound, or a file of the report could not be written.
+    """
     own_process = arguments is None
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     run, left = (_rerun, arguments[1:]) if arguments[:1] == ["rerun"] else (_sweep, arguments)
-    return exit_status(
-        lambda: run(left, own_process), interrupted="interrupted; finished trials are kept: add --resume to go on"
-    )
+    return exit_status(lambda: run(left, own_process), interrupted="interrupted before anything was trained")
 
 
 def _sweep(arguments: list[str], own_process: bool) -> int:
@@ -62,25 +62,33 @@ def _sweep(arguments: list[str], own_process: bool) -> int:
         settings=options.set,
     )
     from flaxvision import runtime
-    from flaxvision.sweep._run import run, unwatched
+    from flaxvision.sweep._run import EXPORT, run
+    from flaxvision.sweep.progress import watcher
 
     if own_process:
         runtime.prepare()
     if options.dry_run:
         return _dry_run(spec, options)
     quiet = options.quiet
-    result = run(
-        spec,
-        options.out,
-        executor=options.executor,
-        resume=options.resume,
-        raw_dir=options.raw_dir,
-        data_dir=options.data_dir,
-        command=shlex.join([*PROGRAM.split(), *arguments]),
-        export=not options.no_export,
-        planned=(lambda _: None) if quiet else _say_data,
-        watch=unwatched if quiet else _watch,
-    )
+    watch = watcher(quiet)
+    words = shlex.join([*PROGRAM.split(), *arguments])
+    try:
+        result = run(
+            spec,
+            options.out,
+            executor=options.executor,
+            resume=options.resume,
+            raw_dir=options.raw_dir,
+            data_dir=options.data_dir,
+            command=words,
+            export=not options.no_export,
+            planned=(lambda _: None) if quiet else _say_data,
+            watch=watch,
+        )
+    except KeyboardInterrupt:
+        directory = watch.directory or (options.out if options.resume else None)
+        print(_interrupted(arguments, options, directory), file=sys.stderr)
+        return 130
     if not quiet:
         for note in result.provenance.get("notes", ()):
             print(f"note: {note}", file=sys.stderr)
@@ -89,8 +97,27 @@ def _sweep(arguments: list[str], own_process: bool) -> int:
         from flaxvision.report import terminal_table
 
         Console().print(terminal_table(result))
-        print(f"report: {result.directory / 'report.html'}")
-    return 0
+    for problem in result.problems:
+        print(problem, file=sys.stderr)
+    if result.winner is None:
+        print("no winner: every trial diverged or failed", file=sys.stderr)
+    if result.failures:
+        print(f"{len(result.failures)} of {sum(cell.n for cell in result.cells)} trials failed", file=sys.stderr)
+    page = result.directory / "report.html"
+    if not quiet and page.exists():
+        print(f"report: {page}")
+    whole = result.winner is not None and all(problem.what.startswith(EXPORT) for problem in result.problems)
+    return 0 if whole and not result.failures else 3
+
+
+def _interrupted(arguments: Sequence[str], options: argparse.Namespace, directory: Path | None) -> str:
+    """What an interrupted sweep says: where it is, and what to type to go on."""
+    if directory is None:
+        return "interrupted before anything was trained"
+    more = [] if options.out else ["--out", str(directory)]
+    more += [] if options.resume else ["--resume"]
+    words = shlex.join([*PROGRAM.split(), *arguments, *more])
+    return f"interrupted; the trials that ended are kept in {directory}: to go on, type {words}"
 
 
 def _rerun(arguments: list[str], own_process: bool) -> int:
@@ -171,18 +198,3 @@ def _dry_run(spec: Spec, options: argparse.Namespace) -> int:
     after = f", after them trials of the winner: {len(spec.final.seeds)}" if spec.final else ""
     print(f"programs: {len(groups)}, trials: {len(trials)}{before}{after}; nothing was trained or written")
     return 0
-
-
-@contextlib.contextmanager
-def _watch(work: Sequence[Cohort]) -> Iterator[Callable[[Cohort], Iterable[Callback]]]:
-    """A progress bar over all cohorts."""
-    from flaxvision.training import ProgressBar
-
-    with ProgressBar("", parts=len(work)) as bar:
-
-        def callbacks(cohort: Cohort) -> Iterable[Callback]:
-            cells = dict.fromkeys(", ".join(f"{k}={v}" for k, v in trial.cell) for trial in cohort.trials)
-            number = f"{len(cohort.trials)} trials" if len(cohort.trials) > 1 else "1 trial"
-            return [bar.part(f"{number} ({next(iter(cells))}{', …' if len(cells) > 1 else ''})")]
-
-        yield callbacks

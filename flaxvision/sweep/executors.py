@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import concurrent.futures
-import concurrent.futures.process
-import dataclasses
 import importlib.util
 import logging
-import multiprocessing
-import multiprocessing.connection
-import os
 import queue
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from flaxvision.errors import UserError, check_choice
 from flaxvision.runtime import cores
+from flaxvision.sweep.attempt import Records, attempt, failure, singly
+from flaxvision.sweep.workers import EVERY, Worker, WorkerDied, every_so_often
 
 if TYPE_CHECKING:
     from flaxvision.sweep.work import Cohort
     from flaxvision.training._fit import Callback, Progress
 
 EXECUTORS = ("auto", "loop", "threads", "processes", "unroll", "vmap", "ray")
-EVERY = 0.2  # seconds between two reports of a worker
-Records = list[dict[str, Any]]
 
 
 def check_executor(executor: str) -> None:
@@ -33,6 +27,17 @@ def check_executor(executor: str) -> None:
     check_choice("executor", executor, EXECUTORS)
     if executor == "ray" and importlib.util.find_spec("ray") is None:
         raise UserError("--executor ray needs Ray: pip install 'flaxvision[ray]'")
+
+
+def check_models(models: Iterable[str], executor: str) -> None:
+    """Raise `UserError` for networks that other processes cannot make: functions of a script or notebook itself."""
+    if executor in ("processes", "ray"):
+        for model in models:
+            if model.startswith("__main__:"):
+                raise UserError(
+                    f"executor {executor!r} cannot make {model!r}, as workers do not import the script: put the "
+                    "function into a file of its own, or use executor 'threads'"
+                )
 
 
 def execute(
@@ -51,10 +56,10 @@ def execute(
         yield from _ray(cohorts)
     else:
         for cohort in cohorts:
-            yield cohort, cohort.run(callbacks(cohort))
+            yield cohort, attempt(cohort, callbacks(cohort))
 
 
-class _Ended(Exception):
+class _Ended(BaseException):  # so that no trial takes it for its own
     """Ends what a thread still trains when nobody waits for it any more."""
 
 
@@ -71,8 +76,13 @@ def _threads(
         reports.put(report)
 
     with concurrent.futures.ThreadPoolExecutor(min(len(cores()), len(cohorts))) as pool:
+
+        def submit(number: int) -> concurrent.futures.Future[Records]:
+            listener = every_so_often(lambda progress: put((number, progress)))
+            return pool.submit(attempt, cohorts[number], [listener])
+
         try:
-            yield from _collect(cohorts, lambda i: pool.submit(_run_reporting, i, cohorts[i], put), reports, callbacks)
+            yield from _collect(cohorts, submit, reports, callbacks)
         finally:
             ended.set()
             pool.shutdown(wait=False, cancel_futures=True)
@@ -81,19 +91,41 @@ def _threads(
 def _processes(
     cohorts: Sequence[Cohort], callbacks: Callable[[Cohort], Iterable[Callback]]
 ) -> Iterator[tuple[Cohort, Records]]:
-    context = multiprocessing.get_context("spawn")  # JAX does not survive a fork
-    free, reports = context.Queue(), context.Queue()
-    for core in cores():
+    """A worker process a core, each fed by a thread.
+
+    One that dies is replaced, and the trials of its cohort are tried singly.
+    """
+    reports: queue.SimpleQueue = queue.SimpleQueue()
+    free: queue.SimpleQueue[int] = queue.SimpleQueue()
+    workers: dict[int, Worker] = {}  # core -> its worker
+    ended = threading.Event()
+    count = min(len(cores()), len(cohorts))
+    for core in cores()[:count]:
         free.put(core)
-    workers = min(len(cores()), len(cohorts))
-    with concurrent.futures.ProcessPoolExecutor(workers, context, _begin, (free, reports)) as pool:
+
+    def run(number: int, cohort: Cohort) -> Records:
+        core = free.get()
         try:
-            yield from _collect(cohorts, lambda i: pool.submit(_run_in_worker, i, cohorts[i]), reports, callbacks)
-        except concurrent.futures.process.BrokenProcessPool as error:
-            raise UserError("a worker process died, perhaps for want of memory: add --resume to go on") from error
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)  # else what waits is run before the error is told
-            raise
+            worker = workers.get(core) or workers.setdefault(core, Worker(core))
+            if ended.is_set():
+                worker.end()
+            return worker.run(cohort, lambda progress: reports.put((number, progress)))
+        except WorkerDied as death:
+            workers.pop(core).end()
+            if len(cohort.trials) == 1 or ended.is_set():
+                return [failure(cohort.trials[0], str(death))]
+        finally:
+            free.put(core)
+        return [record for single in singly(cohort) for record in run(number, single)]
+
+    with concurrent.futures.ThreadPoolExecutor(count) as pool:
+        try:
+            yield from _collect(cohorts, lambda i: pool.submit(run, i, cohorts[i]), reports, callbacks)
+        finally:
+            ended.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            for worker in list(workers.values()):
+                worker.end()
 
 
 def _collect(
@@ -128,48 +160,6 @@ def _in_turn(cohorts: Sequence[Cohort]) -> tuple[list[int], list[int]]:
     return [number for number in numbers if number not in held], held
 
 
-_reports: Any = None  # the queue of a worker process
-
-
-def _begin(free: Any, reports: Any) -> None:
-    """Give a worker a core of its own, before JAX counts them, and the settings of a process that only trains."""
-    from flaxvision import runtime
-
-    global _reports
-    _reports = reports
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    core = free.get()
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {core})
-    runtime.prepare()
-
-
-def _end_with_parent() -> None:
-    """Leave no worker behind when the process that started it is killed."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
-
-
-def _run_in_worker(number: int, cohort: Cohort) -> Records:
-    return _run_reporting(number, cohort, _reports.put)
-
-
-def _run_reporting(number: int, cohort: Cohort, put: Callable[[tuple[int, Progress]], None]) -> Records:
-    """Run a cohort, putting its number and its progress every so often."""
-    last, examples = time.monotonic(), 0
-
-    def report(progress: Progress) -> None:
-        nonlocal last, examples
-        examples += progress.examples
-        if time.monotonic() - last > EVERY or progress.step == progress.steps:
-            put((number, dataclasses.replace(progress, examples=examples)))
-            last, examples = time.monotonic(), 0
-
-    return cohort.run([report])
-
-
 def _ray(cohorts: Sequence[Cohort]) -> Iterator[tuple[Cohort, Records]]:
     """Each cohort is a task of one processor core, or of one GPU where the cluster has any.
 
@@ -177,7 +167,6 @@ def _ray(cohorts: Sequence[Cohort]) -> Iterator[tuple[Cohort, Records]]:
     run again elsewhere, by Ray's own rule.
     """
     import ray
-    from ray.exceptions import RayError, RayTaskError
 
     try:
         if not ray.is_initialized():
@@ -192,20 +181,29 @@ def _ray(cohorts: Sequence[Cohort]) -> Iterator[tuple[Cohort, Records]]:
         while waiting:
             (done,), _ = ray.wait(list(waiting), num_returns=1)
             cohort = waiting.pop(done)
-            yield cohort, ray.get(done)
+            yield cohort, _from_ray(cohort, done)
             if cohort.pretrains:
                 waiting |= {task.remote(cohorts[number]): cohorts[number] for number in held}
-    except RayTaskError as error:
-        raise error.cause from error
-    except RayError as error:
-        raise UserError(f"Ray lost a trial ({type(error).__name__}): add --resume to go on") from error
     finally:
         for unfinished in waiting:
             ray.cancel(unfinished, force=True)
+
+
+def _from_ray(cohort: Cohort, done: Any) -> Records:
+    """What a task gives; of one that Ray lost for good, such as by a node without memory, its trials failed."""
+    import ray
+    from ray.exceptions import RayError
+
+    try:
+        return ray.get(done)
+    except RayError as error:
+        line = str(error).strip().partition("\n")[0]
+        message = f"lost by Ray: {type(error).__name__}{': ' if line else ''}{line}"
+        return [failure(trial, message) for trial in cohort.trials]
 
 
 def _task(cohort: Cohort) -> Records:
     from flaxvision.sweep.work import look_again
 
     look_again(cohort.trials, cohort.places)  # Ray may have kept this process since an earlier sweep
-    return cohort.run()
+    return attempt(cohort)

@@ -19,14 +19,15 @@ class Outcome:
     stage: str  # "sweep" or "final"
     cell: tuple[tuple[str, str], ...]  # (varied key, value as typed in the spec)
     seed: int
-    status: str  # "ok" or "diverged" (a training loss was not finite)
+    status: str  # "ok", "diverged" (a training loss was not finite) or "failed" (an error, see `message`)
     config: dict[str, Any]  # everything that determines it
-    parameters: int
+    parameters: int  # 0 if it failed
     final: dict[str, float | None]  # metric -> value of the selected epoch (train_*: running values); None: not finite
-    best_epoch: int  # the selected epoch, from 1
+    best_epoch: int  # the selected epoch, from 1; 0 if it failed
     converged_epoch: int | None  # see `converged`; None without a threshold
     seconds: float  # of training and evaluation, without compilation
     history: dict[str, np.ndarray]  # see `flaxvision.training.History`
+    message: str = ""  # why it failed
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -60,6 +61,21 @@ class Cell:
         """How many of them diverged."""
         return sum(outcome.status == "diverged" for outcome in self.outcomes)
 
+    @property
+    def failed(self) -> int:
+        """How many ended by an error."""
+        return sum(outcome.status == "failed" for outcome in self.outcomes)
+
+    @property
+    def sound(self) -> int:
+        """How many neither diverged nor failed."""
+        return self.n - self.diverged - self.failed
+
+    @property
+    def parameters(self) -> int | None:
+        """Parameters of the network; None where every trial failed."""
+        return max((outcome.parameters for outcome in self.outcomes), default=0) or None
+
     def mean(self, metric: str) -> float | None:
         """Mean over the seeds with a finite value of `metric`; None without any."""
         values = self.values(metric)
@@ -75,8 +91,20 @@ class Cell:
         found = [
             getattr(o, metric) if metric in ("best_epoch", "converged_epoch", "seconds") else o.final.get(metric)
             for o in self.outcomes
+            if o.status != "failed"
         ]
         return [float(value) for value in found if value is not None]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Problem:
+    """What could not be done with a trained table."""
+
+    what: str  # such as "results.tex", "figure loss", "export"
+    why: str  # one line
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.why}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -89,11 +117,17 @@ class SweepResult:
     keys: tuple[str, ...]  # the varied keys, in the order of the spec
     cells: tuple[Cell, ...]  # in the order of the spec; the final stage's cell last
     objective: str  # the metric by which the winner was chosen
-    winner: Outcome
+    winner: Outcome | None  # None where every trial diverged or failed
     classes: tuple[str, ...]
     provenance: dict[str, Any]  # nested: "data sets", "versions", "device", "config hash", "command", …
     directory: Path
     convergence_threshold: float | None = None  # change of test_top1 below which an epoch counts as converged
+    problems: tuple[Problem, ...] = ()
+
+    @property
+    def failures(self) -> tuple[Outcome, ...]:
+        """The trials that failed."""
+        return tuple(outcome for cell in self.cells for outcome in cell.outcomes if outcome.status == "failed")
 
     @property
     def metrics(self) -> tuple[str, ...]:

@@ -186,6 +186,13 @@ def read_run(directory: str | Path) -> tuple[Spec, list[dict[str, Any]]]:
 
 def outcome_of(record: dict[str, Any], places: Places) -> Outcome:
     """A record with its history."""
+    known = {key: record[key] for key in ("id", "stage", "seed", "status", "config")}
+    cell = tuple(record["cell"].items())
+    if record["status"] == "failed":
+        return Outcome(
+            **known, cell=cell, parameters=0, final={}, best_epoch=0, converged_epoch=None, seconds=0.0, history={},
+            message=record["message"],
+        )  # fmt: skip
     path = places.history(record["id"])
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
@@ -193,9 +200,9 @@ def outcome_of(record: dict[str, Any], places: Places) -> Outcome:
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"cannot read {path} ({error}): remove the trial's line from {TRIALS} and resume") from error
     return Outcome(
-        **{key: record[key] for key in ("id", "stage", "seed", "status", "config", "parameters", "final")},
-        **{key: record[key] for key in ("best_epoch", "converged_epoch", "seconds")},
-        cell=tuple(record["cell"].items()),
+        **known,
+        **{key: record[key] for key in ("parameters", "final", "best_epoch", "converged_epoch", "seconds")},
+        cell=cell,
         history=as_pairs(history, record["best_epoch"]),
     )
 

@@ -22,27 +22,32 @@ def cells_of(spec: Spec, trials: Sequence[Trial], outcomes: dict[str, Outcome]) 
     return tuple(cells)
 
 
-def best_cell(cells: Sequence[Cell], objective: str) -> Cell:
-    """The cell with the best mean objective, the first of equal ones; one whose every trial diverged comes last."""
-    return min(cells, key=lambda cell: (cell.diverged == cell.n, _rank(cell.mean(objective), objective)))
+def best_cell(cells: Sequence[Cell], objective: str) -> Cell | None:
+    """The cell with the best mean objective, the first of equal ones; None where every trial diverged or failed.
+
+    A cell of whose trials a smaller share diverged or failed comes first, whatever its mean, which is over the others.
+    """
+    sound = [cell for cell in cells if cell.sound]
+    return min(sound, key=lambda cell: rank(cell, objective), default=None)
+
+
+def rank(cell: Cell, metric: str) -> tuple[float, float]:
+    """Smaller for a better cell: the share of its trials that diverged or failed, then its mean."""
+    mean = cell.mean(metric)
+    value = math.inf if mean is None else mean if metric.endswith("loss") else -mean
+    return 1 - cell.sound / cell.n, value
 
 
 def nearest_to_mean(cell: Cell, objective: str) -> Outcome:
-    """The seed whose objective is nearest the cell's mean: a typical trial, not the luckiest; none that diverged."""
+    """The seed whose objective is nearest the cell's mean: a typical trial, not the luckiest; a sound one."""
     metric = objective if cell.values(objective) else objective.replace("val_", "test_")
     mean = cell.mean(metric)
 
     def distance(outcome: Outcome) -> tuple[bool, float]:
         value = outcome.final.get(metric)
-        return outcome.status == "diverged", math.inf if value is None or mean is None else abs(value - mean)
+        return outcome.status != "ok", math.inf if value is None or mean is None else abs(value - mean)
 
     return min(cell.outcomes, key=distance)
-
-
-def _rank(value: float | None, objective: str) -> float:
-    if value is None:
-        return math.inf
-    return value if objective.endswith("loss") else -value
 
 
 def _fitting(spec: Spec, cell: Cell) -> list[Published]:
@@ -50,9 +55,10 @@ def _fitting(spec: Spec, cell: Cell) -> list[Published]:
 
 
 def _verdict(published: Published, cell: Cell) -> Verdict:
-    ours = float(cell.outcomes[0].parameters) if published.metric == "parameters" else cell.mean(published.metric)
+    ours = cell.parameters if published.metric == "parameters" else cell.mean(published.metric)
     if ours is None:
         verdict = "missing"
     else:
         verdict = "within" if abs(ours - published.value) <= published.tolerance else "outside"
+    ours = ours if ours is None else float(ours)
     return Verdict(published.metric, published.value, published.tolerance, published.source, ours, verdict)

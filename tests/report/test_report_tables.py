@@ -38,19 +38,19 @@ def small(values=("0.10", "a,b"), losses=((0.25, 0.75), (np.nan, np.nan)), **cha
 
 
 def test_csv_is_exact():
-    header = "rate,n,diverged,parameters," + ",".join(f"{m}_mean,{m}_std" for m in TABLE_METRICS)
+    header = "rate,n,diverged,failed,parameters," + ",".join(f"{m}_mean,{m}_std" for m in TABLE_METRICS)
     std, top_std = repr(float(np.std([0.25, 0.75], ddof=1))), repr(float(np.std([0.5, 0.75], ddof=1)))
     assert results_csv(small()) == (
         f"{header},best_epoch,converged_epoch,seconds\n"
-        f"0.10,2,0,7,0.5,{std},,,,,,,,,,,0.625,{top_std},,,,,2,2,2.0\n"
-        f'"a,b",2,2,7,,,,,,,,,,,,,0.625,{top_std},,,,,2,2,2.0\n'
+        f"0.10,2,0,0,7,0.5,{std},,,,,,,,,,,0.625,{top_std},,,,,2,2,2.0\n"
+        f'"a,b",2,2,0,7,,,,,,,,,,,,,0.625,{top_std},,,,,2,2,2.0\n'
     )
 
 
 def test_csv_without_keys_and_with_a_final_stage():
     lines = results_csv(examples.single(HERE)).splitlines()
-    assert lines[0].startswith("n,diverged,parameters,train_loss_mean,train_loss_std,")
-    assert lines[1].startswith("1,0,337674,")
+    assert lines[0].startswith("n,diverged,failed,parameters,train_loss_mean,train_loss_std,")
+    assert lines[1].startswith("1,0,0,337674,")
     rows = list(csv.DictReader(io.StringIO(results_csv(examples.holdout(HERE)))))
     assert list(rows[0])[:5] == ["hidden", "optimizer", "encoder", "stage", "n"]
     assert [row["stage"] for row in rows] == ["sweep"] * 12 + ["final"]
@@ -157,14 +157,14 @@ def test_an_incomplete_grid_has_gaps():
     assert "one seed a cell" in results_markdown(result)
 
 
-def test_losses_have_four_digits_and_the_lowest_is_best():
+def test_losses_have_four_digits_and_the_lowest_of_a_cell_without_diverged_seeds_is_best():
     [[header, _, *rows]] = markdown_tables(results_markdown(examples.autoencoder(HERE)))
     assert header == ["optimizer", "n", "test loss", "published", "verdict", "train loss", "seconds"]
     cell = examples.autoencoder(HERE).cells[0]
     values = [o.history["test_loss"][-1] for o in cell.outcomes]
-    assert rows[0][2] == f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}"
+    assert rows[0][2] == f"**{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}**"
     assert rows[2][1] == "3†"
-    assert rows[2][2] == f"**{examples.autoencoder(HERE).cells[2].outcomes[0].history['test_loss'][-1]:.2f}**"
+    assert rows[2][2] == f"{examples.autoencoder(HERE).cells[2].outcomes[0].history['test_loss'][-1]:.2f}"
 
 
 def test_missing_verdict():

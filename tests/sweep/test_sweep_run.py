@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from pathlib import Path
 
 import numpy as np
@@ -338,6 +339,7 @@ def test_what_does_not_start_pretrained_does_not_wait(last, monkeypatch):
     class Fake:
         name: str
 
+        places = types.SimpleNamespace(pretrained=Path(__file__))  # a file that exists
         pretrains = property(lambda self: self.name == "pretraining")
         starts_pretrained = property(lambda self: self.name == "warm")
 

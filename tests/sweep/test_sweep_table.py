@@ -54,7 +54,7 @@ def test_best_cell(metric, cells, best):
 def test_diverged_trials_come_last():
     bad, good = cell("bad", 0.9, 0.9, diverged=(0, 1)), cell("good", 0.1, 0.2)
     assert best_cell([bad, good], "test_top1") is good
-    assert best_cell([bad], "test_top1") is bad
+    assert best_cell([bad], "test_top1") is None
     assert nearest_to_mean(cell("a", 0.5, 0.1, 0.8, diverged=(0,)), "test_top1").seed == 2  # the mean is 0.467
 
 

@@ -1,0 +1,225 @@
+"""What a sweep says while it runs: a line that moves on a terminal, lines one after the other elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from flaxvision.sweep.work import Cohort
+    from flaxvision.training._fit import Callback, Progress
+
+EVERY = 30.0  # seconds between two lines where there is no terminal
+
+
+class Watcher:
+    """Sees the trials of a sweep train and end, and says nothing; those that follow say something.
+
+    A `with` block holds each stage of the sweep, begun by `begin`.
+    """
+
+    directory: Path | None = None  # of the run, once there is one
+
+    def begin(self, cohorts: Sequence[Cohort], objective: str) -> None:
+        """Take in what is about to be trained."""
+        self.directory = cohorts[0].places.directory
+        self.objective = objective
+        self.parts = dict.fromkeys(map(id, cohorts), 0.0)  # cohort -> how much of its work is done, from 0 to 1
+        self.trials = {id(cohort): len(cohort.trials) for cohort in cohorts}
+        self.programs = len({trial.cohort for cohort in cohorts for trial in cohort.trials})
+        self.ended = self.failed = 0
+        self.best: tuple[float, str] | None = None
+        self.began = time.monotonic()
+
+    def __enter__(self) -> Watcher:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+    def callbacks(self, cohort: Cohort) -> Iterable[Callback]:
+        """What is told of a cohort's progress."""
+
+        def move(progress: Progress) -> None:
+            self.parts[id(cohort)] = progress.step / progress.steps
+            self.moved()
+
+        return [move]
+
+    def end(self, cohort: Cohort, records: Sequence[dict[str, Any]]) -> None:
+        """Take in what a cohort left."""
+        self.parts[id(cohort)] = 1.0
+        self.ended += len(records)
+        for record in records:
+            if record["status"] == "failed":
+                self.failed += 1
+                self.say(f"trial {record['id']} ({_place(record)}) failed: {record['message']}")
+            value = record.get("final", {}).get(self.objective)
+            if record["status"] == "ok" and value is not None and record["stage"] != "pretrain":
+                better = value if self.objective.endswith("loss") else -value
+                if self.best is None or better < self.best[0]:
+                    self.best = better, _place(record)
+        self.moved()
+
+    def moved(self) -> None:
+        """Something is further than before."""
+
+    def say(self, line: str) -> None:
+        """Something to be read at once."""
+
+    @property
+    def share(self) -> float:
+        """How much of all work is done, from 0 to 1."""
+        count = sum(self.trials.values())
+        return sum(share * self.trials[key] for key, share in self.parts.items()) / count
+
+    def line(self, between: str = ", ") -> str:
+        """Trials done, time left, the best so far.
+
+        "3/12 trials, 41 %, 0:35 left, best test top-1 97.10 % (learning_rate 0.1)"
+        """
+        from flaxvision.report import formats
+
+        share = self.share
+        parts = [f"{self.ended}/{sum(self.trials.values())} trials", f"{100 * share:.0f} %"]
+        if 0 < share < 1:
+            parts.append(f"{clock((time.monotonic() - self.began) * (1 - share) / share)} left")
+        if self.failed:
+            parts.append(f"{self.failed} failed")
+        if self.best:
+            better, place = self.best
+            value = better if self.objective.endswith("loss") else -better
+            name = formats.metric_name(self.objective, unit=False)
+            parts.append(f"best {name} {formats.with_unit(self.objective, value)}{f' ({place})' if place else ''}")
+        return between.join(parts)
+
+
+class Lines(Watcher):
+    """Plain lines for a log: at the start, every half minute, at each tenth and at the end.
+
+    Args:
+        file: Where to; None for standard error.
+        every: Seconds between two lines.
+    """
+
+    def __init__(self, file: TextIO | None = None, every: float = EVERY):
+        self.file, self.every = file, every
+        self.lock = threading.Lock()
+
+    def begin(self, cohorts: Sequence[Cohort], objective: str) -> None:
+        """Say where it writes, and how much there is to train."""
+        super().begin(cohorts, objective)
+        self.tenths = 0
+        stage = cohorts[0].trials[0].stage
+        what = {"pretrain": "pretraining", "final": "final stage"}.get(stage, "training")
+        trials, programs = sum(self.trials.values()), self.programs
+        self.say(
+            f"{self.directory}: {what}, {trials} trial{'s' * (trials != 1)}, {programs} program{'s' * (programs != 1)}"
+        )
+
+    def __enter__(self) -> Watcher:
+        self.over = threading.Event()
+        self.thread = threading.Thread(target=self._tick, daemon=True)
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        self.thread.join()
+
+    def _tick(self) -> None:
+        """Say something also while nothing ends, such as during a long compilation."""
+        while not self.over.wait(self.every):
+            self.say(self.line())
+
+    def moved(self) -> None:
+        """A line where another tenth is done."""
+        over = self.ended == sum(self.trials.values())
+        tenths = 10 if over else min(9, int(10 * self.share + 1e-9))
+        if tenths > self.tenths:
+            self.tenths = tenths
+            self.say(self.line())
+
+    def say(self, line: str) -> None:
+        """Write a line."""
+        with self.lock:
+            print(line, file=self.file or sys.stderr, flush=True)
+
+
+class Bar(Watcher):
+    """One line on a terminal that moves."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self.console = Console(stderr=True)
+
+    def begin(self, cohorts: Sequence[Cohort], objective: str) -> None:
+        """Say where it writes, and begin at nothing."""
+        from rich.progress import BarColumn, Progress, TextColumn
+        from rich.table import Column
+
+        super().begin(cohorts, objective)
+        self.bar = Progress(
+            BarColumn(bar_width=16),
+            TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")),
+            console=self.console,
+            transient=True,
+            expand=True,
+        )
+        self.task = self.bar.add_task(self.line(" · "), total=1.0)
+
+    def __enter__(self) -> Watcher:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def moved(self) -> None:
+        """Move."""
+        self.bar.update(self.task, description=self.line(" · "), completed=self.share)
+
+    def say(self, line: str) -> None:
+        """Write a line above the bar."""
+        self.console.print(line, markup=False, highlight=False)
+
+
+def watcher(quiet: bool = False) -> Watcher:
+    """What suits standard error: `Bar` on a terminal, else `Lines`; quiet: failures only."""
+    if quiet:
+        return Failures()
+    from rich.console import Console
+
+    return Bar() if Console(stderr=True).is_terminal else Lines()
+
+
+class Failures(Watcher):
+    """Says only which trials failed."""
+
+    def say(self, line: str) -> None:
+        """Write a line."""
+        print(line, file=sys.stderr, flush=True)
+
+
+def clock(seconds: float) -> str:
+    """A duration as hours, minutes and seconds.
+
+    >>> clock(35.2), clock(3725)
+    ('0:35', '1:02:05')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _place(record: dict[str, Any]) -> str:
+    """A trial's place in the table, and its seed."""
+    return ", ".join([*(f"{key} {label}" for key, label in record["cell"].items()), f"seed {record['seed']}"])

@@ -1,0 +1,204 @@
+"""Worker processes that train cohorts: a core each, fed with pickles through their standard streams.
+
+They never import the script that started the sweep, so it needs no `if __name__ == "__main__":`, and may as well be
+standard input or a notebook.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import multiprocessing.spawn
+import os
+import pickle
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flaxvision.errors import UserError
+
+if TYPE_CHECKING:
+    from flaxvision.sweep.attempt import Records
+    from flaxvision.sweep.work import Cohort
+    from flaxvision.training._fit import Callback, Progress
+
+_START = (
+    "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); "
+    "from flaxvision.sweep.workers import serve; serve()"
+)
+_SWITCHES = (
+    *("jax_enable_x64", "jax_default_prng_impl", "jax_threefry_partitionable", "jax_default_matmul_precision"),
+    *("jax_numpy_dtype_promotion", "jax_numpy_rank_promotion"),
+)  # set in a script, they hold in its workers
+
+
+EVERY = 0.2  # seconds between two reports of a cohort's progress
+
+
+class WorkerDied(Exception):
+    """A worker ended while it trained; the message says by what."""
+
+
+class Worker:
+    """A process that runs one cohort after the other.
+
+    Args:
+        core: The processor core that it has for itself.
+
+    Raises:
+        UserError: If such a process cannot be started here.
+    """
+
+    def __init__(self, core: int):
+        import jax
+
+        self.killed_before = _memory_kills()
+        self.ready = False
+        executable = multiprocessing.spawn.get_executable() or sys.executable
+        try:
+            self.process = subprocess.Popen([executable, "-c", _START], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            switches = {name: getattr(jax.config, name) for name in _SWITCHES if hasattr(jax.config, name)}
+            self._send(sys.path)
+            self._send((core, switches))
+        except (OSError, TypeError) as error:
+            raise UserError(f"worker processes cannot be started ({error}): use --executor threads") from error
+
+    def run(self, cohort: Cohort, report: Callable[[Progress], object]) -> Records:
+        """Train a cohort; `report` is told of its progress.
+
+        Raises:
+            UserError: If the process never began.
+            WorkerDied: If it ended.
+        """
+        self._send(cohort)
+        while True:
+            kind, value = self._receive()
+            if kind == "records":
+                return value
+            if kind == "progress":
+                report(value)
+            self.ready = True
+
+    def end(self) -> None:
+        """End the process, whatever it is at."""
+        self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            with contextlib.suppress(OSError):  # what was never sent
+                assert pipe is not None
+                pipe.close()
+
+    def _send(self, value: object) -> None:
+        assert self.process.stdin is not None
+        try:
+            content = pickle.dumps(value)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise UserError(
+                f"executor 'processes' cannot hand its workers what to train ({error}): use executor 'threads'"
+            ) from error
+        try:
+            self.process.stdin.write(content)
+            self.process.stdin.flush()
+        except (OSError, ValueError) as error:
+            raise self._death() from error
+
+    def _receive(self) -> tuple[str, Any]:
+        assert self.process.stdout is not None
+        try:
+            return pickle.load(self.process.stdout)
+        except (EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
+            raise self._death() from error
+
+    def _death(self) -> WorkerDied | UserError:
+        said = ending(self.process.wait(), _memory_kills() > self.killed_before)
+        if self.ready:
+            return WorkerDied(said)
+        return UserError(f"worker processes do not start here: {said}; use --executor threads")
+
+
+def ending(code: int, memory: bool = False) -> str:
+    """How a worker ended, by its exit status and whether the kernel meanwhile killed processes for want of memory.
+
+    >>> print(ending(3), ending(-11), ending(-9), ending(-9, memory=True), sep="; ")
+    the worker process ended with exit status 3; the worker process was ended by SIGSEGV; the worker process was ended \
+by SIGKILL; the worker process was ended by SIGKILL, for want of memory: a smaller batch_size needs less
+    """
+    if code >= 0:
+        return f"the worker process ended with exit status {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    why = ", for want of memory: a smaller batch_size needs less"
+    return f"the worker process was ended by {name}{why if memory and name == 'SIGKILL' else ''}"
+
+
+def _memory_kills() -> int:
+    """How many processes Linux has killed for want of memory, on this machine and in this container; 0 elsewhere."""
+    kills = 0
+    for path in (Path("/proc/vmstat"), Path("/sys/fs/cgroup/memory.events")):
+        with contextlib.suppress(OSError, ValueError):
+            rows = (line.split() for line in path.read_text(encoding="utf-8").splitlines())
+            kills += sum(int(row[1]) for row in rows if row[0] in ("oom_kill", "oom_group_kill"))
+    return kills
+
+
+def every_so_often(put: Callable[[Progress], object]) -> Callback:
+    """A callback that puts the progress of a cohort some times a second, and at its end."""
+    last, examples = time.monotonic(), 0
+
+    def report(progress: Progress) -> None:
+        nonlocal last, examples
+        examples += progress.examples
+        if time.monotonic() - last > EVERY or progress.step == progress.steps:
+            put(dataclasses.replace(progress, examples=examples))
+            last, examples = time.monotonic(), 0
+
+    return report
+
+
+def serve() -> None:
+    """What a worker does: train each cohort that comes in, until nothing comes any more."""
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what is printed here is not taken for an answer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started it decides
+
+    def answer(kind: str, value: object = None) -> None:
+        answers.write(pickle.dumps((kind, value)))
+        answers.flush()
+
+    core, switches = pickle.load(sys.stdin.buffer)
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {core})  # before JAX counts the cores
+    import jax
+
+    from flaxvision import runtime
+    from flaxvision.sweep.attempt import attempt
+
+    for name, value in switches.items():
+        jax.config.update(name, value)
+    runtime.prepare()
+    answer("ready")
+    cohorts: queue.SimpleQueue[Cohort] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=[cohorts.put], daemon=True).start()
+    while True:
+        answer("records", attempt(cohorts.get(), [every_so_often(lambda progress: answer("progress", progress))]))
+
+
+def _listen(put: Callable[[Cohort], None]) -> None:
+    """Take in cohorts; without the process that sends them, end at once: nobody waits for what is trained."""
+    while True:
+        try:
+            put(pickle.load(sys.stdin.buffer))
+        except EOFError:
+            os._exit(1)
+        except Exception:  # such as a class that is not there
+            traceback.print_exc()
+            os._exit(2)
