@@ -84,7 +84,12 @@ def read_images(name: str, folder: Path, options: Conversion) -> Dataset:
     if "validation" in reader.splits:
         validation = arrays.as_split(f"{name}: validation", *reader.splits["validation"])
         dataset = dataset._with(validation=validation)
-    notes = (*dataset.source.notes, *listing.notes, *reader.notes())
+    lacking = [
+        f"the {split} split has no images of {some([classes[number] for number in absent], 9)}"
+        for split, x in dataset.splits.items()
+        if (absent := sorted(set(range(len(classes))) - set(x.labels.tolist())))
+    ]
+    notes = (*dataset.source.notes, *listing.notes, *reader.notes(), *lacking)
     return dataclasses.replace(dataset, source=dataclasses.replace(dataset.source, notes=notes))
 
 
