@@ -8,9 +8,12 @@ may move the last bits of a number and no more.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
+import platform
 from collections.abc import Iterator, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +39,16 @@ def switches() -> Identity:
 
 
 def circumstances() -> dict[str, str]:
-    """What numbers may depend on in their last bits: packages, the platform, flags of XLA."""
-    from importlib import metadata
-
+    """What numbers may depend on in their last bits: packages, the platform, flags of XLA; and Python's compiler."""
     import jax
 
-    found = {package: metadata.version(package) for package in ("jax", "jaxlib", "flax", "optax")}
-    return {**found, "platform": jax.default_backend(), "XLA_FLAGS": os.environ.get("XLA_FLAGS", "")}
+    return {**_versions(), "platform": jax.default_backend(), "XLA_FLAGS": os.environ.get("XLA_FLAGS", "")}
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    packages = {package: metadata.version(package) for package in ("jax", "jaxlib", "flax", "optax")}
+    return {"python": ".".join(platform.python_version_tuple()[:2]), **packages}
 
 
 def checksum_of(dataset: Dataset) -> Identity:

@@ -62,7 +62,8 @@ def run(
             worker a core), "ray", or "auto", see `flaxvision.sweep.arrange`. On a CPU "loop", "threads" and "unroll"
             give the same results.csv, times apart; a worker of "processes" has one core, and sums that several would
             share may differ there in their last bits.
-        resume: Go on with the run in `out_dir`: finished trials are kept, new seeds and values are added.
+        resume: Go on with the run in `out_dir`: finished trials are kept, new seeds and values are added. Data, code of
+            networks of one's own and starting weights are compared by content with those of the trials on record.
         raw_dir: Folder of original data files, see `flaxvision.data.load`.
         data_dir: Folder of prepared data sets, see `flaxvision.data.load`.
         command: The command that made it, for the report.
@@ -83,9 +84,10 @@ def run(
     places = Places(directory, raw_dir, data_dir)
     checked = plan(spec, places)
     check_models([trial.settings["model"] for trial in checked.trials], executor)
-    check_directory(directory, checked.spec, resume=resume)
     if out_dir is None:
         places = dataclasses.replace(places, directory=claim(directory))
+    else:
+        check_directory(directory, checked.spec, resume=resume)
     with locked(places.directory):
         records = open_run(places.directory, checked.spec, resume=resume)
         notes = check_identity(places.directory, records, checked.identity)

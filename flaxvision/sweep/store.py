@@ -218,17 +218,18 @@ def check_identity(directory: Path, records: Sequence[dict[str, Any]], identity:
     """
     held = [record["identity"] for record in records if "identity" in record]
     known = {key: value for each in [*held, identity] for key, value in each.items()}
+    moved = dict.fromkeys(difference for each in held for difference in differences(each[AROUND], identity[AROUND]))
+    elsewhere = listed(list(moved))
     if changed := _changes(held, known):
         raise UserError(
-            f"{directory} holds trials of something else: {changed}: put that back to go on, or give another folder "
-            "with --out DIR"
+            f"{directory} holds trials of something else: {changed}{f' (and {elsewhere})' if elsewhere else ''}: put "
+            "that back to go on, or give another folder with --out DIR"
         )
     notes = []
     if len(held) < sum(record.get("status") != "failed" for record in records):
         notes.append("some trials on record do not say on what data and code they were trained: they may be of others")
-    moved = [difference for each in held for difference in differences(each[AROUND], identity[AROUND])]
-    if moved:
-        notes.append(f"resumed elsewhere: {listed(list(dict.fromkeys(moved)))}")
+    if elsewhere:
+        notes.append(f"resumed elsewhere: {elsewhere}")
     return notes
 
 

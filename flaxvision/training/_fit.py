@@ -73,13 +73,16 @@ def fit(
         recipe: How to train.
         devices: "auto" for all local devices, a count, or the devices; several share each batch by `jax.pmap`.
         callbacks: Called with a `Progress` after every compiled call and every epoch; True stops the run.
-        checkpoint: A folder in which to keep the newest state (orbax); a run that finds one goes on from there.
+        checkpoint: A folder in which to keep the newest state (orbax). A run that finds one goes on from there, if it
+            is the same but for its duration: network, initial weights, examples and recipe are compared by content, in
+            another process too.
 
     Returns:
         The trained model, with `model.preprocess` and `model.classes` set, its history and timing.
 
     Raises:
-        UserError: If the model, the data and the recipe do not fit each other.
+        UserError: If the model, the data and the recipe do not fit each other, or the checkpoint is of another run; it
+            names what differs.
     """
     return train_cohort([model], dataset, [recipe], devices=devices, callbacks=callbacks, checkpoint=checkpoint)[0]
 
