@@ -60,7 +60,7 @@ def rerun(directory: str | Path, trial_id: str, *, raw_dir: str | None = None, d
     equal = old.history.keys() == new.history.keys() and all(
         np.array_equal(old.history[name], new.history[name], equal_nan=True) for name in old.history
     )
-    changed = differences(record.get("identity", {}), new_record["identity"], common=True)
+    changed = differences(record.get("identity", {}), new_record.get("identity", {}), common=True)
     metrics = {name: (value, new.final.get(name)) for name, value in old.final.items()}
     return Rerun(old.id, metrics, equal, tuple(changed))
 
