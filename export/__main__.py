@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from flaxvision.layers import Chain
 
 PROGRAM = "python -m export"
+OPSET = 17  # as `to_onnx`, whose module takes long to import
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt.safetensors", "keras": ".keras"}
 
 
@@ -34,10 +35,11 @@ def _run(arguments: list[str]) -> int:
 
 def _export(options: argparse.Namespace) -> int:
     import export
+    from export._onnx_about import is_ours
     from export._sweep import about
 
     source, model, notes = _load(options.source)
-    path = options.out or source.with_name(source.name.removesuffix(".safetensors") + SUFFIXES[options.verb])
+    path = options.out or source.with_name(_name(source, options))
     if options.verb == "onnx":
         export.to_onnx(
             model,
@@ -46,7 +48,9 @@ def _export(options: argparse.Namespace) -> int:
             fold_batch_norm=options.fold_batch_norm,
             normalize=options.normalize,
             softmax=options.softmax,
-            metadata=about(notes),
+            opset=options.opset,
+            batch=options.batch,
+            metadata={f"note: {key}" if is_ours(key) else key: value for key, value in about(notes).items()},
         )
     elif options.verb == "torch":
         export.save_torch(model, path)
@@ -54,6 +58,21 @@ def _export(options: argparse.Namespace) -> int:
         export.to_keras(model, path)
     print(path)
     return 0
+
+
+def _name(source: Path, options: argparse.Namespace) -> str:
+    """The file's name beside the weights; a graph with options has them in its name.
+
+    So winner.onnx, which parity.md vouches for, is replaced by none but its equal.
+    """
+    parts = [source.name.removesuffix(".safetensors")]
+    if options.verb == "onnx":
+        chosen = [option for option in ("normalize", "softmax", "fold_batch_norm") if getattr(options, option)]
+        chosen += [options.layout] if options.layout != "NCHW" else []
+        chosen += [f"opset{options.opset}"] if options.opset != OPSET else []
+        chosen += [f"batch{options.batch}"] if options.batch else []
+        parts += ["-".join(chosen).replace("_", "-").lower()] if chosen else []
+    return ".".join(parts) + SUFFIXES[options.verb]
 
 
 def _compare(options: argparse.Namespace) -> int:
@@ -137,12 +156,16 @@ def _parser() -> Parser:
         if verb == "compare":
             _out(add, "folder for parity.md and parity.json (default: the run directory)")
         else:
-            _out(add, "file to write (default: beside the weights)")
+            more = ", with the options in its name" if verb == "onnx" else ""
+            _out(add, f"file to write (default: beside the weights{more})")
         if verb == "onnx":
             add("--layout", choices=("NCHW", "NHWC"), default="NCHW", help="order of the axes (default: NCHW)")
             add("--fold-batch-norm", action="store_true", help="fold BatchNorm into the layer before it")
             add("--normalize", action="store_true", help="take uint8 images")
             add("--softmax", action="store_true", help="give probabilities")
+            words = f"operator set, 13 to 23 (default: {OPSET})"
+            add("--opset", metavar="N", type=positive(int), default=OPSET, help=words)
+            add("--batch", metavar="N", type=positive(int), help="examples of one call (default: any number)")
         if verb == "compare":
             _data(add)
     add = verbs.add_parser("trajectory", help="train in Flax and PyTorch side by side").add_argument

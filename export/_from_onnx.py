@@ -5,30 +5,30 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import jax.numpy as jnp
 import numpy as np
 import onnx
-from flax import nnx
 from google.protobuf.message import DecodeError
 from onnx import numpy_helper
 
-from export._onnx import DESCRIPTION
-from export._tensors import correspondence
+from export._onnx_about import DESCRIPTION
+from export._tensors import correspondence, state_dict
 from flaxvision.errors import UserError
 from flaxvision.layers import Chain
-from flaxvision.models.files import build_model
+from flaxvision.models.files import assign, build_model, variables
 
 
 def from_onnx(path: str | Path) -> Chain:
     """The model of a file that `to_onnx` wrote, whatever its options; a folded BatchNorm stays folded.
 
-    Dropout comes back with rate 0: an evaluation-mode graph does not hold it.
+    Dropout comes back with rate 0: an evaluation-mode graph does not hold it. Weights keep their type; float64 ones
+    become float32 where JAX has no 64-bit mode, and that is said.
 
     Raises:
-        UserError: If the file is missing, is no ONNX file, or was not written by `to_onnx`.
+        UserError: If the file is missing, is no ONNX file, was not written by `to_onnx`, is damaged, or weights that
+            lie beside it are gone.
     """
     try:
-        proto = onnx.load(path)
+        proto = onnx.load(path, load_external_data=False)
     except FileNotFoundError as error:
         raise UserError(f"no ONNX file {path}: give a file that export.to_onnx wrote") from error
     except (DecodeError, OSError) as error:
@@ -36,15 +36,37 @@ def from_onnx(path: str | Path) -> Chain:
     about = {entry.key: entry.value for entry in proto.metadata_props}
     if DESCRIPTION not in about:
         raise UserError(f"{path} was not written by export.to_onnx: it has no {DESCRIPTION} in its metadata")
-    model = build_model(json.loads(about[DESCRIPTION]))
-    given = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
-    found: dict[str, np.ndarray] = {}
-    for tensor in correspondence(model):
-        if tensor.name not in given:
-            raise UserError(f"{path} does not fit its own description: {tensor.name} is missing")
-        found[tensor.variable] = tensor.from_torch(given[tensor.name])
-    names = model.parameter_names()
-    for key, variable in nnx.to_flat_state(nnx.state(model)):
-        if names[key] in found:
-            variable.set_value(jnp.asarray(found[names[key]]))  # which may be float64
+    try:
+        description = json.loads(about[DESCRIPTION])
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {DESCRIPTION} in its metadata is no JSON ({error})") from error
+    model = build_model(description, str(path))
+    given = _numbers(Path(path), proto)
+    wanted = {name: array.shape for name, array in state_dict(model).items()}
+    wrong = [f"{name} is missing" for name in wanted if name not in given]
+    wrong += [
+        f"{name} has shape {given[name].shape}, not {shape}"
+        for name, shape in wanted.items()
+        if name in given and given[name].shape != shape
+    ]
+    if wrong:
+        few = "; ".join(wrong[:3]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")
+        raise UserError(f"{path} does not fit its own description: {few}; export the model again")
+    found = {tensor.variable: tensor.from_torch(given[tensor.name]) for tensor in correspondence(model)}
+    assign(model, variables(model) | found, str(path), keep_types=True)
     return model
+
+
+def _numbers(path: Path, proto: onnx.ModelProto) -> dict[str, np.ndarray]:
+    """The initializers by name, also those that lie beside the file."""
+    try:
+        return {tensor.name: numpy_helper.to_array(tensor, str(path.parent)) for tensor in proto.graph.initializer}
+    except (onnx.checker.ValidationError, OSError, ValueError, TypeError, RuntimeError) as error:
+        beside = {entry.value for t in proto.graph.initializer for entry in t.external_data if entry.key == "location"}
+        if not beside:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"{path} is damaged ({reason}): export the model again") from error
+        raise UserError(
+            f"{path} keeps its weights beside it, in {', '.join(sorted(beside))}, which cannot be read: put that into "
+            "the same folder, or export the model again"
+        ) from error

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jax
 import numpy as np
 from flax import nnx
 
@@ -40,6 +42,7 @@ class Row:
     keras: Callable[[Place, Any], Any]  # applied to a Keras tensor, channels last
 
 
+TYPES = ("float32", "float64", "float16")  # of the numbers that can be exported
 NORM = ("weight", "bias", "running_mean", "running_var")  # a BatchNorm's tensors in ONNX's order
 
 # ONNX nodes.
@@ -360,10 +363,37 @@ def row_of(position: int, name: str, layer: nnx.Module, kind: str) -> Row:
 
 
 def check_layers(model: Chain) -> None:
-    """Raise for the first layer that cannot be exported, before anything is done with any."""
+    """Raise for what is no model, or the first layer that cannot be exported, before anything is done with any."""
+    _check_numbers(model)
     for position, (name, layer, shape) in enumerate(layers_with_shapes(model)):
         row_of(position, name, layer, model.kind)
         check_plain(name, position, layer, shape)
+
+
+def _check_numbers(model: Chain) -> None:
+    """Raise unless it is a chain whose layers all hold numbers of one type that every exporter has."""
+    if not isinstance(model, Chain):
+        instead = "a model of fv.models.create or fv.load_model"
+        if isinstance(model, (str, Path)):
+            instead = f"fv.load_model({str(model)!r})"
+        elif isinstance(getattr(model, "model", None), Chain):
+            instead = "its .model"
+        raise UserError(f"a {type(model).__name__} cannot be exported: give {instead}")
+    first: dict[str, str] = {}  # type -> the first layer that has it
+    for name, layer in model.named_layers():
+        for leaf in jax.tree.leaves(nnx.state(layer, (nnx.Param, nnx.BatchStat))):
+            if isinstance(leaf, jax.ShapeDtypeStruct):
+                raise UserError(f"layer {name!r} of {model.kind} holds no numbers: create it outside nnx.eval_shape")
+            first.setdefault(str(leaf.dtype), name)
+    strange = next((dtype for dtype in first if dtype not in TYPES), None)
+    if strange:
+        raise UserError(
+            f"layer {first[strange]!r} of {model.kind} holds numbers of {strange}: {', '.join(TYPES)} can be exported; "
+            "build it with param_dtype=jax.numpy.float32"
+        )
+    if len(first) > 1:
+        held = " and ".join(f"{name!r} holds {dtype}" for dtype, name in first.items())
+        raise UserError(f"layers of {model.kind} differ in type ({held}): give all of them one to export it")
 
 
 def places(model: Chain, tensors: dict[str, np.ndarray], opset: int = 0) -> Iterator[tuple[Row, Place]]:

@@ -11,11 +11,21 @@ import numpy as np
 from flax import nnx
 
 from flaxvision.errors import UserError
-from flaxvision.layers import BatchNorm, Chain, Flatten, PolarTransform
+from flaxvision.layers import (
+    AvgPool,
+    BatchNorm,
+    Chain,
+    Flatten,
+    GlobalAvgPool,
+    GlobalMaxPool,
+    MaxPool,
+    PolarTransform,
+)
 from flaxvision.models.files import variables
 
 Array = np.ndarray
 Map = Callable[[Array], Array]
+MAPS = (nnx.Conv, nnx.ConvTranspose, MaxPool, AvgPool, GlobalMaxPool, GlobalAvgPool)  # what takes maps (H, W, C) only
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -131,19 +141,29 @@ def check_plain(name: str, position: int, layer: nnx.Module, shape: tuple[int, .
             f"layer {position} {name!r} is a PolarTransform on examples of shape {shape}: "
             "it can be exported for points of shape (2,) only"
         )
+    if isinstance(layer, MAPS) and len(shape) != 3:
+        raise UserError(
+            f"layer {position} {name!r} is a {type(layer).__name__} on examples of shape {shape}: "
+            "it can be exported for maps (H, W, C) only"
+        )
     if not isinstance(layer, nnx.Conv | nnx.ConvTranspose):
         return
     if isinstance(layer.padding, str) and layer.padding not in ("SAME", "VALID"):
         raise UserError(f"layer {position} {name!r} has padding={layer.padding!r}: allowed are SAME, VALID, pixels")
     if len(layer.kernel_size) != 2:
         raise UserError(f"layer {position} {name!r} is no 2-D convolution: it cannot be exported")
-    if isinstance(layer, nnx.ConvTranspose) and not isinstance(layer.padding, str):
-        sides = [layer.padding] * 2 if isinstance(layer.padding, int) else layer.padding
-        if any(np.max(side) >= size for side, size in zip(sides, layer.kernel_size, strict=True)):
-            raise UserError(
-                f"layer {position} {name!r} has padding={layer.padding}, more than its kernel reaches: "
-                "it cannot be exported"
-            )
+    if isinstance(layer.padding, str):
+        return
+    sides = [layer.padding] * 2 if isinstance(layer.padding, int) else layer.padding
+    if isinstance(layer, nnx.Conv) and any(np.min(side) < 0 for side in sides):
+        raise UserError(f"layer {position} {name!r} has padding={layer.padding}, less than 0: it cannot be exported")
+    if isinstance(layer, nnx.ConvTranspose) and any(
+        np.max(side) >= size for side, size in zip(sides, layer.kernel_size, strict=True)
+    ):
+        raise UserError(
+            f"layer {position} {name!r} has padding={layer.padding}, more than its kernel reaches: "
+            "it cannot be exported"
+        )
 
 
 def with_input_shape(model: Chain, shape: tuple[int, ...]) -> Chain:
@@ -153,8 +173,8 @@ def with_input_shape(model: Chain, shape: tuple[int, ...]) -> Chain:
         UserError: If its layers do not fit that shape.
     """
     other = nnx.clone(model)
-    other.input_shape = shape
     try:
+        other.input_shape = tuple(shape)
         _ = other.output_shape
     except (TypeError, ValueError) as error:
         raise UserError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
 import torch.nn.functional as F
 
@@ -34,6 +36,12 @@ class ChainModule(torch.nn.Module):
             if holder is not None:
                 layer._modules.update(holder._modules)
             parent._modules[leaf] = layer
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of all layers, also where one is named "training"."""
+        for module in self.modules():
+            module.__dict__["training"] = mode
+        return self
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the chain to `x`, (N, C, H, W) or (N, D)."""

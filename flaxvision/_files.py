@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
 
 from flaxvision._text import SUBSTITUTE
 from flaxvision.errors import UserError
 
 
-def write_atomically(path: str | Path, content: bytes | str) -> Path:
-    """Write `content` (text as UTF-8) to `path`, replacing it only once everything is on disk.
+def write_atomically(path: str | Path, content: bytes | str | Iterable[bytes | memoryview]) -> Path:
+    """Write `content` (text as UTF-8, or pieces in order) to `path`, replacing it only once everything is on disk.
 
     Raises:
         UserError: If the folder is missing or cannot be written.
@@ -19,11 +20,12 @@ def write_atomically(path: str | Path, content: bytes | str) -> Path:
     path = Path(path)
     # The name of a folder can hold bytes that are no UTF-8.
     data = content.encode(errors=SUBSTITUTE) if isinstance(content, str) else content
+    pieces = (data,) if isinstance(data, bytes) else data
     try:
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         try:
             with open(temporary, "xb") as file:
-                file.write(data)
+                file.writelines(pieces)
             os.replace(temporary, path)
         except BaseException:
             temporary.unlink(missing_ok=True)

@@ -9,10 +9,12 @@ from flax import nnx
 from flaxvision.errors import UserError, check_choice
 from flaxvision.layers import (
     Activation,
+    AvgPool,
     BatchNorm,
     Chain,
     Dropout,
     Flatten,
+    GlobalAvgPool,
     GlobalMaxPool,
     MaxPool,
     PolarTransform,
@@ -110,6 +112,17 @@ class Build:
         step = stride or window
         shape = tuple((side - window) // step + 1 for side in (height, width))
         self._add(name, MaxPool(window, step), (*shape, channels))
+
+    def avg_pool(self, name: str, window: int, stride: int | None = None) -> None:
+        """Add a square mean-pool; `stride` defaults to the window."""
+        height, width, channels = self._map(name)
+        step = stride or window
+        shape = tuple((side - window) // step + 1 for side in (height, width))
+        self._add(name, AvgPool(window, step), (*shape, channels))
+
+    def global_avg_pool(self, name: str) -> None:
+        """Add a mean over the whole map."""
+        self._add(name, GlobalAvgPool(), (1, 1, self._map(name)[2]))
 
     def global_max_pool(self, name: str) -> None:
         """Add a maximum over the whole map."""

@@ -496,13 +496,14 @@ def with_activation(function):
     return chain, x, outputs
 
 
-@pytest.mark.parametrize("opset", [17, *map(slow, range(18, 23)), 23])
+@pytest.mark.parametrize("opset", [13, *map(slow, (14, 15, 16)), 17, *map(slow, range(18, 23)), 23])
 def test_every_operator_set(opset, tmp_path):
     path = tmp_path / "net.onnx"
-    for function in ACTIVATIONS:
+    for function in ACTIVATIONS if opset in (13, 17, 20, 23) else ("gelu",):  # where operators changed
         chain, x, outputs = with_activation(function)
         proto = onnx.load(export.to_onnx(chain, path, opset=opset))
         assert proto.opset_import[0].version == opset
+        assert proto.ir_version == onnx.helper.OP_SET_ID_VERSION_MAP["ai.onnx", opset]
         onnx.checker.check_model(proto, full_check=True)
         onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)
         assert_same(run_onnx(path, channels_first(x)), outputs, 1e-5)
@@ -518,8 +519,13 @@ def test_every_operator_set(opset, tmp_path):
     ("options", "message"),
     [
         ({"layout": "CHWN"}, "unknown layout 'CHWN'"),
-        ({"opset": 16}, "unknown opset '16'"),
-        ({"opset": 24}, "unknown opset '24'"),
+        ({"opset": 12}, "opset is 12: give a whole number from 13 to 23"),
+        ({"opset": 24}, "opset is 24: give"),
+        ({"opset": "20"}, "opset is '20': give a whole number"),
+        ({"opset": True}, "opset is True"),
+        ({"batch": 0}, "batch is 0: give the number of examples of one call"),
+        ({"batch": "4"}, "batch is '4'"),
+        ({"input_shape": 28}, "mnist_net does not fit input_shape=28"),
         ({"input_shape": (14, 14, 1)}, r"mnist_net does not fit input_shape=\(14, 14, 1\): it was made for"),
         ({"input_shape": (28, 28, 3)}, r"mnist_net does not fit input_shape=\(28, 28, 3\)"),
         ({"input_shape": (2,)}, r"mnist_net does not fit input_shape=\(2,\)"),
