@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
+import numpy as np
+
 import flaxvision
 from flaxvision.errors import UserError
 from flaxvision.layers import Chain, Preprocess
@@ -63,8 +65,10 @@ def describe_input(model: Chain, dims: tuple[object, ...], layout: str, normaliz
     images = f"Images {_shape(dims)}, {order}, of {model.dtype}"
     if model.preprocess == Preprocess():
         return f"{images}, with values as the network was trained on: they are not scaled."
-    low, high = sorted(value * model.preprocess.scale + model.preprocess.offset for value in (0, 255))
-    return f"{images}: {_formula(model.preprocess)} of pixels from 0 to 255, which gives {low:.6g} to {high:.6g}."
+    ends = np.outer((0, 255), np.asarray(model.preprocess.scale)) + np.asarray(model.preprocess.offset)
+    each = ", a number a channel" if ends.shape[1] > 1 else ""
+    scaled = f"{_formula(model.preprocess)} of pixels from 0 to 255{each}"
+    return f"{images}: {scaled}, which gives {ends.min():.6g} to {ends.max():.6g}."
 
 
 def describe_output(model: Chain, dims: tuple[object, ...], layout: str, softmax: bool) -> str:

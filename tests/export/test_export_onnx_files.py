@@ -71,6 +71,20 @@ def test_who_follows_the_metadata_scales_once(normalize, network, images, expect
     assert json.loads(about["classes"]) == ["zero", "één", "二"]
 
 
+def test_a_scale_for_each_channel_is_described_and_comes_back(tmp_path):
+    model = fv.models.create("linear", input_shape=(4, 4, 3), num_classes=2)
+    model.preprocess = Preprocess((1 / 255, 0.01, 0.02), (-0.5, 0.0, 0.25))
+    images = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 3)).astype(np.uint8)
+    for options in ({}, {"layout": "NHWC"}):
+        path = export.to_onnx(model, tmp_path / "net.onnx", normalize=True, softmax=True, **options)
+        fed = images if options else first(images)
+        np.testing.assert_allclose(run(path, fed), fv.predict(model, images), atol=1e-5)
+    path = export.to_onnx(model, tmp_path / "net.onnx")
+    said = onnx.load(path).graph.input[0].doc_string
+    assert said.endswith("of pixels from 0 to 255, a number a channel, which gives -0.5 to 5.35.")
+    assert export.from_onnx(path).preprocess == model.preprocess
+
+
 @pytest.mark.parametrize(
     ("options", "takes", "gives"),
     [
