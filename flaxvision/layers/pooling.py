@@ -20,7 +20,7 @@ from jax import lax
 from flaxvision.errors import check_choice
 from flaxvision.layers.patches import Pair, Window, add_slices, pad_map, window_slices
 
-TAPS = 4  # windows of so few values are compared value by value: 2 x 2 takes two thirds of the time of two axes
+TAPS = 4  # windows of so few values, on the map or along an axis, are compared value by value: the fastest then
 
 
 def _pair(value: int | Pair) -> Pair:
@@ -35,31 +35,44 @@ def max_pool(x: jax.Array, window: Pair, strides: Pair) -> jax.Array:
     """
     if math.prod(window) <= TAPS:
         return _max_of_taps(x, window, strides)
-    return _pool(x, window, strides, _max_of_blocks, _sliding_max)
+    return _pool(x, window, strides, _max_along)
 
 
 def mean_pool(x: jax.Array, window: Pair, strides: Pair) -> jax.Array:
     """Mean over windows of `x` (B, H, W, C), without padding: (B, (H - h) // s + 1, (W - w) // s + 1, C)."""
-    return _pool(x, window, strides, _sum_of_blocks, _sliding_sum) / math.prod(window)
+    return _pool(x, window, strides, _sum_along) / math.prod(window)
 
 
 Along = Callable[[jax.Array, int, int, int], jax.Array]  # (maps, axis, length of a window, stride) -> pooled
 
 
-def _pool(x: jax.Array, window: Pair, strides: Pair, of_blocks: Along, sliding: Along) -> jax.Array:
-    """A pool of axes 1 and 2, columns first."""
+def _pool(x: jax.Array, window: Pair, strides: Pair, along: Along) -> jax.Array:
+    """A pool of axes 1 and 2, columns first; of the whole map as of one axis."""
     if window == x.shape[1:3]:
-        flat = x.reshape(x.shape[0], math.prod(window), 1, x.shape[3])
-        return of_blocks(flat, 1, *[math.prod(window)] * 2)
+        values = math.prod(window)
+        return along(x.reshape(x.shape[0], values, 1, x.shape[3]), 1, values, values)
     for axis in (2, 1):
-        length, stride = window[axis - 1], strides[axis - 1]
-        if stride >= length:
-            x = of_blocks(x, axis, length, stride)
-            continue
-        common = math.gcd(length, stride)  # windows are whole blocks of so many values
-        x = of_blocks(x, axis, common, common)
-        x = sliding(x, axis, length // common, stride // common)
+        x = along(x, axis, window[axis - 1], strides[axis - 1])
     return x
+
+
+def _max_along(x: jax.Array, axis: int, length: int, stride: int) -> jax.Array:
+    if length <= TAPS:
+        window, strides = ((length, 1), (stride, 1)) if axis == 1 else ((1, length), (1, stride))
+        return _max_of_taps(x, window, strides)
+    if stride >= length:
+        return _max_of_blocks(x, axis, length, stride)
+    common = math.gcd(length, stride)  # a window is whole blocks of so many values
+    x = _max_of_blocks(x, axis, common, common) if common > 1 else x
+    return _sliding_max(x, axis, length // common, stride // common)
+
+
+def _sum_along(x: jax.Array, axis: int, length: int, stride: int) -> jax.Array:
+    if stride >= length:
+        return _blocks(x, axis, length, stride).sum(axis + 1)
+    common = math.gcd(length, stride)
+    x = _blocks(x, axis, common, common).sum(axis + 1) if common > 1 else x
+    return _sliding_sum(x, axis, length // common, stride // common)
 
 
 # Windows that do not overlap.
@@ -75,13 +88,9 @@ def _blocks(x: jax.Array, axis: int, length: int, stride: int) -> jax.Array:
     return lax.slice_in_dim(x, 0, length, axis=axis + 1)
 
 
-def _sum_of_blocks(x: jax.Array, axis: int, length: int, stride: int) -> jax.Array:
-    return x if length == stride == 1 else _blocks(x, axis, length, stride).sum(axis + 1)
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def _max_of_blocks(x: jax.Array, axis: int, length: int, stride: int) -> jax.Array:
-    return x if length == stride == 1 else _blocks(x, axis, length, stride).max(axis + 1)
+    return _blocks(x, axis, length, stride).max(axis + 1)
 
 
 def _max_of_blocks_forward(
@@ -94,8 +103,6 @@ def _max_of_blocks_forward(
 def _max_of_blocks_backward(
     axis: int, length: int, stride: int, saved: tuple[jax.Array, jax.Array], g: jax.Array
 ) -> tuple[jax.Array]:
-    if length == stride == 1:
-        return (g,)
     x, y = saved
     blocks, back = jax.vjp(functools.partial(_blocks, axis=axis, length=length, stride=stride), x)
     place = lax.broadcasted_iota(jnp.int32, blocks.shape, axis + 1)
