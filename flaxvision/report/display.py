@@ -114,13 +114,13 @@ def _metric_columns(result: SweepResult) -> list[str]:
     wanted = {formats.shown_metric(result), *MAIN_METRICS, *(verdict.metric for verdict in _verdicts(result))}
     if len(result.classes) > 10:  # among few classes, being one of three guesses says little
         wanted.add("test_top3")
-    if _imbalanced(result):
+    if imbalanced(result):
         wanted |= {"test_balanced", "val_balanced"}
     order = [formats.shown_metric(result), "test_top1", "test_balanced", "test_top3", "test_loss", *result.metrics]
     return [metric for metric in formats.distinct(order) if metric in result.metrics and metric in wanted]
 
 
-def _imbalanced(result: SweepResult) -> bool:
+def imbalanced(result: SweepResult) -> bool:
     """Whether the mean accuracy over classes tells more than top-1: they differ in a cell."""
     pairs = [(cell.mean("test_top1"), cell.mean("test_balanced")) for cell in result.cells]
     return any(a is not None and b is not None and abs(a - b) > BALANCED for a, b in pairs)

@@ -12,7 +12,7 @@ import numpy as np
 
 from flaxvision.report import formats
 from flaxvision.report.confusion import class_names, confused_pairs, examples_of, winner_accuracies, winner_pairs
-from flaxvision.report.display import display_tables
+from flaxvision.report.display import display_tables, imbalanced
 from flaxvision.report.figures import figure_files
 from flaxvision.report.remarks import cautions, data_used
 from flaxvision.report.style import COLUMN, DPI
@@ -85,6 +85,8 @@ def _headline(result: SweepResult) -> dict[str, Any]:
     if winner is None:
         return {}
     order = formats.distinct([result.objective, "test_top1", "test_top3", "test_balanced", "test_loss", "val_loss"])
+    told = {"test_top3": len(result.classes) > 3, "test_balanced": imbalanced(result)}
+    order = [metric for metric in order if metric == result.objective or told.get(metric, True)]
     values = [(metric, value) for metric in order if (value := winner.final.get(metric)) is not None]
     first, *others = [
         f"{formats.metric_name(metric, unit=False)} {formats.with_unit(metric, value)}" for metric, value in values

@@ -223,9 +223,9 @@ def override(
     )
     if not others:
         return spec
-    data = f" on {spec.base['dataset']}" if "dataset" in everything and "dataset" in spec.base else ""
-    said = f": {spec.changes}" if spec.changes else ""
-    return dataclasses.replace(spec, description=f"The sweep {spec.name}, but not as it is written{data}{said}.")
+    data = f"on {spec.base['dataset']}" if "dataset" in everything and "dataset" in spec.base else ""
+    said = ", ".join(filter(None, (data, spec.changes)))
+    return dataclasses.replace(spec, description=f"Not the sweep {spec.name} as it is written: {said}.")
 
 
 def parse_setting(text: str) -> tuple[str, list[Any]]:

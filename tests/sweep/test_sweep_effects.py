@@ -177,20 +177,24 @@ def test_lists_of_bare_words(text, values):
         (
             {"limit": 4000, "epochs": 4, "settings": ["hidden=[64]"]},
             "Learning rates on drawn digits (4,000 examples, 4 epochs, changed: hidden)",
-            "The sweep demo, but not as it is written: 4,000 examples, 4 epochs, changed: hidden.",
+            "Not the sweep demo as it is written: 4,000 examples, 4 epochs, changed: hidden.",
         ),
-        ({"settings": ["epochs=1"]}, "Learning rates on drawn digits (1 epoch)", "The sweep demo, but not"),
-        ({"settings": ["epochs=1,2"]}, "Learning rates on drawn digits (changed: epochs)", "The sweep demo, but not"),
-        ({"settings": ["learning_rate=1"]}, "Learning rates on drawn digits (changed: learning_rate)", "The sweep"),
+        ({"settings": ["epochs=1"]}, "Learning rates on drawn digits (1 epoch)", "Not the sweep demo as it is"),
+        (
+            {"settings": ["epochs=1,2"]},
+            "Learning rates on drawn digits (changed: epochs)",
+            "Not the sweep demo as it is",
+        ),
+        ({"settings": ["learning_rate=1"]}, "Learning rates on drawn digits (changed: learning_rate)", "Not the sweep"),
         (
             {"dataset": "images:/home/me/pets"},
             "demo on images:pets",
-            "The sweep demo, but not as it is written on images",
+            "Not the sweep demo as it is written: on images:/home/me/pets.",
         ),
         (
             {"dataset": "mnist", "limit": 1},
             "demo on mnist (1 example)",
-            "The sweep demo, but not as it is written on mnist",
+            "Not the sweep demo as it is written: on mnist, 1 example.",
         ),
     ],
 )
