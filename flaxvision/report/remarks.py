@@ -42,7 +42,7 @@ def cautions(result: SweepResult) -> list[str]:
     before = "" if held_out else "validation=0.1 "
     said = []
     compared = [cell for cell in result.cells if cell.stage == "sweep"]
-    if len(compared) > 1 and result.objective.startswith("test_"):
+    if result.winner is not None and len(compared) > 1 and result.objective.startswith("test_"):
         said.append(
             f"The winner is chosen on the test set, so its {formats.metric_name(result.objective, unit=False)} is "
             f"optimistic: --set {before}objective={result.objective.replace('test_', 'val_')} chooses on examples that "
@@ -60,11 +60,11 @@ def cautions(result: SweepResult) -> list[str]:
 
 
 def _epoch_by(outcome: Outcome) -> str:
-    """The metric that chose a trial's epoch; "" for the last one."""
+    """The metric that chose a trial's epoch; "" for the last one, and for a trial that has none."""
     config = outcome.config
-    if config.get("select") != "best" and not config.get("early_stopping"):
+    if not outcome.history or (config.get("select") != "best" and not config.get("early_stopping")):
         return ""
-    default = "val_loss" if outcome.final.get("val_loss") is not None else "test_loss"
+    default = "val_loss" if "val_loss" in outcome.history else "test_loss"
     return config.get("select_on") or default
 
 

@@ -176,6 +176,7 @@ def _say_data(checked: Plan) -> None:
 def _dry_run(spec: Spec, options: argparse.Namespace) -> int:
     """Check what a run would check, and print what it would do."""
     from flaxvision.sweep._run import run_directory
+    from flaxvision.sweep.executors import check_models
     from flaxvision.sweep.plan import plan
     from flaxvision.sweep.store import check_directory, check_identity, read_records
     from flaxvision.sweep.trials import cohorts
@@ -183,6 +184,7 @@ def _dry_run(spec: Spec, options: argparse.Namespace) -> int:
 
     directory = run_directory(spec.name, options.out, resume=options.resume)
     checked = plan(spec, Places(directory, options.raw_dir, options.data_dir))
+    check_models([trial.settings["model"] for trial in checked.trials], options.executor)
     check_directory(directory, checked.spec, resume=options.resume)
     check_identity(directory, read_records(directory), checked.identity)
     spec, trials = checked.spec, checked.trials
