@@ -15,7 +15,7 @@ from flaxvision.data.look import Look
 if TYPE_CHECKING:
     from jinja2 import Template
 
-SAMPLES = 8  # of a class in a split
+SAMPLES = 6  # of a class in a split
 SIDE = 96  # pixels; larger images are reduced
 CLASSES = 200  # with samples; of more, the others stand with their counts
 _POINTS = 2_000  # drawn of a split

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from flaxvision.report.confusion import draw_confusion
 from flaxvision.report.curves import draw_curves
+from flaxvision.report.fonts import fonts_for
 from flaxvision.report.overview import draw_overview
 from flaxvision.report.style import encode
 from flaxvision.sweep.results import SweepResult
@@ -17,12 +19,18 @@ if TYPE_CHECKING:
 
 def drawings(result: SweepResult) -> dict[str, Callable[[], Figure | None]]:
     """What draws each figure, by the names of their files; some results have no data for one."""
-    return {
-        "table": lambda: draw_overview(result),
-        "loss": lambda: draw_curves(result, "loss"),
-        "accuracy": lambda: draw_curves(result, "top1"),
-        "confusion": lambda: draw_confusion(result),
+    functions: dict[str, Callable[[SweepResult], Figure | None]] = {
+        "table": draw_overview,
+        "loss": lambda drawn: draw_curves(drawn, "loss"),
+        "accuracy": lambda drawn: draw_curves(drawn, "top1"),
+        "confusion": draw_confusion,
     }
+    return {name: functools.partial(_draw, function, result) for name, function in functions.items()}
+
+
+def _draw(function: Callable[[SweepResult], Figure | None], result: SweepResult) -> Figure | None:
+    with fonts_for(result) as drawn:
+        return function(drawn)
 
 
 def draw_figures(result: SweepResult) -> dict[str, Figure]:

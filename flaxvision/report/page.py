@@ -14,6 +14,7 @@ from flaxvision.report import formats
 from flaxvision.report.confusion import class_names, confused_pairs, examples_of, winner_accuracies, winner_pairs
 from flaxvision.report.display import display_tables, imbalanced
 from flaxvision.report.figures import figure_files
+from flaxvision.report.fonts import substitutes
 from flaxvision.report.remarks import cautions, data_used
 from flaxvision.report.style import COLUMN, DPI
 from flaxvision.sweep.results import Outcome, SweepResult
@@ -54,6 +55,7 @@ def report_html(
         data=data_used(result),
         figures={name: _figure(name, files) for name in _FIGURES if f"{name}.svg" in files},
         column=COLUMN,
+        substitutes=substitutes(result),
         pairs=_pairs(result),
         classes=_classes(result),
         classes_shown=CLASSES,
