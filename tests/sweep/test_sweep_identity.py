@@ -15,7 +15,9 @@ from PIL import Image
 import flaxvision as fv
 from flaxvision.errors import UserError
 from flaxvision.sweep import parse_spec, rerun, run
-from flaxvision.sweep.store import append_record, check_unchanged, claim, locked, open_run, read_records
+from flaxvision.sweep.plan import plan
+from flaxvision.sweep.store import append_record, check_identity, check_unchanged, claim, locked, open_run, read_records
+from flaxvision.sweep.work import Places
 
 RANDOM = np.random.default_rng(0)
 PIXELS = RANDOM.integers(0, 256, (60, 4, 4), np.uint8)
@@ -46,6 +48,12 @@ def write_data(folder: Path, labels: np.ndarray = LABELS) -> None:
     np.savez(folder / "valid.npz", samples=PIXELS[40:], annotations=labels[40:])
 
 
+def spec_of(*, seeds=1, model="linear", dataset="npz:data", **recipe):
+    table = {"name": "mine", "dataset": dataset, "model": model, "seeds": seeds}
+    table["recipe"] = {"batch_size": 20, "epochs": 1, "learning_rate": 0.1, **recipe}
+    return parse_spec(table)
+
+
 @pytest.fixture
 def fill(tmp_path, monkeypatch):
     """Fills a run in the working folder, which has data in `data`."""
@@ -53,10 +61,8 @@ def fill(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     write_data(tmp_path / "data")
 
-    def fill(out="run", *, seeds=1, resume=False, model="linear", dataset="npz:data", **recipe):
-        table = {"name": "mine", "dataset": dataset, "model": model, "seeds": seeds}
-        table["recipe"] = {"batch_size": 20, "epochs": 1, "learning_rate": 0.1, **recipe}
-        return run(parse_spec(table), out, resume=resume, executor="loop", export=False, report=False)
+    def fill(out="run", *, resume=False, **settings):
+        return run(spec_of(**settings), out, resume=resume, executor="loop", export=False, report=False)
 
     return fill
 
@@ -118,10 +124,10 @@ def test_a_network_edited(fill, network, old, new, named):
     network(old, new)
     with pytest.raises(UserError, match=rf"code {model}.* {named} was [0-9a-f]+, is [0-9a-f]+.*: put that back"):
         fill(model=model, seeds=2, resume=True)
-    if "WIDTH" in old:
-        fill("new", model=model)  # what the file holds now, though Python had the older one
-        parameters = [read_records(Path(out))[0]["parameters"] for out in ("run", "new")]
-        assert parameters == [16 * 3 + 3 + 4 * 2, 16 * 4 + 4 + 5 * 2]
+    if "WIDTH" in old:  # what the file holds now, though Python had the older one
+        now = plan(spec_of(model=model), Places(Path("new"))).parameters
+        assert list(now.values()) == [16 * 4 + 4 + 5 * 2]
+        assert read_records(Path("run"))[0]["parameters"] == 16 * 3 + 3 + 4 * 2
 
 
 def test_a_comment_or_another_function_edited(fill, network):
@@ -145,15 +151,18 @@ def test_starting_weights_replaced(fill, tmp_path):
         fill(warm_start="other0", seeds=2, resume=True)
 
 
-def test_a_picture_moved_to_another_class(fill, tmp_path):
+def test_a_picture_moved_to_another_class(tmp_path):
     for number in range(20):
-        path = tmp_path / "pictures" / "ab"[number % 2] / f"{number}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path = tmp_path / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
         Image.fromarray(RANDOM.integers(0, 256, (4, 4), np.uint8)).save(path)
-    fill(dataset="images:pictures", batch_size=4)
-    (tmp_path / "pictures" / "a" / "0.png").rename(tmp_path / "pictures" / "b" / "0.png")
-    with pytest.raises(UserError, match="data images:pictures train was"):
-        fill(dataset="images:pictures", batch_size=4, seeds=2, resume=True)
+    spec = spec_of(dataset=f"images:{tmp_path}", batch_size=4)
+    before = plan(spec, Places(tmp_path / "run")).identity
+    assert plan(spec, Places(tmp_path / "run")).identity == before
+    (tmp_path / "a" / "0.png").rename(tmp_path / "b" / "0.png")
+    after = plan(spec, Places(tmp_path / "run")).identity  # in the same process
+    with pytest.raises(UserError, match=r"something else: data images:\S+ train was [0-9a-f]+, is"):
+        check_identity(tmp_path / "run", [{"status": "ok", "identity": before}], after)
 
 
 def test_a_switch_of_jax(fill):
