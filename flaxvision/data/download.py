@@ -83,5 +83,6 @@ def _unpack(part: Download, path: Path) -> dict[str, bytes]:
                 if file is not None:
                     contents[wanted[member.name]] = file.read()
         return contents
-    except (OSError, KeyError, zipfile.BadZipFile, tarfile.TarError) as error:
-        raise UserError(f"the download {part.url} cannot be unpacked ({error})") from error
+    except Exception as error:  # those of zipfile, tarfile and the compressions; it was checked when it came
+        path.unlink(missing_ok=True)  # else it would be taken again
+        raise UserError(f"the download {part.url} was damaged on disk ({error}) and is deleted: load again") from error

@@ -9,6 +9,7 @@ import hashlib
 import http.server
 import io
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -326,6 +327,16 @@ def test_download_with_a_wrong_checksum(mnist_server, files, tmp_path):
         data.load("mnist", data_dir=tmp_path / "data")
     assert "\n" not in str(caught.value)
     files.idx_set(folder)  # put right, it loads: nothing bad was kept
+    assert data.load("mnist", data_dir=tmp_path / "data").source.official
+
+
+def test_a_download_that_was_damaged_on_disk(mnist_server, tmp_path):
+    data.load("mnist", data_dir=tmp_path / "data")
+    shutil.rmtree(tmp_path / "data" / "mnist")
+    (kept,) = (tmp_path / "data" / "downloads").glob("*t10k-images*[!O]")
+    kept.write_bytes(kept.read_bytes()[:-50])
+    with pytest.raises(UserError, match=r"t10k-images-idx3-ubyte.gz was damaged on disk .* is deleted: load again"):
+        data.load("mnist", data_dir=tmp_path / "data")
     assert data.load("mnist", data_dir=tmp_path / "data").source.official
 
 
