@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 Records = list[dict[str, Any]]
 LONGEST = 400  # characters of a message
-_OURS = (str(Path(__file__).parents[1]), *{sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")}, "<")
+_PACKAGES = (Path(__file__).parents[1], Path(__file__).parents[2] / "export")
+_OURS = (*map(str, _PACKAGES), *{sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")}, "<")
 
 
 def attempt(cohort: Cohort, callbacks: Iterable[Callback] = ()) -> Records:

@@ -118,6 +118,7 @@ class Worker:
 
     def _death(self) -> WorkerDied | UserError:
         said = ending(self.process.wait(), _memory_kills() > self.killed_before)
+        self.end()
         if self.ready:
             return WorkerDied(said)
         return UserError(f"worker processes do not start here: {said}; use --executor threads")

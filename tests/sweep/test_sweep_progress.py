@@ -1,0 +1,108 @@
+"""What a sweep says while it runs, where standard error is no terminal and where it is one."""
+
+from __future__ import annotations
+
+import io
+import re
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from flaxvision.sweep import parse_spec, progress, run
+from flaxvision.sweep.progress import Bar, Lines, Watcher, clock
+
+
+def cohort(number: int, trials: int = 1, stage: str = "sweep"):
+    """As much of a cohort as a watcher looks at."""
+    made = [SimpleNamespace(cohort=number, stage=stage) for _ in range(trials)]
+    return SimpleNamespace(trials=made, places=SimpleNamespace(directory="runs/x"))
+
+
+def record(seed: int, value: float | None, status: str = "ok", **more):
+    return {"id": "abc", "status": status, "stage": "sweep", "seed": seed, "cell": {"lr": "0.1"}, **more} | (
+        {} if status == "failed" else {"final": {"test_top1": value}}
+    )
+
+
+def test_lines_at_the_start_at_each_tenth_and_of_failures():
+    file = io.StringIO()
+    watch, work = Lines(file), [cohort(i % 4) for i in range(20)]
+    watch.begin(work, "test_top1")
+    with watch:
+        for seed, each in enumerate(work):
+            (move,) = watch.callbacks(each)
+            for step in (1, 2):
+                move(SimpleNamespace(step=step, steps=2))
+            failed = seed == 9
+            watch.end(each, [record(seed, seed / 100, "failed" if failed else "ok", message="no luck")])
+    lines = file.getvalue().splitlines()
+    assert lines[0] == "runs/x: training, 20 trials, 4 programs"
+    assert [line for line in lines if "failed:" in line] == ["trial abc (lr 0.1, seed 9) failed: no luck"]
+    counted = [line for line in lines[1:] if "failed:" not in line]
+    assert [int(re.search(r"(\d+) %", line).group(1)) for line in counted] == list(range(10, 101, 10))
+    assert re.fullmatch(r"1/20 trials, 10 %, 0:00 left, best test top-1 0.00 % \(lr 0.1, seed 0\)", counted[0])
+    assert counted[-1] == "20/20 trials, 100 %, 1 failed, best test top-1 19.00 % (lr 0.1, seed 19)"
+    assert file.getvalue().isprintable() == (not lines)  # nothing but lines
+    assert all(line.isprintable() for line in lines)
+
+
+def test_a_line_now_and_then_while_nothing_ends():
+    """As during a long compilation."""
+    file = io.StringIO()
+    watch = Lines(file, every=0.01)
+    watch.begin([cohort(0)], "val_loss")
+    with watch:
+        until = time.monotonic() + 30
+        while file.getvalue().count("\n") < 4 and time.monotonic() < until:
+            time.sleep(0.01)
+    assert file.getvalue().splitlines()[1:4] == ["0/1 trials, 0 %"] * 3
+
+
+def test_the_best_of_a_loss_is_the_smallest_and_no_diverged_one():
+    watch = Watcher()
+    work = [cohort(0, trials=3), cohort(0, stage="pretrain")]
+    watch.begin(work, "val_loss")
+    ends = [("ok", 2.5), ("diverged", 0.1), ("ok", None)]
+    watch.end(work[0], [record(i, 0.5, status) | {"final": {"val_loss": x}} for i, (status, x) in enumerate(ends)])
+    assert watch.line().endswith("best val loss 2.500 (lr 0.1, seed 0)")
+    assert watch.line().startswith("3/4 trials, 75 %")
+
+
+def test_a_terminal_of_80_columns_has_one_line(monkeypatch):
+    from rich.console import Console
+
+    watch, file = Bar(), io.StringIO()
+    watch.console = Console(file=file, force_terminal=True, width=80)
+    work = [cohort(0), cohort(1)]
+    watch.begin(work, "test_top1")
+    with watch:
+        cell = {"cell": {"variant": "a name that is far too long for any terminal " * 3}}
+        watch.end(work[0], [record(0, 0.5) | cell])
+        watch.bar.refresh()
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", file.getvalue())
+    last = [line for line in re.split(r"[\r\n]+", shown) if "50 %" in line][-1]
+    assert "1/2 trials · 50 % · 0:00 left · best test top-1 50.00 %" in last
+    assert len(last.rstrip()) <= 80
+
+
+def test_a_log_of_a_sweep_has_no_control_codes(tmp_path, capsys, tiny):
+    run(
+        parse_spec(tiny(seeds=2)),
+        tmp_path / "run",
+        executor="loop",
+        export=False,
+        report=False,
+        watch=progress.watcher(),
+    )
+    err = capsys.readouterr().err
+    lines = err.splitlines()
+    assert lines[0] == f"{tmp_path / 'run'}: training, 2 trials, 1 program"
+    assert lines[-1].startswith("2/2 trials, 100 %, best test top-1 ")
+    assert "\x1b" not in err
+    assert "\r" not in err
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (59.6, "1:00"), (3599.6, "1:00:00"), (90061, "25:01:01")])
+def test_clock(seconds, text):
+    assert clock(seconds) == text
