@@ -73,12 +73,22 @@ def chain(*layers, shape, kind="chain"):
     return Chain(layers, input_shape=shape, kind=kind)
 
 
+def drawn(seed):
+    """What Flax's initialisers draw, about; they compile a program for every shape."""
+
+    def init(_, size, dtype=np.float32, **__):
+        values = np.random.default_rng(seed).standard_normal(size) / math.sqrt(math.prod(size[:-1]))
+        return jnp.asarray(values.astype(dtype))
+
+    return init
+
+
 def linear(inputs, outputs, seed=0, **settings):
-    return Linear(inputs, outputs, rngs=nnx.Rngs(seed), **settings)
+    return Linear(inputs, outputs, rngs=nnx.Rngs(0), kernel_init=drawn(seed), bias_init=drawn(seed + 1), **settings)
 
 
 def conv(inputs, outputs, kernel=(3, 3), **settings):
-    return Conv(inputs, outputs, kernel, rngs=nnx.Rngs(0), **settings)
+    return Conv(inputs, outputs, kernel, rngs=nnx.Rngs(0), kernel_init=drawn(0), bias_init=drawn(1), **settings)
 
 
 # Examples of other axes.
@@ -277,7 +287,7 @@ def test_a_masked_convolution_is_refused_before_it_is_saved(tmp_path):
 
 def test_float64_stays_float64_where_jax_has_it(tmp_path, caplog):
     with jax.enable_x64(True):
-        model = chain(("fc", linear(3, 2, param_dtype=jnp.float64)), shape=(3,))
+        model = chain(("fc", linear(3, 2, param_dtype=jnp.float64, use_bias=False)), shape=(3,))
         model.layers[0].kernel[...] = jnp.asarray([[1 / 3, 2], [1e-9, 1], [np.pi, 0]], jnp.float64)
         kernel = np.asarray(model.layers[0].kernel[...])
         files = fv.save_model(model, tmp_path / "net.safetensors"), export.to_onnx(model, tmp_path / "net.onnx")
