@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -108,10 +109,11 @@ def _check_effects(trial: Trial) -> None:
     """Raise for a setting beside the recipe that has no effect, and for one that other libraries have."""
     from flaxvision.models.registry import size_names
 
-    taken = size_names(str(trial.settings["model"])) if ":" in str(trial.settings["model"]) else []
-    for key in trial.sizes:
-        if taken is not None and key not in taken and ELSEWHERE.get(key) in setting_keys():
-            raise unknown("setting", key, setting_keys())
+    for key in trial.sizes.keys() & ELSEWHERE.keys():
+        with contextlib.suppress(TypeError):  # of what is no function, of which building it says more
+            taken = size_names(trial.settings["model"])
+            if taken is not None and key not in taken:
+                raise unknown("setting", key, setting_keys())
     if "validation_seed" in trial.settings and "validation" not in trial.settings:
         raise UserError(
             "validation_seed has no effect without a validation split: give validation=0.2, or leave it out"
