@@ -111,10 +111,10 @@ def compare(model: Chain, dataset: Dataset, *, onnx: str | Path | None = None) -
     Raises:
         UserError: If a layer cannot be exported or the images do not fit the model.
     """
-    from flaxvision.training._evaluate import _check
+    from flaxvision.training._evaluate import as_model_takes
 
     images, labels = dataset.test.images, dataset.test.labels
-    _check(model, images)
+    as_model_takes(model, images)
     loss = loss_of(model.output_shape)
 
     with tempfile.TemporaryDirectory() as folder:

@@ -57,8 +57,8 @@ def load(
       raw_dir: folder with the original files, best in a sub-folder a set; `FLAXVISION_RAW_DIR`, for which the same
         holds, when left out.
       data_dir: folder for prepared sets; `FLAXVISION_DATA_DIR`, else the user's cache folder, when left out.
-      limit: keep the first examples of every split, so many of each.
-      validation: fraction of the training examples, after `limit`, to hold out as the validation split.
+      limit: examples of every split to keep, see `Dataset.limit`.
+      validation: fraction of the training examples, after `limit`, to hold out, see `Dataset.hold_out`.
       validation_seed: seed of the draw of those.
       size: what images are converted to with `images:FOLDER`: pixels a side, or width and height, "64x48" or (64, 48).
         Pixels a side of `glyphs` and `glyphs47` (28 when left out). Elsewhere a check.
@@ -100,7 +100,7 @@ def load(
     elif kind == "npz" and colon:
         from flaxvision.data import npz
 
-        dataset = npz.read_npz(name, _folder(name))
+        dataset = npz.read_npz(name, _folder(name, file=True))
     elif kind == "images" and colon:
         from flaxvision.data import image_folder
 
@@ -115,9 +115,11 @@ def load(
     return dataset.limit(limit).hold_out(validation, validation_seed)
 
 
-def _folder(name: str) -> Path:
+def _folder(name: str, *, file: bool = False) -> Path:
     kind, _, folder = name.partition(":")
     path = Path(folder).expanduser()
+    if path.is_file() and file:
+        return path
     if path.is_file():
         raise UserError(f"{name}: {folder} is a file: unpack it, and type {kind}:FOLDER with the path of its folder")
     if not folder or not path.is_dir():
@@ -153,8 +155,8 @@ def _glyphs(
         glyphs.draw_glyphs(characters, count, height, 1 if channels is None else channels, stream=stream)
         for stream, count in enumerate((train, test))
     ]
-    pairs = [(split.images, split.labels) for split in splits]
-    return arrays.build(name, *pairs, classes=characters, kind="generated")
+    pairs = {name: (split.images, split.labels) for name, split in zip(("train", "test"), splits, strict=True)}
+    return arrays.build(name, pairs, classes=characters, kind="generated", mixed=True)
 
 
 def _check_shape(dataset: Dataset, size: tuple[int, int] | None, channels: int | None) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from flaxvision.data.dataset import Dataset, Source, Split
+from flaxvision.data.balance import sorted_by_class
+from flaxvision.data.dataset import SPLITS, Dataset, Source, Split
+from flaxvision.data.examples import as_examples, as_labels, check_labels, numbered
 from flaxvision.errors import UserError
+
+_SEED = 0  # of the order of examples that came sorted
 
 
 def from_arrays(
@@ -22,87 +26,83 @@ def from_arrays(
 ) -> Dataset:
     """A data set of arrays in memory.
 
+    What can be read only one way is taken, and said in `source.notes`: labels (N, 1), one-hot labels, class names as
+    labels, pixels in another number type. Examples that stand sorted by class are mixed by a fixed seed.
+
     Args:
-      train_x: uint8 images (N, H, W) or (N, H, W, C) with values 0 to 255, or float points (N, D).
-      train_y: whole-number labels (N,), from 0 to the number of classes less one.
+      train_x: uint8 images (N, H, W) or (N, H, W, C) with values 0 to 255, or float points (N, D); lists and tensors
+        are taken as arrays.
+      train_y: labels (N,): whole numbers from 0 to the number of classes less one, or class names.
       test_x: the test examples, shaped like `train_x`.
       test_y: their labels.
-      classes: the names of the classes; "0", "1", … up to the largest label when left out.
+      classes: the names of the classes in the order of their numbers; when left out, the labels that are there, which
+        must be 0, 1, … without a gap where they are numbers.
       name: what tables and error messages call the set.
 
     Returns:
       The `Dataset`: images as uint8 (N, H, W, C), points as float32 (N, D), labels as int32 (N,).
 
     Raises:
-      UserError: for another dtype or rank, counts that differ, or a label outside the classes.
+      UserError: for values, shapes or labels that could be read in two ways or not at all; it says what to write.
+
+    >>> from_arrays([[0.0, 1.0], [2.0, 3.0]], ["cat", "dog"], [[4.0, 5.0]], ["dog"]).classes
+    ('cat', 'dog')
     """
-    return build(name, (train_x, train_y), (test_x, test_y), classes=classes)
+    return build(name, {"train": (train_x, train_y), "test": (test_x, test_y)}, classes=classes)
 
 
 def build(
     name: str,
-    train: tuple[Any, Any],
-    test: tuple[Any, Any],
+    pairs: Mapping[str, tuple[Any, Any]],
     *,
     classes: Iterable[object] | None = None,
     kind: str = "arrays",
     checksum: str | None = None,
     note: str = "",
+    notes: Iterable[str] = (),
+    mixed: bool = False,
+    places: Mapping[str, str] | None = None,
 ) -> Dataset:
-    """`from_arrays`, with what is known of the source; the checksum is that of the arrays unless one is given."""
-    splits = {"train": as_split(f"{name}: train", *train), "test": as_split(f"{name}: test", *test)}
-    shapes = {split: x.images.shape[1:] for split, x in splits.items()}
-    if shapes["train"] != shapes["test"] or splits["train"].images.dtype != splits["test"].images.dtype:
-        raise UserError(f"{name}: train examples are {shapes['train']} but test examples {shapes['test']}")
-    if classes is None:
-        classes = range(1 + max(int(split.labels.max()) for split in splits.values()))
-    names = tuple(str(label) for label in classes)
-    for split, x in splits.items():
-        check_labels(f"{name}: {split}", x.labels, len(names))
+    """`from_arrays` of examples and labels by split, with what is known of the source.
+
+    The checksum is that of the arrays as given, unless one is given; `mixed` says that their order is a random one,
+    `places` what errors call each split.
+    """
+    images, labels, said = {}, {}, list(notes)
+    places = {split: f"{name}: {split}" for split in pairs} | dict(places or {})
+    for split, (x, y) in pairs.items():
+        where = places[split]
+        images[split], of_images = as_examples(where, x)
+        labels[split], of_labels = as_labels(where, y)
+        said += [f"{split}: {words}" for words in (*of_images, *of_labels)]
+        if len(images[split]) != len(labels[split]):
+            raise UserError(
+                f"{where}: {len(images[split])} examples but {len(labels[split])} labels: give one label an example"
+            )
+        if images[split].size == 0:
+            raise UserError(f"{where}: there are no examples: their shape is {images[split].shape}")
+        shape, first = images[split].shape[1:], images["train"]
+        if shape != first.shape[1:] or images[split].dtype != first.dtype:
+            raise UserError(f"{name}: train examples are {first.shape[1:]} but {split} examples {shape}")
+    names = None if classes is None else tuple(map(str, classes))
+    numbers, names = numbered(name, list(labels.values()), names)
+    splits = {}
+    for split, given in zip(pairs, numbers, strict=True):
+        check_labels(places[split], given, len(names))
+        splits[split] = Split(np.ascontiguousarray(images[split]), given.astype(np.int32))
     source = Source(
         kind=kind,
         checksum=checksum or array_checksum(array for x in splits.values() for array in (x.images, x.labels)),
         official=None,
         note=note,
-        counts=tuple((split, len(x)) for split, x in splits.items()),
+        counts=tuple((split, len(splits[split])) for split in SPLITS if split in splits),
     )
-    return Dataset(name, splits["train"], splits["test"], names, source)
-
-
-def as_split(where: str, x: Any, y: Any) -> Split:
-    """A `Split` of one pair of arrays as `from_arrays` takes them; `where` begins an error."""
-    x, y = np.asarray(x), np.asarray(y)
-    if x.dtype == np.uint8 and x.ndim in (3, 4):
-        x = x[..., None] if x.ndim == 3 else x
-    elif x.dtype in (np.float32, np.float64) and x.ndim == 2:
-        with np.errstate(over="ignore"):  # an overflow becomes inf, which the next check reports
-            x = x.astype(np.float32)
-        if not np.isfinite(x).all():
-            raise UserError(f"{where}: a point has a value that is not finite in float32")
-    else:
-        raise UserError(
-            f"{where}: examples are {x.dtype} {x.shape}: allowed are uint8 images (N, H, W) or (N, H, W, C), "
-            "and float32 or float64 points (N, D)"
-        )
-    if y.dtype.kind not in "iu" or y.ndim != 1:
-        raise UserError(f"{where}: labels are {y.dtype} {y.shape}: allowed are whole numbers (N,)")
-    if len(x) != len(y):
-        raise UserError(f"{where}: {len(x)} examples but {len(y)} labels: give one label an example")
-    if x.size == 0:
-        raise UserError(f"{where}: there are no examples: their shape is {x.shape}")
-    check_labels(where, y, np.iinfo(np.int32).max)  # before the cast, which would wrap
-    return Split(np.ascontiguousarray(x), y.astype(np.int32))
-
-
-def check_labels(where: str, labels: np.ndarray, num_classes: int) -> None:
-    """Raise `UserError` for the first of `labels` (N,) that is not 0 to `num_classes` - 1."""
-    wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
-    if len(wrong):
-        first = int(wrong[0])
-        raise UserError(
-            f"{where}: label {int(labels[first])} at index {first} is outside the {num_classes} classes: "
-            f"labels are 0 to {num_classes - 1}"
-        )
+    for split in pairs:
+        if not mixed and sorted_by_class(splits[split].labels):
+            splits[split] = splits[split][np.random.default_rng(_SEED).permutation(len(splits[split]))]
+            said.append(f"{split}: examples sorted by class were mixed (seed {_SEED})")
+    dataset = Dataset(name, splits["train"], splits["test"], names, source, splits.get("validation"))
+    return dataset.noted(said)
 
 
 def array_checksum(arrays: Iterable[np.ndarray]) -> str:

@@ -22,7 +22,7 @@ def two_clusters(seed: int = 0) -> Dataset:
     """2,016 training and 504 test points, float32 (N, 2), labels 0 (inside the circle) and 1 (around it)."""
     rng = np.random.default_rng(seed)
     train, test = _draw(rng, TRAIN), _draw(rng, TEST)
-    return arrays.build("two_clusters", train, test, classes=CLASSES, kind="generated")
+    return arrays.build("two_clusters", {"train": train, "test": test}, classes=CLASSES, kind="generated", mixed=True)
 
 
 def _draw(rng: np.random.Generator, counts: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
+from flaxvision.data import balance
+from flaxvision.data.balance import first_of_each, shares
 from flaxvision.errors import UserError
+
+SPLITS = ("train", "validation", "test")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -73,16 +78,31 @@ class Dataset:
         named = {"train": self.train, "validation": self.validation, "test": self.test}
         return {name: split for name, split in named.items() if split is not None}
 
+    @property
+    def published(self) -> bool:
+        """Whether it is a published set, whose examples keep their order and whose draws those of its reports."""
+        return self.source.kind in ("raw folder", "download")
+
     def limit(self, examples: int | None) -> Dataset:
-        """The first `examples` examples of every split (all of them for None)."""
+        """So many examples of every split, in their order (all of them for None).
+
+        Of one's own data they have the classes in the proportions of the split, one of each at least where that goes;
+        of published and generated sets, which are mixed, they are the first.
+        """
         if examples is None:
             return self
         if examples < 1:
             raise UserError(f"limit is {examples}: give 1 or more examples")
-        return self._with(**{name: split[:examples] for name, split in self.splits.items()})
+        if self.published or self.source.kind == "generated":
+            return self._with(**{name: split[:examples] for name, split in self.splits.items()})
+        return self._with(**{name: split[_first(split, examples)] for name, split in self.splits.items()})
 
     def hold_out(self, fraction: float | None, seed: int = 0) -> Dataset:
-        """Move a random `fraction` of the training examples, drawn by `seed`, to a validation split."""
+        """Move a random `fraction` of the training examples, drawn by `seed`, to a validation split.
+
+        It has the classes in the proportions of the training split, one of each at least where that goes; a class of
+        one example stays in training. Of a published set it is drawn from all examples alike, as its reports drew it.
+        """
         if fraction is None:
             return self
         if seed < 0:
@@ -90,12 +110,34 @@ class Dataset:
         if not 0 < fraction < 1:
             raise UserError(f"validation is {fraction}: give a fraction of the training examples between 0 and 1")
         order = np.random.default_rng(seed).permutation(len(self.train))
-        held = round(fraction * len(order))
-        if not 0 < held < len(order):
+        number = round(fraction * len(order))
+        if not 0 < number < len(order):
             raise UserError(f"validation={fraction} of {len(order)} training examples leaves a split empty")
-        return self._with(train=self.train[np.sort(order[held:])], validation=self.train[np.sort(order[:held])])
+        if self.published:
+            held = np.sort(order[:number])
+        else:
+            counts = np.bincount(self.train.labels, minlength=self.num_classes)
+            spare = np.maximum(counts - 1, 0)
+            held = first_of_each(self.train.labels, order, shares(spare, min(number, int(spare.sum()))))
+        kept = np.ones(len(order), bool)
+        kept[held] = False
+        return self._with(train=self.train[kept], validation=self.train[held])
+
+    def noted(self, notes: Iterable[str] = ()) -> Dataset:
+        """The same with more `source.notes`: the given ones, and what its classes' numbers of examples ask for."""
+        own = balance.notes({name: split.labels for name, split in self.splits.items()}, self.classes)
+        together = tuple(dict.fromkeys((*self.source.notes, *notes, *own)))
+        return dataclasses.replace(self, source=dataclasses.replace(self.source, notes=together))
 
     def _with(self, **splits: Any) -> Dataset:
+        own = balance.notes({name: split.labels for name, split in self.splits.items()}, self.classes)
         changed = dataclasses.replace(self, **splits)
         counts = tuple((name, len(split)) for name, split in changed.splits.items())
-        return dataclasses.replace(changed, source=dataclasses.replace(changed.source, counts=counts))
+        notes = tuple(note for note in self.source.notes if note not in own)
+        source = dataclasses.replace(changed.source, counts=counts, notes=notes)
+        return dataclasses.replace(changed, source=source).noted()
+
+
+def _first(split: Split, examples: int) -> np.ndarray:
+    counts = np.bincount(split.labels)
+    return first_of_each(split.labels, np.arange(len(split)), shares(counts, min(examples, len(split))))

@@ -72,25 +72,16 @@ def read_images(name: str, folder: Path, options: Conversion) -> Dataset:
     for number, label in enumerate(classes):
         if number not in labels:
             raise UserError(f"{name}: every image of the class {label} in train is damaged: mend or remove it")
-    dataset = arrays.build(
+    return arrays.build(
         name,
-        reader.splits["train"],
-        reader.splits["test"],
+        reader.splits,
         classes=classes,
         kind="folder",
         checksum=reader.checksum(classes),
         note=note,
+        notes=(*listing.notes, *reader.notes()),
+        mixed=True,
     )
-    if "validation" in reader.splits:
-        validation = arrays.as_split(f"{name}: validation", *reader.splits["validation"])
-        dataset = dataset._with(validation=validation)
-    lacking = [
-        f"the {split} split has no images of {some([classes[number] for number in absent], 9)}"
-        for split, x in dataset.splits.items()
-        if (absent := sorted(set(range(len(classes))) - set(x.labels.tolist())))
-    ]
-    notes = (*dataset.source.notes, *listing.notes, *reader.notes(), *lacking)
-    return dataclasses.replace(dataset, source=dataclasses.replace(dataset.source, notes=notes))
 
 
 def _divide(folder: Path, found: Files) -> tuple[Files, Files]:

@@ -148,7 +148,7 @@ class _Sorter:
             depth = len(root)
             deeper = [dirs for dirs, _ in self.walk.below(*root) if len(dirs) > depth]
             heads = {dirs[depth] for dirs in deeper}
-            if len(heads) != 1 or min(map(len, deeper)) == depth + 1 or _role(*heads):
+            if len(heads) != 1 or min(map(len, deeper)) == depth + 1 or split_of(*heads):
                 break
             beside = {dirs[depth] for dirs in self.walk.folders if len(dirs) > depth and dirs[:depth] == root} - heads
             stray = self.walk.others.get(pixels.NO_IMAGE, ())
@@ -169,7 +169,7 @@ class _Sorter:
             if len(heads) != 1 or min(map(len, deeper)) <= len(at) + 1:
                 break
             (head,) = heads
-            if _role(head) != split and head.casefold() not in ("images", "data") and head != at[-1]:
+            if split_of(head) != split and head.casefold() not in ("images", "data") and head != at[-1]:
                 break
             at += (head,)
         return at
@@ -182,7 +182,7 @@ class _Sorter:
         where = shown(self.folder.joinpath(*root))
         named, others = some(map(shown, roles), 9), some(shown(head) for head in heads if head not in roles)
         empty = [
-            dirs[-1] for dirs in self.walk.folders if dirs[:-1] == root and _role(dirs[-1]) and dirs[-1] not in heads
+            dirs[-1] for dirs in self.walk.folders if dirs[:-1] == root and split_of(dirs[-1]) and dirs[-1] not in heads
         ]
         for head in empty:
             hint = self.walk.hint((*root, head))
@@ -316,7 +316,7 @@ def _plural(number: int, noun: str) -> str:
     return count(number, first) + (f" {rest}" if rest else "")
 
 
-def _role(name: str) -> str | None:
+def split_of(name: str) -> str | None:
     """The split that a folder's whole name means."""
     found = _WORD.search(name.casefold())
     return _SPLITS[found[1]] if found and not _rest(name, found) else None

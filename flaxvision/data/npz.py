@@ -1,46 +1,126 @@
-"""The user's own arrays in files: `npz:FOLDER` with two NumPy archives."""
+"""The user's own arrays in files: `npz:FOLDER` with a NumPy archive a split, or one archive with all of them."""
 
 from __future__ import annotations
 
+import re
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from flaxvision.data import arrays, raw
-from flaxvision.data.dataset import Dataset
+from flaxvision.data.dataset import SPLITS, Dataset
+from flaxvision.data.listing import split_of
 from flaxvision.errors import UserError
 
+_EXAMPLES = (
+    "samples",
+    "images",
+    "image",
+    "x",
+    "data",
+    "features",
+    "inputs",
+    "arr_0",
+)  # what they are called in archives
+_LABELS = ("annotations", "labels", "label", "y", "targets", "target", "classes", "arr_1")
+_Pairs = dict[str, tuple[np.ndarray, np.ndarray]]
 
-def read_npz(name: str, folder: Path) -> Dataset:
-    """A set from `train.npz` and `valid.npz`, which becomes the test split.
 
-    Each has `samples`: points (N, D) or uint8 images (N, H, W) or (N, H, W, C), and `annotations`: whole numbers (N,).
-    Pickled objects are not read.
+def read_npz(name: str, place: Path) -> Dataset:
+    """A set of the archives of a folder, or of one archive.
+
+    A folder holds an archive a split, `train.npz`, `valid.npz` (or val, validation, dev), `test.npz`, each with
+    `samples` and `annotations` (or images and labels, x and y, …): points (N, D) or uint8 images (N, H, W) or
+    (N, H, W, C), and labels (N,). Or a single archive has all, such as x_train, y_train, x_test, y_test. Without a test
+    split the validation split becomes it. Pickled objects are not read.
     """
-    paths = [folder / "train.npz", folder / "valid.npz"]
-    train, test = (_read_npz(path) for path in paths)
-    return arrays.build(name, train, test, kind="folder", checksum=raw.fingerprint(paths))
+    paths, left_out = ([place], []) if place.is_file() else _archives(place)
+    found: _Pairs = {}
+    places: dict[str, str] = {}
+    notes: list[str] = []
+    for path in paths:
+        pairs, unread = _read(path)
+        for split, pair in pairs.items():
+            if split in found:
+                raise UserError(f"{place} has the {split} split twice: keep one")
+            found[split], places[split] = pair, str(path)
+        notes += unread
+    if left_out:
+        notes.append(f"left out: {len(left_out)} other archives, such as {left_out[0]}")
+    note = ""
+    if "test" not in found and "validation" in found:
+        found["test"], places["test"] = found.pop("validation"), places.pop("validation")
+        note = "test split: the validation archive, since there is no other"
+    missing = [split for split in ("train", "test") if split not in found]
+    if missing:
+        raise UserError(
+            f"there is no {' and no '.join(missing)} split in {place}: npz:FOLDER needs train.npz and valid.npz or "
+            "test.npz in its folder, or one archive with x_train, y_train, x_test and y_test"
+        )
+    ordered = {split: found[split] for split in SPLITS if split in found}
+    return arrays.build(
+        name, ordered, kind="folder", checksum=raw.fingerprint(paths), note=note, notes=notes, places=places
+    )
 
 
-def _read_npz(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    if not path.is_file():
-        raise UserError(f"there is no file {path}: npz:FOLDER needs train.npz and valid.npz in its folder")
+def _archives(folder: Path) -> tuple[list[Path], list[str]]:
+    """The archives that are splits, and the names of those that are none; a single one is read whatever its name."""
+    found = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".npz" and not path.name.startswith("."))
+    splits = [path for path in found if split_of(path.stem)]
+    if not splits and len(found) == 1:
+        splits = found
+    if not splits:
+        others = ", ".join(path.name for path in found[:3])
+        raise UserError(
+            f"there is no train.npz in {folder}: npz:FOLDER needs train.npz and valid.npz or test.npz in its folder"
+            + (f", which has {others}" if others else "")
+        )
+    return splits, [path.name for path in found if path not in splits]
+
+
+def _read(path: Path) -> tuple[_Pairs, list[str]]:
+    """Examples and labels by split, and what was left out."""
     try:
         # Opened here: np.load leaves a file that it cannot read open.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            missing = [key for key in ("samples", "annotations") if key not in archive]
-            if missing:
-                raise UserError(f"{path} has no {' and no '.join(missing)}: it has {', '.join(archive) or 'nothing'}")
-            samples, labels = archive["samples"], archive["annotations"]
+            if not isinstance(archive, Mapping):
+                raise UserError(f"{path} holds one array: give an archive with samples and annotations")
+            keys = _keys(path, list(archive))
+            pairs = {split: (archive[x], archive[y]) for split, (x, y) in keys.items()}
+            used = {key for pair in keys.values() for key in pair}
+            unread = [key for key in archive if key not in used]
     except UserError:
         raise
     except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path} cannot be read as plain NumPy arrays without pickled objects ({error})") from error
-    if samples.dtype.kind in "iu" and samples.ndim == 2:  # points on a grid
-        samples = samples.astype(np.float32)
-    if labels.dtype.kind == "b" or (labels.dtype.kind == "f" and np.equal(labels, np.rint(labels)).all()):
-        labels = labels.astype(np.int64)  # binary targets are often kept as bool or float
-    split = arrays.as_split(str(path), samples, labels)
-    return split.images, split.labels
+    notes = [f"left out of {path.name}: {', '.join(unread)}"] if unread else []
+    return {split: (_points(x), y) for split, (x, y) in pairs.items()}, notes
+
+
+def _keys(path: Path, names: list[str]) -> dict[str, tuple[str, str]]:
+    """The names of examples and labels by split."""
+    own = split_of(path.stem)
+    found: dict[str, dict[str, str]] = {}
+    for name in names:
+        words = re.split(r"[_\-./ ]+", name.lower())
+        split = next((s for word in words if (s := split_of(word))), own)
+        x, y = (any(word in known for word in (name.lower(), *words)) for known in (_EXAMPLES, _LABELS))
+        kind = "x" if x else "y" if y else ""
+        if split and kind:
+            found.setdefault(split, {}).setdefault(kind, name)
+    whole = {split: (keys["x"], keys["y"]) for split, keys in found.items() if len(keys) == 2}
+    half = {split: keys for split, keys in found.items() if len(keys) == 1}
+    if half or not whole:
+        keys = next(iter(half.values()), {})
+        missing = [word for kind, word in (("x", "samples"), ("y", "annotations")) if kind not in keys]
+        raise UserError(f"{path} has no {' and no '.join(missing)}: it has {', '.join(names) or 'nothing'}")
+    return whole
+
+
+def _points(samples: Any) -> Any:
+    """Whole numbers of two axes as points on a grid."""
+    return samples.astype(np.float32) if samples.dtype.kind in "iu" and samples.ndim == 2 else samples

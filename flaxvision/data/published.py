@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from flaxvision.data.arrays import check_labels
 from flaxvision.data.cifar import parse_cifar, unpickle_cifar
+from flaxvision.data.examples import check_labels
 from flaxvision.data.idx import parse_idx, unpack_npz
 from flaxvision.data.locate import Format
 from flaxvision.errors import UserError

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import functools
+import math
+from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
 
 from flaxvision.data import Split
+from flaxvision.data.examples import as_array, check_labels, check_pixels
 from flaxvision.errors import UserError
-from flaxvision.layers import Chain, Context
+from flaxvision.layers import Chain, Context, Preprocess
 from flaxvision.layers.context import evaluation_on
 from flaxvision.training.losses import class_scores, loss_of
 from flaxvision.training.metrics import Metrics, Sums, sum_batch
@@ -27,10 +30,12 @@ def evaluate(model: Chain, split: Split) -> Metrics:
     Raises:
         UserError: If the examples do not fit the model.
     """
-    _check(model, split.images)
+    as_model_takes(model, split.images)
     graphdef, state = nnx.split(model)
     loss = loss_of(model.output_shape)
     classes = 0 if loss == "squared_error" else max(model.output_shape[0], 2)
+    if classes:
+        check_labels(f"{model.kind} on these examples", split.labels, classes)
     parts = []
     for start in range(0, len(split), BATCH):
         part = split[start : start + BATCH]
@@ -38,16 +43,25 @@ def evaluate(model: Chain, split: Split) -> Metrics:
     return Metrics.of(jax.tree.map(lambda *sums: np.sum(sums, axis=0), *parts))
 
 
-def predict(model: Chain, images: np.ndarray) -> np.ndarray:
-    """Class probabilities, float32 (N, C), of images as stored (uint8 (N, H, W, C)) or points (float32 (N, D)).
+def predict(model: Chain, images: Any) -> np.ndarray:
+    """Class probabilities, float32 (N, C), of images as stored (pixels 0 to 255) or points (float32 (N, D)).
 
-    A model with one logit gives two columns; a model whose outputs are images gives those, (N, H, W, C).
+    The model scales pixels itself, as it was trained (`model.preprocess`). A model with one logit gives two columns; a
+    model whose outputs are images gives those, (N, H, W, C).
+
+    Args:
+        model: The model.
+        images: (N, H, W, C), or (N, H, W) where C is 1: uint8, or another number type with pixels 0 to 255.
 
     Raises:
-        UserError: If the examples do not fit the model.
+        UserError: If the examples do not fit the model, or their values look scaled already; it says what to write.
+
+    >>> import numpy as np, flaxvision as fv
+    >>> model = fv.models.create("linear", input_shape=(2, 2, 1), num_classes=3)
+    >>> fv.predict(model, np.zeros((5, 2, 2), np.uint8)).shape
+    (5, 3)
     """
-    images = np.asarray(images)
-    _check(model, images)
+    images = as_model_takes(model, images)
     graphdef, state = nnx.split(model)
     parts = [np.zeros((0, *model.output_shape), np.float32)] if not len(images) else []
     for start in range(0, len(images), BATCH):
@@ -91,9 +105,36 @@ def _pad(split: Split) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return images, labels, np.arange(BATCH) < len(split)
 
 
-def _check(model: Chain, images: np.ndarray) -> None:
-    if tuple(images.shape[1:]) != model.input_shape:
+def as_model_takes(model: Chain, images: Any) -> np.ndarray:
+    """Examples as an array that fits the model; `UserError` for another shape, and for values that are no pixels."""
+    where, shape = f"{model.kind} on these examples", model.input_shape
+    x = as_array(where, images)
+    if len(shape) == 3 and x.ndim == 3 and shape[2] == 1 and x.shape != shape and x.shape[1:] == shape[:2]:
+        x = x[..., None]
+    if x.shape[1:] != shape:
         raise UserError(
-            f"{model.kind} takes examples of shape {model.input_shape}, given are {tuple(images.shape[1:])}: "
-            f"give an array (N, {', '.join(map(str, model.input_shape))})"
+            f"{model.kind} takes examples of shape {shape}, given are {x.shape[1:]}: {_remedy(x.shape, shape)}"
         )
+    if not x.size:
+        return x
+    if len(shape) == 3 and model.preprocess != Preprocess():
+        low, high = check_pixels(where, x, "images")
+        if x.dtype.kind == "f" and 0 < high <= 1:
+            raise UserError(
+                f"{where}: images are {x.dtype} from {low:g} to {high:g}, and seem scaled: the model scales pixels "
+                "itself, give them as stored, 0 to 255 (np.rint(images * 255).astype('uint8'))"
+            )
+    elif x.dtype.kind == "f" and not np.isfinite(x).all():
+        raise UserError(f"{where}: {np.count_nonzero(~np.isfinite(x))} values are not finite")
+    return x
+
+
+def _remedy(given: tuple[int, ...], shape: tuple[int, ...]) -> str:
+    """What to write for an array of shape `given` to become one of examples of `shape`."""
+    if given == shape:
+        return "give an array of several, x[None] for one"
+    if len(shape) == 3 and given[1:] == (shape[2], *shape[:2]):
+        return "channels come last, write x.transpose(0, 2, 3, 1)"
+    if len(given) == 2 and given[1] == math.prod(shape):
+        return f"write x.reshape(-1, {', '.join(map(str, shape))})"
+    return f"give an array (N, {', '.join(map(str, shape))})"

@@ -102,8 +102,8 @@ def test_a_validation_split_is_not_replaced(tmp_path):
 
 @pytest.mark.parametrize("outer", ["", "train/", "archive/dataset/"])
 def test_without_splits(tmp_path, outer):
-    found = data.load(fill(tmp_path, f"{outer}a*10", f"{outer}b*2"))
-    assert counts(found) == {"train": [8, 1], "test": [2, 1]}
+    found = data.load(fill(tmp_path, f"{outer}a*10", f"{outer}b*3"))
+    assert counts(found) == {"train": [8, 2], "test": [2, 1]}
     assert found.source.note == "test split: a random 20% of each class (seed 0)"
     assert found.source.notes == (("the images are those of its folder archive/dataset",) if "archive" in outer else ())
 

@@ -47,11 +47,10 @@ def test_checksum_knows_every_value():
         (IMAGES, LABELS - 1, "arrays: train: label -1 at index 0"),
         (IMAGES, LABELS + 1, "arrays: train: label 3 at index 2 is outside the 3 classes: labels are 0 to 2"),
         (IMAGES, LABELS + 2**40, "label 1099511627776 at index 0"),
-        (IMAGES, LABELS.astype(float), "labels are float64"),
-        (IMAGES, LABELS[:, None], r"labels are int64 \(6, 1\)"),
-        (IMAGES.astype(int), LABELS, r"examples are int64 \(6, 5, 4\): allowed are uint8 images"),
+        (IMAGES, LABELS + 0.5, "labels are float64"),
+        (IMAGES, np.stack([LABELS, LABELS], 1), r"labels are int64 \(6, 2\) and not one-hot"),
+        (IMAGES, list("abcabd"), "label 'd' is none of the classes a, b, c|some splits have class names"),
         (IMAGES[0], LABELS[:5], r"examples are uint8 \(5, 4\)"),
-        (IMAGES / 255, LABELS, r"examples are float64 \(6, 5, 4\)"),
         (np.full((6, 2), np.nan), LABELS, "not finite"),
         (np.full((6, 2), 1e300), LABELS, "not finite"),
         (IMAGES[:0], LABELS[:0], "there are no examples"),
@@ -92,7 +91,7 @@ def test_npz(tmp_path):
         ({"samples": POINTS["samples"]}, "valid.npz has no annotations: it has samples"),
         ({}, "valid.npz has no samples and no annotations: it has nothing"),
         ({**POINTS, "samples": np.array([{}] * 6)}, "valid.npz cannot be read as plain NumPy arrays without pickled"),
-        ({**POINTS, "samples": np.zeros((6, 2, 3))}, r"valid.npz: examples are float64 \(6, 2, 3\)"),
+        ({**POINTS, "samples": np.zeros((6, 2, 3))}, r"train examples are \(2,\) but test examples \(2, 3, 1\)"),
         ({**POINTS, "annotations": LABELS[:4]}, "valid.npz: 6 examples but 4 labels"),
         ({**POINTS, "annotations": LABELS / 2}, "valid.npz: labels are float64"),
         ({**POINTS, "annotations": LABELS - 1}, "valid.npz: label -1"),
@@ -115,7 +114,7 @@ def test_damaged_npz(tmp_path, damage):
     with pytest.raises(UserError, match=r"valid.npz cannot be read"):
         data.load(name)
     path.unlink()
-    with pytest.raises(UserError, match=r"there is no file .*valid.npz: npz:FOLDER needs train.npz and valid.npz"):
+    with pytest.raises(UserError, match=r"there is no test split in .*: npz:FOLDER needs train.npz and valid.npz"):
         data.load(name)
     with pytest.raises(UserError, match="there is no folder ''"):
         data.load("npz:")

@@ -1,0 +1,218 @@
+"""Arrays as people have them to images, points and labels as the library has them, and what was done to them in words.
+
+What can be read only one way is taken and said; what is doubtful is an error that says what was seen and what to write.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from flaxvision.errors import UserError
+
+Said = list[str]
+_CHANNELS = (1, 3, 4)
+_PIXELS_IN_ROW = 64  # coordinates from which whole numbers 0 to 255 are a flattened image rather than a point
+_CLOSE = 1e-3  # of a whole number, after a multiplication by 255
+
+
+def as_array(where: str, x: Any) -> np.ndarray:
+    """A NumPy array of numbers; `UserError` for lists of unequal length, text, objects and complex numbers."""
+    try:
+        x = np.asarray(x)
+    except (ValueError, TypeError, RuntimeError) as error:  # the last: a tensor on another device
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{where}: examples are no array ({reason}): give one NumPy array (N, …)") from error
+    if x.dtype.kind not in "biuf":
+        raise UserError(f"{where}: examples are {x.dtype} {x.shape}: give numbers, such as uint8 images (N, H, W, C)")
+    return x
+
+
+def as_examples(where: str, x: Any) -> tuple[np.ndarray, Said]:
+    """Images uint8 (N, H, W, C) or points float32 (N, D), and what was converted.
+
+    Raises:
+        UserError: For what is no example, or could be read in two ways.
+    """
+    x = as_array(where, x)
+    if x.ndim in (3, 4):
+        check_layout(where, x)
+        pixels, said = as_pixels(where, x)
+        return (pixels[..., None] if pixels.ndim == 3 else pixels), said
+    if x.ndim == 2 and x.dtype.kind == "f":
+        return _as_points(where, x), []
+    flat = f"; rows of pixels become images by x.reshape(-1, {_sides(x.shape[-1])})" if x.ndim == 2 else ""
+    raise UserError(
+        f"{where}: examples are {x.dtype} {x.shape}: allowed are uint8 images (N, H, W) or (N, H, W, C), "
+        f"and float32 or float64 points (N, D){flat}"
+    )
+
+
+def _as_points(where: str, x: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):  # an overflow becomes inf, which the next check reports
+        points = x.astype(np.float32)
+    if not np.isfinite(points).all():
+        raise UserError(f"{where}: a point has a value that is not finite in float32")
+    size = points.shape[1]
+    low, high = (points.min(), points.max()) if points.size else (0, 0)
+    if size >= _PIXELS_IN_ROW and low >= 0 and 20 < high <= 255 and np.array_equal(points, np.rint(points)):
+        raise UserError(
+            f"{where}: points of {size} whole numbers from {low:g} to {high:g} look like flattened images: write "
+            f"x.reshape(-1, {_sides(size)}).astype('uint8'), or x / 255 to keep points"
+        )
+    return points
+
+
+def _sides(size: int) -> str:
+    """Height and width of `size` pixels in words, with channels where that makes a square."""
+    for channels in _CHANNELS:
+        side = math.isqrt(size // channels)
+        if side * side * channels == size:
+            return f"{side}, {side}" + (f", {channels}" if channels > 1 else "")
+    return "H, W"
+
+
+def check_layout(where: str, x: np.ndarray) -> None:
+    """Raise `UserError` for images with their channels first."""
+    if x.ndim == 4 and x.shape[1] in _CHANNELS and x.shape[3] not in _CHANNELS:
+        raise UserError(
+            f"{where}: images are {x.shape}, which looks like channels first: write x.transpose(0, 2, 3, 1) for "
+            "(N, H, W, C)"
+        )
+
+
+def as_pixels(where: str, x: np.ndarray) -> tuple[np.ndarray, Said]:
+    """Pixels 0 to 255 of any number type as uint8, and what was converted; `UserError` for other values."""
+    if x.dtype == np.uint8 or not x.size:
+        return x.astype(np.uint8, copy=False), []
+    low, high = check_pixels(where, x, "x")
+    if x.dtype.kind == "f" and high <= 1 and high > 0:
+        pixels = x * np.float64(255)
+        if np.abs(pixels - np.rint(pixels)).max() > _CLOSE:
+            raise UserError(
+                f"{where}: images are {x.dtype} from {low:g} to {high:g}, but no 255ths: write "
+                "np.rint(x * 255).astype('uint8') for 8-bit images"
+            )
+        return np.rint(pixels).astype(np.uint8), [f"{x.dtype} images from 0 to 1 were multiplied by 255"]
+    if x.dtype.kind == "f" and not np.array_equal(x, np.rint(x)):
+        raise UserError(
+            f"{where}: images are {x.dtype} from {low:g} to {high:g} and no whole numbers: write "
+            "np.rint(x).astype('uint8') for 8-bit images"
+        )
+    return x.astype(np.uint8), [f"{x.dtype} images became uint8"]
+
+
+def check_pixels(where: str, x: np.ndarray, name: str) -> tuple[float, float]:
+    """The least and the largest pixel; `UserError` for values that are no pixels 0 to 255, nor 0 to 1.
+
+    `name` is what the message calls the array.
+    """
+    if x.dtype.kind == "b":
+        raise UserError(f"{where}: images are bool: write {name}.astype('uint8') * 255")
+    if x.dtype == np.int8:
+        raise UserError(f"{where}: images are int8, in which pixels above 127 are negative: give uint8")
+    low, high = float(x.min()), float(x.max())
+    if not math.isfinite(low) or not math.isfinite(high):
+        raise UserError(f"{where}: images hold {np.count_nonzero(~np.isfinite(x))} values that are not finite")
+    if low < 0:
+        raise UserError(
+            f"{where}: images are {x.dtype} from {low:g} to {high:g}, and seem scaled: give the pixels, 0 to 255 "
+            f"(for -1 to 1: np.rint(({name} + 1) * 127.5).astype('uint8'))"
+        )
+    if high > 255:
+        raise UserError(
+            f"{where}: images are {x.dtype} from {low:g} to {high:g}: allowed are pixels 0 to 255 "
+            f"(of 16 bits: ({name} // 257).astype('uint8'))"
+        )
+    return low, high
+
+
+def as_labels(where: str, y: Any) -> tuple[np.ndarray, Said]:
+    """Labels (N,) as int64, or as text where they are class names, and what was converted.
+
+    Raises:
+        UserError: For labels that are neither, or several an example.
+    """
+    try:
+        y = np.asarray(y)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise UserError(f"{where}: labels are no array: give one label an example, (N,)") from error
+    said: Said = []
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+        said.append("labels (N, 1) were taken as (N,)")
+    elif y.ndim == 2 and y.dtype.kind in "biuf" and len(y):
+        if not (((y == 0) | (y == 1)).all() and (y.sum(axis=1) == 1).all()):
+            raise UserError(
+                f"{where}: labels are {y.dtype} {y.shape} and not one-hot: give one label an example, (N,), such as "
+                "y.argmax(axis=1)"
+            )
+        said.append(f"one-hot labels {y.shape[1:]} were taken by their 1")
+        y = y.argmax(axis=1)
+    if y.dtype.kind == "O" and y.ndim == 1 and all(isinstance(label, str) for label in y):
+        y = y.astype(str)
+    if y.dtype.kind == "S":
+        y = np.char.decode(y, "utf-8", "replace")
+    if y.ndim == 1 and y.dtype.kind == "U":
+        return y, said
+    if y.ndim == 1 and y.dtype.kind == "b":
+        said.append("labels False and True were taken as 0 and 1")
+    elif y.ndim == 1 and y.dtype.kind == "f" and np.isfinite(y).all() and np.array_equal(y, np.rint(y)):
+        pass  # whole numbers, as text files and CSV readers give them
+    elif y.ndim != 1 or y.dtype.kind not in "iu":
+        raise UserError(f"{where}: labels are {y.dtype} {y.shape}: allowed are whole numbers or class names (N,)")
+    if y.dtype.kind == "u" and y.size and int(y.max()) > np.iinfo(np.int64).max:
+        raise UserError(f"{where}: label {int(y.max())} is too large: labels are 0 to the number of classes less one")
+    return y.astype(np.int64), said
+
+
+def numbered(where: str, labels: Sequence[np.ndarray], classes: Sequence[str] | None) -> tuple[list[np.ndarray], tuple]:
+    """Labels of all splits as class numbers, and the class names.
+
+    Args:
+        where: What begins an error.
+        labels: Of each split, as `as_labels` gives them.
+        classes: Their names in the order of the numbers; None for those in the labels, which must then leave no gap.
+
+    Raises:
+        UserError: For a name that is no class, or numbers with gaps.
+    """
+    kinds = {array.dtype.kind for array in labels}
+    if len(kinds) > 1:
+        raise UserError(f"{where}: some splits have class names for labels, others numbers: give one kind")
+    if kinds == {"U"}:
+        names = tuple(sorted(set().union(*(array.tolist() for array in labels)))) if classes is None else tuple(classes)
+        positions = {name: number for number, name in enumerate(names)}
+        for array in labels:
+            unknown = next((name for name in array.tolist() if name not in positions), None)
+            if unknown is not None:
+                raise UserError(f"{where}: label {unknown!r} is none of the classes {', '.join(names)}")
+        return [np.array([positions[name] for name in array.tolist()], np.int64) for array in labels], names
+    if classes is not None:
+        return list(labels), tuple(classes)
+    present = np.unique(np.concatenate(list(labels)))
+    first, last = int(present[0]), int(present[-1])
+    if first >= 0 and len(present) <= last:  # else a negative one, which the check of the labels names
+        if len(present) == last - first + 1:
+            raise UserError(
+                f"{where}: labels are {first} to {last}, none is 0: write labels - {first}, or name {last + 1} classes"
+            )
+        raise UserError(
+            f"{where}: labels are {len(present)} numbers from {first} to {last}, with gaps: number them from 0, "
+            "np.unique(labels, return_inverse=True)[1], or name all classes"
+        )
+    return list(labels), tuple(str(number) for number in range(last + 1))
+
+
+def check_labels(where: str, labels: np.ndarray, num_classes: int) -> None:
+    """Raise `UserError` for the first of `labels` (N,) that is not 0 to `num_classes` - 1."""
+    wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    if len(wrong):
+        first = int(wrong[0])
+        raise UserError(
+            f"{where}: label {int(labels[first])} at index {first} is outside the {num_classes} classes: "
+            f"labels are 0 to {num_classes - 1}"
+        )

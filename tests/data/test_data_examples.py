@@ -1,0 +1,204 @@
+"""Arrays as people have them: taken where there is one reading, else a line that says what to write."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from flaxvision import data
+from flaxvision.errors import UserError
+
+IMAGES = np.random.default_rng(0).integers(1, 256, (12, 5, 4, 3), dtype=np.uint8)
+IMAGES[0, 0, 0] = 255
+LABELS = np.arange(12) % 3
+
+
+def made(x=IMAGES, y=LABELS, **more):
+    return data.from_arrays(x, y, x, y, **more)
+
+
+TAKEN = {  # what is given, and the note
+    "int64": (IMAGES.astype(np.int64), "train: int64 images became uint8"),
+    "uint16 of 8 bits": (IMAGES.astype(np.uint16), "uint16 images became uint8"),
+    "float 0 to 255": (IMAGES.astype(np.float32), "float32 images became uint8"),
+    "float 0 to 1": ((IMAGES / 255).astype(np.float32), "float32 images from 0 to 1 were multiplied by 255"),
+    "float16 0 to 1": ((IMAGES / 255), "float64 images from 0 to 1 were multiplied by 255"),
+    "a list of lists": (IMAGES.tolist(), "int64 images became uint8"),
+}
+
+
+@pytest.mark.parametrize("case", TAKEN)
+def test_pixels_that_can_be_read_only_one_way(case):
+    x, note = TAKEN[case]
+    dataset = made(x)
+    np.testing.assert_array_equal(dataset.train.images, IMAGES)
+    assert any(note in line for line in dataset.source.notes)
+
+
+def test_tensors(torch):
+    dataset = made(torch.from_numpy(IMAGES), torch.from_numpy(LABELS))
+    np.testing.assert_array_equal(dataset.test.images, IMAGES)
+    assert dataset.source.notes == ()
+
+
+REFUSED = {
+    "bool": (IMAGES > 127, r"images are bool: write x.astype\('uint8'\) \* 255"),
+    "int8": (IMAGES.astype(np.int8), "images are int8, in which pixels above 127 are negative"),
+    "16 bits": (
+        IMAGES.astype(np.uint16) * 257,
+        r"allowed are pixels 0 to 255 \(of 16 bits: \(x // 257",
+    ),
+    "-1 to 1": (IMAGES / 127.5 - 1, r"seem scaled: .*np.rint\(\(x \+ 1\) \* 127.5\)"),
+    "normalised": ((IMAGES - 120.0) / 70, "seem scaled: give the pixels"),
+    "float 0 to 1, no 255ths": (IMAGES / 300 + 0.001, r"no 255ths: write np.rint\(x \* 255\)"),
+    "broken pixels": (IMAGES + 0.5 - (IMAGES == 255), r"no whole numbers: write np.rint\(x\)"),
+    "NaN": (np.where(IMAGES == 255, np.nan, IMAGES), "values that are not finite"),
+    "channels first": (np.zeros((12, 3, 5, 6), np.uint8), r"channels first: write x.transpose\(0, 2, 3, 1\)"),
+    "complex": (IMAGES.astype(complex), "examples are complex128"),
+    "text": (IMAGES.astype(str), "give numbers, such as uint8 images"),
+    "unequal rows": ([[1, 2], [3]], "examples are no array"),
+    "rows of pixels": (
+        np.repeat(IMAGES.reshape(12, 60), 2, 1)[:, :64],
+        r"x.reshape\(-1, 8, 8\)",
+    ),
+    "rows of float pixels": (np.ones((12, 784)) * 255, r"look like flattened images: write x.reshape\(-1, 28, 28\)"),
+    "rows of coloured float pixels": (np.ones((12, 3072)) * 255, r"x.reshape\(-1, 32, 32, 3\)"),
+    "one image": (IMAGES[0, ..., 0], r"examples are uint8 \(5, 4\)"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_pixels_that_are_doubtful_or_none(case):
+    x, words = REFUSED[case]
+    with pytest.raises(UserError, match=words) as caught:
+        made(x, LABELS[: len(x)])
+    assert "\n" not in str(caught.value)
+
+
+NAMES = np.array(["dog", "cat", "fox"])
+READ = {  # labels, the classes, and the note
+    "(N, 1)": (LABELS[:, None], "012", "labels (N, 1) were taken as (N,)"),
+    "one-hot": (np.eye(3)[LABELS], "012", "one-hot labels (3,) were taken by their 1"),
+    "one-hot bool": (np.eye(3, dtype=bool)[LABELS], "012", "one-hot labels"),
+    "whole floats": (LABELS.astype(np.float32), "012", None),
+    "bool": (LABELS == 1, "01", "labels False and True were taken as 0 and 1"),
+    "uint64": (LABELS.astype(np.uint64), "012", None),
+}
+
+
+@pytest.mark.parametrize("case", READ)
+def test_labels_as_other_libraries_give_them(case):
+    y, classes, note = READ[case]
+    dataset = made(y=y)
+    wanted = LABELS == 1 if case == "bool" else LABELS
+    np.testing.assert_array_equal(dataset.train.labels, wanted)
+    assert dataset.classes == tuple(classes)
+    assert (note is None) or any(note in line for line in dataset.source.notes)
+
+
+@pytest.mark.parametrize("kind", [str, object, np.bytes_])
+def test_class_names_as_labels(kind):
+    dataset = made(y=NAMES[LABELS].astype(kind))
+    assert dataset.classes == ("cat", "dog", "fox")
+    assert [dataset.classes[k] for k in dataset.train.labels] == NAMES[LABELS].tolist()
+    assert made(y=NAMES[LABELS], classes=["fox", "dog", "cat"]).train.labels[:3].tolist() == [1, 2, 0]
+
+
+WRONG = {
+    "from 1": (LABELS + 1, "labels are 1 to 3, none is 0: write labels - 1, or name 4 classes"),
+    "from 1 to many": (np.arange(12) + 1, "labels are 1 to 12, none is 0"),
+    "ids with gaps": (
+        np.array([1, 7, 20001])[LABELS],
+        "3 numbers from 1 to 20001, with gaps: number them",
+    ),
+    "ids beyond memory": (np.array([0, 1, 2**40])[LABELS], "with gaps"),
+    "a gap": (np.array([0, 1, 3])[LABELS], "3 numbers from 0 to 3, with gaps"),
+    "soft": (np.full((12, 3), 1 / 3), "not one-hot"),
+    "several a row": (np.ones((12, 3), int), "not one-hot"),
+    "halves": (LABELS / 2, "labels are float64"),
+    "NaN": (np.where(LABELS == 1, np.nan, LABELS), "labels are float64"),
+    "objects": (np.array([None] * 12), "labels are object"),
+    "too large": (np.full(12, 2**64 - 1, np.uint64), "is too large"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_labels_that_are_doubtful_or_none(case):
+    y, words = WRONG[case]
+    with pytest.raises(UserError, match=words) as caught:
+        made(y=y)
+    assert "\n" not in str(caught.value)
+
+
+def test_splits_of_unlike_labels():
+    with pytest.raises(UserError, match="some splits have class names for labels, others numbers"):
+        data.from_arrays(IMAGES, NAMES[LABELS], IMAGES, LABELS)
+    with pytest.raises(UserError, match="label 'owl' is none of the classes dog, cat, fox"):
+        data.from_arrays(IMAGES, NAMES[LABELS], IMAGES, np.array(["owl"] * 12), classes=NAMES)
+
+
+def test_a_class_of_one_split_only_is_said():
+    dataset = data.from_arrays(IMAGES, LABELS, IMAGES[:8], np.arange(8) % 4)
+    assert "train has no example of 1 of 4 classes: 3" in dataset.source.notes
+    dataset = data.from_arrays(IMAGES, LABELS, IMAGES[:2], LABELS[:2], classes=["a", "b", "c", "d"])
+    assert "test has no example of 2 of 4 classes: c, d" in dataset.source.notes
+
+
+# --- npz -------------------------------------------------------------------------------------------------------------
+
+
+def save(path, x="samples", y="annotations", count=12, offset=0, **more):
+    np.savez(path, **{x: IMAGES[:count] - offset, y: LABELS[:count]}, **more)
+
+
+@pytest.mark.parametrize("name", ["valid", "val", "Validation", "DEV"])
+def test_a_validation_archive_is_the_validation_split_beside_a_test(name, tmp_path):
+    for number, (stem, count) in enumerate({"Train": 12, name: 6, "test": 9}.items()):
+        save(tmp_path / f"{stem}.npz", count=count, offset=number)
+    dataset = data.load(f"npz:{tmp_path}")
+    assert {split: len(x) for split, x in dataset.splits.items()} == {"train": 12, "validation": 6, "test": 9}
+    np.testing.assert_array_equal(dataset.validation.images, IMAGES[:6] - 1)
+    assert dataset.source.note == ""
+
+
+def test_a_validation_archive_alone_is_the_test_split_and_said(tmp_path):
+    save(tmp_path / "train.npz")
+    save(tmp_path / "valid.npz", count=6)
+    save(tmp_path / "embeddings.npz")
+    dataset = data.load(f"npz:{tmp_path}")
+    assert len(dataset.test) == 6
+    assert dataset.source.note == "test split: the validation archive, since there is no other"
+    assert "left out: 1 other archives, such as embeddings.npz" in dataset.source.notes
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("x_train", "y_train", "x_test", "y_test"), ("train_images", "train_labels", "test_images", "test_labels")],
+)
+def test_one_archive_with_all_splits(names, tmp_path):
+    np.savez(tmp_path / "mnist.npz", **dict(zip(names, [IMAGES, LABELS, IMAGES[:6], LABELS[:6]], strict=True)), path=1)
+    for place in (tmp_path, tmp_path / "mnist.npz"):
+        dataset = data.load(f"npz:{place}")
+        assert [len(x) for x in dataset.splits.values()] == [12, 6]
+        assert "left out of mnist.npz: path" in dataset.source.notes
+
+
+@pytest.mark.parametrize(("x", "y"), [("images", "labels"), ("X", "y"), ("data", "target"), ("arr_0", "arr_1")])
+def test_other_names_of_arrays(x, y, tmp_path):
+    for split in ("train", "test"):
+        save(tmp_path / f"{split}.npz", x, y)
+    np.testing.assert_array_equal(data.load(f"npz:{tmp_path}").train.images, IMAGES)
+
+
+def test_archives_that_are_no_set(tmp_path):
+    save(tmp_path / "train.npz")
+    with pytest.raises(UserError, match=r"there is no test split in .*npz:FOLDER needs train.npz and valid.npz"):
+        data.load(f"npz:{tmp_path}")
+    save(tmp_path / "test.npz")
+    save(tmp_path / "testing.npz")
+    with pytest.raises(UserError, match="has the test split twice: keep one"):
+        data.load(f"npz:{tmp_path}")
+    for path in tmp_path.glob("*.npz"):
+        path.rename(path.with_name(f"x{path.name}"))
+    with pytest.raises(UserError, match=r"there is no train.npz in .*, which has xtest.npz, xtesting.npz"):
+        data.load(f"npz:{tmp_path}")
