@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 _PLAIN = {"±": "+/-", "–": "-", "−": "-", "…": "...", "×": "x", "†": "*", "→": "->", "·": ".", "█": "#", "░": "."}
 
@@ -41,3 +41,9 @@ def forgiving_output() -> Iterator[None]:
         for stream, errors in zip(streams, before, strict=True):
             if not stream.closed:
                 stream.reconfigure(errors=errors)
+
+
+def some(names: Iterable[str], most: int = 3) -> str:
+    """The first few of many names."""
+    names = list(names)
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")

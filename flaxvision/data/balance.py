@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from flaxvision._text import some
+
 IMBALANCE = 5  # times the smallest class that the largest may have without a note
 _FEW_CHANGES = 0.1  # of the changes of label that a random order has: below it examples are sorted
 
@@ -55,13 +57,12 @@ def notes(labels: Mapping[str, np.ndarray], classes: Sequence[str]) -> tuple[str
         counts = np.bincount(numbers, minlength=len(classes))[: len(classes)]
         absent = [name for name, count in zip(classes, counts, strict=True) if not count]
         if absent:
-            named = ", ".join(absent[:5]) + (", …" if len(absent) > 5 else "")
-            found.append(f"{split} has no example of {len(absent)} of {len(classes)} classes: {named}")
+            found.append(f"the {split} split has no examples of {some(absent, 9)}")
         present = np.where(counts > 0, counts, np.iinfo(counts.dtype).max)
         large, small = int(counts.argmax()), int(present.argmin())
         if counts[large] > IMBALANCE * counts[small] > 0:
             found.append(
-                f"{split} is imbalanced: {counts[large]:,} examples of {classes[large]}, {counts[small]:,} of "
-                f"{classes[small]}; top1 can hide the small classes, balanced is the mean accuracy over classes"
+                f"the {split} split is imbalanced: {counts[large]:,} examples of {classes[large]}, {counts[small]:,} "
+                f"of {classes[small]}; top1 can hide the small classes, balanced is the mean accuracy over classes"
             )
     return tuple(found)

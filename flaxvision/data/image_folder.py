@@ -14,9 +14,10 @@ from typing import TypeVar
 import numpy as np
 
 from flaxvision._memory import empty
+from flaxvision._text import some
 from flaxvision.data import arrays
 from flaxvision.data.dataset import Dataset
-from flaxvision.data.listing import Files, count, list_images, shown, some
+from flaxvision.data.listing import Files, count, list_images, shown
 from flaxvision.data.pixels import CHANNELS, FITS, Header, Pixels, Unreadable, Wanted, pillow, read_header, read_pixels
 from flaxvision.errors import UserError, check_choice
 

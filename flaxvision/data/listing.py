@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from flaxvision._text import some
 from flaxvision.data import pixels
 from flaxvision.errors import UserError
 
@@ -60,12 +61,6 @@ def shown(path: Path | str) -> str:
 def count(number: int, noun: str) -> str:
     """ "1 image", "2,000 images"."""
     return f"{number:,} {noun}" + "s" * (number != 1)
-
-
-def some(names: Iterable[str], most: int = 3) -> str:
-    """The first few of many names."""
-    names = list(names)
-    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
 class _Walk:

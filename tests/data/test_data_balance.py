@@ -91,14 +91,14 @@ def test_a_limit_is_stratified(counts, limit, kept):
 
 def test_a_limit_below_the_number_of_classes_names_who_is_missing():
     limited = made([10, 5, 5, 1]).limit(2)
-    assert "train has no example of 2 of 4 classes: c2, c3" in limited.source.notes
+    assert "the train split has no examples of c2, c3" in limited.source.notes
 
 
 def test_a_hold_out_is_stratified_and_leaves_a_class_of_one_in_training():
     held = made([80, 19, 1]).hold_out(0.2)
     assert split_counts(held.validation, 3) == [16, 4, 0]
     assert split_counts(held.train, 3) == [64, 15, 1]
-    assert "validation has no example of 1 of 3 classes: c2" in held.source.notes
+    assert "the validation split has no examples of c2" in held.source.notes
     both = np.concatenate([held.train.images, held.validation.images])[:, 0]
     assert sorted(both) == list(range(100))
     assert not np.array_equal(
@@ -118,7 +118,7 @@ def test_published_sets_keep_their_order_and_their_draws():
 
 def test_imbalance_is_said_and_forgotten_when_it_is_gone():
     dataset = made([950, 50])
-    note = "train is imbalanced: 950 examples of c0, 50 of c1; top1 can hide the small classes"
+    note = "the train split is imbalanced: 950 examples of c0, 50 of c1; top1 can hide the small classes"
     assert sum(line.startswith(note) for line in dataset.source.notes) == 1
     assert made([50, 10]).source.notes == ()
     limited = dataset.limit(2)

@@ -139,9 +139,9 @@ def test_splits_of_unlike_labels():
 
 def test_a_class_of_one_split_only_is_said():
     dataset = data.from_arrays(IMAGES, LABELS, IMAGES[:8], np.arange(8) % 4)
-    assert "train has no example of 1 of 4 classes: 3" in dataset.source.notes
+    assert "the train split has no examples of 3" in dataset.source.notes
     dataset = data.from_arrays(IMAGES, LABELS, IMAGES[:2], LABELS[:2], classes=["a", "b", "c", "d"])
-    assert "test has no example of 2 of 4 classes: c, d" in dataset.source.notes
+    assert "the test split has no examples of c, d" in dataset.source.notes
 
 
 # --- npz -------------------------------------------------------------------------------------------------------------

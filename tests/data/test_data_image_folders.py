@@ -77,7 +77,7 @@ def test_names_of_splits(tmp_path, train, validation, test):
     assert counts(found) == {"train": [3, 2], "validation": [1, 2], "test": [0, 4]}
     assert dict(found.source.counts) == {"train": 5, "validation": 3, "test": 4}
     assert found.source.note == ""
-    assert found.source.notes[-1] == "the test split has no images of a"
+    assert found.source.notes[-1] == "the test split has no examples of a"
 
 
 @pytest.mark.parametrize("inner", ["{split}/{label}", "{label}/{split}"])
@@ -222,7 +222,7 @@ def test_a_class_that_a_split_lacks_is_said(tmp_path):
     name = fill(tmp_path, "train/a*2", "train/b*2", "test/a*2")
     found = data.load(name)
     assert counts(found) == {"train": [2, 2], "test": [2, 0]}
-    assert found.source.notes == ("the test split has no images of b",)
+    assert found.source.notes == ("the test split has no examples of b",)
 
 
 def test_links_are_followed_but_not_in_circles(tmp_path):
