@@ -51,7 +51,7 @@ def to_keras(model: Chain, path: str | Path | None = None) -> keras.Model:
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy(str(model.dtype))
     try:
-        inputs = x = keras.Input(model.input_shape, name=KERAS_INPUT)
+        inputs = x = keras.Input(model.input_shape, dtype=str(model.dtype), name=KERAS_INPUT)
         for row, place in places(model, {}):
             x = row.keras(place, x)
     finally:

@@ -26,6 +26,7 @@ from flaxvision.data.cifar import RECORD
 from flaxvision.data.idx import parse_idx
 from flaxvision.data.published import PUBLISHED, Download
 from flaxvision.errors import UserError
+from tests.conftest import slow
 
 
 def test_every_published_set_is_listed_and_lists_its_files():
@@ -387,7 +388,7 @@ def test_cifar_archive(files, server, monkeypatch, tmp_path):
 # --- the real files --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
+@pytest.mark.parametrize("name", ["mnist", slow("fashion_mnist")])
 def test_real_mnist_equals_its_files(real_set, name):
     folders = real_set(name)
     loaded = data.load(name, **folders)

@@ -111,6 +111,7 @@ def test_ratios_are_of_the_same_turn():
 
 
 @pytest.mark.parametrize("name", ["mlp", "mnist_net", "strided_cnn", "tiny_cnn", "emnist_cnn", "emnist_autoencoder"])
+@pytest.mark.slow
 def test_plain_flax_is_the_same_network(name):
     """The peer of Flax's own modules gives our outputs in evaluation mode."""
     from contestants import TASKS, plain
@@ -176,6 +177,7 @@ def test_what_is_unknown_is_told_in_one_line(tmp_path, arguments, error):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_peer_trains_a_tables_cells_by_itself(tmp_path):
     command = [sys.executable, str(FOLDER / "benchmarks" / "peer_table.py"), "demo", "flax", "--out", "found.json"]
     shorter = ["--limit", "640", "--epochs", "1", "--seeds", "1"]

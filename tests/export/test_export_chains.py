@@ -99,7 +99,8 @@ def test_a_wrong_network_is_a_disagreement(broken):
     assert random_chains.disagreements(random_chains.errors(case)) == ["onnx", "torch"]
 
 
-PADS = ["SAME", "VALID", 1, ((0, 0), (0, 0)), ((1, 0), (0, 1)), ((0, 2), (2, 0)), ((2, 2), (1, 1)), ((1, 2), (2, 1))]
+PADS = ["SAME", slow("VALID"), 1, *map(slow, [((0, 0), (0, 0)), ((1, 0), (0, 1)), ((0, 2), (2, 0)), ((2, 2), (1, 1))])]
+PADS.append(((1, 2), (2, 1)))
 
 
 @pytest.mark.parametrize("padding", PADS, ids=str)

@@ -59,7 +59,7 @@ def test_a_wrong_file_does_not_pass(trained, tmp_path):
     ("name", "recipe", "steps"),
     [
         slow("mlp", {"learning_rate": 0.1, "batch_size": 32, "shuffle": False}, 30),
-        ("mlp", {"optimizer": "adamw", "learning_rate": 1e-3, "weight_decay": 0.1, "batch_size": 50}, 12),
+        slow("mlp", {"optimizer": "adamw", "learning_rate": 1e-3, "weight_decay": 0.1, "batch_size": 50}, 12),
         ("mlp", {"learning_rate": 0.05, "momentum": 0.9, "nesterov": True, "batch_size": 32}, 12),
         slow("mnist_net", {"optimizer": "adam", "learning_rate": 1e-3, "batch_size": 16, "pixels": "signed"}, 10),
         slow("emnist_autoencoder", {"learning_rate": 1e-4, "batch_size": 16, "loss": "squared_error"}, 6),
@@ -77,6 +77,7 @@ def test_flax_and_pytorch_train_alike_in_float64(make_dataset, torch, name, reci
     assert table.markdown().count("\n") == 5
 
 
+@pytest.mark.slow
 def test_a_trajectory_notices_another_optimiser(make_dataset, torch, monkeypatch):
     from export import _trajectory
 
@@ -87,6 +88,7 @@ def test_a_trajectory_notices_another_optimiser(make_dataset, torch, monkeypatch
     assert table.parting("float64", tolerance=1e-9).step == 2  # the first loss is before any update
 
 
+@pytest.mark.slow
 def test_pytorch_again_sees_the_same_batches_in_another_order(make_dataset, torch):
     from export._trajectory import _permute_inputs, _permuted
     from export.references import reference

@@ -11,6 +11,7 @@ import pytest
 import export
 import flaxvision as fv
 from flaxvision.errors import UserError
+from tests.conftest import slow
 
 keras = pytest.importorskip("keras")
 L = keras.layers
@@ -120,7 +121,11 @@ def adapter():
     return model
 
 
-@pytest.mark.parametrize("case", MODELS)
+QUICK = ("softmax in the last Dense", "one sigmoid", "Normalization, adapted", "augmentation within", "LoRA")
+QUICK += ("two paddings", "functional with a backbone", "Rescaling by channel")
+
+
+@pytest.mark.parametrize("case", [case if case in QUICK else slow(case) for case in MODELS])
 def test_a_saved_model_gives_keras_own_outputs(case, tmp_path, caplog):
     make, of_theirs, said = MODELS[case]
     keras.utils.set_random_seed(0)

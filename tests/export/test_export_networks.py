@@ -278,6 +278,7 @@ def widened(model):
     return nnx.merge(graphdef, jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64), state))
 
 
+@pytest.mark.slow
 @every_network
 def test_float64(number):
     torch = pytest.importorskip("torch")
@@ -330,7 +331,7 @@ def test_torch_and_back(name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["polar_linear", "mlp", slow("mnist_net"), "strided_cnn", slow("emnist_cnn"), "emnist_autoencoder"]
+    "name", ["polar_linear", "mlp", slow("mnist_net"), slow("strided_cnn"), slow("emnist_cnn"), "emnist_autoencoder"]
 )
 def test_keras_and_back(name, tmp_path):
     pytest.importorskip("keras")
@@ -632,7 +633,7 @@ def drawn(chain, seed=0):
     return chain
 
 
-@pytest.mark.parametrize("use_bias", [False, True])
+@pytest.mark.parametrize("use_bias", [slow(False), True])
 def test_every_batch_norm_that_can_is_folded(use_bias, tmp_path):
     """Also behind Dropout and identities, and into transposed convolutions of either kernel layout."""
     more = {"use_bias": use_bias, "rngs": nnx.Rngs(0)}
@@ -783,7 +784,9 @@ def test_keras_layers_that_are_not_ours_are_named(kind, settings, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("padding", ["SAME", "VALID", ((0, 0), (0, 0)), ((1, 0), (0, 2)), ((2, 2), (1, 1))], ids=str)
+@pytest.mark.parametrize(
+    "padding", ["SAME", slow("VALID"), slow(((0, 0), (0, 0))), ((1, 0), (0, 2)), slow(((2, 2), (1, 1)))], ids=str
+)
 def test_transposed_convolutions_to_keras_and_back(padding, tmp_path):
     """Kernels smaller and larger than their stride: Keras crops what we do not pad."""
     pytest.importorskip("keras")
@@ -822,6 +825,7 @@ def test_names_that_are_one_in_keras(names):
     assert [layer.name for layer in twin.layers][2::2] == [first, f"{second}_1"]
 
 
+@pytest.mark.slow
 def test_a_keras_network_of_ones_own():
     keras = pytest.importorskip("keras")
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):

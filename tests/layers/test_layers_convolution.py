@@ -80,7 +80,7 @@ def test_every_form_is_the_convolution(assert_near, examples):
     agree()
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", ["patches", "batch minor", slow("winograd")])
 def test_gradients_of_gradients_scan_vmap_and_jit(assert_near, form):
     x, w = draw(0, (4, 9, 8, 3), (3, 3, 3, 5))
     with jax.enable_x64(True):

@@ -129,6 +129,7 @@ def test_other_convolutions_are_flaxs_own(layer, shape, conv):
     np.testing.assert_array_equal(ours, flaxs)
 
 
+@pytest.mark.slow
 def test_evaluation_is_as_exact_as_xlas_own(assert_near):
     chain = Chain(fast_layers(), input_shape=(12, 11, 3))
     x = draw(1, (7, 12, 11, 3))
@@ -145,7 +146,7 @@ def test_evaluation_is_as_exact_as_xlas_own(assert_near):
     ("masked", "frozen", "form"),
     [
         *(slow(False, (), form) for form in ("fast", "accelerated", "batched")),
-        *((True, (), "fast"), (True, (), "accelerated"), slow(True, (), "batched")),
+        *((True, (), "fast"), slow(True, (), "accelerated"), slow(True, (), "batched")),
         *(slow(False, FROZEN, "fast"), slow(False, FROZEN, "accelerated"), (False, FROZEN, "batched")),
     ],
 )
@@ -180,7 +181,8 @@ def test_maps_of_few_channels_stay_batch_last(frozen):
     assert masks == [(4, 4, 4, 8), (4, 2, 2, 16)]  # of dropout
 
 
-@pytest.mark.parametrize("name", [slow("mnist_net"), "emnist_cnn", slow("emnist_autoencoder"), slow("wide_cnn")])
+@pytest.mark.parametrize("name", ["mnist_net", "emnist_cnn", "emnist_autoencoder", "wide_cnn"])
+@pytest.mark.slow
 def test_training_is_the_same_with_native_convolutions(name, make_dataset):
     data = make_dataset((28, 28, 1), 10, train=96, test=20)
     loss = "squared_error" if name == "emnist_autoencoder" else "cross_entropy"

@@ -26,9 +26,9 @@ NETWORKS = [
     slow("strided_cnn", {"pool": True}, {}),
     slow("vgg19", {"input_shape": (32, 32, 3)}, {"learning_rate": 0.0003, "batch_size": 16, "steps": 12}),
     ("tiny_cnn", {}, {}),
-    ("emnist_cnn", {"hidden": 32}, {"learning_rate": 0.01, "epochs": 8}),
+    slow("emnist_cnn", {"hidden": 32}, {"learning_rate": 0.01, "epochs": 8}),
     slow("emnist_cnn", {"hidden": 64}, {"learning_rate": 0.01, "epochs": 8}),
-    ("emnist_autoencoder", {}, {"learning_rate": 0.01}),
+    slow("emnist_autoencoder", {}, {"learning_rate": 0.01}),
 ]
 
 

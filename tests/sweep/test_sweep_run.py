@@ -56,6 +56,7 @@ dropout = [0.1, 3e-1]
     return path, folder / "auto"
 
 
+@pytest.mark.slow
 def test_loop_gives_the_same_table_byte_for_byte(finished, tmp_path, command, files):
     path, auto = finished
     assert command(path, "--out", tmp_path / "loop", "--executor", "loop", "--quiet") == (0, "", "")

@@ -93,7 +93,7 @@ def test_an_epoch_is_one_program_of_known_length(data, gpu, monkeypatch):
     assert sizes == [(30, True)]  # nothing to pad
 
 
-@pytest.mark.parametrize("mode", ["vmap", "unroll"])
+@pytest.mark.parametrize("mode", ["vmap", slow("unroll")])
 def test_every_program_is_compiled_once_and_before_the_first_epoch(mode, data, gpu, caplog, monkeypatch):
     begun = []
 
@@ -119,9 +119,9 @@ def test_every_program_is_compiled_once_and_before_the_first_epoch(mode, data, g
     ("network", "settings", "tuned"),
     [
         ("mlp", {}, False),
-        ("emnist_cnn", {}, False),  # few channels: products
+        slow("emnist_cnn", {}, False),  # few channels: products
         ("wide_cnn", {}, True),  # one alone keeps XLA's convolution from 32 to 64 channels
-        ("emnist_cnn", {"conv": "native"}, True),
+        slow("emnist_cnn", {"conv": "native"}, True),
     ],
 )
 def test_kernels_are_timed_for_xlas_own_convolutions_only(network, settings, tuned, make_dataset, gpu, monkeypatch):
@@ -137,6 +137,7 @@ def test_kernels_are_timed_for_xlas_own_convolutions_only(network, settings, tun
     assert seen == [None if tuned else {"xla_gpu_autotune_level": 0}] * 2  # the train step and the evaluation
 
 
+@pytest.mark.slow
 def test_early_stopping_keeps_each_members_own_epoch(data, gpu):
     with jax.enable_x64(True):
         models, recipes = members("mlp", epochs=12, early_stopping=2, select="best", select_on="test_top1")
@@ -148,6 +149,7 @@ def test_early_stopping_keeps_each_members_own_epoch(data, gpu):
             assert_equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_a_single_vmapped_member(data, tmp_path):
     models, recipes = members("mlp", precision="default")
     short, long = (dataclasses.replace(recipes[0], epochs=epochs) for epochs in (2, 4))
