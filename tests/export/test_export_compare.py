@@ -118,6 +118,7 @@ def test_pytorch_again_sees_the_same_batches_in_another_order(make_dataset, torc
     assert "none (0 of 5 runs)" in table.markdown()
 
 
+@pytest.mark.slow
 def test_a_trajectory_on_disk(make_dataset, torch, tmp_path):
     table = export.trajectory(
         "mlp", make_dataset((28, 28, 1), 10, train=64), fv.Recipe(batch_size=32), steps=3, orders=2

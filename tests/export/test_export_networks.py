@@ -331,7 +331,8 @@ def test_torch_and_back(name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["polar_linear", "mlp", slow("mnist_net"), slow("strided_cnn"), slow("emnist_cnn"), "emnist_autoencoder"]
+    "name",
+    ["polar_linear", "mlp", slow("mnist_net"), slow("strided_cnn"), slow("emnist_cnn"), slow("emnist_autoencoder")],
 )
 def test_keras_and_back(name, tmp_path):
     pytest.importorskip("keras")

@@ -133,6 +133,7 @@ def test_save_torch_refuses_other_suffixes(name, model, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_to_torch_trains(model):
     module = export.to_torch(model)
     assert not module.training
@@ -203,6 +204,7 @@ def vgg():
     return ours, theirs.eval()
 
 
+@pytest.mark.slow
 def test_torchvisions_vgg19_bn_comes_in_without_its_head(vgg):
     ours, theirs = vgg
     filled = export.from_torch(theirs.state_dict(), ours, only=("features",))
@@ -219,6 +221,7 @@ def test_torchvisions_vgg19_bn_comes_in_without_its_head(vgg):
     assert not np.any(variables(filled)["classifier.0.kernel"])  # the head is as it was
 
 
+@pytest.mark.slow
 def test_torchvisions_vgg19_bn_as_a_whole_names_what_does_not_fit(vgg):
     ours, theirs = vgg
     with pytest.raises(UserError) as caught:

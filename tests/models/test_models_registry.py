@@ -148,7 +148,8 @@ def test_a_mistake_is_one_helpful_line(name, sizes, message):
 
 def test_weights_file_round_trip(tmp_path, make_dataset):
     model = fv.models.create("mnist_net", input_shape=(12, 12, 1), num_classes=4)
-    trained = fv.fit(model, make_dataset((12, 12, 1), 4), fv.Recipe(epochs=1, batch_size=64, pixels="signed")).model
+    data = make_dataset((12, 12, 1), 4, train=64, test=20)
+    trained = fv.fit(model, data, fv.Recipe(steps=1, batch_size=64, pixels="signed")).model
     path = fv.save_model(trained, tmp_path / "net.safetensors", accuracy=0.5)
     again = fv.load_model(path)
     x = jax.random.normal(jax.random.key(0), (3, 12, 12, 1))

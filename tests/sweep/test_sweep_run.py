@@ -75,6 +75,7 @@ def test_workers_give_the_same_table_byte_for_byte(finished, tmp_path, command, 
     assert files["table_bytes"](tmp_path / "run") == files["table_bytes"](auto)
 
 
+@pytest.mark.slow
 def test_mnist_net_loop_and_default_are_equal(tmp_path, files, tiny):
     table = tiny(model="mnist_net", grid={"learning_rate": [0.1, 0.01]}, data={"limit": 32, "size": 28})
     del table["sizes"]
@@ -401,6 +402,7 @@ def test_final_stage(tmp_path, files, tiny, command, spec_file):
     assert (out / "results.csv").read_bytes() == csv
 
 
+@pytest.mark.slow
 def test_final_stage_without_a_model_of_the_sweeps_own(tmp_path, tiny):
     table = tiny(variants=[{"name": "a", "model": "mlp"}, {"name": "b", "model": "linear"}], final={})
     del table["model"], table["sizes"]

@@ -120,7 +120,7 @@ def test_every_program_is_compiled_once_and_before_the_first_epoch(mode, data, g
     [
         ("mlp", {}, False),
         slow("emnist_cnn", {}, False),  # few channels: products
-        ("wide_cnn", {}, True),  # one alone keeps XLA's convolution from 32 to 64 channels
+        slow("wide_cnn", {}, True),  # one alone keeps XLA's convolution from 32 to 64 channels
         slow("emnist_cnn", {"conv": "native"}, True),
     ],
 )
