@@ -17,12 +17,13 @@ EQUAL = 0.7  # points of accuracy
 THRESHOLDS = (0.5, 0.3, 0.2)  # training losses at which networks are compared; claims rest on the second
 SIX = (4.0, 9.0)  # what counts as "about six": within a factor of 1.5
 
-RECIPE = fv.Recipe(optimizer="adam", learning_rate=1e-3, batch_size=32, epochs=4, record_gradients=True)
+REST = {"batch_size": 32, "epochs": 4, "record_gradients": True}
+RECIPE = fv.Recipe(optimizer="adam", learning_rate=1e-3, **REST)
 SGD = dataclasses.replace(RECIPE, optimizer="sgd", learning_rate=0.1)
 SUM = optax.trace(decay=1.0)  # momentum that forgets nothing: the sum of all gradients so far
 CLEARED = {  # optimiser -> recipe, and recipe without clearing
-    "Adam 0.001": (RECIPE, dataclasses.replace(RECIPE, optimizer=optax.chain(SUM, optax.adam(1e-3)))),
-    "SGD 0.1": (SGD, dataclasses.replace(RECIPE, optimizer=optax.chain(SUM, optax.sgd(0.1)))),
+    "Adam 0.001": (RECIPE, fv.Recipe(optimizer=optax.chain(SUM, optax.adam(1e-3)), **REST)),
+    "SGD 0.1": (SGD, fv.Recipe(optimizer=optax.chain(SUM, optax.sgd(0.1)), **REST)),
 }
 DEPTHS = {2: (30,), 3: (30, 30), 6: (30,) * 5}  # linear layers -> hidden units
 WIDTHS = {"2 layers": 30, "100 units": 100, "300 units": 300, "1,000 units": 1000}

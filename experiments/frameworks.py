@@ -49,7 +49,8 @@ def train_cells(options: Options, data: fv.data.Dataset, recipe: fv.Recipe) -> C
             found.append(common.cached(options, key, functools.partial(one, run)))
             accuracy, seconds = float(found[-1]["test_top1"][-1]), float(found[-1]["seconds"])
             print(f"{', '.join(cell)}, seed {seed}: test accuracy {accuracy:.2%}, {seconds:.0f} s", flush=True)
-        cells[cell] = {name: np.stack([run[name] for run in found]) for name in found[0]}
+        tables = [name for name in found[0] if not name.endswith("_pairs")]  # of which each run has another number
+        cells[cell] = {name: np.stack([run[name] for run in found]) for name in tables}
 
     for network, (name, sizes) in networks.items():
         for cell, init in ((FLAX_TORCH, "torch"), (FLAX_KERAS, "keras")):
