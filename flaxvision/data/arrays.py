@@ -68,12 +68,13 @@ def build(
     The checksum is that of the arrays as given, unless one is given; `mixed` says that their order is a random one,
     `places` what errors call each split.
     """
-    images, labels, said = {}, {}, list(notes)
+    images, labels, columns, said = {}, {}, set(), list(notes)
     places = {split: f"{name}: {split}" for split in pairs} | dict(places or {})
     for split, (x, y) in pairs.items():
         where = places[split]
         images[split], of_images = as_examples(where, x)
-        labels[split], of_labels = as_labels(where, y)
+        labels[split], one_hot, of_labels = as_labels(where, y)
+        columns |= {one_hot} if one_hot else set()
         said += [f"{split}: {words}" for words in (*of_images, *of_labels)]
         if len(images[split]) != len(labels[split]):
             raise UserError(
@@ -84,7 +85,16 @@ def build(
         shape, first = images[split].shape[1:], images["train"]
         if shape != first.shape[1:] or images[split].dtype != first.dtype:
             raise UserError(f"{name}: train examples are {first.shape[1:]} but {split} examples {shape}")
+    if classes is None and columns:  # one-hot labels tell of classes without an example too
+        if len(columns) > 1:
+            raise UserError(
+                f"{name}: one-hot labels have {' and '.join(map(str, sorted(columns)))} columns: give as many"
+            )
+        classes = range(columns.pop())
     names = None if classes is None else tuple(map(str, classes))
+    if names is not None and len(set(names)) < len(names):
+        twice = next(label for label in names if names.count(label) > 1)
+        raise UserError(f"{name}: two classes are called {twice!r}: give each a name of its own")
     numbers, names = numbered(name, list(labels.values()), names)
     splits = {}
     for split, given in zip(pairs, numbers, strict=True):

@@ -22,13 +22,21 @@ _CLOSE = 1e-3  # of a whole number, after a multiplication by 255
 def as_array(where: str, x: Any) -> np.ndarray:
     """A NumPy array of numbers; `UserError` for lists of unequal length, text, objects and complex numbers."""
     try:
-        x = np.asarray(x)
+        x = np.asanyarray(x)
     except (ValueError, TypeError, RuntimeError) as error:  # the last: a tensor on another device
         reason = str(error).partition("\n")[0]
         raise UserError(f"{where}: examples are no array ({reason}): give one NumPy array (N, …)") from error
+    _check_unmasked(where, x)
     if x.dtype.kind not in "biuf":
         raise UserError(f"{where}: examples are {x.dtype} {x.shape}: give numbers, such as uint8 images (N, H, W, C)")
-    return x
+    return np.asarray(x)
+
+
+def _check_unmasked(where: str, array: np.ndarray) -> None:
+    if np.ma.is_masked(array):
+        raise UserError(
+            f"{where}: {np.ma.count_masked(array)} values are masked: write array.filled(…), or leave them out"
+        )
 
 
 def as_examples(where: str, x: Any) -> tuple[np.ndarray, Said]:
@@ -86,8 +94,15 @@ def check_layout(where: str, x: np.ndarray) -> None:
 
 def as_pixels(where: str, x: np.ndarray) -> tuple[np.ndarray, Said]:
     """Pixels 0 to 255 of any number type as uint8, and what was converted; `UserError` for other values."""
-    if x.dtype == np.uint8 or not x.size:
-        return x.astype(np.uint8, copy=False), []
+    if not x.size:
+        return x.astype(np.uint8), []
+    dark = (
+        ""
+        if x.dtype.kind == "f" or x.max() != 1
+        else "images have no value above 1 of 255: for black and white write x * 255"
+    )
+    if x.dtype == np.uint8:
+        return x, [dark] if dark else []
     low, high = check_pixels(where, x, "x")
     if x.dtype.kind == "f" and high <= 1 and high > 0:
         pixels = x * np.float64(255)
@@ -102,7 +117,7 @@ def as_pixels(where: str, x: np.ndarray) -> tuple[np.ndarray, Said]:
             f"{where}: images are {x.dtype} from {low:g} to {high:g} and no whole numbers: write "
             "np.rint(x).astype('uint8') for 8-bit images"
         )
-    return x.astype(np.uint8), [f"{x.dtype} images became uint8"]
+    return x.astype(np.uint8), [f"{x.dtype} images became uint8", *([dark] if dark else [])]
 
 
 def check_pixels(where: str, x: np.ndarray, name: str) -> tuple[float, float]:
@@ -130,16 +145,18 @@ def check_pixels(where: str, x: np.ndarray, name: str) -> tuple[float, float]:
     return low, high
 
 
-def as_labels(where: str, y: Any) -> tuple[np.ndarray, Said]:
-    """Labels (N,) as int64, or as text where they are class names, and what was converted.
+def as_labels(where: str, y: Any) -> tuple[np.ndarray, int | None, Said]:
+    """Labels (N,) as int64, or as text where they are class names; how many classes one-hot ones have; what was said.
 
     Raises:
         UserError: For labels that are neither, or several an example.
     """
     try:
-        y = np.asarray(y)
+        y = np.asanyarray(y)
     except (ValueError, TypeError, RuntimeError) as error:
         raise UserError(f"{where}: labels are no array: give one label an example, (N,)") from error
+    _check_unmasked(where, y)
+    y, columns = np.asarray(y), None
     said: Said = []
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
@@ -151,13 +168,13 @@ def as_labels(where: str, y: Any) -> tuple[np.ndarray, Said]:
                 "y.argmax(axis=1)"
             )
         said.append(f"one-hot labels {y.shape[1:]} were taken by their 1")
-        y = y.argmax(axis=1)
+        columns, y = y.shape[1], y.argmax(axis=1)
     if y.dtype.kind == "O" and y.ndim == 1 and all(isinstance(label, str) for label in y):
         y = y.astype(str)
     if y.dtype.kind == "S":
         y = np.char.decode(y, "utf-8", "replace")
     if y.ndim == 1 and y.dtype.kind == "U":
-        return y, said
+        return y, None, said
     if y.ndim == 1 and y.dtype.kind == "b":
         said.append("labels False and True were taken as 0 and 1")
     elif y.ndim == 1 and y.dtype.kind == "f" and np.isfinite(y).all() and np.array_equal(y, np.rint(y)):
@@ -166,7 +183,7 @@ def as_labels(where: str, y: Any) -> tuple[np.ndarray, Said]:
         raise UserError(f"{where}: labels are {y.dtype} {y.shape}: allowed are whole numbers or class names (N,)")
     if y.dtype.kind == "u" and y.size and int(y.max()) > np.iinfo(np.int64).max:
         raise UserError(f"{where}: label {int(y.max())} is too large: labels are 0 to the number of classes less one")
-    return y.astype(np.int64), said
+    return y.astype(np.int64), columns, said
 
 
 def numbered(where: str, labels: Sequence[np.ndarray], classes: Sequence[str] | None) -> tuple[list[np.ndarray], tuple]:

@@ -105,15 +105,23 @@ def _keys(path: Path, names: list[str]) -> dict[str, tuple[str, str]]:
     """The names of examples and labels by split."""
     own = split_of(path.stem)
     found: dict[str, dict[str, str]] = {}
+    unsplit = set()
     for name in names:
         words = re.split(r"[_\-./ ]+", name.lower())
         split = next((s for word in words if (s := split_of(word))), own)
         x, y = (any(word in known for word in (name.lower(), *words)) for known in (_EXAMPLES, _LABELS))
         kind = "x" if x else "y" if y else ""
+        if kind and not split:
+            unsplit.add(kind)
         if split and kind:
             found.setdefault(split, {}).setdefault(kind, name)
     whole = {split: (keys["x"], keys["y"]) for split, keys in found.items() if len(keys) == 2}
     half = {split: keys for split, keys in found.items() if len(keys) == 1}
+    if not found and unsplit == {"x", "y"}:
+        raise UserError(
+            f"{path} names no split, it has {', '.join(names)}: save train.npz and test.npz, or x_train, y_train, "
+            "x_test and y_test"
+        )
     if half or not whole:
         keys = next(iter(half.values()), {})
         missing = [word for kind, word in (("x", "samples"), ("y", "annotations")) if kind not in keys]

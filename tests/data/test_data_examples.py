@@ -130,6 +130,32 @@ def test_labels_that_are_doubtful_or_none(case):
     assert "\n" not in str(caught.value)
 
 
+def test_one_hot_labels_tell_of_classes_without_examples():
+    for numbers, absent in ((LABELS, "3, 4"), (LABELS * 2, "1, 3")):
+        dataset = made(y=np.eye(5)[numbers])
+        assert dataset.classes == tuple("01234")
+        np.testing.assert_array_equal(dataset.train.labels, numbers)
+        assert f"the train split has no examples of {absent}" in dataset.source.notes
+    with pytest.raises(UserError, match="one-hot labels have 3 and 5 columns: give as many"):
+        data.from_arrays(IMAGES, np.eye(5)[LABELS], IMAGES, np.eye(3)[LABELS])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64])
+def test_images_of_zeros_and_ones_are_said_to_be_dark(dtype):
+    notes = made((IMAGES > 127).astype(dtype)).source.notes
+    assert "train: images have no value above 1 of 255: for black and white write x * 255" in notes
+    assert made(np.zeros_like(IMAGES)).source.notes == ()
+
+
+def test_masked_values_and_two_classes_of_one_name():
+    with pytest.raises(UserError, match=r"values are masked: write array.filled\(…\)"):
+        made(np.ma.masked_greater(IMAGES, 200))
+    with pytest.raises(UserError, match="4 values are masked"):
+        made(y=np.ma.masked_equal(LABELS, 2))
+    with pytest.raises(UserError, match="two classes are called 'a': give each a name of its own"):
+        made(classes=["a", "a", "b"])
+
+
 def test_splits_of_unlike_labels():
     with pytest.raises(UserError, match="some splits have class names for labels, others numbers"):
         data.from_arrays(IMAGES, NAMES[LABELS], IMAGES, LABELS)
@@ -188,6 +214,14 @@ def test_other_names_of_arrays(x, y, tmp_path):
     for split in ("train", "test"):
         save(tmp_path / f"{split}.npz", x, y)
     np.testing.assert_array_equal(data.load(f"npz:{tmp_path}").train.images, IMAGES)
+
+
+def test_an_archive_without_splits(tmp_path):
+    save(tmp_path / "all.npz", "x", "y")
+    with pytest.raises(
+        UserError, match=r"all.npz names no split, it has x, y: save train.npz and test.npz, or x_train"
+    ):
+        data.load(f"npz:{tmp_path}")
 
 
 def test_archives_that_are_no_set(tmp_path):
