@@ -6,6 +6,7 @@ What can be read only one way is taken and said; what is doubtful is an error th
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -52,6 +53,8 @@ def as_examples(where: str, x: Any) -> tuple[np.ndarray, Said]:
         return (pixels[..., None] if pixels.ndim == 3 else pixels), said
     if x.ndim == 2 and x.dtype.kind == "f":
         return _as_points(where, x), []
+    if x.ndim == 2 and x.dtype.kind in "iu" and x.dtype.itemsize > 1 and x.shape[1] < _PIXELS_IN_ROW:
+        return _as_points(where, x), [f"{x.dtype} points became float32"]
     flat = f"; rows of pixels become images by x.reshape(-1, {_sides(x.shape[-1])})" if x.ndim == 2 else ""
     raise UserError(
         f"{where}: examples are {x.dtype} {x.shape}: allowed are uint8 images (N, H, W) or (N, H, W, C), "
@@ -201,7 +204,9 @@ def numbered(where: str, labels: Sequence[np.ndarray], classes: Sequence[str] | 
     if len(kinds) > 1:
         raise UserError(f"{where}: some splits have class names for labels, others numbers: give one kind")
     if kinds == {"U"}:
-        names = tuple(sorted(set().union(*(array.tolist() for array in labels)))) if classes is None else tuple(classes)
+        found = set().union(*(array.tolist() for array in labels))
+        by = int if all(re.fullmatch(r"-?[0-9]+", name) for name in found) else str  # numbers by value
+        names = tuple(sorted(found, key=lambda name: (by(name), name)) if classes is None else classes)
         positions = {name: number for number, name in enumerate(names)}
         for array in labels:
             unknown = next((name for name in array.tolist() if name not in positions), None)
@@ -212,6 +217,8 @@ def numbered(where: str, labels: Sequence[np.ndarray], classes: Sequence[str] | 
         return list(labels), tuple(classes)
     present = np.unique(np.concatenate(list(labels)))
     first, last = int(present[0]), int(present[-1])
+    if present.tolist() == [-1, 1]:
+        raise UserError(f"{where}: labels are -1 and 1: write (labels + 1) // 2 for 0 and 1")
     if first >= 0 and len(present) <= last:  # else a negative one, which the check of the labels names
         if len(present) == last - first + 1:
             raise UserError(

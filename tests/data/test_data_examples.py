@@ -104,7 +104,21 @@ def test_class_names_as_labels(kind):
     assert made(y=NAMES[LABELS], classes=["fox", "dog", "cat"]).train.labels[:3].tolist() == [1, 2, 0]
 
 
+def test_class_names_that_are_numbers_sort_as_numbers():
+    dataset = made(np.repeat(IMAGES, 1, 0), np.array(["10", "2", "1"])[LABELS])
+    assert dataset.classes == ("1", "2", "10")
+    assert dataset.train.labels[:3].tolist() == [2, 1, 0]
+
+
+def test_points_of_whole_numbers():
+    points = np.arange(24).reshape(12, 2)
+    dataset = made(points)
+    np.testing.assert_array_equal(dataset.train.images, points.astype(np.float32))
+    assert "train: int64 points became float32" in dataset.source.notes
+
+
 WRONG = {
+    "-1 and 1": (2 * (LABELS > 0) - 1, r"labels are -1 and 1: write \(labels \+ 1\) // 2"),
     "from 1": (LABELS + 1, "labels are 1 to 3, none is 0: write labels - 1, or name 4 classes"),
     "from 1 to many": (np.arange(12) + 1, "labels are 1 to 12, none is 0"),
     "ids with gaps": (
