@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from numbers import Integral
 
 # What other libraries call a setting -> its name here.
 ELSEWHERE = {
@@ -73,6 +74,12 @@ def unknown(what: str, given: object, allowed: Iterable[object]) -> UserError:
         return UserError(f"unknown {what} {str(given)!r}: did you mean {near[0]!r}?")
     hint = f" did you mean {near[0]!r}?" if near else ""
     return UserError(f"unknown {what} {str(given)!r}:{hint} Allowed: {', '.join(names)}")
+
+
+def check_whole(what: str, given: object, least: int = 0) -> None:
+    """Raise unless `given` is a whole number of at least `least`."""
+    if isinstance(given, bool) or not isinstance(given, Integral) or given < least:
+        raise UserError(f"{what} is {given!r}: give {least} or more, a whole number")
 
 
 def check_choice(what: str, given: object, allowed: Iterable[object]) -> None:

@@ -11,7 +11,7 @@ from flaxvision._files import cache_folder
 from flaxvision.data.dataset import Dataset
 from flaxvision.data.locate import Located, locate
 from flaxvision.data.published import BALANCED, DIGITS, PUBLISHED, Published
-from flaxvision.errors import UserError, unknown
+from flaxvision.errors import UserError, check_whole, unknown
 
 _GLYPHS = {"glyphs": (DIGITS, 10_000), "glyphs47": (BALANCED, 23_500)}  # characters, default training examples
 _FOLDERS = ("npz", "images")
@@ -78,8 +78,11 @@ def load(
     >>> load("glyphs", examples=100, size=20).input_shape
     (20, 20, 1)
     """
-    if limit is not None and limit < 1:
-        raise UserError(f"limit is {limit}: give 1 or more examples")
+    if not isinstance(name, str):
+        raise UserError(f"the data set is {name!r}: give its name as text, such as 'mnist' or 'images:FOLDER'")
+    for what, number in (("limit", limit), ("examples", examples)):
+        if number is not None:
+            check_whole(what, number, 1)
     kind, colon, _ = name.partition(":")
     width_height = _parse_size(size)
     for key, value in (("fit", fit), ("skip_damaged", skip_damaged or None)):

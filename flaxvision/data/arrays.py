@@ -69,6 +69,7 @@ def build(
     `places` what errors call each split.
     """
     images, labels, columns, said = {}, {}, set(), list(notes)
+    scaled: dict[str, bool] = {}  # whether its pixels came from 0 to 1
     places = {split: f"{name}: {split}" for split in pairs} | dict(places or {})
     for split, (x, y) in pairs.items():
         where = places[split]
@@ -76,6 +77,7 @@ def build(
         labels[split], one_hot, of_labels = as_labels(where, y)
         columns |= {one_hot} if one_hot else set()
         said += [f"{split}: {words}" for words in (*of_images, *of_labels)]
+        scaled[split] = any("multiplied" in words for words in of_images)
         if len(images[split]) != len(labels[split]):
             raise UserError(
                 f"{where}: {len(images[split])} examples but {len(labels[split])} labels: give one label an example"
@@ -85,13 +87,18 @@ def build(
         shape, first = images[split].shape[1:], images["train"]
         if shape != first.shape[1:] or images[split].dtype != first.dtype:
             raise UserError(f"{name}: train examples are {first.shape[1:]} but {split} examples {shape}")
+    if len(set(scaled.values())) > 1:
+        ranges = ", ".join(f"{split} 0 to {1 if unit else 255}" for split, unit in scaled.items())
+        raise UserError(
+            f"{name}: the pixels of the splits have different ranges, {ranges}: give all as uint8, 0 to 255"
+        )
     if classes is None and columns:  # one-hot labels tell of classes without an example too
         if len(columns) > 1:
             raise UserError(
                 f"{name}: one-hot labels have {' and '.join(map(str, sorted(columns)))} columns: give as many"
             )
         classes = range(columns.pop())
-    names = None if classes is None else tuple(map(str, classes))
+    names = None if classes is None else _names(name, classes)
     if names is not None and len(set(names)) < len(names):
         twice = next(label for label in names if names.count(label) > 1)
         raise UserError(f"{name}: two classes are called {twice!r}: give each a name of its own")
@@ -113,6 +120,21 @@ def build(
             said.append(f"{split}: examples sorted by class were mixed (seed {_SEED})")
     dataset = Dataset(name, splits["train"], splits["test"], names, source, splits.get("validation"))
     return dataset.noted(said)
+
+
+def _names(name: str, classes: Any) -> tuple[str, ...]:
+    """Class names in the order of the labels' numbers."""
+    if isinstance(classes, Mapping) and sorted(classes) == list(range(len(classes))):
+        classes = [classes[number] for number in range(len(classes))]
+    if (
+        isinstance(classes, (Mapping, set, frozenset))
+        or not isinstance(classes, Iterable)
+        or not (names := tuple(map(str, classes)))
+    ):
+        raise UserError(
+            f"{name}: classes is {classes!r}: give the names in the order of their numbers, such as ['a', 'b']"
+        )
+    return names
 
 
 def array_checksum(arrays: Iterable[np.ndarray]) -> str:

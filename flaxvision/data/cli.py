@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from flaxvision._cli import Parser, add_data_options, exit_status, positive
+from flaxvision.errors import UserError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -32,7 +33,16 @@ CLASSES = 40  # so many stand in the terminal; the page has all
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; 0 for success, 2 for a mistake in what was given."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    return exit_status(lambda: _show(_parser().parse(given)))
+    return exit_status(lambda: _in_own_words(lambda: _show(_parser().parse(given))))
+
+
+def _in_own_words(program: Callable[[], int]) -> int:
+    """Run a program; where an error tells what to type in a sweep, tell the option of this command."""
+    try:
+        return program()
+    except UserError as error:
+        words = str(error).replace("--set skip_damaged=true", "--skip-damaged")
+        raise UserError(re.sub(r"--set (size|fit|channels)=", r"--\1 ", words)) from error
 
 
 def _show(options: argparse.Namespace) -> int:

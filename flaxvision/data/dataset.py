@@ -10,7 +10,7 @@ import numpy as np
 
 from flaxvision.data import balance
 from flaxvision.data.balance import first_of_each, shares
-from flaxvision.errors import UserError
+from flaxvision.errors import UserError, check_whole
 
 SPLITS = ("train", "validation", "test")
 
@@ -91,8 +91,7 @@ class Dataset:
         """
         if examples is None:
             return self
-        if examples < 1:
-            raise UserError(f"limit is {examples}: give 1 or more examples")
+        check_whole("limit", examples, 1)
         if self.published or self.source.kind == "generated":
             return self._with(**{name: split[:examples] for name, split in self.splits.items()})
         return self._with(**{name: split[_first(split, examples)] for name, split in self.splits.items()})
@@ -105,14 +104,16 @@ class Dataset:
         """
         if fraction is None:
             return self
-        if seed < 0:
-            raise UserError(f"validation_seed is {seed}: give 0 or more")
-        if not 0 < fraction < 1:
-            raise UserError(f"validation is {fraction}: give a fraction of the training examples between 0 and 1")
+        check_whole("validation_seed", seed)
+        if not isinstance(fraction, (int, float)) or not 0 < fraction < 1:
+            raise UserError(f"validation is {fraction!r}: give a fraction of the training examples between 0 and 1")
         order = np.random.default_rng(seed).permutation(len(self.train))
         number = round(fraction * len(order))
         if not 0 < number < len(order):
-            raise UserError(f"validation={fraction} of {len(order)} training examples leaves a split empty")
+            raise UserError(
+                f"validation={fraction} of {len(order)} training examples leaves a split empty: give a fraction "
+                f"from {1 / len(order):.2g} to {1 - 1 / len(order):.2g}"
+            )
         if self.published:
             held = np.sort(order[:number])
         else:

@@ -222,11 +222,12 @@ def numbered(where: str, labels: Sequence[np.ndarray], classes: Sequence[str] | 
     if first >= 0 and len(present) <= last:  # else a negative one, which the check of the labels names
         if len(present) == last - first + 1:
             raise UserError(
-                f"{where}: labels are {first} to {last}, none is 0: write labels - {first}, or name {last + 1} classes"
+                f"{where}: labels are {first} to {last}, none is 0: write labels - {first}, or give from_arrays "
+                f"{last + 1} classes"
             )
         raise UserError(
             f"{where}: labels are {len(present)} numbers from {first} to {last}, with gaps: number them from 0, "
-            "np.unique(labels, return_inverse=True)[1], or name all classes"
+            "np.unique(labels, return_inverse=True)[1], or give from_arrays all classes"
         )
     return list(labels), tuple(str(number) for number in range(last + 1))
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import zipfile
 import zlib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -86,9 +86,11 @@ def _read(path: Path) -> tuple[_Pairs, list[str]]:
     """Examples and labels by split, and what was left out."""
     try:
         # Opened here: np.load leaves a file that it cannot read open.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            if not isinstance(archive, Mapping):
-                raise UserError(f"{path} holds one array: give an archive with samples and annotations")
+        with path.open("rb") as file, contextlib.ExitStack() as stack:
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                raise UserError(f"{path} holds one array: give an archive with samples and annotations, np.savez")
+            archive = stack.enter_context(loaded)
             keys = _keys(path, list(archive))
             pairs = {split: (archive[x], archive[y]) for split, (x, y) in keys.items()}
             used = {key for pair in keys.values() for key in pair}

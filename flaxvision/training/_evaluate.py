@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from flaxvision.data import Split
+from flaxvision.data import Dataset, Split
 from flaxvision.data.examples import as_array, check_labels, check_pixels
 from flaxvision.errors import UserError
 from flaxvision.layers import Chain, Context, Preprocess
@@ -30,6 +30,8 @@ def evaluate(model: Chain, split: Split) -> Metrics:
     Raises:
         UserError: If the examples do not fit the model.
     """
+    if not isinstance(split, Split):
+        raise UserError(f"evaluate got a {type(split).__name__}: give a Split, such as data.test")
     as_model_takes(model, split.images)
     graphdef, state = nnx.split(model)
     loss = loss_of(model.output_shape)
@@ -107,6 +109,9 @@ def _pad(split: Split) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def as_model_takes(model: Chain, images: Any) -> np.ndarray:
     """Examples as an array that fits the model; `UserError` for another shape, and for values that are no pixels."""
+    check_model(model)
+    if isinstance(images, (Split, Dataset)):
+        raise UserError(f"examples are a {type(images).__name__}: give its images, such as data.test.images")
     where, shape = f"{model.kind} on these examples", model.input_shape
     x = as_array(where, images)
     if len(shape) == 3 and x.ndim == 3 and shape[2] == 1 and x.shape != shape and x.shape[1:] == shape[:2]:
@@ -127,6 +132,13 @@ def as_model_takes(model: Chain, images: Any) -> np.ndarray:
     elif x.dtype.kind == "f" and not np.isfinite(x).all():
         raise UserError(f"{where}: {np.count_nonzero(~np.isfinite(x))} values are not finite")
     return x
+
+
+def check_model(model: Any) -> None:
+    """Raise `UserError` for what is no model."""
+    if not isinstance(model, Chain):
+        what = "result.model" if isinstance(getattr(model, "model", None), Chain) else "one of create or load_model"
+        raise UserError(f"the model is a {type(model).__name__}: give {what}")
 
 
 def _remedy(given: tuple[int, ...], shape: tuple[int, ...]) -> str:

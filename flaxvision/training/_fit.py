@@ -84,6 +84,8 @@ def fit(
         UserError: If the model, the data and the recipe do not fit each other, or the checkpoint is of another run; it
             names what differs.
     """
+    if not isinstance(dataset, Dataset):
+        raise UserError(f"fit got a {type(dataset).__name__}: give a Dataset, such as fv.data.from_arrays(…)")
     return train_cohort([model], dataset, [recipe], devices=devices, callbacks=callbacks, checkpoint=checkpoint)[0]
 
 

@@ -119,7 +119,7 @@ def test_points_of_whole_numbers():
 
 WRONG = {
     "-1 and 1": (2 * (LABELS > 0) - 1, r"labels are -1 and 1: write \(labels \+ 1\) // 2"),
-    "from 1": (LABELS + 1, "labels are 1 to 3, none is 0: write labels - 1, or name 4 classes"),
+    "from 1": (LABELS + 1, "labels are 1 to 3, none is 0: write labels - 1, or give from_arrays 4"),
     "from 1 to many": (np.arange(12) + 1, "labels are 1 to 12, none is 0"),
     "ids with gaps": (
         np.array([1, 7, 20001])[LABELS],
@@ -250,3 +250,41 @@ def test_archives_that_are_no_set(tmp_path):
         path.rename(path.with_name(f"x{path.name}"))
     with pytest.raises(UserError, match=r"there is no train.npz in .*, which has xtest.npz, xtesting.npz"):
         data.load(f"npz:{tmp_path}")
+
+
+@pytest.mark.parametrize(
+    "classes", [{"a", "b", "c"}, 3, [], {1: "a", 2: "b", 3: "c"}], ids=["set", "number", "empty", "gaps"]
+)
+def test_classes_in_no_order(classes):
+    with pytest.raises(UserError, match="give the names in the order of their numbers"):
+        made(classes=classes)
+
+
+def test_classes_by_number():
+    assert made(classes={2: "c", 0: "a", 1: "b"}).classes == ("a", "b", "c")
+
+
+def test_splits_of_unlike_ranges():
+    with pytest.raises(UserError, match="pixels of the splits have different ranges, train 0 to 255, test 0 to 1"):
+        data.from_arrays(IMAGES, LABELS, IMAGES / 255, LABELS)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"limit": 2.5}, "limit is 2.5: give 1 or more, a whole number"),
+        ({"limit": "5"}, "limit is '5': give 1 or more"),
+        ({"validation": "0.2"}, "validation is '0.2': give a fraction"),
+        ({"validation": 0.2, "validation_seed": 0.5}, "validation_seed is 0.5: give 0 or more"),
+        ({"validation": 0.001}, "leaves a split empty: give a fraction from 0.0083 to 0.99"),
+    ],
+)
+def test_options_of_another_type(options, words):
+    with pytest.raises(UserError, match=words):
+        data.load("glyphs", **{"examples": 120, **options})
+
+
+def test_an_array_that_is_no_archive(tmp_path):
+    np.save(tmp_path / "a.npy", IMAGES)
+    with pytest.raises(UserError, match="holds one array: give an archive with samples and annotations"):
+        data.load(f"npz:{tmp_path / 'a.npy'}")

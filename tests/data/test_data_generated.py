@@ -94,7 +94,7 @@ def test_a_linear_model_stays_below_95_percent(glyphs):
         ({"size": 0}, "size is 0: give pixels a side"),
         ({"channels": 2}, "channels is 2: allowed are 1"),
         ({"examples": 0}, "examples is 0: give 1 or more"),
-        ({"limit": 0}, "limit is 0: give 1 or more examples"),
+        ({"limit": 0}, "limit is 0: give 1 or more"),
     ],
 )
 def test_glyph_errors(options, message):

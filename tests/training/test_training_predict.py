@@ -85,3 +85,18 @@ def test_evaluate_names_a_label_out_of_range(label, model):
     labels[4] = label
     with pytest.raises(UserError, match=f"label {label} at index 4 is outside the 3 classes: labels are 0 to 2"):
         fv.evaluate(model, Split(IMAGES, labels))
+
+
+def test_what_was_meant_is_said(model):
+    result = fv.training.Result.__new__(fv.training.Result)
+    object.__setattr__(result, "model", model)
+    split = Split(IMAGES, np.zeros(7, np.int32))
+    for call, words in (
+        (lambda: fv.predict(result, IMAGES), "the model is a Result: give result.model"),
+        (lambda: fv.predict("net.safetensors", IMAGES), "the model is a str: give one of create or load_model"),
+        (lambda: fv.predict(model, split), "examples are a Split: give its images"),
+        (lambda: fv.evaluate(model, IMAGES), "evaluate got a ndarray: give a Split, such as data.test"),
+        (lambda: fv.fit(model, (IMAGES, None), fv.Recipe()), "fit got a tuple: give a Dataset"),
+    ):
+        with pytest.raises(UserError, match=words):
+            call()
