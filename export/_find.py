@@ -147,7 +147,8 @@ def _fit(names: Names, start: str, wanted: Wanted) -> Fit:
     missing = [f"{name} {shape} is missing" for name, shape in wanted.shapes.items() if name not in there]
     other = [words for name, value in taken.items() if (words := _mismatch(name, value, wanted.shapes[name]))]
     homes = {names.keys[place] for place in there.values() if place} or {key}
-    beside = [name for name, home in names.keys.items() if home in homes and name not in there.values()]
+    placed = set(there.values())
+    beside = [name for name, home in names.keys.items() if home in homes and name not in placed]
     tensors = [n for n in beside if is_tensor(names.values[n]) and n.rpartition(".")[2] not in _IGNORED]
     prefix = start[len(key) + bool(key) :]
     if wanted.prefix:

@@ -46,7 +46,10 @@ def shares(counts: np.ndarray, total: int) -> np.ndarray:
 
 def first_of_each(labels: np.ndarray, order: np.ndarray, taken: np.ndarray) -> np.ndarray:
     """Sorted indices of the first `taken[k]` examples of each class k in `order`."""
-    chosen = [order[labels[order] == number][:count] for number, count in enumerate(taken) if count]
+    by_class = order[np.argsort(labels[order], kind="stable")]
+    ends = np.cumsum(np.bincount(labels, minlength=len(taken)))
+    starts = np.concatenate([[0], ends[:-1]])
+    chosen = [by_class[start : start + count] for start, count in zip(starts, taken, strict=True)]
     return np.sort(np.concatenate(chosen)) if chosen else order[:0]
 
 

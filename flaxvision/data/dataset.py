@@ -120,6 +120,8 @@ class Dataset:
             counts = np.bincount(self.train.labels, minlength=self.num_classes)
             spare = np.maximum(counts - 1, 0)
             held = first_of_each(self.train.labels, order, shares(spare, min(number, int(spare.sum()))))
+            if not len(held):
+                raise UserError(f"validation={fraction}: every class has one training example, none can be held out")
         kept = np.ones(len(order), bool)
         kept[held] = False
         return self._with(train=self.train[kept], validation=self.train[held])

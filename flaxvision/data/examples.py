@@ -219,7 +219,9 @@ def numbered(where: str, labels: Sequence[np.ndarray], classes: Sequence[str] | 
     first, last = int(present[0]), int(present[-1])
     if present.tolist() == [-1, 1]:
         raise UserError(f"{where}: labels are -1 and 1: write (labels + 1) // 2 for 0 and 1")
-    if first >= 0 and len(present) <= last:  # else a negative one, which the check of the labels names
+    if first < 0:  # the check of the labels names it
+        last = len(present) - 1
+    if len(present) <= last:
         if len(present) == last - first + 1:
             raise UserError(
                 f"{where}: labels are {first} to {last}, none is 0: write labels - {first}, or give from_arrays "

@@ -32,6 +32,8 @@ def evaluate(model: Chain, split: Split) -> Metrics:
     """
     if not isinstance(split, Split):
         raise UserError(f"evaluate got a {type(split).__name__}: give a Split, such as data.test")
+    if not len(split):
+        raise UserError("evaluate got a split without examples: give one example or more")
     as_model_takes(model, split.images)
     graphdef, state = nnx.split(model)
     loss = loss_of(model.output_shape)
