@@ -55,7 +55,7 @@ def train_torch(
     Args:
         name: A network of `export.references.reference`, with PyTorch's own initialisation from `recipe.seed`.
         dataset: What to train and evaluate on.
-        recipe: Optimiser (sgd, adam, adamw), rates, batch size, epochs, shuffle, pixels, loss and seed are read.
+        recipe: Optimizer (one that PyTorch has), rates, batch size, epochs, shuffle, pixels, loss and seed are read.
         weights: Tensors by their `state_dict` names that replace the initial ones, as many as are given.
         orders: The order of the examples in every epoch, (epochs, examples), in place of PyTorch's own.
         frozen: Name prefixes of parameters that do not learn.
@@ -81,6 +81,7 @@ def _train(
 ) -> dict[str, np.ndarray]:
     import torch
 
+    from export._torch_optimizers import torch_optimizer
     from export.references import reference
 
     torch.set_num_threads(len(fv.runtime.cores()))
@@ -92,13 +93,7 @@ def _train(
     for key, parameter in model.named_parameters():
         parameter.requires_grad = not key.startswith(frozen) if frozen else True
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    rate, decay = recipe.learning_rate, recipe.weight_decay
-    if recipe.optimizer == "sgd":
-        momentum = {"momentum": recipe.momentum, "nesterov": recipe.nesterov}
-        optimizer: torch.optim.Optimizer = torch.optim.SGD(learning, rate, weight_decay=decay, **momentum)
-    else:
-        kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
-        optimizer = kind(learning, rate, weight_decay=decay)
+    optimizer = torch_optimizer(recipe, learning)
     splits = {"train": dataset.train, "val": dataset.validation, "test": dataset.test}
     tensors = {key: _tensors(split, recipe) for key, split in splits.items() if split is not None}
     images, labels = tensors.pop("train")

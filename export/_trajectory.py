@@ -16,6 +16,7 @@ import numpy as np
 
 from export._checkpoints import import_torch
 from export._torch import _torch_state
+from export._torch_optimizers import check_followed, torch_optimizer
 from flaxvision._files import write_atomically
 from flaxvision.data import Dataset
 from flaxvision.errors import UserError
@@ -24,10 +25,14 @@ from flaxvision.models import create
 from flaxvision.training import Recipe, fit
 from flaxvision.training._fit import PREPROCESS, check_fit
 from flaxvision.training.batches import epoch_order
+from flaxvision.training.optimizers import settings_of_optimizers
 
 FLAX, TORCH, AGAIN = "flax", "torch", "torch again"  # the last: another summation order, the same mathematics
 DATA_ORDER = ("batch_size", "shuffle", "seed")
-FOLLOWED = ("optimizer", "learning_rate", "momentum", "nesterov", "weight_decay", "loss", "pixels", *DATA_ORDER)
+FOLLOWED = (
+    *("optimizer", "learning_rate", "weight_decay", *settings_of_optimizers()),
+    *("loss", "pixels", *DATA_ORDER),
+)
 SET_HERE = ("epochs", "steps", "examples", "conv")
 
 
@@ -121,8 +126,8 @@ def trajectory(
     Args:
         name: A network with a reference.
         dataset: What to train on.
-        recipe: SGD, Adam or AdamW at a constant rate; its duration is not read, and other settings that PyTorch does
-            not follow, such as augmentation, must be left out.
+        recipe: An optimizer that PyTorch has, at a constant rate; its duration is not read, and other settings that
+            PyTorch does not follow, such as augmentation, must be left out.
         steps: Updates to train.
         orders: How many other summation orders.
         tolerance: Relative difference of a loss beyond which runs have parted.
@@ -180,8 +185,7 @@ def _check_recipe(recipe: Recipe) -> None:
             f"a trajectory cannot follow {', '.join(ignored)} in PyTorch: leave it out; it follows "
             f"{', '.join(FOLLOWED)}"
         )
-    if not isinstance(recipe.optimizer, str) or callable(recipe.learning_rate):
-        raise UserError("a trajectory takes sgd, adam or adamw by name and a constant learning rate: give those")
+    check_followed(recipe)
 
 
 def _reference(name: str, arguments: dict[str, Any], model: Chain, precision: str) -> Any:
@@ -244,7 +248,7 @@ def _torch_losses(twin: Any, dataset: Dataset, recipe: Recipe, order: np.ndarray
     import torch
 
     dtype = getattr(torch, precision)
-    optimizer = _optimizer(recipe, twin)
+    optimizer = torch_optimizer(recipe, twin.parameters())
     images, labels = dataset.train.images, torch.tensor(dataset.train.labels).long()
     scaling = PREPROCESS[recipe.pixels]
     scale, offset = torch.tensor(scaling.scale, dtype=dtype), torch.tensor(scaling.offset, dtype=dtype)
@@ -273,18 +277,6 @@ def _loss(loss: str, outputs: Any, labels: Any, inputs: Any) -> Any:
     if loss == "binary_cross_entropy":
         return F.binary_cross_entropy_with_logits(outputs[:, 0], labels.to(outputs.dtype))
     return F.cross_entropy(outputs, labels)
-
-
-def _optimizer(recipe: Recipe, twin: Any) -> Any:
-    import torch
-
-    rate, decay = float(recipe.learning_rate), float(recipe.weight_decay)  # type: ignore[arg-type]
-    if recipe.optimizer == "sgd":
-        return torch.optim.SGD(
-            twin.parameters(), rate, momentum=recipe.momentum, nesterov=recipe.nesterov, weight_decay=decay
-        )
-    kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
-    return kind(twin.parameters(), rate, weight_decay=decay)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 from flaxvision.errors import UserError
 from flaxvision.sweep.parse import DATA_KEYS, axis_of, objective_of, seeds_of
 from flaxvision.sweep.spec import PRETRAINED, Axis, Published, Settings, Spec, Stage, Typed, as_typed, config_hash
-from flaxvision.training.recipe import field_names
+from flaxvision.training.recipe import VARYING, field_names
 
 OPTIONS = {
     **dict.fromkeys(("seeds", "seed", "n_seeds", "num_seeds", "random_state"), "--seeds N"),
@@ -21,7 +21,7 @@ OPTIONS = {
     "executor": "--executor E",
     "resume": "--resume",
 }  # keys that --set does not take -> the option that does
-NUMBERS = ("learning_rate", "momentum", "weight_decay", "dropout")  # may differ within a cohort
+NUMBERS = ("learning_rate", *VARYING, "dropout")  # may differ within a cohort
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)

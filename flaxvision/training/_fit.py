@@ -29,13 +29,13 @@ from flaxvision.training.engine import Engine, engine_for
 from flaxvision.training.history import History, HistoryBuilder, Result, Timing
 from flaxvision.training.losses import loss_of
 from flaxvision.training.metrics import Metrics
-from flaxvision.training.optimizers import build_optimizer, init_many
 from flaxvision.training.placing import place
 from flaxvision.training.plan import Plan, part_of, tuning_pays
-from flaxvision.training.recipe import Recipe, check_metric
+from flaxvision.training.recipe import VARYING, Recipe, check_metric
 from flaxvision.training.selection import Best
 from flaxvision.training.state import init_state, init_states, merge_model, split_model
 from flaxvision.training.step import cast, gradient_layer
+from flaxvision.training.updates import build_optimizer, init_many
 
 PREPROCESS = {"unit": Preprocess(1 / 255), "signed": Preprocess(1 / 127.5, -1.0), "raw": Preprocess()}
 MODES = ("auto", "loop", "unroll", "vmap")
@@ -104,7 +104,8 @@ def train_cohort(
     Args:
         models: The models to start from, alike but for their numbers; they are not changed.
         dataset: What to train and evaluate on.
-        recipes: One a model; they may differ in learning rate, momentum, weight decay, seed and warm start.
+        recipes: One a model; they may differ in learning rate, in the numbers of `flaxvision.training.recipe.VARYING`,
+            in seed and warm start.
         mode: "unroll" (members one after the other in one program: on a CPU bit-equal to single runs), "vmap"
             (members as one batched program), or "auto": several members are vmapped on an accelerator, else unrolled.
         devices: As in `fit`.
@@ -124,7 +125,10 @@ def train_cohort(
         raise UserError("a checkpoint is kept for a single model: give one model, or no checkpoint")
     structures = {recipe.structure() for recipe in recipes}
     if len(structures) > 1:
-        raise UserError("recipes of a cohort may differ in learning rate, momentum, weight decay and seed only")
+        raise UserError(
+            f"recipes of a cohort may differ in learning_rate, {', '.join(VARYING)} (all with one or all without), "
+            "seed and warm start only"
+        )
     recipe = recipes[0]
     chosen = _devices(devices)
     together = mode == "auto" and len(models) > 1 and chosen[0].platform != "cpu"

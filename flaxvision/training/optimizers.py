@@ -1,107 +1,85 @@
-"""A recipe's optimiser as one optax transformation whose numbers are arrays in its state."""
+"""The optimizers by name: an entry each, from which recipes, messages and updates are made.
+
+Same numbers, same updates as `torch.optim`: momentum `b = m b + g`, weight decay added to the gradient for SGD and Adam
+and decoupled for AdamW, epsilon outside the square root. (Paszke et al., torch.optim; Loshchilov and Hutter, "Decoupled
+Weight Decay Regularization", ICLR 2019.)
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
-import jax
-import jax.numpy as jnp
-import optax
+if TYPE_CHECKING:
+    import optax
 
-from flaxvision.training.recipe import Recipe
-
-
-def make_optimizer(
-    recipe: Recipe, total_steps: int, steps_per_epoch: int
-) -> Callable[..., optax.GradientTransformation]:
-    """The optimiser as a function of its numbers.
-
-    Same numbers, same updates as `torch.optim`: momentum `b = m b + g`, weight decay added to the gradient for SGD
-    and Adam and decoupled for AdamW, epsilon outside the square root. (Paszke et al., torch.optim; Loshchilov and
-    Hutter, "Decoupled Weight Decay Regularization", ICLR 2019.)
-    """
-
-    def optimizer(
-        learning_rate: jax.Array | float = 1.0,
-        momentum: jax.Array | float = 0.0,
-        weight_decay: jax.Array | float = 0.0,
-    ) -> optax.GradientTransformation:
-        parts: list[optax.GradientTransformation] = []
-        if recipe.weight_decay and recipe.optimizer != "adamw":
-            parts.append(optax.add_decayed_weights(weight_decay))
-        if recipe.optimizer != "sgd":
-            parts.append(optax.scale_by_adam())
-        elif recipe.momentum:
-            parts.append(optax.trace(decay=momentum, nesterov=recipe.nesterov))
-        if recipe.weight_decay and recipe.optimizer == "adamw":
-            parts.append(optax.add_decayed_weights(weight_decay))
-        if recipe.schedule != "constant" or recipe.warmup_epochs:
-            parts.append(optax.scale_by_schedule(shape(recipe, total_steps, steps_per_epoch)))
-        return optax.chain(*parts, optax.scale_by_learning_rate(learning_rate))
-
-    return optimizer
+Parts = list["optax.GradientTransformation"]
 
 
-def shape(recipe: Recipe, total_steps: int, steps_per_epoch: int) -> optax.Schedule:
-    """The schedule as a factor on the learning rate: a linear rise from 0, then what `SCHEDULES` says.
+@dataclasses.dataclass(frozen=True, slots=True)
+class Number:
+    """The range of a number that optimizers have, from `low` up to but without `high`; a field of `Recipe`."""
 
-    "one_cycle" is PyTorch's `OneCycleLR` with its defaults: from 1/25 to 1 in 0.3 of the steps, then to 4e-6.
-    """
-    warmup = round(recipe.warmup_epochs * steps_per_epoch)
-    after = max(total_steps - warmup, 1)
-    tail = {
-        "constant": lambda: optax.constant_schedule(1.0),
-        "cosine": lambda: optax.cosine_decay_schedule(1.0, after),
-        "linear": lambda: optax.linear_schedule(1.0, 0.0, after),
-        "step": lambda: _in_steps(after),
-        "one_cycle": lambda: _one_cycle(after),
-    }[recipe.schedule]()
-    return optax.join_schedules([optax.linear_schedule(0.0, 1.0, warmup), tail], [warmup]) if warmup else tail
+    low: float = 0.0
+    high: float = math.inf
+    above: bool = False  # whether without `low` too
 
+    def allows(self, value: Any) -> bool:
+        """Whether a value is a number in the range."""
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            return False
+        return (self.low < value if self.above else self.low <= value) and value < self.high
 
-def _in_steps(steps: int) -> optax.Schedule:
-    """A tenth from half of the steps on, a hundredth from three quarters on."""
-    return lambda count: jnp.where(count < steps // 2, 1.0, jnp.where(count < 3 * steps // 4, 0.1, 0.01))
-
-
-def _one_cycle(steps: int) -> optax.Schedule:
-    """Two half cosines, as in PyTorch; optax's turns a step later."""
-    top = max(0.3 * steps - 1, 1e-6)
-
-    def at(count: jax.typing.ArrayLike) -> jax.Array:
-        step = jnp.minimum(jnp.asarray(count, jnp.float32), max(steps - 1, 0))
-        rise, fall = step / top, jnp.maximum(step - top, 0.0) / max(steps - 1 - top, 1e-6)
-        low, done = jnp.where(step <= top, 1 / 25, 4e-6), jnp.where(step <= top, 1 - rise, fall)
-        return low + (1 - low) * 0.5 * (1 + jnp.cos(jnp.pi * done))
-
-    return at
+    def __str__(self) -> str:
+        low = f"a number above {self.low:g}" if self.above else f"a number from {self.low:g}"
+        if self.high == math.inf:
+            return low if self.above else f"{self.low:g} or more"
+        return f"{low} up to but without {self.high:g}"
 
 
-def build_optimizer(
-    recipe: Recipe, total_steps: int, steps_per_epoch: int, dtype: jnp.dtype = jnp.float32
-) -> optax.GradientTransformation:
-    """The optimiser with the recipe's numbers injected into its state as arrays of `dtype`."""
-    if not isinstance(recipe.optimizer, str):
-        return recipe.optimizer
-    factory = make_optimizer(recipe, total_steps, steps_per_epoch)
-    return optax.inject_hyperparams(factory, hyperparam_dtype=dtype)(**_numbers(recipe))
+@dataclasses.dataclass(frozen=True, slots=True)
+class Optimizer:
+    """What an optimizer's name stands for."""
+
+    defaults: Mapping[str, float | bool]  # its settings, fields of `Recipe`, and what they are unless given
+    make: Callable[..., Parts]  # of all its settings: from gradients to updates, still to be scaled by the rate
+    decoupled: bool = False  # weight decay is added to the update, otherwise (L2) to the gradient
+
+    def settings(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """All its settings, those of `given` in place of its defaults."""
+        return {name: given.get(name, default) for name, default in self.defaults.items()}
 
 
-def init_many(
-    recipes: Sequence[Recipe], total_steps: int, steps_per_epoch: int, params: Any, dtype: jnp.dtype = jnp.float32
-) -> optax.OptState:
-    """The states of several recipes' optimisers, alike but for their numbers; every array has an axis of members."""
-    tx = build_optimizer(recipes[0], total_steps, steps_per_epoch, dtype)
-    state = jax.jit(jax.vmap(tx.init))(params)
-    if not isinstance(recipes[0].optimizer, str):
-        return state
-    numbers = [_numbers(recipe) for recipe in recipes]
-    given = {k: jnp.asarray([n[k] for n in numbers], dtype) for k, v in numbers[0].items() if not callable(v)}
-    return state._replace(hyperparams={**state.hyperparams, **given})
+NUMBERS = {"momentum": Number(high=1)}  # those that may differ among the trials of one program
 
 
-def _numbers(recipe: Recipe) -> dict[str, float | Callable]:
-    """What the optimiser of a recipe is a function of."""
-    numbers: dict[str, float | Callable] = {"learning_rate": recipe.learning_rate}
-    return numbers | {name: getattr(recipe, name) for name in ("momentum", "weight_decay") if getattr(recipe, name)}
+def _sgd(momentum: Any, nesterov: bool) -> Parts:
+    import optax
+
+    off = isinstance(momentum, float)  # the default, 0; a momentum that was given is an array
+    return [] if off else [optax.trace(decay=momentum, nesterov=nesterov)]
+
+
+def _adam() -> Parts:
+    import optax
+
+    return [optax.scale_by_adam()]
+
+
+OPTIMIZERS = {
+    "sgd": Optimizer({"momentum": 0.0, "nesterov": False}, _sgd),
+    "adam": Optimizer({}, _adam),
+    "adamw": Optimizer({}, _adam, decoupled=True),
+}
+
+
+def settings_of_optimizers() -> list[str]:
+    """The fields of `Recipe` that only some optimizers have."""
+    return list(dict.fromkeys(name for optimizer in OPTIMIZERS.values() for name in optimizer.defaults))
+
+
+def optimizers_with(setting: str) -> list[str]:
+    """The names of the optimizers that have a setting."""
+    return [name for name, optimizer in OPTIMIZERS.items() if setting in optimizer.defaults]

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from flaxvision.errors import UserError, unknown
+from flaxvision.training.optimizers import NUMBERS, OPTIMIZERS, Number, optimizers_with, settings_of_optimizers
 
 if TYPE_CHECKING:
     import optax
 
-OPTIMIZERS = ("sgd", "adam", "adamw")
 # What the learning rate is multiplied by after the warm-up: 1; a cosine or a line from 1 to 0; 1, from half of the
 # training on 0.1 and from three quarters on 0.01 (He et al., CVPR 2016); or a rise and a fall (Smith and Topin, 2017).
 SCHEDULES = ("constant", "cosine", "linear", "step", "one_cycle")
@@ -22,7 +22,8 @@ CONVS = ("auto", "native")
 PRECISIONS = ("default", "highest", "bfloat16", "float64")
 AUGMENTATIONS = ("crop", "flip")
 SELECTS = ("last", "best")
-OF_OPTIMIZER = ("learning_rate", "momentum", "nesterov", "weight_decay", "schedule", "warmup_epochs")
+OF_OPTIMIZER = ("learning_rate", "weight_decay", "schedule", "warmup_epochs", *settings_of_optimizers())
+VARYING = ("weight_decay", *NUMBERS)  # with the learning rate, the numbers that may differ within one program
 METRICS = ("loss", "top1", "top3", "balanced")  # of an epoch; balanced: the mean accuracy over classes
 
 
@@ -84,20 +85,21 @@ class Recipe:
     def _check_effects(self) -> None:
         """Raise for a setting that has no effect: beside another row of a table it would seem to make no difference."""
         if not isinstance(self.optimizer, str):
-            defaults = {field.name: field.default for field in dataclasses.fields(self)}
             for name in OF_OPTIMIZER:
-                if getattr(self, name) != defaults[name]:
+                if name in self.given:
                     raise UserError(
                         f"{name} has no effect beside an optax optimizer of your own, which is used as it is: "
                         f"give it to that one, or name an optimizer: {', '.join(OPTIMIZERS)}"
                     )
-        elif self.optimizer != "sgd" and (self.momentum or self.nesterov):
-            name = "momentum" if self.momentum else "nesterov"
-            off = "momentum=0" if name == "momentum" else "nesterov=false"
-            raise UserError(
-                f"{name} is {getattr(self, name)} but has no effect with optimizer {self.optimizer!r}: "
-                f"give {off}, or optimizer 'sgd'"
-            )
+        else:
+            for name in settings_of_optimizers():
+                if name in self.given and name not in OPTIMIZERS[self.optimizer].defaults:
+                    value = getattr(self, name)
+                    off = f"give {name}={str(_default(name)).lower()}" if _default(name) is not None else "leave it out"
+                    raise UserError(
+                        f"{name} is {value} but has no effect with optimizer {self.optimizer!r}: {off}, "
+                        f"or optimizer {' or '.join(map(repr, optimizers_with(name)))}"
+                    )
         if self.nesterov and not self.momentum:
             raise UserError("nesterov needs momentum: give a momentum above 0, such as 0.9")
         if self.schedule == "one_cycle" and self.warmup_epochs:
@@ -116,6 +118,12 @@ class Recipe:
             value = getattr(self, name)
             if len(set(value)) < len(value):
                 raise UserError(f"{name} is {list(value)}: give each name once")
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The settings that differ from their defaults."""
+        values = {field.name: (getattr(self, field.name), field.default) for field in dataclasses.fields(self)}
+        return {name: value for name, (value, default) in values.items() if value != default}
 
     def total_steps(self, training_examples: int) -> int:
         """The duration in updates for so many training examples; a short last batch is an update too."""
@@ -161,16 +169,10 @@ class Recipe:
 
     def structure(self) -> Recipe:
         """This recipe without what may differ between trials of one compiled program."""
-        rate = self.learning_rate  # stays where nothing may differ: a schedule, or an optimizer of one's own
-        return dataclasses.replace(
-            self,
-            learning_rate=1.0 if isinstance(self.optimizer, str) and not callable(self.learning_rate) else rate,
-            momentum=0.5 if self.momentum else 0.0,
-            weight_decay=1.0 if self.weight_decay else 0.0,
-            seed=0,
-            warm_start=None,
-            warm_start_only=(),
-        )
+        alike: dict[str, Any] = {name: 0.5 for name in VARYING if name in self.given}
+        if isinstance(self.optimizer, str) and not callable(self.learning_rate):  # else they are part of the program
+            alike["learning_rate"] = 1.0
+        return dataclasses.replace(self, **alike, seed=0, warm_start=None, warm_start_only=())
 
 
 def selection_metrics() -> tuple[str, ...]:
@@ -185,13 +187,6 @@ def check_metric(name: str, metric: str, loss: str, classes: int) -> None:
         raise UserError(f"{name} is {metric!r}, which loss 'squared_error' does not have: give '{split}_loss'")
     if kind == "top3" and classes <= 3:  # one of three guesses
         raise UserError(f"{name} is {metric!r}, which is 1 with {classes} classes: give '{split}_top1'")
-
-
-def _number(low: float, high: float = math.inf, *, open_low: bool = False) -> Callable[[Any], bool]:
-    """Whether a value is a finite number from `low` (or above it) up to but without `high`."""
-    return lambda v: (
-        isinstance(v, (int, float)) and not isinstance(v, bool) and (low < v if open_low else low <= v) and v < high
-    )
 
 
 def _whole(low: int, high: float = math.inf) -> Callable[[Any], bool]:
@@ -210,25 +205,36 @@ def _is_str(value: Any) -> bool:
     return isinstance(value, str)
 
 
+def _default(name: str) -> Any:
+    return next(field.default for field in dataclasses.fields(Recipe) if field.name == name)
+
+
+def _rule_of(setting: str) -> tuple[Callable[[Any], bool], str]:
+    """The rule of a setting that only some optimizers have; raises for one that is no field."""
+    default = _default(setting)
+    if setting not in NUMBERS:
+        return _is_bool, "true or false"
+    allows = NUMBERS[setting].allows
+    return (allows if default is not None else _optional(allows)), str(NUMBERS[setting])
+
+
 def _are_strings(value: Any) -> bool:
     return all(isinstance(item, str) for item in value)
 
 
-_POSITIVE = _number(0, open_low=True)
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "optimizer": (
         lambda v: isinstance(v, str) or hasattr(v, "update"),
         f"one of {', '.join(OPTIMIZERS)}, or an optax transformation",
     ),
-    "learning_rate": (lambda v: callable(v) or _POSITIVE(v), "a number above 0, or an optax schedule"),
-    "momentum": (_number(0, 1), "a number from 0 up to but without 1"),
-    "nesterov": (_is_bool, "true or false"),
-    "weight_decay": (_number(0), "0 or more"),
+    "learning_rate": (lambda v: callable(v) or Number(above=True).allows(v), "a number above 0, or an optax schedule"),
+    **{name: _rule_of(name) for name in settings_of_optimizers()},
+    "weight_decay": (Number().allows, "0 or more"),
     "schedule": (_is_str, f"one of {', '.join(SCHEDULES)}"),
-    "warmup_epochs": (_number(0), "0 or more"),
+    "warmup_epochs": (Number().allows, "0 or more"),
     "batch_size": (_whole(1), "a whole number, 1 or more examples"),
     "shuffle": (_is_bool, "true or false"),
-    "epochs": (_optional(_number(0, 1e9, open_low=True)), "more than 0 and less than 1e9"),
+    "epochs": (_optional(Number(high=1e9, above=True).allows), "more than 0 and less than 1e9"),
     "steps": (_optional(_whole(1)), "a whole number, more than 0"),
     "examples": (_optional(_whole(1)), "a whole number, more than 0"),
     "loss": (_is_str, f"one of {', '.join(LOSSES)}"),

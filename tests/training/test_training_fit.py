@@ -323,7 +323,7 @@ def test_cohorts_of_different_structure_are_refused(data):
     models = [fv.models.create("mlp", **MLP), fv.models.create("mlp", **MLP | {"hidden": (5,)})]
     with pytest.raises(UserError, match="differ in structure"):
         train_cohort(models, data, [Recipe(), Recipe()])
-    with pytest.raises(UserError, match="may differ in learning rate"):
+    with pytest.raises(UserError, match="may differ in learning_rate"):
         train_cohort(models[:1] * 2, data, [Recipe(), Recipe(batch_size=64)])
     with pytest.raises(UserError, match="give one recipe a model"):
         train_cohort(models, data, [Recipe()])

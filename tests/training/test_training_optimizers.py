@@ -11,7 +11,8 @@ import optax
 import pytest
 
 from flaxvision.training import Recipe
-from flaxvision.training.optimizers import build_optimizer, init_many, shape
+from flaxvision.training.schedules import shape
+from flaxvision.training.updates import build_optimizer, init_many
 
 CASES = {
     "sgd": ({"optimizer": "sgd"}, lambda torch, p: torch.optim.SGD(p, 0.05)),
