@@ -22,10 +22,11 @@ class Peer:
     arguments: Mapping[str, str | tuple[str, ...]]  # the class's argument -> the recipe's setting, or several
 
 
+ADAM: Mapping[str, str | tuple[str, ...]] = {"betas": ("beta1", "beta2"), "eps": "epsilon"}
 PEERS: dict[str, Peer | None] = {  # None: PyTorch has none
     "sgd": Peer("SGD", {"momentum": "momentum", "nesterov": "nesterov"}),
-    "adam": Peer("Adam", {}),
-    "adamw": Peer("AdamW", {}),
+    "adam": Peer("Adam", ADAM),
+    "adamw": Peer("AdamW", ADAM),
 }
 if PEERS.keys() != OPTIMIZERS.keys():
     raise TypeError(f"optimizers without an entry here, or here only: {sorted(PEERS.keys() ^ OPTIMIZERS.keys())}")

@@ -12,6 +12,9 @@ ELSEWHERE = {
     for name, aliases in {
         "learning_rate": "lr eta base_lr initial_lr init_lr max_lr learning_rate_init step_size alpha",
         "momentum": "sgd_momentum mu beta",
+        "beta1": "beta_1 betas b1 adam_beta1",
+        "beta2": "beta_2 b2 adam_beta2",
+        "epsilon": "eps adam_epsilon opt_eps",
         "weight_decay": "wd l2 decay l2_reg l2_regularization regularization",
         "batch_size": "bs batch mini_batch_size minibatch train_batch_size per_device_train_batch_size bsz",
         "epochs": "epoch n_epochs num_epochs max_epochs nb_epochs nb_epoch num_train_epochs total_epochs max_iter",

@@ -132,7 +132,8 @@ class Checkpoints:
     def _check(self, held: Identity) -> None:
         if "network" not in held:
             raise UserError(f"{self.manager.directory} holds checkpoints of an older version: give another folder")
-        changed = differences({**held, AROUND: 0}, {**self.identity, AROUND: 0})
+        defaults = {field.name: field.default for field in dataclasses.fields(Recipe)}  # of what is newer than it
+        changed = differences({**defaults, **held, AROUND: 0}, {**defaults, **self.identity, AROUND: 0})
         if any(not each.startswith("initial weights") for each in changed):  # of another network they differ anyway
             changed = [each for each in changed if not each.startswith("initial weights")]
         if changed:

@@ -52,7 +52,12 @@ class Optimizer:
         return {name: given.get(name, default) for name, default in self.defaults.items()}
 
 
-NUMBERS = {"momentum": Number(high=1)}  # those that may differ among the trials of one program
+NUMBERS = {  # those that may differ among the trials of one program
+    "momentum": Number(high=1),
+    "beta1": Number(high=1),
+    "beta2": Number(high=1),
+    "epsilon": Number(above=True),
+}
 
 
 def _sgd(momentum: Any, nesterov: bool) -> Parts:
@@ -62,16 +67,17 @@ def _sgd(momentum: Any, nesterov: bool) -> Parts:
     return [] if off else [optax.trace(decay=momentum, nesterov=nesterov)]
 
 
-def _adam() -> Parts:
+def _adam(beta1: Any, beta2: Any, epsilon: Any) -> Parts:
     import optax
 
-    return [optax.scale_by_adam()]
+    return [optax.scale_by_adam(beta1, beta2, epsilon)]
 
 
+ADAM = {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8}
 OPTIMIZERS = {
     "sgd": Optimizer({"momentum": 0.0, "nesterov": False}, _sgd),
-    "adam": Optimizer({}, _adam),
-    "adamw": Optimizer({}, _adam, decoupled=True),
+    "adam": Optimizer(ADAM, _adam),
+    "adamw": Optimizer(ADAM, _adam, decoupled=True),
 }
 
 

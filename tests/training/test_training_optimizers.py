@@ -26,6 +26,14 @@ CASES = {
         {"optimizer": "adam", "weight_decay": 0.1},
         lambda torch, p: torch.optim.Adam(p, 0.05, weight_decay=0.1),
     ),
+    "adam with numbers": (
+        {"optimizer": "adam", "beta1": 0.7, "beta2": 0.95, "epsilon": 1e-3},
+        lambda torch, p: torch.optim.Adam(p, 0.05, betas=(0.7, 0.95), eps=1e-3),
+    ),
+    "adamw with numbers": (
+        {"optimizer": "adamw", "weight_decay": 0.1, "beta1": 0.0, "beta2": 0.9},
+        lambda torch, p: torch.optim.AdamW(p, 0.05, weight_decay=0.1, betas=(0.0, 0.9)),
+    ),
     "adamw": (
         {"optimizer": "adamw", "weight_decay": 0.1},
         lambda torch, p: torch.optim.AdamW(p, 0.05, weight_decay=0.1),
