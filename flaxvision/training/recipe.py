@@ -38,14 +38,15 @@ class Recipe:
             one leaves without effect.
     """
 
-    optimizer: str | optax.GradientTransformation = "sgd"  # "sgd", "adam", "adamw", or optax's own, used as it is
+    optimizer: str | optax.GradientTransformation = "sgd"  # one of `OPTIMIZERS`, or optax's own, used as it is
     learning_rate: float | Callable = 0.1  # step size of an update; or an optax schedule, step -> step size
-    momentum: float = 0.0  # sgd: share of the last update that is kept, in [0, 1)
-    nesterov: bool = False  # sgd: look ahead, with momentum above 0
-    beta1: float | None = None  # adam, adamw: share of the gradient's running mean that is kept (None: 0.9)
-    beta2: float | None = None  # adam, adamw: share of its square's that is kept (None: 0.999)
-    epsilon: float | None = None  # adam, adamw: added to the root of that (None: 1e-8)
-    weight_decay: float = 0.0  # L2 added to the gradient (sgd, adam, as in PyTorch), decoupled in adamw
+    weight_decay: float = 0.0  # L2 added to the gradient (sgd, adam, as in PyTorch), or decoupled (adamw)
+    # Settings that only some have, see `flaxvision.training.optimizers`; None: as that optimizer has it.
+    momentum: float = 0.0  # share of the last update that is kept, in [0, 1)
+    nesterov: bool = False  # look ahead, with momentum above 0
+    beta1: float | None = None  # share of the gradient's running mean that is kept
+    beta2: float | None = None  # share of its square's running mean that is kept
+    epsilon: float | None = None  # added to the root of that mean
     schedule: str = "constant"  # how learning_rate goes on, see `SCHEDULES`
     warmup_epochs: float = 0.0  # epochs of linear rise to learning_rate
     batch_size: int = 128  # examples an update
