@@ -27,6 +27,10 @@ PEERS: dict[str, Peer | None] = {  # None: PyTorch has none
     "sgd": Peer("SGD", {"momentum": "momentum", "nesterov": "nesterov"}),
     "adam": Peer("Adam", ADAM),
     "adamw": Peer("AdamW", ADAM),
+    "rmsprop": Peer(
+        "RMSprop", {"alpha": "smoothing", "eps": "epsilon", "momentum": "momentum", "centered": "centered"}
+    ),
+    "lion": None,
 }
 if PEERS.keys() != OPTIMIZERS.keys():
     raise TypeError(f"optimizers without an entry here, or here only: {sorted(PEERS.keys() ^ OPTIMIZERS.keys())}")

@@ -1,8 +1,9 @@
 """The optimizers by name: an entry each, from which recipes, messages and updates are made.
 
-Same numbers, same updates as `torch.optim`: momentum `b = m b + g`, weight decay added to the gradient for SGD and Adam
-and decoupled for AdamW, epsilon outside the square root. (Paszke et al., torch.optim; Loshchilov and Hutter, "Decoupled
-Weight Decay Regularization", ICLR 2019.)
+Same numbers, same updates as `torch.optim`: momentum `b = m b + g`, weight decay added to the gradient (SGD, Adam,
+RMSprop) or decoupled (AdamW), epsilon outside the square root. (Paszke et al., torch.optim; Loshchilov and Hutter,
+"Decoupled Weight Decay Regularization", ICLR 2019; for Lion, Chen et al., "Symbolic Discovery of Optimization
+Algorithms", NeurIPS 2023.)
 """
 
 from __future__ import annotations
@@ -56,15 +57,29 @@ NUMBERS = {  # those that may differ among the trials of one program
     "momentum": Number(high=1),
     "beta1": Number(high=1),
     "beta2": Number(high=1),
+    "smoothing": Number(high=1),
     "epsilon": Number(above=True),
 }
 
 
-def _sgd(momentum: Any, nesterov: bool) -> Parts:
+def _sgd(momentum: Any, nesterov: bool = False) -> Parts:
     import optax
 
     off = isinstance(momentum, float)  # the default, 0; a momentum that was given is an array
     return [] if off else [optax.trace(decay=momentum, nesterov=nesterov)]
+
+
+def _rmsprop(smoothing: Any, epsilon: Any, momentum: Any, centered: bool) -> Parts:
+    import optax
+
+    scale = optax.scale_by_stddev if centered else optax.scale_by_rms
+    return [scale(smoothing, epsilon, eps_in_sqrt=False), *_sgd(momentum)]
+
+
+def _lion(beta1: Any, beta2: Any) -> Parts:
+    import optax
+
+    return [optax.scale_by_lion(beta1, beta2)]
 
 
 def _adam(beta1: Any, beta2: Any, epsilon: Any) -> Parts:
@@ -78,6 +93,8 @@ OPTIMIZERS = {
     "sgd": Optimizer({"momentum": 0.0, "nesterov": False}, _sgd),
     "adam": Optimizer(ADAM, _adam),
     "adamw": Optimizer(ADAM, _adam, decoupled=True),
+    "rmsprop": Optimizer({"smoothing": 0.99, "epsilon": 1e-8, "momentum": 0.0, "centered": False}, _rmsprop),
+    "lion": Optimizer({"beta1": 0.9, "beta2": 0.99}, _lion, decoupled=True),
 }
 
 

@@ -40,13 +40,15 @@ class Recipe:
 
     optimizer: str | optax.GradientTransformation = "sgd"  # one of `OPTIMIZERS`, or optax's own, used as it is
     learning_rate: float | Callable = 0.1  # step size of an update; or an optax schedule, step -> step size
-    weight_decay: float = 0.0  # L2 added to the gradient (sgd, adam, as in PyTorch), or decoupled (adamw)
+    weight_decay: float = 0.0  # L2 added to the gradient, as in PyTorch, or decoupled (adamw, lion)
     # Settings that only some have, see `flaxvision.training.optimizers`; None: as that optimizer has it.
     momentum: float = 0.0  # share of the last update that is kept, in [0, 1)
     nesterov: bool = False  # look ahead, with momentum above 0
     beta1: float | None = None  # share of the gradient's running mean that is kept
     beta2: float | None = None  # share of its square's running mean that is kept
+    smoothing: float | None = None  # the same in rmsprop: PyTorch's alpha
     epsilon: float | None = None  # added to the root of that mean
+    centered: bool = False  # rmsprop: the root of the variance in place of the square's mean
     schedule: str = "constant"  # how learning_rate goes on, see `SCHEDULES`
     warmup_epochs: float = 0.0  # epochs of linear rise to learning_rate
     batch_size: int = 128  # examples an update
@@ -268,7 +270,7 @@ _CHOICES = {
 
 
 _IN_PYTHON = {
-    "optimizer": "; in Python any optax transformation, such as optimizer=optax.rmsprop(0.001)",
+    "optimizer": "; in Python any optax transformation, such as optimizer=optax.lamb(0.001)",
     "schedule": "; in Python any optax schedule, as learning_rate=optax.piecewise_constant_schedule(0.1, {1000: 0.1})",
 }
 

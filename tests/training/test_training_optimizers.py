@@ -34,6 +34,15 @@ CASES = {
         {"optimizer": "adamw", "weight_decay": 0.1, "beta1": 0.0, "beta2": 0.9},
         lambda torch, p: torch.optim.AdamW(p, 0.05, weight_decay=0.1, betas=(0.0, 0.9)),
     ),
+    "rmsprop": ({"optimizer": "rmsprop"}, lambda torch, p: torch.optim.RMSprop(p, 0.05)),
+    "rmsprop with numbers": (
+        {"optimizer": "rmsprop", "smoothing": 0.9, "epsilon": 0.01, "momentum": 0.5, "weight_decay": 0.1},
+        lambda torch, p: torch.optim.RMSprop(p, 0.05, alpha=0.9, eps=0.01, momentum=0.5, weight_decay=0.1),
+    ),
+    "rmsprop, centered": (
+        {"optimizer": "rmsprop", "centered": True, "epsilon": 0.01, "smoothing": 0.5},
+        lambda torch, p: torch.optim.RMSprop(p, 0.05, alpha=0.5, eps=0.01, centered=True),
+    ),
     "adamw": (
         {"optimizer": "adamw", "weight_decay": 0.1},
         lambda torch, p: torch.optim.AdamW(p, 0.05, weight_decay=0.1),
@@ -112,3 +121,22 @@ def test_optax_schedules_and_transformations():
     np.testing.assert_allclose([first, second], [-1, -0.5])
     own = optax.sgd(0.1)
     assert build_optimizer(Recipe(optimizer=own), 1, 1) is own
+
+
+@pytest.mark.parametrize("numbers", [{}, {"beta1": 0.5, "beta2": 0.7, "weight_decay": 0.1}])
+def test_lion_is_the_papers(numbers):
+    """Algorithm 2 of Chen et al. (2023), written out in NumPy."""
+    b1, b2, decay = numbers.get("beta1", 0.9), numbers.get("beta2", 0.99), numbers.get("weight_decay", 0.0)
+    theirs = np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32)
+    momentum = np.zeros_like(theirs)
+    tx = build_optimizer(Recipe(optimizer="lion", learning_rate=0.05, **numbers), 10, 10)
+    ours = jnp.asarray(theirs)
+    state = tx.init(ours)
+    for _ in range(10):
+        gradient = 2 * theirs - np.sin(theirs)
+        update = np.sign(b1 * momentum + (1 - b1) * gradient)
+        momentum = b2 * momentum + (1 - b2) * gradient
+        theirs = theirs - 0.05 * (update + decay * theirs)
+        updates, state = tx.update(2 * ours - jnp.sin(ours), state, ours)
+        ours = optax.apply_updates(ours, updates)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
