@@ -22,18 +22,19 @@ from flaxvision.layers import BatchNorm, Chain, Dropout, Preprocess
 from flaxvision.layers.context import matches
 from flaxvision.models.files import assign, read
 from flaxvision.runtime import on_host, same_draws
-from flaxvision.training.checkpoint import Checkpoints, identity_of
+from flaxvision.training.checkpoint import Checkpoints, Keep, Kept
 from flaxvision.training.compiling import compiled_seconds
 from flaxvision.training.confusion import as_pairs
 from flaxvision.training.engine import Engine, engine_for
 from flaxvision.training.history import History, HistoryBuilder, Result, Timing
+from flaxvision.training.identity import cohort_identity
 from flaxvision.training.losses import loss_of
 from flaxvision.training.metrics import Metrics
 from flaxvision.training.placing import place
 from flaxvision.training.plan import Plan, part_of, tuning_pays
 from flaxvision.training.recipe import VARYING, Recipe, check_metric
 from flaxvision.training.selection import Best
-from flaxvision.training.state import init_state, init_states, merge_model, split_model
+from flaxvision.training.state import TrainState, init_state, init_states, merge_model, split_model
 from flaxvision.training.step import cast, gradient_layer
 from flaxvision.training.updates import build_optimizer, init_many
 
@@ -51,6 +52,7 @@ class Progress:
     epoch: int  # the epoch at hand, from 1
     examples: int  # training examples since the last report, over all members
     metrics: tuple[dict[str, float], ...] = ()  # a member's metrics of the epoch that just ended; () before
+    note: str = ""  # what there is to say of the run, such as "goes on from epoch 12"
 
 
 Callback = Callable[[Progress], "bool | None"]  # returning True stops the run after the epoch at hand
@@ -64,6 +66,7 @@ def fit(
     devices: str | int | Sequence[jax.Device] = "auto",
     callbacks: Iterable[Callback] = (),
     checkpoint: str | Path | None = None,
+    checkpoint_every: float = 0.0,
 ) -> Result:
     """Train a model.
 
@@ -75,18 +78,21 @@ def fit(
         callbacks: Called with a `Progress` after every compiled call and every epoch; True stops the run.
         checkpoint: A folder in which to keep the newest state (orbax). A run that finds one goes on from there, if it
             is the same but for its duration: network, initial weights, examples and recipe are compared by content, in
-            another process too.
+            another process too. The result is then that of a run never ended, to the bit on one machine.
+        checkpoint_every: Seconds between two checkpoints, within an epoch too (on an accelerator at its end); 0: one at
+            the end of every epoch. The end of the run is always kept.
 
     Returns:
         The trained model, with `model.preprocess` and `model.classes` set, its history and timing.
 
     Raises:
-        UserError: If the model, the data and the recipe do not fit each other, or the checkpoint is of another run; it
-            names what differs.
+        UserError: If the model, the data and the recipe do not fit each other, or the checkpoint is damaged or of
+            another run; it names what differs.
     """
     if not isinstance(dataset, Dataset):
         raise UserError(f"fit got a {type(dataset).__name__}: give a Dataset, such as fv.data.from_arrays(…)")
-    return train_cohort([model], dataset, [recipe], devices=devices, callbacks=callbacks, checkpoint=checkpoint)[0]
+    keep = None if checkpoint is None else Keep(Path(checkpoint), checkpoint_every)
+    return train_cohort([model], dataset, [recipe], devices=devices, callbacks=callbacks, checkpoint=keep)[0]
 
 
 def train_cohort(
@@ -97,7 +103,7 @@ def train_cohort(
     mode: str = "auto",
     devices: str | int | Sequence[jax.Device] = "auto",
     callbacks: Iterable[Callback] = (),
-    checkpoint: str | Path | None = None,
+    checkpoint: str | Path | Keep | None = None,
 ) -> list[Result]:
     """Train several models of one structure in one compiled program, a recipe each.
 
@@ -110,7 +116,7 @@ def train_cohort(
             (members as one batched program), or "auto": several members are vmapped on an accelerator, else unrolled.
         devices: As in `fit`.
         callbacks: As in `fit`.
-        checkpoint: As in `fit`; for a single model only.
+        checkpoint: As in `fit`; the state of all models is kept together.
 
     Returns:
         One result a model, in order.
@@ -121,8 +127,6 @@ def train_cohort(
     check_choice("mode", mode, MODES)
     if len(models) != len(recipes) or not models:
         raise UserError(f"{len(models)} models and {len(recipes)} recipes: give one recipe a model, and one at least")
-    if checkpoint is not None and len(models) > 1:
-        raise UserError("a checkpoint is kept for a single model: give one model, or no checkpoint")
     structures = {recipe.structure() for recipe in recipes}
     if len(structures) > 1:
         raise UserError(
@@ -135,7 +139,8 @@ def train_cohort(
     run = _Run(models, dataset, recipes, chosen, mode == "vmap" or together)
     precision = "highest" if recipe.precision == "highest" else None
     with jax.default_matmul_precision(precision) if precision else contextlib.nullcontext(), same_draws():
-        return run.train(tuple(callbacks), None if checkpoint is None else run.checkpoints(checkpoint, dataset))
+        keep = checkpoint if checkpoint is None or isinstance(checkpoint, Keep) else Keep(Path(checkpoint))
+        return run.train(tuple(callbacks), keep)
 
 
 class _Run:
@@ -147,7 +152,7 @@ class _Run:
         devices: tuple[jax.Device, ...],
         vmapped: bool,
     ):
-        self.recipe = recipes[0]
+        self.recipe, self.recipes, self.dataset = recipes[0], recipes, dataset
         self.members = len(models)
         examples = len(dataset.train)
         self.total_steps = self.recipe.total_steps(examples)
@@ -192,68 +197,121 @@ class _Run:
         positions = sorted({gradient_layer(path) for path, _ in jax.tree.leaves_with_path(params)})
         self.layers = tuple(prepared[0].names[position] for position in positions)
 
-    def checkpoints(self, folder: str | Path, dataset: Dataset) -> Checkpoints:
-        """Those of the run, which has one member, in a folder."""
-        model = merge_model(self.plan.graphdef, jax.device_get(self.engine.member(self.states, 0)))
-        return Checkpoints(folder, identity_of(model, dataset, self.recipe, self.total_steps))
-
-    def train(self, callbacks: tuple[Callback, ...], checkpoints: Checkpoints | None) -> list[Result]:
-        began, compiled_before, self.waited = time.perf_counter(), compiled_seconds(), 0.0
-        builders = [HistoryBuilder(self.layers) for _ in range(self.members)]
-        best = [Best() for _ in range(self.members)]
-        epochs = -(-self.total_steps // self.per_epoch)
-        first = 0
-        if checkpoints is not None and (found := checkpoints.restore(self.engine.member(self.states, 0))) is not None:
-            state, arrays, kept = found
-            first = len(arrays["train_loss"])
-            self._check_goes_on(int(state.step), first)
-            self.states = self.engine.join([state])
-            builders = [HistoryBuilder(self.layers, as_pairs(arrays, kept["epoch"]))]
-            best = [Best(**kept)]
-        marks = [time.perf_counter()]
-        goes_on = first < epochs and not all(member.stopped for member in best)
-        steps = min(self.per_epoch, self.total_steps - first * self.per_epoch)
-        ahead = self.engine.compile_ahead
-        self.compiling = ahead(self.states, self.data.train, self.data.held_out, steps) if goes_on else None
-        for epoch in range(first, epochs):
-            if all(member.stopped for member in best):
-                break
-            steps = min(self.per_epoch, self.total_steps - epoch * self.per_epoch)
-            stop = self._epoch(epoch, steps, builders, best, callbacks)
-            marks.append(time.perf_counter())
-            if checkpoints is not None:
-                state = self.engine.member(self.states, 0)
-                checkpoints.save(epoch + 1, state, builders[0].history().arrays, best[0])
-            if stop:
-                break
-        if checkpoints is not None:
-            checkpoints.close()
-        timing = self._timing(began, marks, compiled_seconds() - compiled_before + self.waited)
+    def train(self, callbacks: tuple[Callback, ...], keep: Keep | None) -> list[Result]:
+        self.began, self.compiled_before, self.waited = time.perf_counter(), compiled_seconds(), 0.0
+        self.builders = [HistoryBuilder(self.layers) for _ in range(self.members)]
+        self.best = [Best() for _ in range(self.members)]
+        self.before = 0.0, 0.0
+        self.begun: tuple[int, Any, Any] | None = None
+        self.checkpoints = None if keep is None else self._checkpoints(keep, callbacks)
+        with self.checkpoints or contextlib.nullcontext():
+            marks = self._epochs(callbacks)
+        timing = self._timing(marks)
         states = self._fetched()
-        return [self._result(k, states, builders[k].history(), best[k], timing) for k in range(self.members)]
+        return [self._result(k, states, self.builders[k].history(), self.best[k], timing) for k in range(self.members)]
 
-    def _check_goes_on(self, done: int, epochs: int) -> None:
-        """Raise unless so many updates, in so many epochs, are a beginning of this run."""
+    def _epochs(self, callbacks: tuple[Callback, ...]) -> list[float]:
+        """Train; the moments at which an epoch began or ended."""
+        epochs = -(-self.total_steps // self.per_epoch)
+        first = self._go_on(callbacks)
+        marks = [time.perf_counter()]
+        over = first >= epochs or all(member.stopped for member in self.best)
+        ahead = self.engine.compile_ahead
+        steps = self._steps(first)
+        self.compiling = None if over else ahead(self.states, self.data.train, self.data.held_out, steps)
+        for epoch in range(first, epochs):
+            if over:
+                break
+            stop = self._epoch(epoch, callbacks)
+            marks.append(time.perf_counter())
+            over = stop or epoch + 1 == epochs or all(member.stopped for member in self.best)
+            self._keep(epoch + 1, over=over)
+        return marks
+
+    def _steps(self, epoch: int) -> int:
+        return min(self.per_epoch, self.total_steps - epoch * self.per_epoch)
+
+    def _checkpoints(self, keep: Keep, callbacks: tuple[Callback, ...]) -> Checkpoints:
+        identity = keep.identity
+        if identity is None:
+            states = jax.device_get(self.states)
+            graph, members = self.plan.graphdef, range(self.members)
+            models = [merge_model(graph, self.engine.member(states, k)) for k in members]
+            identity = cohort_identity(models, self.dataset, self.recipes, self.total_steps)
+
+        def say(note: str) -> None:
+            for callback in callbacks:
+                callback(Progress(0, self.total_steps, 1, 0, note=note))
+
+        return Checkpoints(keep, {**identity, "vmapped": self.plan.vmapped}, say)
+
+    def _go_on(self, callbacks: tuple[Callback, ...]) -> int:
+        """Take up what was kept; the number of epochs that are over."""
+        if self.checkpoints is None:
+            return 0
+        state = self.engine.member(self.states, 0)
+        sums, records = jax.eval_shape(functools.partial(self.engine.zeros, steps=1), self.states)
+        like = {"states": self.states, "sums": sums, "records": records, "best": self._selected(state)}
+        kept = self.checkpoints.restore(like)
+        if kept is None:
+            return 0
+        self._check_goes_on(kept)
+        put = self.engine.put
+        self.states, self.best, self.before = put(kept.trees["states"]), kept.best, kept.seconds
+        self.builders = [
+            HistoryBuilder(self.layers, as_pairs(rows, best.epoch))
+            for rows, best in zip(kept.histories, kept.best, strict=True)
+        ]
+        if kept.updates:
+            steps = self._steps(kept.epochs)
+            records = jax.tree.map(lambda rows: _of_length(rows, steps), kept.trees["records"])
+            self.begun = kept.updates, *put((kept.trees["sums"], records))
+        within = f", {kept.updates} updates on" if kept.updates else ""
+        note = f"goes on from epoch {kept.epochs + 1}{within}"
+        for callback in callbacks:
+            callback(Progress(kept.step, self.total_steps, kept.epochs + 1, 0, note=note))
+        return kept.epochs
+
+    def _keep(self, epochs: int, updates: int = 0, within: dict[str, Any] | None = None, *, over: bool = False) -> None:
+        """Keep the state after so many epochs, and updates of the next one, if it is time."""
+        if self.checkpoints is None or not self.checkpoints.wanted(over):
+            return
+        kept = Kept(
+            min(epochs * self.per_epoch, self.total_steps) + updates,
+            epochs,
+            updates,
+            {"states": self.states, **(within or {})},
+            [builder.history().arrays for builder in self.builders],
+            self.best,
+            self._seconds(time.perf_counter()),
+        )
+        self.checkpoints.save(kept)
+
+    def _check_goes_on(self, kept: Kept) -> None:
+        """Raise unless what was kept is a beginning of this run."""
+        done, epochs = kept.step, kept.epochs + bool(kept.updates)
         if done > self.total_steps:
             raise UserError(
                 f"the checkpoint is {done} updates on ({epochs} epochs) but the recipe ends after {self.total_steps}: "
                 "give a longer duration, or another folder"
             )
-        if done < min(epochs * self.per_epoch, self.total_steps):
+        if not kept.updates and done < min(epochs * self.per_epoch, self.total_steps):
             raise UserError(
                 f"the checkpoint ends after {done} updates, within epoch {epochs}, and cannot be continued from there: "
                 "give the same duration, or another folder"
             )
 
-    def _epoch(
-        self, epoch: int, steps: int, builders: list[HistoryBuilder], best: list[Best], callbacks: tuple[Callback, ...]
-    ) -> bool:
-        stop, before = False, 0
-        for done, states, total, so_far in self.engine.epoch(self.states, self.data.train, epoch, steps):
+    def _epoch(self, epoch: int, callbacks: tuple[Callback, ...]) -> bool:
+        steps, best, builders = self._steps(epoch), self.best, self.builders
+        begun, self.begun = self.begun, None
+        stop, before = False, begun[0] if begun else 0
+        for done, states, total, so_far in self.engine.epoch(self.states, self.data.train, epoch, steps, begun):
             self.states, sums, records = states, total, so_far
             examples = (done - before) * self.recipe.batch_size * self.members
             progress = Progress(epoch * self.per_epoch + done, self.total_steps, epoch + 1, examples)
             stop |= any([callback(progress) for callback in callbacks])
+            if before < done < steps and self.checkpoints is not None and self.checkpoints.keep.every:
+                self._keep(epoch, done, {"sums": sums, "records": records})
             before = done
         if self.compiling is not None:
             since = time.perf_counter()
@@ -292,13 +350,12 @@ class _Run:
         return stop | any([callback(progress) for callback in callbacks])
 
     def _fetched(self) -> Any:
-        """The states, those of a vmapped plan on the host: one transfer for all members.
+        """The states, those of a vmapped plan on the host: one transfer for all members."""
+        return jax.device_get(self._selected(self.states)) if self.plan.vmapped else self.states
 
-        Without the optimizers', which only a checkpoint needs, and that is of a single member.
-        """
-        if not self.plan.vmapped:
-            return self.states
-        return jax.device_get(self.states if self.members == 1 else self.states._replace(opt=()))
+    def _selected(self, state: TrainState) -> TrainState:
+        """The part of a member's state that is kept of the selected epoch: in a vmapped plan not the optimizer's."""
+        return state._replace(opt=()) if self.plan.vmapped else state
 
     def _select(self, epoch: int, builder: HistoryBuilder, member: Best) -> bool:
         """Note what an epoch was worth to a member; whether its parameters are to be kept."""
@@ -323,15 +380,25 @@ class _Run:
         diverged = not bool(np.isfinite(history["train_loss"]).all())
         return Result(model, history, timing, best.epoch, diverged)
 
-    def _timing(self, began: float, marks: list[float], compilation: float) -> Timing:
+    def _seconds(self, now: float) -> tuple[float, float]:
+        """Seconds so far a member, and of these for compiling; with those before an interruption."""
+        compiling = compiled_seconds() - self.compiled_before + self.waited
+        total, before = self.before
+        return total + (now - self.began) / self.members, before + compiling / self.members
+
+    def _timing(self, marks: list[float]) -> Timing:
         epochs = len(marks) - 1
         if not epochs:
-            return Timing(0.0, 0.0, 0.0, 0.0)
+            return Timing(*self.before, 0.0, 0.0)
         examples = len(self.data.train[1]) * self.members
         steady = marks[1:] if epochs > 1 else marks
         rate = examples * (len(steady) - 1) / (steady[-1] - steady[0])
-        total, first = (marks[-1] - began) / self.members, (marks[1] - began) / self.members
-        return Timing(total, compilation / self.members, first, rate)
+        return Timing(*self._seconds(marks[-1]), (marks[1] - self.began) / self.members, rate)
+
+
+def _of_length(rows: np.ndarray, steps: int) -> np.ndarray:
+    """The rows of an epoch of `steps` steps, zero where nothing is known."""
+    return np.concatenate([rows[:steps], np.zeros((max(0, steps - len(rows)), *rows.shape[1:]), rows.dtype)])
 
 
 def check_fit(model: Chain, dataset: Dataset, recipe: Recipe) -> None:

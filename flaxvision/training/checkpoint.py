@@ -4,159 +4,251 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
+import time
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
-from flaxvision._describe import Indescribable, describe, digest
-from flaxvision.data import Dataset
+from flaxvision._files import write_atomically
 from flaxvision.errors import UserError
-from flaxvision.identity import AROUND, Identity, checksum_of, circumstances, differences, listed, switches
-from flaxvision.layers import Chain
-from flaxvision.layers.kinds import KINDS
-from flaxvision.layers.kinds import describe as describe_layer
-from flaxvision.models.files import variables
-from flaxvision.training.recipe import Recipe
+from flaxvision.identity import AROUND, Identity, differences, listed
+from flaxvision.training.identity import with_defaults
 from flaxvision.training.selection import Best
-from flaxvision.training.state import TrainState
 
-DURATIONS = ("epochs", "steps", "examples")
-
-
-def identity_of(model: Chain, dataset: Dataset, recipe: Recipe, total_steps: int) -> Identity:
-    """What a run is: the network and the numbers that it starts from, the examples, the recipe, JAX's switches.
-
-    The duration may change, as long as no learning rate depends on it.
-
-    Args:
-        model: The network, its warm start taken.
-        dataset: What it is trained and evaluated on.
-        recipe: How it is trained.
-        total_steps: The duration in updates.
-
-    Raises:
-        UserError: If the recipe or a layer holds something that another process could not compare.
-    """
-    settings = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(recipe)}
-    without = (*DURATIONS, "warm_start", "warm_start_only")  # the numbers that it starts from tell
-    described = {name: _described(name, value) for name, value in settings.items() if name not in without}
-    if recipe.schedule != "constant":
-        described[f"updates (of which schedule {recipe.schedule!r} depends)"] = total_steps
-    tensors = variables(model)
-    layers = {name: _layer(name, layer) for name, layer in model.named_layers()}
-    if type(model) is not Chain:
-        layers["network"] = _described(f"network {model.kind!r}", type(model))
-    return {
-        "network": {"input_shape": list(model.input_shape), "layers": list(layers), **layers},
-        **described,
-        "numbers of layers": {name: value.item() for name, value in tensors.items() if value.ndim == 0},
-        "data": checksum_of(dataset),
-        "initial weights": digest([[name, _described(name, value)] for name, value in sorted(tensors.items())]),
-        **switches(),
-        AROUND: circumstances(),
-    }
+Arrays = dict[str, np.ndarray]
+CHECKSUM = "checksum"  # a file in each checkpoint
 
 
-def _layer(name: str, layer: Any) -> Any:
-    if type(layer) in KINDS:
-        return {key: value for key, value in describe_layer(name, layer).items() if key != "name"}
-    graphdef, _ = nnx.split(layer)
-    return {"kind": type(layer).__name__, "code": _described(f"layer {name!r}", type(layer)), "holds": str(graphdef)}
+@dataclasses.dataclass(frozen=True, slots=True)
+class Keep:
+    """Where a run keeps its state, and how often."""
+
+    folder: Path
+    every: float = 0.0  # seconds between two; 0: at the end of every epoch
+    # Set by a caller that knows what the run is, and to whom the folder is a convenience: what it holds of another run,
+    # or damaged, begins anew; a folder that cannot be written is no error; and the end, which the caller takes, is not
+    # kept. What becomes of it is said.
+    identity: Identity | None = None
 
 
-def _described(name: str, value: Any) -> Any:
-    try:
-        return describe(value)
-    except Indescribable as error:
-        raise UserError(
-            f"{name} holds {error}, which another process could not compare, so that the run could never be continued: "
-            "make it of optax's functions and plain numbers, or leave checkpoint out"
-        ) from error
+@dataclasses.dataclass(slots=True)
+class Kept:
+    """A run, or a cohort, between two updates."""
+
+    step: int  # updates done in all
+    epochs: int  # that are over
+    updates: int  # of the next one that are done
+    trees: dict[str, Any]  # "states" and, within an epoch, "sums" and "records"
+    histories: list[Arrays]  # one a member
+    best: list[Best]  # likewise
+    seconds: tuple[float, float]  # so far, and of these for compiling
 
 
 class Checkpoints:
     """The checkpoints of one run in one folder.
 
     Args:
-        folder: Where they lie; made if missing.
-        identity: What the run is, see `identity_of`.
+        keep: Where, and how often.
+        identity: What the run is, see `flaxvision.training.identity`.
+        say: Told what becomes of a folder that is a convenience.
+
+    Raises:
+        UserError: If the folder cannot be used, and is no convenience.
     """
 
-    def __init__(self, folder: str | Path, identity: Identity):
-        import orbax.checkpoint as ocp
-
+    def __init__(self, keep: Keep, identity: Identity, say: Callable[[str], object]):
+        self.keep, self.say = keep, say
         self.identity = json.loads(json.dumps(identity))
-        self.ocp = ocp
+        self.convenience = keep.identity is not None
+        self.on, self.manager, self.last = True, None, time.monotonic()
+        if not self.convenience:
+            self._open()
+
+    def wanted(self, over: bool) -> bool:
+        """Whether it is time to keep the state, or the last time, as the run is over."""
+        if over:
+            return not self.convenience
+        return self.on and time.monotonic() - self.last >= self.keep.every
+
+    def save(self, kept: Kept) -> None:
+        """Keep a state."""
         try:
-            self.manager = ocp.CheckpointManager(
-                Path(folder).absolute(), options=ocp.CheckpointManagerOptions(max_to_keep=2, create=True)
-            )
-        except OSError as error:
-            raise UserError(f"cannot keep checkpoints in {folder}: {error.strerror}; give another folder") from error
+            self._save(kept)
+        except Exception as error:
+            if not self.convenience:
+                raise
+            self.on = False
+            self.say(f"keeps no checkpoint: {_reason(error)}")
+        self.last = time.monotonic()
 
-    def save(self, epoch: int, state: TrainState, arrays: dict[str, np.ndarray], best: Best) -> None:
-        """Keep the state after `epoch` epochs, its history and selection."""
-        kept = {"value": best.value, "at": best.at, "epoch": best.epoch, "stopped": best.stopped}
-        tree = {"state": state, "arrays": arrays}
-        if best.state is not None:
-            tree["best"] = best.state
-        self.manager.save(
-            epoch,
-            args=self.ocp.args.Composite(
-                tree=self.ocp.args.StandardSave(_plain(tree)),
-                about=self.ocp.args.JsonSave({"identity": self.identity, "best": kept}),
-            ),
-        )
-
-    def restore(self, like: TrainState) -> tuple[TrainState, dict[str, np.ndarray], dict[str, Any]] | None:
-        """The newest state, history and selection, shaped like `like`; None where nothing was kept.
+    def restore(self, like: dict[str, Any]) -> Kept | None:
+        """The newest state, with trees shaped as in `like`, where "best" is the selected state; None without one.
 
         Raises:
-            UserError: If the folder holds the checkpoints of another run.
+            UserError: If the folder holds the checkpoints of another run, or damaged ones only.
         """
-        epoch = self.manager.latest_step()
-        if epoch is None:
+        if not self.keep.folder.exists():
             return None
-        about = self.manager.restore(epoch, args=self.ocp.args.Composite(about=self.ocp.args.JsonRestore())).about
-        self._check(about["identity"])
-        tree = self.manager.restore(epoch, args=self.ocp.args.Composite(tree=self.ocp.args.StandardRestore())).tree
-        kept = dict(about["best"])
-        if "best" in tree:
-            kept["state"] = _shaped(tree["best"], like)
-        return _shaped(tree["state"], like), {k: np.asarray(v) for k, v in tree["arrays"].items()}, kept
+        try:
+            return self._restore(like)
+        except Exception as error:
+            if not self.convenience:
+                raise
+            self.say(f"begins anew: {_reason(error)}")
+            self.clear()
+            return None
 
-    def _check(self, held: Identity) -> None:
-        if "network" not in held:
-            raise UserError(f"{self.manager.directory} holds checkpoints of an older version: give another folder")
-        defaults = {field.name: field.default for field in dataclasses.fields(Recipe)}  # of what is newer than it
-        changed = differences({**defaults, **held, AROUND: 0}, {**defaults, **self.identity, AROUND: 0})
-        if any(not each.startswith("initial weights") for each in changed):  # of another network they differ anyway
-            changed = [each for each in changed if not each.startswith("initial weights")]
-        if changed:
-            moved = differences(held[AROUND], self.identity[AROUND])
-            raise UserError(
-                f"{self.manager.directory} holds checkpoints of another run: {listed(changed)}"
-                f"{f' (and {listed(moved)})' if moved else ''}: give another folder"
-            )
+    def clear(self) -> None:
+        """Delete what is there, so that it is not taken for this run's."""
+        self.close()
+        if self.keep.folder.is_dir():
+            shutil.rmtree(self.keep.folder, ignore_errors=True)
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
-        """Wait until everything is on disk."""
-        self.manager.wait_until_finished()
-        self.manager.close()
+        """Let go of the folder."""
+        if self.manager is not None:
+            self.manager.close()
+            self.manager = None
+
+    def _open(self) -> Any:
+        import orbax.checkpoint as ocp
+
+        if self.manager is None:
+            if self.keep.folder.exists() and not self.keep.folder.is_dir():
+                raise UserError(f"cannot keep checkpoints in {self.keep.folder}: it is a file; give another folder")
+            options = ocp.CheckpointManagerOptions(
+                max_to_keep=2, cleanup_tmp_directories=True, enable_async_checkpointing=False
+            )
+            try:
+                self.manager = ocp.CheckpointManager(self.keep.folder.absolute(), options=options)
+            except OSError as error:
+                raise UserError(
+                    f"cannot keep checkpoints in {self.keep.folder}: {error.strerror}; give another folder"
+                ) from error
+        return self.manager
+
+    def _save(self, kept: Kept) -> None:
+        import orbax.checkpoint as ocp
+
+        arrays = _arrays(kept)
+        best = [{"value": b.value, "at": b.at, "epoch": b.epoch, "stopped": b.stopped} for b in kept.best]
+        about = {
+            "identity": self.identity,
+            "step": kept.step,
+            "epochs": kept.epochs,
+            "updates": kept.updates,
+            "best": best,
+            "seconds": list(kept.seconds),
+            "empty": {name: [list(x.shape), str(x.dtype)] for name, x in arrays.items() if not x.size},
+        }
+        self._open().save(
+            kept.step,
+            args=ocp.args.Composite(
+                tree=ocp.args.StandardSave({name: x for name, x in arrays.items() if x.size}),
+                about=ocp.args.JsonSave(about),
+            ),
+        )
+        folder = self.keep.folder / str(kept.step)
+        write_atomically(folder / CHECKSUM, str(_checksum(folder)))
+
+    def _restore(self, like: dict[str, Any]) -> Kept | None:
+        manager = self._open()
+        damaged: dict[int, Exception] = {}
+        for step in sorted(manager.all_steps(), reverse=True):
+            try:
+                about, arrays = self._read(step)
+            except Exception as error:  # whatever orbax says of files that were cut or changed
+                damaged[step] = error
+                continue
+            self._check(about["identity"])
+            for newer in damaged:  # or it would count as the newest for ever
+                shutil.rmtree(self.keep.folder / str(newer), ignore_errors=True)
+            manager.reload()
+            return _kept(about, arrays, like)
+        if damaged:
+            why = f"damaged ({_reason(next(iter(damaged.values())))})"
+            raise UserError(
+                f"the checkpoint is {why}"
+                if self.convenience
+                else f"the checkpoints in {self.keep.folder} are {why}: delete that folder to begin anew"
+            )
+        return None
+
+    def _read(self, step: int) -> tuple[dict[str, Any], Arrays]:
+        """What one checkpoint holds, if it holds what was written."""
+        import orbax.checkpoint as ocp
+
+        assert self.manager is not None
+        folder = self.keep.folder / str(step)
+        if (folder / CHECKSUM).read_text() != str(_checksum(folder)):  # orbax tells of damage in many ways, if at all
+            raise ValueError("checksums differ")
+        about = self.manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore())).about
+        tree = self.manager.restore(step, args=ocp.args.Composite(tree=ocp.args.StandardRestore())).tree
+        empty = {name: np.empty(shape, dtype) for name, (shape, dtype) in about["empty"].items()}
+        return about, {**{name: np.asarray(x) for name, x in tree.items()}, **empty}
+
+    def _check(self, held: Identity) -> None:
+        changed = differences(*({**with_defaults(each), AROUND: 0} for each in (held, self.identity)))
+        if any("initial weights" not in each for each in changed):  # of another network they differ anyway
+            changed = [each for each in changed if "initial weights" not in each]
+        if changed:
+            moved = differences(held.get(AROUND), self.identity.get(AROUND))
+            why = f"{listed(changed)}{f' (and {listed(moved)})' if moved else ''}"
+            raise UserError(
+                f"the checkpoint is of something else: {why}"
+                if self.convenience
+                else f"{self.keep.folder} holds checkpoints of another run: {why}: give another folder"
+            )
 
 
-def _plain(tree: dict[str, Any]) -> dict[str, Any]:
-    """Every state as a list of numpy arrays: names and container types are the running code's business."""
-    return {
-        name: part if name == "arrays" else {str(i): np.asarray(x) for i, x in enumerate(jax.tree.leaves(part))}
-        for name, part in tree.items()
+def _arrays(kept: Kept) -> Arrays:
+    """All arrays on the host by name; those of trees by number: container types are the running code's business."""
+    named = {
+        **{f"{name}.{i}": x for name, tree in kept.trees.items() for i, x in enumerate(jax.tree.leaves(tree))},
+        **{f"history{k}.{name}": x for k, rows in enumerate(kept.histories) for name, x in rows.items()},
+        **{f"best{k}.{i}": x for k, one in enumerate(kept.best) for i, x in enumerate(jax.tree.leaves(one.state))},
     }
+    return {name: np.array(x) for name, x in named.items()}  # copies, as the next update takes the state's memory
 
 
-def _shaped(leaves: dict[str, Any], like: TrainState) -> TrainState:
-    numbers = range(len(jax.tree.leaves(like)))
-    return jax.tree.unflatten(jax.tree.structure(like), [jnp.asarray(leaves[str(i)]) for i in numbers])
+def _kept(about: dict[str, Any], arrays: Arrays, like: dict[str, Any]) -> Kept:
+    def part(prefix: str) -> Arrays:
+        return {name.removeprefix(prefix): x for name, x in arrays.items() if name.startswith(prefix)}
+
+    def shaped(prefix: str, tree: Any) -> Any:
+        found = part(prefix)
+        return jax.tree.unflatten(jax.tree.structure(tree), [found[str(i)] for i in range(len(found))])
+
+    trees = {name: shaped(f"{name}.", tree) for name, tree in like.items() if part(f"{name}.")}
+    best = [
+        Best(**one, state=shaped(f"best{k}.", like["best"]) if part(f"best{k}.") else None)
+        for k, one in enumerate(about["best"])
+    ]
+    histories = [part(f"history{k}.") for k in range(len(best))]
+    seconds, compiling = about["seconds"]
+    return Kept(about["step"], about["epochs"], about["updates"], trees, histories, best, (seconds, compiling))
+
+
+def _checksum(folder: Path) -> int:
+    """Of all files in a folder, by name and content."""
+    value = 0
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != CHECKSUM:
+            value = zlib.crc32(path.read_bytes(), zlib.crc32(str(path.relative_to(folder)).encode(), value))
+    return value
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text[:100]}"

@@ -59,12 +59,18 @@ class Engine:
     # What runs in Python: an epoch and an evaluation.
 
     def epoch(
-        self, states: States, data: tuple[jax.Array, jax.Array], epoch: int, steps: int
+        self,
+        states: States,
+        data: tuple[jax.Array, jax.Array],
+        epoch: int,
+        steps: int,
+        begun: tuple[int, Sums, StepRecord] | None = None,
     ) -> Iterator[tuple[int, States, Sums, StepRecord]]:
         """Train `steps` steps of epoch `epoch`, yielding (steps done, states, sums of the epoch so far, records).
 
         Records have axes (steps of the epoch, members, ...), zero where not done yet; sums are a leading axis or a
-        tuple like `states`. What was yielded before is gone with the next step.
+        tuple like `states`. What was yielded before is gone with the next step. With `begun`, as it was yielded once,
+        it goes on from there.
         """
         recipe, (images, labels) = self.plan.recipe, data
         examples = len(labels)
@@ -72,9 +78,10 @@ class Engine:
         with compiling_once(self._many, "beginning", steps, examples):
             if self._looped is None:
                 self._looped = self._may_loop(states, images)
-            sums, records = self._nothing(states, steps)
+            done, sums, records = begun or (0, *self._nothing(states, steps))
             order = self._orders(states, np.uint32(epoch), examples) if recipe.shuffle else None
-        done = 0
+        if done:
+            yield done, states, sums, records
         while done < steps:
             left = whole - done
             size = recipe.batch_size if left else examples - whole * recipe.batch_size
@@ -192,7 +199,11 @@ class Engine:
     def _nothing(self, states: States, steps: int) -> tuple[Any, StepRecord]:
         """The sums and records of an epoch of which nothing is done."""
         with on_host():
-            return self.put((self._zeros(states), self._no_records(states, steps)))
+            return self.put(self.zeros(states, steps))
+
+    def zeros(self, states: States, steps: int) -> tuple[Any, StepRecord]:
+        """Sums and records of nothing."""
+        return self._zeros(states), self._no_records(states, steps)
 
     def _zeros(self, states: States) -> Any:
         dtype = at_least_float32(compute_dtype(self.plan.recipe, self._one(states).params))

@@ -94,7 +94,7 @@ class HistoryBuilder:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Timing:
-    """Wall-clock seconds of a run; a cohort's are shared equally among its members."""
+    """Wall-clock seconds of a run, also those before an interruption; a cohort's are shared equally by its members."""
 
     total: float  # from the first compilation to the last metric
     compilation: float  # of these, what tracing and compiling took

@@ -23,7 +23,7 @@ from flaxvision.layers import Chain
 from flaxvision.runtime import same_draws
 from flaxvision.training.augment import augment_images
 from flaxvision.training.batches import epoch_order
-from flaxvision.training.checkpoint import identity_of
+from flaxvision.training.identity import identity_of
 
 NET = {"input_shape": (4, 4, 1), "num_classes": 3, "hidden": (8,)}
 
