@@ -79,7 +79,7 @@ def fit(
         checkpoint: A folder in which to keep the newest state (orbax). A run that finds one goes on from there, if it
             is the same but for its duration: network, initial weights, examples and recipe are compared by content, in
             another process too. The result is then that of a run never ended, to the bit on one machine.
-        checkpoint_every: Seconds between two checkpoints, within an epoch too (on an accelerator at its end); 0: one at
+        checkpoint_every: Seconds between two checkpoints, within an epoch too (on an accelerator, or several, at its end); 0: one at
             the end of every epoch. The end of the run is always kept.
 
     Returns:
@@ -310,7 +310,8 @@ class _Run:
             examples = (done - before) * self.recipe.batch_size * self.members
             progress = Progress(epoch * self.per_epoch + done, self.total_steps, epoch + 1, examples)
             stop |= any([callback(progress) for callback in callbacks])
-            if before < done < steps and self.checkpoints is not None and self.checkpoints.keep.every:
+            within = self.checkpoints is not None and self.checkpoints.keep.every > 0 and not self.plan.sharded
+            if within and before < done < steps:
                 self._keep(epoch, done, {"sums": sums, "records": records})
             before = done
         if self.compiling is not None:
