@@ -30,8 +30,8 @@ from flaxvision.training.optimizers import settings_of_optimizers
 FLAX, TORCH, AGAIN = "flax", "torch", "torch again"  # the last: another summation order, the same mathematics
 DATA_ORDER = ("batch_size", "shuffle", "seed")
 FOLLOWED = (
-    *("optimizer", "learning_rate", "weight_decay", *settings_of_optimizers()),
-    *("loss", "pixels", *DATA_ORDER),
+    *("optimizer", "learning_rate", "weight_decay", "clip_norm", *settings_of_optimizers()),
+    *("loss", "label_smoothing", "pixels", *DATA_ORDER),
 )
 SET_HERE = ("epochs", "steps", "examples", "conv")
 
@@ -262,21 +262,25 @@ def _torch_losses(twin: Any, dataset: Dataset, recipe: Recipe, order: np.ndarray
             if x.ndim == 4:
                 x = (x * scale + offset).permute(0, 3, 1, 2).contiguous()
             optimizer.zero_grad()
-            loss = _loss(recipe.loss, twin(x), labels[chosen], x)
+            loss = _loss(recipe, twin(x), labels[chosen], x)
             loss.backward()
+            if recipe.clip_norm is not None:
+                torch.nn.utils.clip_grad_norm_(twin.parameters(), recipe.clip_norm)
             optimizer.step()
             losses.append(loss.item())
     return np.asarray(losses, precision)
 
 
-def _loss(loss: str, outputs: Any, labels: Any, inputs: Any) -> Any:
+def _loss(recipe: Recipe, outputs: Any, labels: Any, inputs: Any) -> Any:
     import torch.nn.functional as F
 
-    if loss == "squared_error":
+    if recipe.loss == "squared_error":
         return (outputs - inputs).square().sum() / len(inputs)
-    if loss == "binary_cross_entropy":
-        return F.binary_cross_entropy_with_logits(outputs[:, 0], labels.to(outputs.dtype))
-    return F.cross_entropy(outputs, labels)
+    share = recipe.label_smoothing
+    if recipe.loss == "binary_cross_entropy":
+        targets = (1 - share) * labels.to(outputs.dtype) + share / 2
+        return F.binary_cross_entropy_with_logits(outputs[:, 0], targets)
+    return F.cross_entropy(outputs, labels, label_smoothing=share)
 
 
 @contextlib.contextmanager

@@ -186,10 +186,17 @@ class _Run:
         with on_host():
             if vmapped:
                 init = functools.partial(init_many, recipes, *duration, dtype=dtype)
-                states: Any = init_states(prepared, self.recipe.frozen, init, [recipe.seed for recipe in recipes])
+                own = zip(*((recipe.seed, recipe.label_smoothing) for recipe in recipes), strict=True)
+                states: Any = init_states(prepared, self.recipe.frozen, init, *own)
             else:
                 states = tuple(
-                    init_state(model, recipe.frozen, build_optimizer(recipe, *duration, dtype), recipe.seed)
+                    init_state(
+                        model,
+                        recipe.frozen,
+                        build_optimizer(recipe, *duration, dtype),
+                        recipe.seed,
+                        recipe.label_smoothing,
+                    )
                     for model, recipe in zip(prepared, recipes, strict=True)
                 )
         self.states = self.engine.put(states)

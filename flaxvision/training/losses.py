@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import optax
 
 
-def example_losses(loss: str, outputs: jax.Array, labels: jax.Array, inputs: jax.Array) -> jax.Array:
+def example_losses(
+    loss: str, outputs: jax.Array, labels: jax.Array, inputs: jax.Array, smoothing: jax.Array | None = None
+) -> jax.Array:
     """The loss of each example, shape (B,).
 
     Args:
@@ -16,11 +18,20 @@ def example_losses(loss: str, outputs: jax.Array, labels: jax.Array, inputs: jax
         outputs: What the model gave.
         labels: int32 (B,).
         inputs: What the model was given, (B, ...), the target of "squared_error".
+        smoothing: Share of each label that is spread evenly over all classes, as in PyTorch's `CrossEntropyLoss`; of
+            a single logit, over both.
     """
     if loss == "squared_error":
         return jnp.square(outputs - inputs).sum(axis=tuple(range(1, inputs.ndim)))
     if loss == "binary_cross_entropy":
-        return optax.sigmoid_binary_cross_entropy(outputs[:, 0], labels.astype(outputs.dtype))
+        targets = labels.astype(outputs.dtype)
+        if smoothing is not None:
+            share = smoothing.astype(outputs.dtype)
+            targets = (1 - share) * targets + share / 2
+        return optax.sigmoid_binary_cross_entropy(outputs[:, 0], targets)
+    if smoothing is not None:
+        targets = jax.nn.one_hot(labels, outputs.shape[-1], dtype=outputs.dtype)
+        return optax.softmax_cross_entropy(outputs, optax.smooth_labels(targets, smoothing.astype(outputs.dtype)))
     return optax.softmax_cross_entropy_with_integer_labels(outputs, labels)
 
 

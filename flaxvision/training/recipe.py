@@ -22,8 +22,9 @@ CONVS = ("auto", "native")
 PRECISIONS = ("default", "highest", "bfloat16", "float64")
 AUGMENTATIONS = ("crop", "flip")
 SELECTS = ("last", "best")
-OF_OPTIMIZER = ("learning_rate", "weight_decay", "schedule", "warmup_epochs", *settings_of_optimizers())
-VARYING = ("weight_decay", *NUMBERS)  # with the learning rate, the numbers that may differ within one program
+OF_OPTIMIZER = ("learning_rate", "weight_decay", "clip_norm", "schedule", "warmup_epochs", *settings_of_optimizers())
+# With the learning rate, the numbers that may differ among the trials of one program.
+VARYING = ("weight_decay", "clip_norm", "label_smoothing", *NUMBERS)
 METRICS = ("loss", "top1", "top3", "balanced")  # of an epoch; balanced: the mean accuracy over classes
 
 
@@ -41,6 +42,7 @@ class Recipe:
     optimizer: str | optax.GradientTransformation = "sgd"  # one of `OPTIMIZERS`, or optax's own, used as it is
     learning_rate: float | Callable = 0.1  # step size of an update; or an optax schedule, step -> step size
     weight_decay: float = 0.0  # L2 added to the gradient, as in PyTorch, or decoupled (adamw, lion)
+    clip_norm: float | None = None  # largest L2 norm of a gradient over all parameters; scaled down to it
     # Settings that only some have, see `flaxvision.training.optimizers`; None: as that optimizer has it.
     momentum: float = 0.0  # share of the last update that is kept, in [0, 1)
     nesterov: bool = False  # look ahead, with momentum above 0
@@ -57,6 +59,7 @@ class Recipe:
     steps: int | None = None  # or in updates
     examples: int | None = None  # or in examples seen
     loss: str = "cross_entropy"  # "cross_entropy", "binary_cross_entropy" or "squared_error" (summed over pixels)
+    label_smoothing: float = 0.0  # share of each label that is spread over all classes, in what training minimises only
     pixels: str = "unit"  # uint8 images to [0, 1] ("unit"), [-1, 1] ("signed") or [0, 255] ("raw")
     augment: tuple[str, ...] = ()  # of "crop" (4 pixels of padding) and "flip" (left to right)
     frozen: tuple[str, ...] = ()  # name prefixes of layers that do not learn and run in evaluation mode
@@ -108,6 +111,11 @@ class Recipe:
                     )
         if self.nesterov and not self.momentum:
             raise UserError("nesterov needs momentum: give a momentum above 0, such as 0.9")
+        if self.label_smoothing and self.loss == "squared_error":
+            raise UserError(
+                f"label_smoothing is {self.label_smoothing} but has no effect with loss 'squared_error', "
+                "which reads no labels: leave it out"
+            )
         if self.schedule == "one_cycle" and self.warmup_epochs:
             raise UserError("schedule 'one_cycle' has a rise of its own: give warmup_epochs=0, or another schedule")
         if self.warm_start_only and self.warm_start is None:
@@ -236,6 +244,8 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "learning_rate": (lambda v: callable(v) or Number(above=True).allows(v), "a number above 0, or an optax schedule"),
     **{name: _rule_of(name) for name in settings_of_optimizers()},
     "weight_decay": (Number().allows, "0 or more"),
+    "clip_norm": (_optional(Number(above=True).allows), "a number above 0, or leave it out"),
+    "label_smoothing": (Number(high=1).allows, str(Number(high=1))),
     "schedule": (_is_str, f"one of {', '.join(SCHEDULES)}"),
     "warmup_epochs": (Number().allows, "0 or more"),
     "batch_size": (_whole(1), "a whole number, 1 or more examples"),

@@ -24,6 +24,7 @@ class TrainState(NamedTuple):
     opt: optax.OptState
     step: jax.Array  # int32 (): updates done
     seed: jax.Array  # uint32 (): of order, dropout and augmentation
+    smoothing: jax.Array | None = None  # (): of labels; None: none
 
 
 def split_model(model: Chain, frozen: tuple[str, ...]) -> tuple[nnx.GraphDef, nnx.State, nnx.State, nnx.State]:
@@ -37,21 +38,29 @@ def split_model(model: Chain, frozen: tuple[str, ...]) -> tuple[nnx.GraphDef, nn
     return graphdef, params, stats, fixed
 
 
-def init_state(model: Chain, frozen: tuple[str, ...], tx: optax.GradientTransformation, seed: int) -> TrainState:
+def init_state(
+    model: Chain, frozen: tuple[str, ...], tx: optax.GradientTransformation, seed: int, smoothing: float = 0.0
+) -> TrainState:
     """The state before the first step; it shares no buffer with the model, so that it may be donated."""
     _, *parts = split_model(model, frozen)
     params, stats, fixed = jax.tree.map(lambda x: jnp.array(np.asarray(x)), parts)  # `jnp.copy` compiles every shape
-    return TrainState(params, stats, fixed, tx.init(params), jnp.zeros((), jnp.int32), jnp.asarray(seed, jnp.uint32))
+    step, smooth = jnp.zeros((), jnp.int32), jnp.asarray(np.asarray(smoothing)) if smoothing else None
+    return TrainState(params, stats, fixed, tx.init(params), step, jnp.asarray(seed, jnp.uint32), smooth)
 
 
 def init_states(
-    models: Sequence[Chain], frozen: tuple[str, ...], init: Callable[[nnx.State], optax.OptState], seeds: Sequence[int]
+    models: Sequence[Chain],
+    frozen: tuple[str, ...],
+    init: Callable[[nnx.State], optax.OptState],
+    seeds: Sequence[int],
+    smoothings: Sequence[float],
 ) -> TrainState:
-    """The states of several members as one, every array with an axis of members; `init` makes the optimisers'."""
+    """The states of several members as one, every array with an axis of members; `init` makes the optimizers'."""
     parts = zip(*(split_model(model, frozen)[1:] for model in models), strict=True)
     params, stats, fixed = (jax.tree.map(lambda *x: np.stack(x), *part) for part in parts)
     step, seed = jnp.zeros(len(models), jnp.int32), jnp.asarray(seeds, jnp.uint32)
-    return TrainState(params, stats, fixed, init(params), step, seed)
+    smoothing = jnp.asarray(np.asarray(smoothings)) if any(smoothings) else None
+    return TrainState(params, stats, fixed, init(params), step, seed, smoothing)
 
 
 def merge_model(graphdef: nnx.GraphDef, state: TrainState) -> Chain:

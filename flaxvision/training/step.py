@@ -65,7 +65,7 @@ def make_step(
         inputs = model.preprocess(images, dtype)
         outputs = model(inputs, context)
         outputs, inputs = (x.astype(at_least_float32(x.dtype)) for x in (outputs, inputs))
-        losses = example_losses(recipe.loss, outputs, batch.labels, inputs)
+        losses = example_losses(recipe.loss, outputs, batch.labels, inputs, state.smoothing)
         if batch.mask is not None:
             losses = jnp.where(batch.mask, losses, jnp.zeros((), losses.dtype))
         scored = lax.stop_gradient((outputs, batch.labels, inputs))

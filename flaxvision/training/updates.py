@@ -28,6 +28,8 @@ def make_optimizer(
         parts = chosen.make(**chosen.settings({name: numbers.get(name, value) for name, value in given.items()}))
         if "weight_decay" in given:
             parts.insert(len(parts) if chosen.decoupled else 0, optax.add_decayed_weights(numbers["weight_decay"]))
+        if "clip_norm" in given:
+            parts.insert(0, clip_by_norm(numbers["clip_norm"]))
         if recipe.schedule != "constant" or recipe.warmup_epochs:
             parts.append(optax.scale_by_schedule(shape(recipe, total_steps, steps_per_epoch)))
         return optax.chain(*parts, optax.scale_by_learning_rate(numbers["learning_rate"]))
@@ -35,6 +37,16 @@ def make_optimizer(
     keywords = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in numbers_of(recipe)]
     optimizer.__signature__ = inspect.Signature(keywords)  # type: ignore[attr-defined]  # which optax goes by
     return optimizer
+
+
+def clip_by_norm(norm: jax.Array) -> optax.GradientTransformation:
+    """Scale a gradient down to an L2 norm over all parameters, as `torch.nn.utils.clip_grad_norm_` does."""
+
+    def clip(gradient: Any, params: Any) -> Any:
+        factor = jnp.minimum(1.0, norm / (optax.tree.norm(gradient) + 1e-6))
+        return jax.tree.map(lambda x: x * factor.astype(x.dtype), gradient)
+
+    return optax.stateless(clip)
 
 
 def build_optimizer(
@@ -62,5 +74,5 @@ def init_many(
 
 def numbers_of(recipe: Recipe) -> dict[str, float | Callable]:
     """What the optimizer of a recipe is a function of."""
-    names = [name for name in NUMBERS if name in recipe.given]
+    names = [name for name in ("clip_norm", *NUMBERS) if name in recipe.given]
     return {name: getattr(recipe, name) for name in dict.fromkeys(["learning_rate", *ALWAYS, *names])}

@@ -16,6 +16,8 @@ from export.__main__ import main
 from tests.conftest import slow
 from tests.export.conftest import assert_alive
 
+NESTEROV = {"learning_rate": 0.05, "momentum": 0.9, "nesterov": True}
+
 
 @pytest.fixture(scope="module")
 def trained():
@@ -60,7 +62,8 @@ def test_a_wrong_file_does_not_pass(trained, tmp_path):
     [
         slow("mlp", {"learning_rate": 0.1, "batch_size": 32, "shuffle": False}, 30),
         slow("mlp", {"optimizer": "adamw", "learning_rate": 1e-3, "weight_decay": 0.1, "batch_size": 50}, 12),
-        ("mlp", {"learning_rate": 0.05, "momentum": 0.9, "nesterov": True, "batch_size": 32}, 12),
+        ("mlp", {**NESTEROV, "label_smoothing": 0.1, "clip_norm": 0.5, "batch_size": 32}, 12),
+        slow("mlp", {"optimizer": "rmsprop", "smoothing": 0.9, "learning_rate": 1e-3, "batch_size": 32}, 12),
         slow("mnist_net", {"optimizer": "adam", "learning_rate": 1e-3, "batch_size": 16, "pixels": "signed"}, 10),
         slow("emnist_autoencoder", {"learning_rate": 1e-4, "batch_size": 16, "loss": "squared_error"}, 6),
     ],
@@ -81,8 +84,8 @@ def test_flax_and_pytorch_train_alike_in_float64(make_dataset, torch, name, reci
 def test_a_trajectory_notices_another_optimiser(make_dataset, torch, monkeypatch):
     from export import _trajectory
 
-    make = _trajectory._optimizer
-    monkeypatch.setattr(_trajectory, "_optimizer", lambda recipe, twin: make(fv.Recipe(learning_rate=0.101), twin))
+    make, other = _trajectory.torch_optimizer, fv.Recipe(learning_rate=0.101)
+    monkeypatch.setattr(_trajectory, "torch_optimizer", lambda recipe, parameters: make(other, parameters))
     data = make_dataset((28, 28, 1), 10, train=64)
     table = export.trajectory("mlp", data, fv.Recipe(learning_rate=0.1, batch_size=32), steps=5)
     assert table.parting("float64", tolerance=1e-9).step == 2  # the first loss is before any update
@@ -152,6 +155,7 @@ def test_a_trajectory_on_disk(make_dataset, torch, tmp_path):
         ({"record_gradients": True}, "cannot follow record_gradients=True"),
         ({"learning_rate": lambda step: 0.1}, "constant learning rate"),
         ({"optimizer": optax.sgd(0.1)}, "by name"),
+        ({"optimizer": "lion"}, "one of sgd, adam, adamw, rmsprop, by name"),
     ],
 )
 def test_recipes_that_pytorch_does_not_follow_are_refused(make_dataset, torch, recipe, message):
