@@ -6,10 +6,9 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from flaxvision._describe import describe_code
-from flaxvision.errors import UserError, unknown
+from flaxvision import _own_code
+from flaxvision.errors import unknown
 from flaxvision.layers import Chain
-from flaxvision.models._refresh import import_module, refresh_module
 from flaxvision.models.build import Build
 from flaxvision.models.convolutional import mnist_net, strided_cnn, tiny_cnn, vgg19, wide_cnn
 from flaxvision.models.dense import linear, mlp, polar_linear
@@ -48,8 +47,8 @@ def create(
     """A network by name, with freshly drawn parameters.
 
     Args:
-        name: One of `list_models()`, or "package.module:function", a function of your own that is called as
-            `function(build, outputs, **sizes)` with a `flaxvision.models.Build` and adds layers to it.
+        name: One of `list_models()`, or "package.module:function" or "file.py:function", a function of your own that
+            is called as `function(build, outputs, **sizes)` with a `flaxvision.models.Build` and adds layers to it.
         input_shape: Shape of one example, (H, W, C) or (D,); None for the report's.
         num_classes: Number of outputs (1 for binary cross-entropy); None for the report's.
         seed: Seed of the initial parameters.
@@ -99,24 +98,22 @@ def size_names(name: str) -> list[str] | None:
 
 def code_of(name: str) -> dict[str, str] | None:
     """A checksum of each part of one's own that the network's function runs; None for a network of the package."""
-    return None if name in MODELS else describe_code(_imported(name), name.partition(":")[0])
+    if name in MODELS:
+        return None
+    _imported(name)
+    return _own_code.code_of("model", name)
 
 
 def refresh(name: str) -> None:
     """Import the module of a network of one's own again where a file that it is made of has changed since."""
     if ":" in name:
-        refresh_module(name.partition(":")[0])
+        _own_code.refresh(name)
 
 
 def _imported(name: str) -> Callable[..., None]:
-    module, _, function = name.partition(":")
-    if not function:
+    if ":" not in name:
         raise unknown("model", name, [*MODELS, "package.module:function"])
-    try:
-        return getattr(import_module(module), function)
-    except Exception as error:  # whatever a module of the user's raises
-        reason = f"{type(error).__name__}: {error}" if not isinstance(error, (ImportError, AttributeError)) else error
-        raise UserError(f"model {name!r} cannot be imported ({reason}): give package.module:function") from error
+    return _own_code.import_function("model", name)
 
 
 def _hashable(value: Any) -> Any:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from flaxvision.errors import ELSEWHERE, UserError, unknown
 from flaxvision.identity import Identity
 from flaxvision.sweep.parse import setting_keys
-from flaxvision.sweep.spec import AUTO, Spec, config_hash
+from flaxvision.sweep.spec import AUTO, Spec, as_typed, config_hash
 from flaxvision.sweep.trials import Trial, expand, finals_of, pretraining
 from flaxvision.sweep.work import Places, check, identity_of, load_dataset, look_again
+from flaxvision.training.optimizers import optimizers_with, settings_of_optimizers
 from flaxvision.training.recipe import check_metric
 
 if TYPE_CHECKING:
@@ -45,6 +47,7 @@ def plan(spec: Spec, places: Places) -> Plan:
     samples = one_each([*stages, *trials, *finals])
     identity: Identity = {}
     look_again(samples, places)
+    _check_optimizers(one_each(trials))
 
     def check_one(trial: Trial) -> None:
         _check_effects(trial)
@@ -118,6 +121,20 @@ def _check_effects(trial: Trial) -> None:
         raise UserError(
             "validation_seed has no effect without a validation split: give validation=0.2, or leave it out"
         )
+
+
+def _check_optimizers(trials: Sequence[Trial]) -> None:
+    """Raise for a setting of one optimizer of the table that would be given to another, too."""
+    named = [(str(trial.settings.get("optimizer", "sgd")), trial.settings) for trial in trials]
+    for (name, settings), key in itertools.product(named, settings_of_optimizers()):
+        having = [other for other, _ in named if other in optimizers_with(key)]
+        if settings.get(key) and having and name not in having:
+            value = as_typed(settings[key])
+            raise UserError(
+                f"{key} is {value} for optimizer {name!r} too, where it has no effect: give it with the optimizer that "
+                f"has it, optimizer = [{{ name = '{having[0]}', optimizer = '{having[0]}', {key} = {value} }}, "
+                f"{{ name = '{name}', optimizer = '{name}' }}]"
+            )
 
 
 def _check_limits(trials: Sequence[Trial], places: Places) -> None:

@@ -263,13 +263,13 @@ def _check_same(directory: Path, spec: Spec, resume: bool) -> None:
 
 
 def _experiment(spec: Spec) -> Identity:
-    """What must agree for a run to be continued; seeds and values may be added."""
+    """What must agree for a run to be continued; seeds and values may be added. In TOML tables come after values."""
     stages = {
         name: {**stage.settings, "only": list(stage.only)}
         for name, stage in (("pretrain", spec.pretrain), ("final", spec.final))
         if stage is not None
     }
-    return {"name": spec.name, **spec.base, "grid": list(spec.keys), "objective": spec.objective, **stages}
+    return {"name": spec.name, **spec.base, "grid": sorted(spec.keys), "objective": spec.objective, **stages}
 
 
 def _sections(settings: Settings) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from flaxvision.sweep.parse import DATA_KEYS
 from flaxvision.sweep.results import converged
 from flaxvision.sweep.spec import PRETRAINED, as_typed
 from flaxvision.sweep.trials import Trial
+from flaxvision.training.optimizers import code_of_optimizer
 from flaxvision.training.recipe import field_names, from_dict
 
 if TYPE_CHECKING:
@@ -144,11 +145,12 @@ def load_dataset(trial: Trial, places: Places) -> Dataset:
 
 def look_again(trials: Iterable[Trial], places: Places) -> None:
     """Take up what has changed on disk since this process read it: data sets, and networks of one's own."""
-    from flaxvision.models.registry import refresh
+    from flaxvision._own_code import refresh
 
     _stamp.cache_clear()
-    for name in dict.fromkeys(str(trial.settings.get("model", "")) for trial in trials):
-        refresh(name)
+    for name in dict.fromkeys(str(trial.settings.get(key, "")) for trial in trials for key in ("model", "optimizer")):
+        if ":" in name:
+            refresh(name)
 
 
 def identity_of(trial: Trial, places: Places) -> Identity:
@@ -160,10 +162,10 @@ def identity_of(trial: Trial, places: Places) -> Identity:
     key = _data_key(trial, places)
     options = "".join(f" {option}={as_typed(value)}" for option, value in key[3])
     identity: Identity = {f"data {key[0]}{options}": _checksum(*key)}
-    model = trial.settings["model"]
-    code = code_of(model)
-    if code is not None:
-        identity[f"code {model}"] = code
+    model, optimizer = trial.settings["model"], trial.settings.get("optimizer")
+    for name, code in ((model, code_of(model)), (optimizer, code_of_optimizer(optimizer))):
+        if code is not None:
+            identity[f"code {name}"] = code
     start = recipe_of(trial, places).warm_start
     if start is not None and not trial.starts_pretrained:
         identity[f"weights {trial.settings['warm_start']}"] = checksum_of_file(start)

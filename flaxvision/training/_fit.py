@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from flaxvision._describe import digest
+from flaxvision._own_code import refresh
 from flaxvision.data import Dataset
 from flaxvision.errors import UserError, check_choice, unknown
 from flaxvision.layers import BatchNorm, Chain, Dropout, Preprocess
@@ -30,13 +32,14 @@ from flaxvision.training.history import History, HistoryBuilder, Result, Timing
 from flaxvision.training.identity import cohort_identity
 from flaxvision.training.losses import loss_of
 from flaxvision.training.metrics import Metrics
+from flaxvision.training.optimizers import code_of_optimizer, is_own
 from flaxvision.training.placing import place
 from flaxvision.training.plan import Plan, part_of, tuning_pays
 from flaxvision.training.recipe import VARYING, Recipe, check_metric
 from flaxvision.training.selection import Best
 from flaxvision.training.state import TrainState, init_state, init_states, merge_model, split_model
 from flaxvision.training.step import cast, gradient_layer
-from flaxvision.training.updates import build_optimizer, init_many
+from flaxvision.training.updates import build_optimizer, check_own, init_many
 
 PREPROCESS = {"unit": Preprocess(1 / 255), "signed": Preprocess(1 / 127.5, -1.0), "raw": Preprocess()}
 MODES = ("auto", "loop", "unroll", "vmap")
@@ -91,6 +94,8 @@ def fit(
     """
     if not isinstance(dataset, Dataset):
         raise UserError(f"fit got a {type(dataset).__name__}: give a Dataset, such as fv.data.from_arrays(…)")
+    if is_own(recipe.optimizer):
+        refresh(str(recipe.optimizer))
     keep = None if checkpoint is None else Keep(Path(checkpoint), checkpoint_every)
     return train_cohort([model], dataset, [recipe], devices=devices, callbacks=callbacks, checkpoint=keep)[0]
 
@@ -178,6 +183,7 @@ class _Run:
             vmapped,
             None if vmapped else part_of(prepared[0], self.recipe, devices[0].platform),
             tuple(devices),
+            own_code=digest(code) if (code := code_of_optimizer(self.recipe.optimizer)) else "",
         )
         self.plan = dataclasses.replace(plan, tuned=tuning_pays(prepared[0], plan))
         self.engine: Engine = engine_for(self.plan)
@@ -451,8 +457,10 @@ def check_fit(model: Chain, dataset: Dataset, recipe: Recipe) -> None:
         layers = [layer for name, layer in zip(model.names, model.layers, strict=True) if matches(name, (prefix,))]
         if not any(isinstance(layer, Dropout) or jax.tree.leaves(nnx.state(layer)) for layer in layers):
             raise UserError(f"frozen={prefix!r} has no effect: those layers of {model.kind} have nothing to learn")
-    if not jax.tree.leaves(split_model(model, recipe.frozen)[1]):
+    params = split_model(model, recipe.frozen)[1]
+    if not jax.tree.leaves(params):
         raise UserError(f"{model.kind} has nothing to learn with frozen={list(recipe.frozen)}: leave a layer to learn")
+    check_own(recipe, params)
 
 
 def _check_batch_norm(model: Chain, batch: int) -> None:

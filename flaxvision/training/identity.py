@@ -16,6 +16,7 @@ from flaxvision.layers import Chain
 from flaxvision.layers.kinds import KINDS
 from flaxvision.layers.kinds import describe as describe_layer
 from flaxvision.models.files import variables
+from flaxvision.training.optimizers import code_of_optimizer
 from flaxvision.training.recipe import Recipe
 
 DURATIONS = ("epochs", "steps", "examples")
@@ -50,6 +51,9 @@ def identity_of(
     settings = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(recipe)}
     without = (*DURATIONS, "warm_start", "warm_start_only")  # the numbers that it starts from tell
     described = {name: _described(name, value) for name, value in settings.items() if name not in without}
+    code = code_of_optimizer(recipe.optimizer)
+    if code is not None:
+        described["code of the optimizer"] = code
     if recipe.schedule != "constant":
         described[f"updates (of which schedule {recipe.schedule!r} depends)"] = total_steps
     tensors = variables(model)

@@ -98,6 +98,22 @@ OPTIMIZERS = {
 }
 
 
+def is_own(name: object) -> bool:
+    """Whether an optimizer is a function of one's own, "module:function" or "file.py:function"."""
+    return isinstance(name, str) and ":" in name
+
+
+def code_of_optimizer(name: object) -> dict[str, str] | None:
+    """A checksum of each part that an optimizer of one's own runs; None for another.
+
+    Raises:
+        UserError: If it cannot be imported.
+    """
+    from flaxvision._own_code import code_of
+
+    return code_of("optimizer", str(name)) if is_own(name) else None
+
+
 def settings_of_optimizers() -> list[str]:
     """The fields of `Recipe` that only some optimizers have."""
     return list(dict.fromkeys(name for optimizer in OPTIMIZERS.values() for name in optimizer.defaults))

@@ -36,6 +36,7 @@ class Plan:
     vmapped: bool  # members by `vmap`; otherwise unrolled in one program
     part: int | None  # examples of a batch whose gradient is computed at a time; None: all of them
     devices: tuple[jax.Device, ...]
+    own_code: str = ""  # checksum of an optimizer of one's own
     tuned: bool = True  # whether XLA times kernels on a GPU before it chooses some, see `tuning_pays`
 
     @property
@@ -63,7 +64,7 @@ class Plan:
     def of_evaluation(self) -> Plan:
         """What of it evaluation depends on, so that one program serves optimizers, frozen layers and durations."""
         recipe = Recipe(loss=self.recipe.loss, precision=self.recipe.precision, conv=self.recipe.conv)
-        return dataclasses.replace(self, recipe=recipe, steps_per_epoch=0, total_steps=0, part=None)
+        return dataclasses.replace(self, recipe=recipe, steps_per_epoch=0, total_steps=0, part=None, own_code="")
 
 
 def part_of(model: Chain, recipe: Recipe, platform: str) -> int | None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from flaxvision.errors import UserError, unknown
-from flaxvision.training.optimizers import NUMBERS, OPTIMIZERS, Number, optimizers_with, settings_of_optimizers
+from flaxvision.training.optimizers import NUMBERS, OPTIMIZERS, Number, is_own, optimizers_with, settings_of_optimizers
 
 if TYPE_CHECKING:
     import optax
@@ -39,7 +39,9 @@ class Recipe:
             one leaves without effect.
     """
 
-    optimizer: str | optax.GradientTransformation = "sgd"  # one of `OPTIMIZERS`, or optax's own, used as it is
+    optimizer: str | optax.GradientTransformation = "sgd"
+    # one of `OPTIMIZERS`; "my_module:make" or "file.py:make", a function of the learning rate that gives an optax
+    # transformation; or such a transformation, used as it is
     learning_rate: float | Callable = 0.1  # step size of an update; or an optax schedule, step -> step size
     weight_decay: float = 0.0  # L2 added to the gradient, as in PyTorch, or decoupled (adamw, lion)
     clip_norm: float | None = None  # largest L2 norm of a gradient over all parameters; scaled down to it
@@ -83,7 +85,7 @@ class Recipe:
         for name, choices in _CHOICES.items():
             value = getattr(self, name)
             for item in value if isinstance(value, tuple) else (value,):
-                if isinstance(item, str) and item not in choices:
+                if isinstance(item, str) and item not in choices and not (name == "optimizer" and is_own(item)):
                     raise UserError(f"{unknown(name, item, choices)}{_IN_PYTHON.get(name, '')}")
         durations = {k: getattr(self, k) for k in ("epochs", "steps", "examples") if getattr(self, k) is not None}
         if len(durations) > 1:
@@ -99,6 +101,13 @@ class Recipe:
                     raise UserError(
                         f"{name} has no effect beside an optax optimizer of your own, which is used as it is: "
                         f"give it to that one, or name an optimizer: {', '.join(OPTIMIZERS)}"
+                    )
+        elif is_own(self.optimizer):
+            for name in ("weight_decay", *settings_of_optimizers()):
+                if name in self.given:
+                    raise UserError(
+                        f"{name} has no effect with optimizer {self.optimizer!r}, a function of the learning rate: "
+                        f"write it there, or name an optimizer: {', '.join(OPTIMIZERS)}"
                     )
         else:
             for name in settings_of_optimizers():
@@ -239,7 +248,7 @@ def _are_strings(value: Any) -> bool:
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "optimizer": (
         lambda v: isinstance(v, str) or hasattr(v, "update"),
-        f"one of {', '.join(OPTIMIZERS)}, or an optax transformation",
+        f"one of {', '.join(OPTIMIZERS)}, 'my_module:make', or an optax transformation",
     ),
     "learning_rate": (lambda v: callable(v) or Number(above=True).allows(v), "a number above 0, or an optax schedule"),
     **{name: _rule_of(name) for name in settings_of_optimizers()},
@@ -280,7 +289,8 @@ _CHOICES = {
 
 
 _IN_PYTHON = {
-    "optimizer": "; in Python any optax transformation, such as optimizer=optax.lamb(0.001)",
+    "optimizer": "; or 'my_module:make', a function of the learning rate of your own; "
+    "in Python any optax transformation, such as optimizer=optax.lamb(0.001)",
     "schedule": "; in Python any optax schedule, as learning_rate=optax.piecewise_constant_schedule(0.1, {1000: 0.1})",
 }
 

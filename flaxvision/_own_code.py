@@ -1,4 +1,4 @@
-"""Modules of the user's own that were imported before their files changed."""
+"""Functions of the user's own by name, "package.module:function" or "file.py:function", as their files are now."""
 
 from __future__ import annotations
 
@@ -6,24 +6,77 @@ import ast
 import contextlib
 import hashlib
 import importlib
+import importlib.util
 import sys
+import threading
 import time
 import types
 from pathlib import Path
+from typing import Any
 
-from flaxvision._describe import codes_of, is_library
+from flaxvision._describe import codes_of, describe_code, is_library
+from flaxvision.errors import UserError
 
 _sources: dict[str, tuple[types.ModuleType, str]] = {}  # name -> the module as imported, its source's checksum
 _STARTED = time.time()
+_importing = threading.RLock()
+
+
+def import_function(what: str, name: str) -> Any:
+    """What a name stands for, of which `what` says the setting.
+
+    Raises:
+        UserError: If there is no such module, file or function, or importing it fails.
+    """
+    module, _, function = name.rpartition(":")
+    try:
+        return getattr(import_module(module), function)
+    except (Exception, SystemExit) as error:  # whatever a module of the user's raises
+        plain = isinstance(error, (ImportError, AttributeError, OSError))
+        reason = error if plain else f"{type(error).__name__}: {error}"
+        raise UserError(
+            f"{what} {name!r} cannot be imported ({reason}): give package.module:function or file.py:function"
+        ) from error
+
+
+def code_of(what: str, name: str) -> dict[str, str]:
+    """A checksum of each part of one's own that a function runs, see `flaxvision._describe.describe_code`."""
+    return describe_code(import_function(what, name), name.rpartition(":")[0])
+
+
+def refresh(name: str) -> None:
+    """Import a function's module again where a file that it is made of has changed since."""
+    refresh_module(name.rpartition(":")[0])
 
 
 def import_module(name: str) -> types.ModuleType:
-    """A module, of whose files it is noted what they are."""
-    module = importlib.import_module(name)
+    """A module, or a file of Python, of whose files it is noted what they are."""
+    module = _import_file(name) if name.endswith(".py") else importlib.import_module(name)
     if _sources.get(name, (None, ""))[0] is not module:
         for each in _own_modules(name).values():
             _is_stale(each)
     return module
+
+
+def _import_file(name: str) -> types.ModuleType:
+    """The module that a file holds; in `sys.modules` it is called by the path as given."""
+    path = Path(name).resolve()
+    with _importing:
+        module = sys.modules.get(name)
+        if module is not None and module.__file__ == str(path):
+            return module
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None  # there is a loader for ".py"
+        assert spec.loader is not None
+        sys.modules[name] = module = importlib.util.module_from_spec(spec)
+        if str(path.parent) not in sys.path:
+            sys.path.append(str(path.parent))  # for the modules beside it, as if it were a script
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
+        return module
 
 
 def refresh_module(name: str) -> None:
