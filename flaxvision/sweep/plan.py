@@ -125,15 +125,15 @@ def _check_effects(trial: Trial) -> None:
 
 def _check_optimizers(trials: Sequence[Trial]) -> None:
     """Raise for a setting of one optimizer of the table that would be given to another, too."""
-    named = [(str(trial.settings.get("optimizer", "sgd")), trial.settings) for trial in trials]
-    for (name, settings), key in itertools.product(named, settings_of_optimizers()):
+    named = [(str(trial.settings.get("optimizer", "sgd")), trial) for trial in trials]
+    for (name, trial), key in itertools.product(named, settings_of_optimizers()):
         having = [other for other, _ in named if other in optimizers_with(key)]
-        if settings.get(key) and having and name not in having:
-            value = as_typed(settings[key])
+        if trial.settings.get(key) and having and name not in having:
+            value = as_typed(trial.settings[key])
             raise UserError(
                 f"{key} is {value} for optimizer {name!r} too, where it has no effect: give it with the optimizer that "
                 f"has it, optimizer = [{{ name = '{having[0]}', optimizer = '{having[0]}', {key} = {value} }}, "
-                f"{{ name = '{name}', optimizer = '{name}' }}]"
+                f"{{ name = '{name}', optimizer = '{name}' }}]{_place(trial)}"
             )
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
+
 import numpy as np
 import pytest
 
@@ -239,7 +242,7 @@ DRY = [
     ["--set", "hidden=64,256"],
     ["--set", "objective=val_top1"],
     ["--set", "channels=8"],
-    ["--set", "label_smoothing=0.1"],
+    ["--set", "mixup=0.1"],
     ["--set", "batch_size=100000"],
     ["--set", "warm_start=nowhere.safetensors"],
     ["--set", "dropout=2"],
@@ -260,3 +263,17 @@ def test_a_dry_run_fails_as_the_run_would(command, arguments, tmp_path, monkeypa
     assert dry == real
     assert (dry[0], dry[1], dry[2].count("\n")) == (2, "", 1)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("optimizers", [["sgd", "lion"], ["lion", "rmsprop"], ["adam", "sgd", "lion"]])
+def test_a_number_that_one_optimizer_of_a_table_has(tiny, places, optimizers):
+    """It is not passed over where it has no effect; what the message says to write is taken."""
+    table = tiny(grid={"optimizer": optimizers}, recipe={"batch_size": 16, "epochs": 1, "momentum": 0.9})
+    with pytest.raises(
+        UserError, match=r"momentum is 0\.9 for optimizer '(lion|adam)' too, .*: give it with"
+    ) as caught:
+        plan(parse_spec(table), places)
+    told = re.search(r"optimizer = (\[.*\])", str(caught.value)).group(1)
+    axis = tomllib.loads(f"optimizer = {told}")
+    spec = parse_spec(tiny(grid=axis, recipe={"batch_size": 16, "epochs": 1}))
+    assert sorted(trial.settings.get("momentum", 0) for trial in plan(spec, places).trials) == [0, 0.9]
