@@ -24,6 +24,8 @@ ELSEWHERE = {
         "steps": "max_steps num_steps n_steps total_steps iterations num_iterations num_train_steps updates",
         "optimizer": "opt optim optimiser solver",
         "schedule": "scheduler sched lr_scheduler lr_schedule lr_scheduler_type learning_rate_schedule lr_policy",
+        "step_epochs": "lr_step_size decay_epochs lr_decay_epochs step_lr",
+        "step_factor": "gamma lr_gamma decay_rate lr_decay_factor",
         "warmup_epochs": "warmup warmup_steps num_warmup_steps warmup_ratio lr_warmup_epochs",
         "loss": "criterion loss_fn loss_function",
         "early_stopping": "patience early_stop early_stopping_patience n_iter_no_change",

@@ -54,6 +54,8 @@ class Recipe:
     epsilon: float | None = None  # added to the root of that mean
     centered: bool = False  # rmsprop: the root of the variance in place of the square's mean
     schedule: str = "constant"  # how learning_rate goes on, see `SCHEDULES`
+    step_epochs: float | None = None  # schedule "step": a step down every so many epochs; None: at 1/2 and 3/4
+    step_factor: float = 0.1  # schedule "step": what a step down multiplies learning_rate by
     warmup_epochs: float = 0.0  # epochs of linear rise to learning_rate
     batch_size: int = 128  # examples an update
     shuffle: bool = True  # a new order of the training examples each epoch
@@ -125,6 +127,12 @@ class Recipe:
                 f"label_smoothing is {self.label_smoothing} but has no effect with loss 'squared_error', "
                 "which reads no labels: leave it out"
             )
+        for name in ("step_epochs", "step_factor"):
+            if name in self.given and self.schedule != "step":
+                raise UserError(
+                    f"{name} is {getattr(self, name)} but has no effect with schedule {self.schedule!r}: "
+                    "give schedule 'step', or leave it out"
+                )
         if self.schedule == "one_cycle" and self.warmup_epochs:
             raise UserError("schedule 'one_cycle' has a rise of its own: give warmup_epochs=0, or another schedule")
         if self.warm_start_only and self.warm_start is None:
@@ -176,6 +184,11 @@ class Recipe:
         warmup = round(self.warmup_epochs * per_epoch)
         if self.warmup_epochs and not warmup:
             raise UserError(f"warmup_epochs is {self.warmup_epochs}, less than one update: give 0, or more")
+        if self.step_epochs is not None and not 1 <= round(self.step_epochs * per_epoch) < steps - warmup:
+            raise UserError(
+                f"step_epochs is {self.step_epochs} but there are {(steps - warmup) / per_epoch:g} epochs of "
+                f"{per_epoch} updates to step down in: give an update or more, and less than all of them"
+            )
         if self.schedule != "constant" and warmup >= steps:
             raise UserError(
                 f"schedule {self.schedule!r} has no effect: the training is over when its warmup_epochs, "
@@ -256,6 +269,8 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "clip_norm": (_optional(Number(above=True).allows), "a number above 0, or leave it out"),
     "label_smoothing": (Number(high=1).allows, str(Number(high=1))),
     "schedule": (_is_str, f"one of {', '.join(SCHEDULES)}"),
+    "step_epochs": (_optional(Number(above=True).allows), "a number above 0, or leave it out"),
+    "step_factor": (Number(high=1, above=True).allows, str(Number(high=1, above=True))),
     "warmup_epochs": (Number().allows, "0 or more"),
     "batch_size": (_whole(1), "a whole number, 1 or more examples"),
     "shuffle": (_is_bool, "true or false"),

@@ -20,15 +20,18 @@ def shape(recipe: Recipe, total_steps: int, steps_per_epoch: int) -> optax.Sched
         "constant": lambda: optax.constant_schedule(1.0),
         "cosine": lambda: optax.cosine_decay_schedule(1.0, after),
         "linear": lambda: optax.linear_schedule(1.0, 0.0, after),
-        "step": lambda: _in_steps(after),
+        "step": lambda: _in_steps(after, recipe.step_factor, recipe.step_epochs, steps_per_epoch),
         "one_cycle": lambda: _one_cycle(after),
     }[recipe.schedule]()
     return optax.join_schedules([optax.linear_schedule(0.0, 1.0, warmup), tail], [warmup]) if warmup else tail
 
 
-def _in_steps(steps: int) -> optax.Schedule:
-    """A tenth from half of the steps on, a hundredth from three quarters on."""
-    return lambda count: jnp.where(count < steps // 2, 1.0, jnp.where(count < 3 * steps // 4, 0.1, 0.01))
+def _in_steps(steps: int, factor: float, epochs: float | None, steps_per_epoch: int) -> optax.Schedule:
+    """Down by a factor every so many epochs; or at half of the steps, and again at three quarters."""
+    if epochs is not None:
+        every = max(round(epochs * steps_per_epoch), 1)
+        return lambda count: jnp.asarray(factor, jnp.float32) ** jnp.asarray(count // every, jnp.float32)
+    return lambda count: jnp.where(count < steps // 2, 1.0, jnp.where(count < 3 * steps // 4, factor, factor**2))
 
 
 def _one_cycle(steps: int) -> optax.Schedule:

@@ -74,6 +74,36 @@ def test_step_schedule_is_pytorchs(steps, torch):
         theirs.step()
 
 
+@pytest.mark.parametrize(("epochs", "factor"), [(1, 0.1), (2.5, 0.5), (0.1, 0.9)])
+def test_steps_every_so_many_epochs_are_pytorchs(epochs, factor, torch):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], 1.0)
+    theirs = torch.optim.lr_scheduler.StepLR(optimizer, int(epochs * 10), gamma=factor)
+    recipe = Recipe(schedule="step", step_epochs=epochs, step_factor=factor)
+    ours = np.asarray(jax.vmap(shape(recipe, 60, 10))(np.arange(60)))
+    for step in range(60):
+        assert ours[step] == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-5)
+        optimizer.step()
+        theirs.step()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"step_epochs": 3}, "step_epochs is 3 but has no effect with schedule 'constant': give schedule 'step'"),
+        ({"step_factor": 0.5, "schedule": "cosine"}, "step_factor is 0.5 but has no effect with schedule 'cosine'"),
+        ({"step_factor": 1, "schedule": "step"}, "step_factor is 1: give a number above 0 up to but without 1"),
+        ({"step_epochs": 0, "schedule": "step"}, "step_epochs is 0: give a number above 0"),
+        ({"step_epochs": 10, "schedule": "step"}, "step_epochs is 10 but there are 10 epochs of 8 updates to step"),
+        ({"step_epochs": 9, "schedule": "step", "warmup_epochs": 1}, "step_epochs is 9 but there are 9 epochs"),
+        ({"step_epochs": 0.01, "schedule": "step"}, "give an update or more, and less than all of them"),
+    ],
+)
+def test_steps_that_never_come(settings, message):
+    with pytest.raises(UserError, match=message) as caught:
+        Recipe(**settings).total_steps(8 * 128)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("steps", [20, 133])
 def test_one_cycle_rises_and_falls_as_pytorchs(steps, torch):
     parameter = torch.nn.Parameter(torch.zeros(1))
