@@ -242,7 +242,7 @@ def _is_str(value: Any) -> bool:
 
 
 def _default(name: str) -> Any:
-    return next(field.default for field in dataclasses.fields(Recipe) if field.name == name)
+    return {field.name: field.default for field in dataclasses.fields(Recipe)}[name]
 
 
 def _rule_of(setting: str) -> tuple[Callable[[Any], bool], str]:

@@ -189,3 +189,14 @@ def test_dataset_that_points_give_cannot_be_overridden(tiny):
 def test_expand_errors(tiny, grid, message):
     with pytest.raises(UserError, match=message):
         expand(parse_spec(tiny(grid=grid)))
+
+
+def test_numbers_of_optimizers_vary_within_a_program(tiny):
+    recipe = {"optimizer": "rmsprop", "momentum": 0.9}
+    numbers = {"smoothing": [0.9, 0.5], "clip_norm": [0.5, 2], "label_smoothing": [0.1, 0.2], "epsilon": [1e-8, 1e-3]}
+    trials = expand(parse_spec(tiny(recipe=recipe, grid=numbers)))
+    assert len({trial.cohort for trial in trials}) == 1
+    other = expand(parse_spec(tiny(recipe=recipe, grid={**numbers, "centered": [False, True]})))
+    assert len({trial.cohort for trial in other}) == 2
+    without = expand(parse_spec(tiny(recipe=recipe, grid={"label_smoothing": [0, 0.1, 0.2]})))
+    assert len({trial.cohort for trial in without}) == 2

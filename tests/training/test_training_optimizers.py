@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 
+from flaxvision.errors import UserError
 from flaxvision.training import Recipe
 from flaxvision.training.schedules import shape
 from flaxvision.training.updates import build_optimizer, init_many
@@ -140,3 +143,52 @@ def test_lion_is_the_papers(numbers):
         updates, state = tx.update(2 * ours - jnp.sin(ours), state, ours)
         ours = optax.apply_updates(ours, updates)
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_every_optimizer_has_its_row_its_fields_and_its_peer(torch, monkeypatch):
+    from export import _torch_optimizers
+    from flaxvision.training.optimizers import NUMBERS, OPTIMIZERS, Optimizer, settings_of_optimizers
+    from flaxvision.training.recipe import VARYING, field_names
+
+    assert set(settings_of_optimizers()) <= set(field_names())
+    assert set(NUMBERS) == set(settings_of_optimizers()) - {"nesterov", "centered"} <= set(VARYING)
+    for name, optimizer in OPTIMIZERS.items():
+        tx = build_optimizer(Recipe(optimizer=name, weight_decay=0.1, clip_norm=1.0), 4, 4)
+        assert jax.tree.leaves(tx.init(jnp.ones(2)))
+        peer = _torch_optimizers.PEERS[name]
+        if peer is None:
+            continue
+        (group,) = _torch_optimizers.torch_optimizer(
+            Recipe(optimizer=name), [torch.nn.Parameter(torch.ones(2))]
+        ).param_groups
+        theirs = {argument: group[argument] for argument in peer.arguments}  # our defaults are PyTorch's, but Lion's
+        default = getattr(torch.optim, peer.kind)([torch.nn.Parameter(torch.ones(2))], lr=0.1).param_groups[0]
+        assert theirs == {argument: default[argument] for argument in theirs}
+        assert len(optimizer.defaults) == sum(
+            1 if isinstance(setting, str) else len(setting) for setting in peer.arguments.values()
+        )
+    monkeypatch.setitem(OPTIMIZERS, "new", Optimizer({}, lambda: []))
+    with pytest.raises(TypeError, match=r"without an entry here.*\['new'\]"):
+        importlib.reload(_torch_optimizers)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"optimizer": "lion", "momentum": 0.9}, "give momentum=0.0, or optimizer 'sgd' or 'rmsprop'"),
+        ({"optimizer": "lion", "epsilon": 1e-3}, "leave it out, or optimizer 'adam' or 'adamw' or 'rmsprop'"),
+        ({"optimizer": "rmsprop", "nesterov": True, "momentum": 0.9}, "give nesterov=false, or optimizer 'sgd'"),
+        ({"optimizer": "rmsprop", "beta1": 0.9}, "beta1 is 0.9 but has no effect with optimizer 'rmsprop'"),
+        ({"smoothing": 0.9}, "smoothing is 0.9 but has no effect with optimizer 'sgd': leave it out"),
+        ({"optimizer": "adam", "centered": True}, "give centered=false, or optimizer 'rmsprop'"),
+        ({"optimizer": "adam", "beta2": 1.0}, "beta2 is 1.0: give a number from 0 up to but without 1"),
+        ({"optimizer": "adam", "epsilon": 0}, "epsilon is 0: give a number above 0"),
+        ({"optimizer": "adam", "beta1": "0.9"}, "beta1 is '0.9': give a number from 0"),
+        ({"momentum": None}, "momentum is None: give a number from 0"),
+        ({"optimizer": "rmsprob"}, "unknown optimizer 'rmsprob': did you mean 'rmsprop'?"),
+    ],
+)
+def test_numbers_that_an_optimizer_does_not_have(settings, message):
+    with pytest.raises(UserError, match=re.escape(message)) as caught:
+        Recipe(**settings)
+    assert "\n" not in str(caught.value)
