@@ -24,8 +24,7 @@ from flaxvision.errors import check_choice
 from flaxvision.layers.patches import Pair, Window, adjoint_pair, pad_map, window_slices
 
 FEW_VALUES = 12  # of a window, on the map or along an axis, that are compared value by value: the fastest up to here
-COMPARED_AGAIN = 4  # of so few values the backward pass may find the maximum again
-NONE, OUTSIDE = 254, 253  # numbers that no value of such a window has: nothing was taken, the place is outside
+NONE, OUTSIDE = 255, 254  # numbers that no value of such a window has: nothing was taken, the place is outside
 
 
 def _pair(value: int | Pair) -> Pair:
@@ -110,7 +109,7 @@ def _given_back(g: jax.Array, window: Window, taken: jax.Array | None = None) ->
             number = _numbers(window, i, j)
             given = windows(g, i, j)
             if taken is not None:
-                given = lax.select(windows(taken, i, j) == number, given, nothing)
+                given = lax.select(windows(taken, i, j) == number.astype(taken.dtype), given, nothing)
             elif OUTSIDE in number:
                 given = lax.select(jnp.broadcast_to(number != OUTSIDE, shape), given, nothing)
             total = given if total is None else total + given
@@ -140,13 +139,18 @@ def _max_of_few(x: jax.Array, window: Window) -> jax.Array:
 
 def _max_of_few_forward(x: jax.Array, window: Window) -> tuple[jax.Array, jax.Array]:
     y, values = _max_of_few(x, window), _values(x, window)
-    taken = jnp.full(y.shape, NONE, np.uint8)
-    for number in reversed(range(len(values))):
-        taken = lax.select(values[number] == y, jnp.full(y.shape, number, np.uint8), taken)
-    if len(values) > COMPARED_AGAIN and not _overlap(window):
-        # XLA would find the number again for each place of the window, but computes no remainder twice.
-        taken = lax.rem(taken, np.uint8(NONE + 1))
-    return y, taken
+    if _overlap(window):
+        return y, _number_of(y, values, list(range(len(values))), np.uint8)
+    # XLA would find the number again for every place of its window, but takes no root twice.
+    return y, lax.round(lax.sqrt(_number_of(y, values, [n * n for n in range(len(values))], np.float32)))
+
+
+def _number_of(y: jax.Array, values: list[jax.Array], numbers: list[int], kind: type) -> jax.Array:
+    """Of the first of `values` that is `y`, its number."""
+    found = jnp.full(y.shape, NONE, kind)
+    for value, number in zip(reversed(values), reversed(numbers), strict=True):
+        found = lax.select(value == y, jnp.full(y.shape, number, kind), found)
+    return found
 
 
 def _max_of_few_backward(window: Window, taken: jax.Array, g: jax.Array) -> tuple[jax.Array]:
