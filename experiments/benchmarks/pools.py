@@ -90,8 +90,10 @@ def pool_flaxvision(turn: Turn, pool: Pool) -> None:
     """Ours, with its gradient, as one compiled function."""
     import jax
 
+    import flaxvision as fv
     from flaxvision.layers import AvgPool, MaxPool
 
+    fv.runtime.prepare()  # as wherever flaxvision trains
     layer = {"max": MaxPool, "avg": AvgPool}[pool.kind](pool.window, pool.strides)
 
     @jax.jit

@@ -24,6 +24,11 @@ CASES = {  # (H, W), window, strides
     "gaps": ((25, 30), (4, 5), (9, 11)),
     "all but one": ((15, 14), (14, 13), (1, 1)),
     "resnet's": ((14, 14), (3, 3), (2, 2)),
+    "in nine windows": ((9, 8), (3, 3), (1, 1)),
+    "by axis": ((14, 11), (5, 5), (3, 2)),
+    "few, far apart": ((40, 17), (2, 2), (20, 3)),
+    "blocks with gaps": ((31, 29), (5, 6), (6, 9)),
+    "one, of any stride": ((15, 8), (14, 7), (300, 2)),
 }
 
 
@@ -94,6 +99,20 @@ def test_the_program_does_not_grow_with_the_window(pool):
     gradient = jax.grad(lambda x: pool(x).sum())
     program = jax.make_jaxpr(gradient)(jax.ShapeDtypeStruct((2, 224, 224, 4), jnp.float32))
     assert equations(program.jaxpr) < 250
+
+
+def test_maxima_of_what_is_no_number_are_none_and_infinities_are_values():
+    x = np.random.default_rng(0).normal(size=(1, 12, 12, 1)).astype(np.float32)
+    x[0, 4, 5], x[0, 0, 0], x[0, 8:, 8:] = np.nan, np.inf, -np.inf
+    windows = [((2, 2), (2, 2)), ((3, 3), (1, 1)), ((5, 5), (7, 7)), ((9, 1), (2, 1)), ((4, 4), (8, 8))]
+
+    @jax.jit
+    def pooled(x):
+        return [max_pool(x, *window) for window in windows]
+
+    for (window, strides), y in zip(windows, pooled(x), strict=True):
+        views = np.lib.stride_tricks.sliding_window_view(x, window, (1, 2))[:, :: strides[0], :: strides[1]]
+        np.testing.assert_array_equal(y, views.max((-2, -1)))
 
 
 def test_of_a_constant_map_the_first_value_takes_the_whole_gradient():
