@@ -21,12 +21,9 @@ from flaxvision._describe import digest
 from flaxvision.data import Dataset
 from flaxvision.data.arrays import array_checksum
 from flaxvision.errors import UserError
+from flaxvision.runtime import SWITCHES
 
 Identity = dict[str, Any]
-SWITCHES = (
-    "jax_enable_x64",
-    "jax_default_matmul_precision",
-)  # those of JAX that change numbers; draws: `flaxvision.runtime.same_draws`
 AROUND = "around"  # the key of `circumstances` in an identity
 MOST_NAMED = 3  # differences that a message names
 
@@ -35,7 +32,7 @@ def switches() -> Identity:
     """The settings of JAX on which a trained number depends."""
     import jax
 
-    return {name: getattr(jax.config, name) for name in SWITCHES}
+    return {name: getattr(jax.config, name) for name, counts in SWITCHES.items() if counts}
 
 
 def circumstances() -> dict[str, str]:
@@ -98,6 +95,8 @@ def _differences(name: str, then: Any, now: Any, common: bool) -> Iterator[str]:
 
 def _plain(value: Any) -> Any:
     """As JSON would give it back."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 

@@ -15,7 +15,7 @@ import threading
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flaxvision._files import cache_folder
 
@@ -26,6 +26,15 @@ SWITCH = "FLAXVISION_RUNTIME"
 CACHE_BYTES = 2**30  # of compiled programs in the user's cache folder, at most
 KEPT_BYTES = 2**31 - 2**20  # of freed memory that is not given back, at most (an int in mallopt)
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+SWITCHES = {
+    "jax_enable_x64": True,
+    "jax_default_matmul_precision": True,
+    "jax_default_prng_impl": False,  # see `same_draws`
+    "jax_threefry_partitionable": False,
+    "jax_numpy_dtype_promotion": False,
+    "jax_numpy_rank_promotion": False,
+    "jax_platforms": False,  # a record names its platform
+}  # settings of JAX that a script may have changed -> whether a trained number depends on them
 _TRIM_THRESHOLD, _MMAP_MAX, _HUGEPAGE = -1, -4, 14  # of mallopt (malloc.h) and madvise (mman.h)
 
 
@@ -88,6 +97,22 @@ def same_draws() -> Iterator[None]:
 
     with jax.default_prng_impl("threefry2x32"), jax.threefry_partitionable(True):
         yield
+
+
+def handed_on() -> dict[str, Any]:
+    """The settings of JAX in this process that hold in those that it starts, too."""
+    import jax
+
+    return {name: getattr(jax.config, name) for name in SWITCHES if hasattr(jax.config, name)}
+
+
+def hand_on(settings: dict[str, Any]) -> None:
+    """Set what `handed_on` gave in another process; before anything is computed."""
+    import jax
+
+    for name, value in settings.items():
+        if getattr(jax.config, name) != value:
+            jax.config.update(name, value)
 
 
 def cores() -> list[int]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from flaxvision.sweep.results import Cell, SweepResult
 from flaxvision.sweep.table import best_cell
+from flaxvision.training.recipe import lower_is_better
 
 DIVERGED, FAILED = "†", "‡"
 _NAMES = {"loss": "loss", "top1": "top-1", "top3": "top-3"}
@@ -13,7 +14,7 @@ _NAMES = {"loss": "loss", "top1": "top-1", "top3": "top-3"}
 
 def is_accuracy(metric: str) -> bool:
     """Whether a metric is a fraction that is shown in percent; the others are losses."""
-    return not metric.endswith("loss")
+    return not lower_is_better(metric)
 
 
 def metric_name(metric: str, unit: bool = True) -> str:

@@ -8,31 +8,28 @@ import importlib
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from flaxvision.errors import UserError
-from flaxvision.identity import Identity, switches
-from flaxvision.sweep.arrange import arrange
+from flaxvision.identity import switches
 from flaxvision.sweep.attempt import reason
-from flaxvision.sweep.executors import check_executor, check_models, execute
+from flaxvision.sweep.executors import CHECKPOINT_EVERY, check_executor, check_models
 from flaxvision.sweep.plan import Plan, one_each, plan
 from flaxvision.sweep.progress import Watcher
 from flaxvision.sweep.results import Outcome, Problem, SweepResult
 from flaxvision.sweep.spec import Spec, config_hash
 from flaxvision.sweep.store import (
-    append_record,
     check_directory,
     check_identity,
-    check_unchanged,
     claim,
     dump_spec,
     locked,
     open_run,
-    outcome_of,
+    usable,
 )
 from flaxvision.sweep.table import best_cell, cells_of, nearest_to_mean
+from flaxvision.sweep.train import Training
 from flaxvision.sweep.trials import Trial, finals_of
-from flaxvision.sweep.work import Cohort, Places, load_dataset
+from flaxvision.sweep.work import Places, load_dataset
 
 EXPORT = "export"  # how the problem of an export begins
 WINNER = "winner.safetensors"
@@ -43,6 +40,7 @@ def run(
     out_dir: str | Path | None = None,
     *,
     executor: str = "auto",
+    checkpoint_every: float = CHECKPOINT_EVERY,
     resume: bool = False,
     raw_dir: str | None = None,
     data_dir: str | None = None,
@@ -62,12 +60,17 @@ def run(
             worker a core), "ray", or "auto", see `flaxvision.sweep.arrange`. On a CPU "loop", "threads" and "unroll"
             give the same results.csv, times apart; a worker of "processes" has one core, and sums that several would
             share may differ there in their last bits.
-        resume: Go on with the run in `out_dir`: finished trials are kept, new seeds and values are added. Data, code of
+        checkpoint_every: Seconds after which the state of a trial that trains is kept, again and again, until it is
+            over; so much a kill costs at most, and a whole epoch on an accelerator. 0: at the end of every epoch;
+            `math.inf`: never.
+        resume: Go on with the run in `out_dir`: finished trials are kept, new seeds and values are added, and trials
+            that were not over go on from their checkpoints, to what they would have been without an end, to the bit:
+            trials are shared out as before, and on other cores, devices or versions they begin anew. Data, code of
             networks of one's own and starting weights are compared by content with those of the trials on record.
         raw_dir: Folder of original data files, see `flaxvision.data.load`.
         data_dir: Folder of prepared data sets, see `flaxvision.data.load`.
         command: The command that made it, for the report.
-        planned: Called once with what will run, after all checks and before any training.
+        planned: Called with what will run, after all checks and before any training; not if nothing is left to train.
         watch: Sees trials train and end, see `flaxvision.sweep.progress`; None: nobody does.
         export: Write the winner as an ONNX file and compare it with PyTorch and Keras where those are installed.
         report: Write tables, figures and report.html.
@@ -80,6 +83,8 @@ def run(
         UserError: For a spec, data or folder that does not work; found before anything is trained or written.
     """
     check_executor(executor)
+    if not checkpoint_every >= 0:
+        raise UserError(f"checkpoint_every is {checkpoint_every}: give seconds, 0 or more, or math.inf for never")
     directory = run_directory(spec.name, out_dir, resume=resume)
     places = Places(directory, raw_dir, data_dir)
     checked = plan(spec, places)
@@ -91,35 +96,18 @@ def run(
     with locked(places.directory):
         records = open_run(places.directory, checked.spec, resume=resume)
         notes = check_identity(places.directory, records, checked.identity)
-        return _fill(checked, places, records, notes, executor, command, planned, watch, export, report)
+        sound, damaged = usable(records, places)
+        watch = watch or Watcher()
+        for note in damaged:
+            watch.note(note)
+        train = Training(checked, places, executor, checkpoint_every, watch, planned, sound)
+        return _fill(train, [*notes, *damaged], command, export, report)
 
 
-def _fill(
-    checked: Plan,
-    places: Places,
-    records: Sequence[dict[str, Any]],
-    notes: Sequence[str],
-    executor: str,
-    command: str | None,
-    planned: Callable[[Plan], object],
-    watch: Watcher | None,
-    export: bool,
-    report: bool,
-) -> SweepResult:
+def _fill(train: Training, notes: Sequence[str], command: str | None, export: bool, report: bool) -> SweepResult:
     """Train what is not on record, and report all of it."""
+    checked, places, done = train.plan, train.places, train.done
     spec, stages, trials, directory = checked.spec, checked.stages, checked.trials, places.directory
-    done = {record["id"]: record for record in records if record["status"] != "failed"}
-    used: list[str] = []  # executors
-    watch = watch or Watcher()
-
-    def train(wanted: Sequence[Trial]) -> dict[str, Outcome]:
-        left = [trial for trial in wanted if trial.id not in done]
-        if left:
-            if not used:
-                planned(checked)
-            used.append(_train(left, places, executor, spec, done, checked.identity, watch))
-        return {trial.id: outcome_of(done[trial.id], places) for trial in wanted}
-
     places.pretrained.unlink(missing_ok=True)
     for stage in stages:
         if stage.id in done:
@@ -139,7 +127,7 @@ def _fill(
     (directory / WINNER).unlink(missing_ok=True)  # of an earlier run of fewer trials
     if winner is not None:
         shutil.copyfile(places.weights(winner.id), directory / WINNER)
-    executors = ", ".join(dict.fromkeys(used)) or executor
+    executors = ", ".join(dict.fromkeys(train.used)) or train.executor
     everything = [*stages, *trials, *finals]
     problems = [Problem("pretraining", done[trial.id]["message"]) for trial in stages if "message" in done[trial.id]]
     result = _result(spec, everything, cells, winner, places, executors, command, notes, problems)
@@ -199,34 +187,6 @@ def run_directory(name: str, out_dir: str | Path | None, *, resume: bool) -> Pat
 def default_directory(name: str) -> Path:
     """runs/NAME-TIMESTAMP."""
     return Path("runs") / f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
-
-
-def _train(
-    trials: Sequence[Trial],
-    places: Places,
-    executor: str,
-    spec: Spec,
-    done: dict[str, dict[str, Any]],
-    identity: Identity,
-    watch: Watcher,
-) -> str:
-    """Train trials, and return the executor that did, in words."""
-    import jax
-
-    arranged = arrange(trials, places, executor, jax.default_backend())
-    work = [Cohort(group, places, arranged.mode, spec.convergence_threshold) for group in arranged.cohorts]
-    watch.begin(work, spec.objective)
-    with watch:
-        for cohort, records in execute(work, arranged.executor, watch.callbacks):
-            for record in records:
-                check_unchanged(record, identity)
-                append_record(places.directory, record)
-                done[record["id"]] = record
-            if cohort.pretrains and places.weights(cohort.trials[0].id).exists():
-                shutil.copyfile(places.weights(cohort.trials[0].id), places.pretrained)
-            watch.end(cohort, records)
-    together = arranged.executor == "threads" and max(map(len, arranged.cohorts)) > 1
-    return f"{arranged.executor}, cohorts by vmap" if together else arranged.executor
 
 
 def _result(

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from flaxvision.runtime import cores, on_host
 from flaxvision.sweep.trials import Trial, cohorts
@@ -72,6 +73,39 @@ def arrange(trials: Sequence[Trial], places: Places, executor: str, platform: st
     if vmapped:
         groups = _in_memory(groups, cost, 0.5 * _memory(platform), len(cores()) if executor == "threads" else 1)
     return Arrangement(executor, mode, tuple(map(tuple, groups)))
+
+
+def go_on(
+    before: dict[str, Any] | None, trials: Sequence[Trial], places: Places, executor: str, platform: str
+) -> Arrangement:
+    """`arrange`, but trials that were shared out before stay as they were, and the executor too.
+
+    Numbers of some executors and cohorts differ in their last bits, and a cohort's checkpoint is of all its trials.
+
+    Args:
+        before: What `recorded` gave then; None for a first time.
+        trials: As for `arrange`, like all that follow.
+        places: Where their data are.
+        executor: Another one than then is taken up, and begins anew; "auto" is not.
+        platform: Another one than then begins anew.
+    """
+    if before is None or before["platform"] != platform or executor not in ("auto", before["asked"]):
+        return arrange(trials, places, executor, platform)
+    left = {trial.id: trial for trial in trials}
+    groups = [[left.pop(name) for name in cohort if name in left] for cohort in before["cohorts"]]
+    kept = tuple(tuple(group) for group in groups if group)
+    new = arrange(list(left.values()), places, before["asked"], platform).cohorts if left else ()
+    ordered = sorted(kept + new, key=lambda cohort: cohort[0].stage != "pretrain")
+    return Arrangement(before["executor"], before["mode"], tuple(ordered))
+
+
+def recorded(arranged: Arrangement, before: dict[str, Any] | None, asked: str, platform: str) -> dict[str, Any]:
+    """An arrangement as JSON, with the cohorts of `before` that are over."""
+    now = [[trial.id for trial in cohort] for cohort in arranged.cohorts]
+    there = {name for cohort in now for name in cohort}
+    over = [cohort for cohort in (before or {}).get("cohorts", []) if not there.intersection(cohort)]
+    about = {"asked": asked if before is None or asked != "auto" else before["asked"], "platform": platform}
+    return {**about, "executor": arranged.executor, "mode": arranged.mode, "cohorts": [*over, *now]}
 
 
 def _in_memory(

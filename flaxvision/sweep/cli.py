@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import shlex
 import sys
 from collections.abc import Sequence
@@ -10,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flaxvision._cli import Parser, add_data_options, exit_status, positive
-from flaxvision.sweep.executors import EXECUTORS, check_executor
+from flaxvision.sweep.executors import CHECKPOINT_EVERY, EXECUTORS, check_executor
 
 if TYPE_CHECKING:
     from flaxvision.sweep.plan import Plan
     from flaxvision.sweep.spec import Spec
+
 
 PROGRAM = "python -m flaxvision.sweep"
 DESCRIPTION = """\
@@ -77,6 +79,7 @@ def _sweep(arguments: list[str], own_process: bool) -> int:
             spec,
             options.out,
             executor=options.executor,
+            checkpoint_every=options.checkpoint_every,
             resume=options.resume,
             raw_dir=options.raw_dir,
             data_dir=options.data_dir,
@@ -161,10 +164,17 @@ def _sweep_parser() -> Parser:
     add("--limit", metavar="N", type=positive(int), help="use the first N examples of every split")
     add("--set", metavar="KEY=V1,V2", nargs="+", action="extend", default=[], help="fix a setting, or vary it")
     add("--executor", metavar="E", default="auto", help=f"how trials run: {', '.join(EXECUTORS)} (default: auto)")
-    add("--resume", action="store_true", help="go on with the run in --out: finished trials are kept")
+    every = "seconds after which what trains is kept, so that --resume goes on from there (default: 60; or: never)"
+    add("--checkpoint-every", metavar="S", type=_seconds, default=CHECKPOINT_EVERY, help=every)
+    add("--resume", action="store_true", help="go on with the run in --out, with trials that were not over too")
     add("--no-export", action="store_true", help="leave out the winner's ONNX file and its comparison")
     add("--quiet", action="store_true", help="print nothing but errors")
     return parser
+
+
+def _seconds(text: str) -> float:
+    """A number of seconds from 0 on, or "never"."""
+    return math.inf if text == "never" else 0.0 if text.strip() == "0" else positive(float)(text)
 
 
 def _say_data(checked: Plan) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import importlib.util
+import itertools
 import logging
 import queue
 import threading
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from flaxvision.errors import UserError, check_choice
-from flaxvision.runtime import cores
+from flaxvision.runtime import cores, hand_on, handed_on
 from flaxvision.sweep.attempt import Records, attempt, failure, singly
 from flaxvision.sweep.workers import EVERY, Worker, WorkerDied, every_so_often
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from flaxvision.sweep.work import Cohort
     from flaxvision.training._fit import Callback, Progress
 
+CHECKPOINT_EVERY = 60.0  # seconds
 EXECUTORS = ("auto", "loop", "threads", "processes", "unroll", "vmap", "ray")
 
 
@@ -53,7 +55,7 @@ def execute(
     elif executor == "processes":
         yield from _processes(cohorts, callbacks)
     elif executor == "ray":
-        yield from _ray(cohorts)
+        yield from _ray(cohorts, callbacks)
     else:
         for cohort in cohorts:
             yield cohort, attempt(cohort, callbacks(cohort))
@@ -160,7 +162,9 @@ def _in_turn(cohorts: Sequence[Cohort]) -> tuple[list[int], list[int]]:
     return [number for number in numbers if number not in held], held
 
 
-def _ray(cohorts: Sequence[Cohort]) -> Iterator[tuple[Cohort, Records]]:
+def _ray(
+    cohorts: Sequence[Cohort], callbacks: Callable[[Cohort], Iterable[Callback]]
+) -> Iterator[tuple[Cohort, Records]]:
     """Each cohort is a task of one processor core, or of one GPU where the cluster has any.
 
     Tasks write into the run directory, so the nodes of a cluster share its file system. A task whose node is lost is
@@ -176,20 +180,24 @@ def _ray(cohorts: Sequence[Cohort]) -> Iterator[tuple[Cohort, Records]]:
         raise UserError(f"no Ray cluster: {line}: start one by 'ray start --head', or unset RAY_ADDRESS") from error
     task = ray.remote(num_gpus=1 if ray.cluster_resources().get("GPU") else 0)(_task)
     ready, held = _in_turn(cohorts)
-    waiting = {task.remote(cohorts[number]): cohorts[number] for number in ready}
+    settings = handed_on()
+    waiting = {task.remote(cohorts[number], settings): cohorts[number] for number in ready}
     try:
         while waiting:
             (done,), _ = ray.wait(list(waiting), num_returns=1)
             cohort = waiting.pop(done)
-            yield cohort, _from_ray(cohort, done)
+            records, said = _from_ray(cohort, done)
+            for progress, listener in itertools.product(said, callbacks(cohort)):
+                listener(progress)
+            yield cohort, records
             if cohort.pretrains:
-                waiting |= {task.remote(cohorts[number]): cohorts[number] for number in held}
+                waiting |= {task.remote(cohorts[number], settings): cohorts[number] for number in held}
     finally:
         for unfinished in waiting:
             ray.cancel(unfinished, force=True)
 
 
-def _from_ray(cohort: Cohort, done: Any) -> Records:
+def _from_ray(cohort: Cohort, done: Any) -> tuple[Records, list[Progress]]:
     """What a task gives; of one that Ray lost for good, such as by a node without memory, its trials failed."""
     import ray
     from ray.exceptions import RayError
@@ -199,11 +207,15 @@ def _from_ray(cohort: Cohort, done: Any) -> Records:
     except RayError as error:
         line = str(error).strip().partition("\n")[0]
         message = f"lost by Ray: {type(error).__name__}{': ' if line else ''}{line}"
-        return [failure(trial, message) for trial in cohort.trials]
+        return [failure(trial, message) for trial in cohort.trials], []
 
 
-def _task(cohort: Cohort) -> Records:
+def _task(cohort: Cohort, settings: dict[str, Any]) -> tuple[Records, list[Progress]]:
+    """A cohort's records, and what was said of it."""
     from flaxvision.sweep.work import look_again
 
+    hand_on(settings)
     look_again(cohort.trials, cohort.places)  # Ray may have kept this process since an earlier sweep
-    return attempt(cohort)
+    said: list[Progress] = []
+    records = attempt(cohort, [lambda progress: said.append(progress) if progress.note else None])
+    return records, said

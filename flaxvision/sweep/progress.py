@@ -10,6 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
+from flaxvision.training.recipe import lower_is_better
+
 if TYPE_CHECKING:
     from flaxvision.sweep.work import Cohort
     from flaxvision.training._fit import Callback, Progress
@@ -28,7 +30,7 @@ class Watcher:
     def begin(self, cohorts: Sequence[Cohort], objective: str) -> None:
         """Take in what is about to be trained."""
         self.directory = cohorts[0].places.directory
-        self.objective = objective
+        self.objective, self.lower = objective, lower_is_better(objective)
         self.parts = dict.fromkeys(map(id, cohorts), 0.0)  # cohort -> how much of its work is done, from 0 to 1
         self.trials = {id(cohort): len(cohort.trials) for cohort in cohorts}
         self.programs = len({trial.cohort for cohort in cohorts for trial in cohort.trials})
@@ -48,6 +50,8 @@ class Watcher:
         """What is told of a cohort's progress."""
 
         def move(progress: Progress) -> None:
+            if progress.note:
+                self.note(f"{subject([trial.id for trial in cohort.trials])} {progress.note}")
             self.parts[id(cohort)] = progress.step / progress.steps
             self.moved()
 
@@ -62,10 +66,10 @@ class Watcher:
                 self.failed += 1
                 self.say(f"trial {record['id']} ({_place(record)}) failed: {record['message']}")
             value = record.get("final", {}).get(self.objective)
-            if record["status"] == "ok" and value is not None and record["stage"] != "pretrain":
-                better = value if self.objective.endswith("loss") else -value
-                if self.best is None or better < self.best[0]:
-                    self.best = better, _place(record)
+            if record["status"] != "ok" or value is None or record["stage"] == "pretrain":
+                continue
+            if self.best is None or (value < self.best[0] if self.lower else value > self.best[0]):
+                self.best = value, _place(record)
         self.moved()
 
     def moved(self) -> None:
@@ -73,6 +77,10 @@ class Watcher:
 
     def say(self, line: str) -> None:
         """Something to be read at once."""
+
+    def note(self, line: str) -> None:
+        """Something to be read at once that is no failure."""
+        self.say(line)
 
     @property
     def share(self) -> float:
@@ -94,8 +102,7 @@ class Watcher:
         if self.failed:
             parts.append(f"{self.failed} failed")
         if self.best:
-            better, place = self.best
-            value = better if self.objective.endswith("loss") else -better
+            value, place = self.best
             name = formats.metric_name(self.objective, unit=False)
             parts.append(f"best {name} {formats.with_unit(self.objective, value)}{f' ({place})' if place else ''}")
         return between.join(parts)
@@ -204,6 +211,9 @@ def watcher(quiet: bool = False) -> Watcher:
 class Failures(Watcher):
     """Says only which trials failed."""
 
+    def note(self, line: str) -> None:
+        """Say nothing."""
+
     def say(self, line: str) -> None:
         """Write a line."""
         print(line, file=sys.stderr, flush=True)
@@ -218,6 +228,14 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def subject(ids: Sequence[str]) -> str:
+    """Trials as the subject of a sentence, in the singular."""
+    if len(ids) == 1:
+        return f"trial {ids[0]}"
+    more = f" and {len(ids) - 2} more" if len(ids) > 2 else ""
+    return f"the cohort of {'trials ' + ', '.join(ids[:2]) + more}"
 
 
 def _place(record: dict[str, Any]) -> str:

@@ -9,7 +9,6 @@ import itertools
 import json
 import os
 import tempfile
-import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from flaxvision.training.confusion import as_pairs
 from flaxvision.training.recipe import field_names
 
 SPEC, TRIALS, LOCK = "spec.toml", "trials.jsonl", ".lock"
+ARRANGED = "arrangement.json"  # how the trials of each stage were shared out
 
 
 def dump_spec(spec: Spec) -> str:
@@ -131,11 +131,11 @@ def _writable(directory: Path) -> Iterator[None]:
         ) from error
 
 
-def append_record(directory: Path, record: dict[str, Any]) -> None:
-    """Add a finished trial; once this returns it survives a crash."""
-    line = _line(record).encode()
+def append_records(directory: Path, records: Sequence[dict[str, Any]]) -> None:
+    """Add the finished trials of a cohort; once this returns they survive a crash, and before it none of them does."""
+    lines = "".join(map(_line, records)).encode()
     with open(directory / TRIALS, "ab", buffering=0) as file:  # in one piece, whoever else appends
-        file.write(line)
+        file.write(lines)
         os.fsync(file.fileno())
 
 
@@ -155,7 +155,7 @@ def _end_line(path: Path) -> None:
 
 
 def read_records(directory: Path) -> list[dict[str, Any]]:
-    """The finished trials of a run directory, in the order in which they ended."""
+    """The finished trials of a run directory, in the order in which they ended; of one trained again the newest."""
     path = directory / TRIALS
     if not path.exists():
         return []
@@ -169,7 +169,7 @@ def read_records(directory: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError as error:
             if number < len(lines):
                 raise UserError(f"{path} line {number} is no JSON ({error.msg}): remove that line to go on") from error
-    return records
+    return list({record.get("id", number): record for number, record in enumerate(records)}.values())
 
 
 def read_run(directory: str | Path) -> tuple[Spec, list[dict[str, Any]]]:
@@ -197,7 +197,7 @@ def outcome_of(record: dict[str, Any], places: Places) -> Outcome:
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
             history = {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # NumPy, zipfile and zlib tell of damage in many ways
         raise UserError(f"cannot read {path} ({error}): remove the trial's line from {TRIALS} and resume") from error
     return Outcome(
         **known,
@@ -205,6 +205,44 @@ def outcome_of(record: dict[str, Any], places: Places) -> Outcome:
         cell=cell,
         history=as_pairs(history, record["best_epoch"]),
     )
+
+
+def usable(records: Sequence[dict[str, Any]], places: Places) -> tuple[list[dict[str, Any]], list[str]]:
+    """The records of finished trials whose files are there and whole, and a line for each of the others."""
+    from safetensors import SafetensorError, safe_open
+
+    sound, notes = [], []
+    for record in records:
+        if record.get("status") == "failed":
+            continue
+        name = record.get("id", "without id")
+        try:
+            outcome_of(record, places)
+            with safe_open(places.weights(name), "numpy"):  # which checks the header against the size
+                pass
+        except KeyError as error:
+            notes.append(f"trial {name} is trained again: its record has no {error}")
+        except (UserError, OSError, SafetensorError) as error:
+            path = places.history(name) if isinstance(error, UserError) else places.weights(name)
+            notes.append(f"trial {name} is trained again: {path.name} is {'damaged' if path.exists() else 'gone'}")
+        else:
+            sound.append(record)
+    return sound, notes
+
+
+def read_arrangement(directory: Path) -> dict[str, Any]:
+    """How the trials of each stage were shared out; empty where that is not known, or in another way than now."""
+    try:
+        found = json.loads((directory / ARRANGED).read_text(encoding="utf-8"))
+        keys = {"asked", "platform", "executor", "mode", "cohorts"}
+        return found if all(stage.keys() == keys for stage in found.values()) else {}
+    except (OSError, ValueError, AttributeError):
+        return {}
+
+
+def write_arrangement(directory: Path, arranged: dict[str, Any]) -> None:
+    """Keep how the trials of each stage are shared out."""
+    write_atomically(directory / ARRANGED, json.dumps(arranged, indent=0) + "\n")
 
 
 def check_identity(directory: Path, records: Sequence[dict[str, Any]], identity: Identity) -> list[str]:
@@ -269,7 +307,8 @@ def _experiment(spec: Spec) -> Identity:
         for name, stage in (("pretrain", spec.pretrain), ("final", spec.final))
         if stage is not None
     }
-    return {"name": spec.name, **spec.base, "grid": sorted(spec.keys), "objective": spec.objective, **stages}
+    rest = {"grid": sorted(spec.keys), "objective": spec.objective, "convergence_threshold": spec.convergence_threshold}
+    return {"name": spec.name, **spec.base, **rest, **stages}
 
 
 def _sections(settings: Settings) -> dict[str, Any]:

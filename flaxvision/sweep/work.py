@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from flaxvision.errors import UserError
 from flaxvision.runtime import cores, on_host
 from flaxvision.sweep.parse import DATA_KEYS
 from flaxvision.sweep.results import converged
-from flaxvision.sweep.spec import PRETRAINED, as_typed
+from flaxvision.sweep.spec import PRETRAINED, as_typed, config_hash
 from flaxvision.sweep.trials import Trial
 from flaxvision.training.optimizers import code_of_optimizer
 from flaxvision.training.recipe import field_names, from_dict
@@ -45,6 +46,11 @@ class Places:
         return self.directory / "trials" / f"{trial_id}.npz"
 
     @property
+    def checkpoints(self) -> Path:
+        """The folder of the states of trials that are not over."""
+        return self.directory / "checkpoints"
+
+    @property
     def pretrained(self) -> Path:
         """The weights that the [pretrain] stage leaves."""
         return self.directory / "pretrain.safetensors"
@@ -58,6 +64,17 @@ class Cohort:
     places: Places
     mode: str  # of `flaxvision.training.train_cohort`
     threshold: float | None  # of convergence
+    checkpoint_every: float = math.inf  # seconds
+
+    @property
+    def name(self) -> str:
+        """A trial's id; of several that train together a hash of theirs."""
+        return name_of([trial.id for trial in self.trials])
+
+    @property
+    def checkpoint(self) -> Path:
+        """The folder of its state."""
+        return self.places.checkpoints / self.name
 
     @property
     def pretrains(self) -> bool:
@@ -72,13 +89,26 @@ class Cohort:
     def run(self, callbacks: Iterable[Callback] = ()) -> list[dict[str, Any]]:
         """Train, write weights and histories, and return each trial's record for trials.jsonl."""
         from flaxvision.training import train_cohort
+        from flaxvision.training.checkpoint import Keep
 
         dataset = load_dataset(self.trials[0], self.places)
         models = [create_model(trial, dataset) for trial in self.trials]
         recipes = [recipe_of(trial, self.places) for trial in self.trials]
         identities = [identity_of(trial, self.places) for trial in self.trials]
-        results = train_cohort(models, dataset, recipes, mode=self.mode, callbacks=callbacks)
+        keep = Keep(self.checkpoint, self.checkpoint_every, self._identity(identities))
+        results = train_cohort(models, dataset, recipes, mode=self.mode, callbacks=callbacks, checkpoint=keep)
         return [self._record(*each) for each in zip(self.trials, results, identities, strict=True)]
+
+    def _identity(self, identities: Iterable[Identity]) -> Identity:
+        """What a checkpoint of it rests on: also what may move the last bits, so that it is that of a whole run."""
+        import jax
+
+        from flaxvision.identity import AROUND, circumstances
+
+        rest = {key: value for each in identities for key, value in each.items() if key != AROUND}
+        devices = [device.device_kind for device in jax.local_devices()]
+        machine = {**circumstances(), "cores": len(cores()), "devices": devices}
+        return {"trials": [trial.id for trial in self.trials], "mode": self.mode, **rest, **machine}
 
     def _record(self, trial: Trial, result: Result, identity: Identity) -> dict[str, Any]:
         from flaxvision.models import count_parameters, save_model
@@ -103,6 +133,11 @@ class Cohort:
             "config": trial.config,
             "identity": identity,
         }
+
+
+def name_of(ids: Sequence[str]) -> str:
+    """The name of a cohort of these trials."""
+    return ids[0] if len(ids) == 1 else config_hash({"trials": list(ids)})
 
 
 def check(trial: Trial, places: Places, pretraining: Trial | None = None) -> int:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flaxvision.errors import UserError
+from flaxvision.runtime import handed_on
 
 if TYPE_CHECKING:
     from flaxvision.sweep.attempt import Records
@@ -33,12 +34,6 @@ _START = (
     "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); "
     "from flaxvision.sweep.workers import serve; serve()"
 )
-_SWITCHES = (
-    *("jax_enable_x64", "jax_default_prng_impl", "jax_threefry_partitionable", "jax_default_matmul_precision"),
-    *("jax_numpy_dtype_promotion", "jax_numpy_rank_promotion"),
-)  # set in a script, they hold in its workers
-
-
 EVERY = 0.2  # seconds between two reports of a cohort's progress
 
 
@@ -57,16 +52,13 @@ class Worker:
     """
 
     def __init__(self, core: int):
-        import jax
-
         self.killed_before = _memory_kills()
         self.ready = False
         executable = multiprocessing.spawn.get_executable() or sys.executable
         try:
             self.process = subprocess.Popen([executable, "-c", _START], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-            switches = {name: getattr(jax.config, name) for name in _SWITCHES if hasattr(jax.config, name)}
             self._send(sys.path)
-            self._send((core, switches))
+            self._send((core, handed_on()))
         except (OSError, TypeError) as error:
             raise UserError(f"worker processes cannot be started ({error}): use --executor threads") from error
 
@@ -158,7 +150,7 @@ def every_so_often(put: Callable[[Progress], object]) -> Callback:
     def report(progress: Progress) -> None:
         nonlocal last, examples
         examples += progress.examples
-        if time.monotonic() - last > EVERY or progress.step == progress.steps:
+        if time.monotonic() - last > EVERY or progress.step == progress.steps or progress.note:
             put(dataclasses.replace(progress, examples=examples))
             last, examples = time.monotonic(), 0
 
@@ -175,16 +167,13 @@ def serve() -> None:
         answers.write(pickle.dumps((kind, value)))
         answers.flush()
 
-    core, switches = pickle.load(sys.stdin.buffer)
+    core, settings = pickle.load(sys.stdin.buffer)
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {core})  # before JAX counts the cores
-    import jax
-
     from flaxvision import runtime
     from flaxvision.sweep.attempt import attempt
 
-    for name, value in switches.items():
-        jax.config.update(name, value)
+    runtime.hand_on(settings)
     runtime.prepare()
     answer("ready")
     cohorts: queue.SimpleQueue[Cohort] = queue.SimpleQueue()

@@ -35,7 +35,7 @@ from flaxvision.training.metrics import Metrics
 from flaxvision.training.optimizers import code_of_optimizer, is_own
 from flaxvision.training.placing import place
 from flaxvision.training.plan import Plan, part_of, tuning_pays
-from flaxvision.training.recipe import VARYING, Recipe, check_metric
+from flaxvision.training.recipe import VARYING, Recipe, check_metric, lower_is_better
 from flaxvision.training.selection import Best
 from flaxvision.training.state import TrainState, init_state, init_states, merge_model, split_model
 from flaxvision.training.step import cast, gradient_layer
@@ -82,8 +82,8 @@ def fit(
         checkpoint: A folder in which to keep the newest state (orbax). A run that finds one goes on from there, if it
             is the same but for its duration: network, initial weights, examples and recipe are compared by content, in
             another process too. The result is then that of a run never ended, to the bit on one machine.
-        checkpoint_every: Seconds between two checkpoints, within an epoch too (on an accelerator, or several, at its
-            end); 0: one at the end of every epoch. The end of the run is always kept.
+        checkpoint_every: Seconds between two checkpoints, within an epoch too (with an accelerator or several devices
+            at its end); 0: one at the end of every epoch. The end of the run is always kept.
 
     Returns:
         The trained model, with `model.preprocess` and `model.classes` set, its history and timing.
@@ -374,7 +374,7 @@ class _Run:
     def _select(self, epoch: int, builder: HistoryBuilder, member: Best) -> bool:
         """Note what an epoch was worth to a member; whether its parameters are to be kept."""
         value = builder.last(self.selection)
-        value = -value if self.selection.endswith("loss") else value
+        value = -value if lower_is_better(self.selection) else value
         improved = value > member.value  # never for NaN
         if improved:
             member.value, member.at = value, epoch + 1

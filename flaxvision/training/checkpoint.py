@@ -67,7 +67,7 @@ class Checkpoints:
         self.convenience = keep.identity is not None
         self.on, self.manager, self.last = True, None, time.monotonic()
         if not self.convenience:
-            self._open()
+            self._make()
 
     def wanted(self, over: bool) -> bool:
         """Whether it is time to keep the state, or the last time, as the run is over."""
@@ -121,21 +121,23 @@ class Checkpoints:
             self.manager.close()
             self.manager = None
 
+    def _make(self) -> None:
+        try:
+            self.keep.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"cannot keep checkpoints in {self.keep.folder}: {error.strerror}; give another folder"
+            ) from error
+
     def _open(self) -> Any:
         import orbax.checkpoint as ocp
 
         if self.manager is None:
-            if self.keep.folder.exists() and not self.keep.folder.is_dir():
-                raise UserError(f"cannot keep checkpoints in {self.keep.folder}: it is a file; give another folder")
+            self._make()
             options = ocp.CheckpointManagerOptions(
                 max_to_keep=2, cleanup_tmp_directories=True, enable_async_checkpointing=False
             )
-            try:
-                self.manager = ocp.CheckpointManager(self.keep.folder.absolute(), options=options)
-            except OSError as error:
-                raise UserError(
-                    f"cannot keep checkpoints in {self.keep.folder}: {error.strerror}; give another folder"
-                ) from error
+            self.manager = ocp.CheckpointManager(self.keep.folder.absolute(), options=options)
         return self.manager
 
     def _save(self, kept: Kept) -> None:
@@ -163,38 +165,33 @@ class Checkpoints:
         write_atomically(folder / CHECKSUM, str(_checksum(folder)))
 
     def _restore(self, like: dict[str, Any]) -> Kept | None:
-        manager = self._open()
-        damaged: dict[int, Exception] = {}
-        for step in sorted(manager.all_steps(), reverse=True):
-            try:
-                about, arrays = self._read(step)
-            except Exception as error:  # whatever orbax says of files that were cut or changed
-                damaged[step] = error
+        self._make()
+        folder = self.keep.folder
+        damaged: list[Path] = []
+        for path in sorted((path for path in folder.iterdir() if path.name.isdigit()), key=_number, reverse=True):
+            if not _whole(path):
+                damaged.append(path)
                 continue
-            self._check(about["identity"])
             for newer in damaged:  # or it would count as the newest for ever
-                shutil.rmtree(self.keep.folder / str(newer), ignore_errors=True)
-            manager.reload()
+                shutil.rmtree(newer, ignore_errors=True)
+            about, arrays = self._read(_number(path))
+            self._check(about["identity"])
             return _kept(about, arrays, like)
-        if damaged:
-            why = f"damaged ({_reason(next(iter(damaged.values())))})"
+        if any((path / CHECKSUM).exists() or self.convenience for path in damaged):  # else a first one was not finished
             raise UserError(
-                f"the checkpoint is {why}"
+                "the checkpoint is damaged"
                 if self.convenience
-                else f"the checkpoints in {self.keep.folder} are {why}: delete that folder to begin anew"
+                else f"the checkpoints in {folder} are damaged: delete that folder to begin anew"
             )
         return None
 
     def _read(self, step: int) -> tuple[dict[str, Any], Arrays]:
-        """What one checkpoint holds, if it holds what was written."""
+        """What one checkpoint holds."""
         import orbax.checkpoint as ocp
 
-        assert self.manager is not None
-        folder = self.keep.folder / str(step)
-        if (folder / CHECKSUM).read_text() != str(_checksum(folder)):  # orbax tells of damage in many ways, if at all
-            raise ValueError("checksums differ")
-        about = self.manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore())).about
-        tree = self.manager.restore(step, args=ocp.args.Composite(tree=ocp.args.StandardRestore())).tree
+        manager = self._open()
+        about = manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore())).about
+        tree = manager.restore(step, args=ocp.args.Composite(tree=ocp.args.StandardRestore())).tree
         empty = {name: np.empty(shape, dtype) for name, (shape, dtype) in about["empty"].items()}
         return about, {**{name: np.asarray(x) for name, x in tree.items()}, **empty}
 
@@ -238,6 +235,18 @@ def _kept(about: dict[str, Any], arrays: Arrays, like: dict[str, Any]) -> Kept:
     histories = [part(f"history{k}.") for k in range(len(best))]
     seconds, compiling = about["seconds"]
     return Kept(about["step"], about["epochs"], about["updates"], trees, histories, best, (seconds, compiling))
+
+
+def _number(folder: Path) -> int:
+    return int(folder.name)
+
+
+def _whole(folder: Path) -> bool:
+    """Whether a checkpoint is as it was written: of damage orbax tells in many ways, if at all."""
+    try:
+        return (folder / CHECKSUM).read_bytes() == str(_checksum(folder)).encode()
+    except OSError:
+        return False
 
 
 def _checksum(folder: Path) -> int:

@@ -216,6 +216,11 @@ def selection_metrics() -> tuple[str, ...]:
     return tuple(f"{split}_{metric}" for split in ("val", "test") for metric in METRICS)
 
 
+def lower_is_better(metric: str) -> bool:
+    """Whether a smaller value of a metric, such as "test_loss", is the better one."""
+    return metric.endswith("loss")
+
+
 def check_metric(name: str, metric: str, loss: str, classes: int) -> None:
     """Raise for a metric that cannot tell one trial from another."""
     split, _, kind = metric.partition("_")

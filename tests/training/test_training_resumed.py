@@ -12,7 +12,7 @@ import flaxvision as fv
 from flaxvision.errors import UserError
 from flaxvision.models.files import variables
 from flaxvision.training import Recipe, train_cohort
-from flaxvision.training.checkpoint import Checkpoints, Keep
+from flaxvision.training.checkpoint import CHECKSUM, Checkpoints, Keep
 
 NOW = 1e-9  # seconds between checkpoints: after every compiled call
 RECIPE = Recipe(batch_size=16, epochs=4, optimizer="adam", learning_rate=0.01, select="best", record_gradients=True)
@@ -146,10 +146,10 @@ def zeros(path):
     [
         (flip, "newest", "goes on from epoch"),
         (cut, "newest", "goes on from epoch"),
-        (flip, "both", "begins anew: the checkpoint is damaged (ValueError: checksums differ)"),
-        (cut, "both", "begins anew: the checkpoint is damaged (ValueError: checksums differ)"),
-        (zeros, "both", "begins anew: the checkpoint is damaged (ValueError: checksums differ)"),
-        (lambda path: path.unlink(), "both", "begins anew: the checkpoint is damaged (FileNotFoundError"),
+        (flip, "both", "begins anew: the checkpoint is damaged"),
+        (cut, "both", "begins anew: the checkpoint is damaged"),
+        (zeros, "both", "begins anew: the checkpoint is damaged"),
+        (lambda path: path.unlink(), "both", "begins anew: the checkpoint is damaged"),
         (None, "folder", "begins anew: cannot keep checkpoints in "),
     ],
 )
@@ -193,9 +193,9 @@ def test_of_something_else_it_begins_anew_or_is_an_error(data, tmp_path, ended, 
     with pytest.raises(UserError, match=r"another run: vmapped was false, is true"):
         train_cohort(*with_data(cohort(2), data), mode="vmap", checkpoint=two)
     for path in two.rglob("*"):
-        if path.is_file():
+        if path.name == CHECKSUM:
             path.write_bytes(b"")
-    with pytest.raises(UserError, match=r"the checkpoints in .* are damaged .* delete that folder to begin anew"):
+    with pytest.raises(UserError, match=r"the checkpoints in .* are damaged: delete that folder to begin anew"):
         train_cohort(*with_data(cohort(2), data), checkpoint=two)
 
 
