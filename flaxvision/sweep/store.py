@@ -198,7 +198,7 @@ def outcome_of(record: dict[str, Any], places: Places) -> Outcome:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
             history = {name: arrays[name] for name in arrays.files}
     except Exception as error:  # NumPy, zipfile and zlib tell of damage in many ways
-        raise UserError(f"cannot read {path} ({error}): remove the trial's line from {TRIALS} and resume") from error
+        raise UserError(f"cannot read {path} ({error}): --resume trains that trial again") from error
     return Outcome(
         **known,
         **{key: record[key] for key in ("parameters", "final", "best_epoch", "converged_epoch", "seconds")},

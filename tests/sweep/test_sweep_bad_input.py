@@ -401,7 +401,6 @@ def test_output_folder(mistake, tmp_path, tiny, spec_file, command):
     mistake("names 0 trials", "rerun", out, "zzz")
     (out / "trials" / f"{trial}.npz").unlink()
     mistake("cannot read", "rerun", out, trial)
-    mistake("cannot read", path, "--out", out, "--resume")
     (out / "spec.toml").write_text("x")
     mistake("is no TOML", path, "--out", out, "--resume")
     mistake("is no TOML", "rerun", out, trial)

@@ -33,7 +33,7 @@ def test_lines_at_the_start_at_each_tenth_and_of_failures():
         for seed, each in enumerate(work):
             (move,) = watch.callbacks(each)
             for step in (1, 2):
-                move(SimpleNamespace(step=step, steps=2))
+                move(SimpleNamespace(step=step, steps=2, note=""))
             failed = seed == 9
             watch.end(each, [record(seed, seed / 100, "failed" if failed else "ok", message="no luck")])
     lines = file.getvalue().splitlines()
