@@ -38,6 +38,7 @@ from flax import nnx
 import export
 import flaxvision as fv
 from flaxvision.layers import BatchNorm, Chain, Context, Conv, Preprocess
+from flaxvision.ops.policy import NATIVE, Policy
 from flaxvision.report import GRID
 
 ARMS = ("scratch", "scratch-as-published", "pretrained", "pretrained-as-published")  # start, and how it is trained
@@ -122,7 +123,7 @@ State = tuple[nnx.State, nnx.State, optax.OptState]  # parameters, running stati
 
 def mode(training: bool) -> Context:
     """How BatchNorm runs; on a CPU with the convolutions made for it."""
-    return Context(train=training, conv="fast" if jax.default_backend() == "cpu" else "native")
+    return Context(train=training, policy=Policy.for_training("cpu") if jax.default_backend() == "cpu" else NATIVE)
 
 
 @functools.partial(jax.jit, static_argnames=("graphdef", "training"), donate_argnames="state")

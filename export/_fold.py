@@ -1,54 +1,73 @@
-"""Folds batch normalisation into the layer before it, as a chain of its own."""
+"""Folds batch normalisation into the layer before it, as a network of its own."""
 
 from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from flaxvision.layers import Activation, BatchNorm, Chain, Dropout
+from flaxvision.layers import Activation, BatchNorm, Conv, ConvTranspose, Dropout, Linear, Network, Node
 from flaxvision.layers.kinds import build, describe
 from flaxvision.models.files import variables
 
-FOLDS_INTO = (nnx.Conv, nnx.ConvTranspose, nnx.Linear)
+FOLDS_INTO = (Conv, ConvTranspose, Linear)
 
 
-def fold_batch_norms(model: Chain) -> Chain:
-    """The chain without each BatchNorm that follows a convolution or linear layer; same evaluation-mode output.
+def fold_batch_norms(model: Network) -> Network:
+    """The network without each BatchNorm that alone takes a convolution's or linear layer's value; same outputs.
 
     Dropout and identities may stand between them.
     w' = w * scale / sqrt(var + epsilon), b' = (b - mean) * scale / sqrt(var + epsilon) + bias, in float64.
     """
-    layers: list[tuple[str, nnx.Module]] = []
-    numbers: dict[str, np.ndarray] = {}
+    layers = dict(model.named_layers())
     ours = variables(model)
-    target: int | None = None  # position of the layer into which a BatchNorm folds
-    for name, layer in model.named_layers():
-        if isinstance(layer, BatchNorm) and target is not None:
-            into, base = layers[target]
-            kernel, bias = (numbers.get(f"{into}.{part}") for part in ("kernel", "bias"))
-            scale, shift, mean, var = (
-                ours[f"{name}.{part}"].astype(np.float64) for part in ("scale", "bias", "mean", "var")
-            )
-            factor = scale / np.sqrt(var + layer.epsilon)
-            old = 0.0 if bias is None else bias
-            assert kernel is not None
-            outputs_first = getattr(base, "transpose_kernel", False)  # kernel (H, W, out, in)
-            numbers |= {
-                f"{into}.kernel": kernel * (factor[:, None] if outputs_first else factor),
-                f"{into}.bias": (old - mean) * factor + shift,
-            }
-            layers[target] = build({**describe(into, base), "use_bias": True})
+    numbers = {name: value.astype(np.float64) for name, value in ours.items()}
+    made = {name: build(describe(name, layer))[1] for name, layer in layers.items()}
+    renamed: dict[str | None, str | None] = {}  # what is taken in place of a node that is gone
+    nodes: list[Node] = []
+    for node in model.nodes:
+        node = dataclasses.replace(node, takes=tuple(renamed.get(name, name) for name in node.takes))
+        layer = layers[node.layer]
+        into = _target(nodes, node, model.nodes, layers)
+        if into is None or not isinstance(layer, BatchNorm):
+            nodes.append(node)
             continue
-        if isinstance(layer, FOLDS_INTO):
-            target = len(layers)
-        elif not (isinstance(layer, Dropout) or (isinstance(layer, Activation) and layer.function == "identity")):
-            target = None
-        layers.append(build(describe(name, layer)))
-        numbers |= {n: v.astype(np.float64) for n, v in ours.items() if n.rpartition(".")[0] == name}
-    folded = Chain(layers, input_shape=model.input_shape, kind=model.kind)
+        scale, shift, mean, var = (numbers[f"{node.layer}.{part}"] for part in ("scale", "bias", "mean", "var"))
+        factor = scale / np.sqrt(var + layer.epsilon)
+        outputs_first = getattr(layers[into], "transpose_kernel", False)  # kernel (H, W, out, in)
+        numbers[f"{into}.kernel"] = numbers[f"{into}.kernel"] * (factor[:, None] if outputs_first else factor)
+        numbers[f"{into}.bias"] = (numbers.get(f"{into}.bias", 0.0) - mean) * factor + shift
+        made[into] = build({**describe(into, made[into]), "use_bias": True})[1]
+        renamed[node.name] = node.takes[0]
+    used = {node.layer for node in nodes}
+    kept = [(name, made[name]) for name in model.names if name in used]
+    folded = Network(kept, input_shape=model.input_shape, kind=model.kind, nodes=nodes)
     folded.preprocess, folded.classes = model.preprocess, model.classes
     names = folded.parameter_names()
     for path, variable in nnx.to_flat_state(nnx.state(folded)):
         variable.set_value(jnp.asarray(numbers[names[path]], model.dtype))  # which may be float64
     return folded
+
+
+def _target(nodes: list[Node], norm: Node, every: Iterable[Node], layers: dict[str, nnx.Module]) -> str | None:
+    """The layer into which a BatchNorm folds, if there is one."""
+    uses = [node.layer for node in every]
+    by_name = {node.name: node for node in nodes}
+    taken = norm.takes[0]
+    while taken is not None and sum(taken in node.takes for node in (*nodes, norm)) == 1 and _alone(taken, every):
+        node = by_name[taken]
+        layer = layers[node.layer]
+        if isinstance(layer, FOLDS_INTO):
+            return node.layer if uses.count(node.layer) == uses.count(norm.layer) == 1 else None
+        if not (isinstance(layer, Dropout) or (isinstance(layer, Activation) and layer.function == "identity")):
+            return None
+        taken = node.takes[0]
+    return None
+
+
+def _alone(value: str, every: Iterable[Node]) -> bool:
+    """Whether one node at most takes a value."""
+    return sum(node.takes.count(value) for node in every) <= 1

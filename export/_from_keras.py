@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from export._keras import WEIGHTS, import_keras
+from export._keras import import_keras
 from export._place import Place, keras_crop, pair
 from flaxvision.errors import UserError
 from flaxvision.layers import (
@@ -32,6 +32,8 @@ from flaxvision.layers import (
     MaxPool,
     Preprocess,
 )
+from flaxvision.models._flattened import flatten_as_pytorch
+from flaxvision.models.files import assign, variables
 
 if TYPE_CHECKING:
     import keras
@@ -43,7 +45,13 @@ Layers = list[tuple[str, nnx.Module]]
 PLAIN: dict[str, Any] = {"data_format": "channels_last", "dilation_rate": (1, 1), "groups": 1, "output_padding": None}
 PLAIN |= {"max_value": None, "threshold": 0, "noise_shape": None}
 ALLOWED = "Dense, Conv2D, Conv2DTranspose, BatchNormalization, Dropout, Flatten, pools, activations"
-THEIRS = ("kernel", "bias"), ("gamma", "beta", "moving_mean", "moving_variance")  # Keras's names of our `WEIGHTS`
+# Our variables by Keras's names of its own.
+WEIGHTS: dict[type[nnx.Module], dict[str, str]] = {
+    nnx.Linear: {"kernel": "kernel", "bias": "bias"},
+    nnx.Conv: {"kernel": "kernel", "bias": "bias"},
+    nnx.ConvTranspose: {"kernel": "kernel", "bias": "bias"},
+    BatchNorm: {"scale": "gamma", "bias": "beta", "mean": "moving_mean", "var": "moving_variance"},
+}
 # Layers that do something while training only.
 TRAINING = (
     *("RandomBrightness", "RandomColorDegeneration", "RandomColorJitter", "RandomContrast", "RandomElasticTransform"),
@@ -89,6 +97,7 @@ def from_keras(source: str | Path | keras.Model) -> Chain:
         reader.read(name, layer, last=position == len(steps) - 1)
     reader.end()
     chain = Chain(reader.layers, input_shape=reader.input_shape, kind=twin.name)
+    assign(chain, flatten_as_pytorch(chain, variables(chain)), twin.name, keep_types=True)
     chain.preprocess = reader.preprocess
     if reader.said:
         _LOG.warning("Keras model %r: %s", twin.name, "; ".join(dict.fromkeys(reader.said)))
@@ -170,6 +179,7 @@ class _Reader:
     said: list[str] = dataclasses.field(default_factory=list)
     pads: np.ndarray | None = None  # (2 axes, before and after): zero padding that waits for its convolution
     padded: str = ""  # by which layer
+    permuted: str | None = None  # the layer that moved the channels first, for a Flatten
     upsampled: tuple[Any, Shape] | None = None  # a transposed convolution just read, which a cropping may follow
     start: int = 0  # of what it became
 
@@ -184,7 +194,16 @@ class _Reader:
             module = type(layer).__module__
             raise UserError(f"Keras layer {name!r} is a {module}.{kind}, a class of one's own: allowed are {ALLOWED}")
         upsampled, self.upsampled = self.upsampled, None
-        if kind == "ZeroPadding2D":
+        if kind == "Permute" and tuple(layer.dims) == (3, 1, 2) and self.permuted is None:
+            self.permuted = name
+        elif self.permuted is not None:
+            if kind != "Flatten":
+                raise UserError(
+                    f"Keras layer {self.permuted!r} has no counterpart: a Permute goes before a Flatten only"
+                )
+            self.layers.append((name, Flatten()))
+            self.permuted = None
+        elif kind == "ZeroPadding2D":
             self.pads = np.asarray(layer.padding) + (0 if self.pads is None else self.pads)
             self.padded = name
         elif kind == "Cropping2D" and upsampled is not None:
@@ -199,6 +218,8 @@ class _Reader:
 
     def end(self) -> None:
         """Raise for what nothing followed."""
+        if self.permuted is not None:
+            raise UserError(f"Keras layer {self.permuted!r} has no counterpart but before a Flatten")
         if self.pads is not None:
             raise UserError(f"the zero padding of Keras layer {self.padded!r} at the end has no counterpart")
 
@@ -279,8 +300,7 @@ class _Reader:
             self.said.append(f"the LoRA adapter of {name!r} is added to its kernel")
         if layer.compute_dtype in ("float16", "bfloat16"):
             self.said.append(f"computed in {layer.compute_dtype} there, in float32 here")
-        theirs = THEIRS[1] if isinstance(made, BatchNorm) else THEIRS[0]
-        for ours, their in zip(WEIGHTS.get(type(made), ()), theirs, strict=True) if type(made) in WEIGHTS else ():
+        for ours, their in WEIGHTS.get(type(made), {}).items():
             value = getattr(layer, their)
             if value is not None:
                 array = _plain(value)
@@ -310,7 +330,7 @@ def _layer(name: str, kind: str, layer: Any, config: dict[str, Any], shape: Shap
     if kind == "Dropout":
         return Dropout(config["rate"])
     if kind == "Flatten" or (kind == "Reshape" and tuple(config["target_shape"]) in ((-1,), (math.prod(shape),))):
-        return Flatten()
+        return Flatten(channels_last=True)
     if kind in ("MaxPooling2D", "AveragePooling2D"):
         pool = MaxPool if kind == "MaxPooling2D" else AvgPool
         return pool(pair(tuple(config["pool_size"])), pair(tuple(config["strides"])), config["padding"].upper())
@@ -362,8 +382,7 @@ def _function(name: str, activation: Any) -> str:
     function = "identity" if activation == "linear" else activation
     if not isinstance(function, str) or function not in ACTIVATIONS or function == "leaky_relu":  # Keras's slope is 0.2
         allowed = [name for name in ACTIVATIONS if name not in ("leaky_relu", "identity")]
-        where = ", and at the end softmax" if function == "softmax" else ""
-        raise UserError(f"Keras layer {name!r} has activation {activation!r}: allowed are {', '.join(allowed)}{where}")
+        raise UserError(f"Keras layer {name!r} has activation {activation!r}: allowed are {', '.join(allowed)}")
     return function
 
 

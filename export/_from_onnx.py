@@ -43,6 +43,9 @@ def from_onnx(path: str | Path) -> Chain:
     model = build_model(description, str(path))
     given = _numbers(Path(path), proto)
     wanted = {name: array.shape for name, array in state_dict(model).items()}
+    for name, shape in wanted.items():  # a number a channel has axes of 1 after it in the graph
+        if name in given and given[name].shape == (*shape, 1, 1):
+            given[name] = given[name].reshape(shape)
     wrong = [f"{name} is missing" for name in wanted if name not in given]
     wrong += [
         f"{name} has shape {given[name].shape}, not {shape}"
@@ -52,7 +55,7 @@ def from_onnx(path: str | Path) -> Chain:
     if wrong:
         few = "; ".join(wrong[:3]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")
         raise UserError(f"{path} does not fit its own description: {few}; export the model again")
-    found = {tensor.variable: tensor.from_torch(given[tensor.name]) for tensor in correspondence(model)}
+    found = {pair.variable: pair.tensor.from_torch(given[pair.name]) for pair in correspondence(model)}
     assign(model, variables(model) | found, str(path), keep_types=True)
     return model
 

@@ -10,28 +10,16 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from flax import nnx
-
 from export._layers import check_layers, places
-from export._place import KERAS_INPUT, keras_names
+from export._place import KERAS_INPUT
+from export._rows import ROWS
 from flaxvision.errors import UserError
-from flaxvision.layers import (
-    BatchNorm,
-    Chain,
-)
+from flaxvision.layers import Chain
+from flaxvision.layers.kinds import MisfitError
 from flaxvision.models.files import variables
 
 if TYPE_CHECKING:
     import keras
-
-# Our variables in the order of a Keras layer's weights.
-WEIGHTS = {
-    nnx.Linear: ("kernel", "bias"),
-    nnx.Conv: ("kernel", "bias"),
-    nnx.ConvTranspose: ("kernel", "bias"),
-    BatchNorm: ("scale", "bias", "mean", "var"),
-}
 
 
 def to_keras(model: Chain, path: str | Path | None = None) -> keras.Model:
@@ -52,26 +40,26 @@ def to_keras(model: Chain, path: str | Path | None = None) -> keras.Model:
     keras.config.set_dtype_policy(str(model.dtype))
     try:
         inputs = x = keras.Input(model.input_shape, dtype=str(model.dtype), name=KERAS_INPUT)
-        for row, place in places(model, {}):
-            x = row.keras(place, x)
+        values: dict[str | None, Any] = {None: x}
+        made: dict[str, Any] = {}
+        for step, row, place in places(model, {}):
+            try:
+                x = values[step.node.name] = row.keras(place, [values[name] for name in step.node.takes])
+            except MisfitError as error:
+                raise UserError(f"layer {place.name!r} {error}") from error
+            made |= place.keras_layers
     finally:
         keras.config.set_dtype_policy(policy)
     twin = keras.Model(inputs, x, name=re.sub(r"[:./]", "_", model.kind))
-    names = keras_names(model.names)
     ours = variables(model)
     for name, layer in model.named_layers():
-        if type(layer) in WEIGHTS:
-            kernel_first = [ours[f"{name}.{part}"] for part in WEIGHTS[type(layer)] if f"{name}.{part}" in ours]
-            twin.get_layer(names[name]).set_weights([_keras_kernel(layer, array) for array in kernel_first])
+        own = {key[len(name) + 1 :]: value for key, value in ours.items() if key.rpartition(".")[0] == name}
+        if weights := ROWS[type(layer)].weights(layer, own):
+            theirs = made[name]
+            theirs.set_weights([a.reshape(w.shape) for a, w in zip(weights, theirs.weights, strict=True)])
     if path is not None:
         _save(twin, Path(path))
     return twin
-
-
-def _keras_kernel(layer: Any, array: np.ndarray) -> np.ndarray:
-    if isinstance(layer, nnx.ConvTranspose) and not layer.transpose_kernel and array.ndim == 4:
-        return array[::-1, ::-1].transpose(0, 1, 3, 2)
-    return array
 
 
 def _save(twin: Any, path: Path) -> None:

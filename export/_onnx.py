@@ -1,8 +1,8 @@
-"""A chain as an ONNX file that an engineer likes to open: one node a layer, PyTorch's tensor names, no detours."""
+"""A network as an ONNX file that an engineer likes to open: one node a layer, PyTorch's tensor names, no detours."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ import flaxvision
 from export._fold import fold_batch_norms
 from export._layers import check_layers, places
 from export._onnx_about import describe_input, describe_network, describe_output, metadata_of
-from export._tensors import final_order, state_dict, with_input_shape
+from export._place import Place
+from export._tensors import state_dict, with_input_shape
 from flaxvision._files import write_atomically
 from flaxvision.errors import UserError, check_choice
 from flaxvision.layers import Chain
@@ -29,7 +30,7 @@ ALIGNED = 4096  # bytes at whose multiples weights beside the file begin, so tha
 
 
 class Graph:
-    """Nodes and initializers under construction, with the name of the value that the next node takes.
+    """Nodes and initializers under construction.
 
     Args:
         entry: Name of the input.
@@ -39,22 +40,42 @@ class Graph:
     def __init__(self, entry: str, taken: Iterable[str]):
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, np.ndarray] = {}
-        self.value = entry
         self._taken = {entry, *taken}
 
-    def add(self, op: str, inputs: list[str] | None = None, output: str | None = None, **attributes: Any) -> str:
-        """Add a node after the newest one (or on `inputs`) and return its output's name."""
+    def add(self, op: str, inputs: Sequence[str], output: str | None = None, **attributes: Any) -> str:
+        """Add a node on `inputs` and return its output's name."""
         output = self._unique(output or f"{op.lower()}_{len(self.nodes)}")
-        node = helper.make_node(op, inputs or [self.value], [output], name=output, **attributes)
-        self.nodes.append(node)
-        self.value = output
+        self.nodes.append(helper.make_node(op, list(inputs), [output], name=output, **attributes))
         return output
+
+    def weights(self, place: Place, names: Iterable[str]) -> list[str]:
+        """Add those of a layer's tensors that it has, and return their names."""
+        return [
+            self.initializer(f"{place.layer_name}.{name}", place.tensors[name])
+            for name in names
+            if name in place.tensors
+        ]
+
+    def initializer(self, name: str, value: np.ndarray) -> str:
+        """Add a weight, whose name is its own, and return that."""
+        self.initializers[name] = value
+        return name
 
     def constant(self, name: str, value: np.ndarray) -> str:
         """Add an initializer that is no weight and return its name."""
         name = self._unique(name)
         self.initializers[name] = value
         return name
+
+    def integers(self, name: str, values: Sequence[int]) -> str:
+        """Add a list of whole numbers, such as a shape or axes, and return its name."""
+        return self.constant(name, np.asarray(values, np.int64))
+
+    def mean(self, value: str, axes: Sequence[int], opset: int) -> str:
+        """Add the mean over axes, which stay with size 1, and return its name."""
+        if opset < 18:
+            return self.add("ReduceMean", [value], axes=list(axes), keepdims=1)
+        return self.add("ReduceMean", [value, self.integers(f"axes_{len(self.nodes)}", axes)], keepdims=1)
 
     def _unique(self, name: str) -> str:
         while name in self._taken:
@@ -79,7 +100,7 @@ def to_onnx(
     """Write the evaluation-mode network to an ONNX file that says what it takes, what it gives and every value's shape.
 
     Initializers are the tensors of the PyTorch reference's `state_dict`, by name and bit for bit (but for a folded
-    BatchNorm). The order of Flatten is folded into the linear weight, so that an NCHW file of images has no Transpose.
+    BatchNorm). An NCHW file of images has no Transpose.
     Weights of more than 2 GB lie beside the file, as `path` with ".data" at its end.
 
     Args:
@@ -135,29 +156,27 @@ def _build(
     """The file without its initializers, and these."""
     shape, dtype, tensors, output = model.input_shape, model.dtype, state_dict(model), model.output_shape
     name = "probabilities" if softmax else "logits" if len(output) == 1 else "images"
-    graph = Graph("input", (name, *tensors))
+    graph, value = Graph("input", (name, *tensors)), "input"
     if normalize:
-        graph.add("Cast", to=helper.np_dtype_to_tensor_dtype(dtype), output="pixels")
+        value = graph.add("Cast", [value], "pixels", to=helper.np_dtype_to_tensor_dtype(dtype))
         along = (-1, 1, 1) if layout == "NCHW" else (-1,)  # where there is a number a channel
         for part, op, nothing in (("scale", "Mul", 1), ("offset", "Add", 0)):
-            value = np.asarray(getattr(model.preprocess, part), dtype)
-            if np.any(value != nothing):
-                value = value.reshape(along) if value.ndim else value
-                graph.add(op, [graph.value, graph.constant(f"preprocess.{part}", value)])
+            number = np.asarray(getattr(model.preprocess, part), dtype)
+            if np.any(number != nothing):
+                number = number.reshape(along) if number.ndim else number
+                value = graph.add(op, [value, graph.constant(f"preprocess.{part}", number)])
     if len(shape) == 3 and layout == "NHWC":
-        graph.add("Transpose", perm=[0, 3, 1, 2])
-    for row, place in places(model, tensors, opset):
-        row.onnx(graph, place)
-    if not graph.nodes:
-        graph.add("Identity")
-    order = final_order(model)
-    if order is not None:  # the chain ends on flattened features: give them in our order
-        graph.add("Gather", [graph.value, graph.constant("output.order", np.argsort(order))], axis=1)
+        value = graph.add("Transpose", [value], perm=[0, 3, 1, 2])
+    values: dict[str | None, str] = {None: value}
+    for step, row, place in places(model, tensors, opset):
+        value = values[step.node.name] = row.onnx(graph, place, [values[taken] for taken in step.node.takes])
     if len(output) == 3 and layout == "NHWC":
-        graph.add("Transpose", perm=[0, 2, 3, 1])
+        value = graph.add("Transpose", [value], perm=[0, 2, 3, 1])
     if softmax:
-        _probabilities(graph, output, dtype)
+        value = _probabilities(graph, value, output, dtype)
         output = (max(output[0], 2),)
+    if not graph.nodes or graph.nodes[-1].output[0] != value:
+        graph.add("Identity", [value])  # the last layer leaves no node: what it takes has its own name
     graph.nodes[-1].output[0] = name
     element = helper.np_dtype_to_tensor_dtype(dtype)
     examples = "batch" if batch is None else int(batch)
@@ -226,17 +245,15 @@ def _pieces(arrays: Iterable[np.ndarray]) -> Iterator[bytes | memoryview]:
         end += -end % ALIGNED + array.nbytes
 
 
-def _probabilities(graph: Graph, output: tuple[int, ...], dtype: Any) -> None:
+def _probabilities(graph: Graph, value: str, output: tuple[int, ...], dtype: Any) -> str:
     loss = loss_of(output)
     if loss == "squared_error":
         raise UserError(f"softmax=True is for class scores; this network gives images of shape {output}")
     if loss == "cross_entropy":
-        graph.add("Softmax", axis=1)
-        return
-    one = graph.add("Sigmoid")
+        return graph.add("Softmax", [value], axis=1)
+    one = graph.add("Sigmoid", [value])
     unit = graph.constant("one", np.asarray(1, dtype))
-    zero = graph.add("Sub", [unit, one])
-    graph.add("Concat", [zero, one], axis=1)
+    return graph.add("Concat", [graph.add("Sub", [unit, one]), one], axis=1)
 
 
 def _laid_out(shape: tuple[int, ...], layout: str) -> tuple[int, ...]:

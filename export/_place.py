@@ -10,32 +10,42 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from jax import lax
+
+from flaxvision.layers import AvgPool, Conv, MaxPool
+from flaxvision.layers.convolution import pads_of
 
 KERAS_INPUT = "input"
-KERAS_ENDS = ("_padding", "_crop")  # of what Keras needs beside a layer
+KERAS_ENDS = ("_padding", "_crop", "_order")  # of what Keras needs beside a layer
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Place:
-    """A layer where it stands."""
+    """A layer where it stands: one node of a network, as the exporters need it."""
 
-    name: str
+    name: str  # of the node
     layer: Any
-    shape: tuple[int, ...]  # of its input for one example, (H, W, C) or (D,)
-    tensors: dict[str, np.ndarray]  # its own, by PyTorch's names and in PyTorch's layout
+    shape: tuple[int, ...]  # of its first input for one example, (H, W, C) or (D,)
+    tensors: dict[str, np.ndarray]  # its own, by PyTorch's names within the layer, in PyTorch's layout
+    output: tuple[int, ...] = ()  # shape of what it gives
+    layer_name: str = ""  # of the layer, which other nodes may share
     dtype: Any = np.float32
     opset: int = 0  # of the ONNX file
     keras_name: str = ""  # of its layer in Keras
+    keras_layers: dict[str, Any] = dataclasses.field(default_factory=dict)  # those made so far, by our layers' names
 
     @property
     def pads(self) -> list[tuple[int, int]]:
         """(before, after) for height and width, of a convolution or pool."""
-        layer = self.layer
-        window = getattr(layer, "kernel_size", None) or layer.window
-        if isinstance(layer.padding, str):
-            return list(lax.padtype_to_pads(self.shape[:2], window, pair(layer.strides), layer.padding))
-        return [pair(side) for side in pairs(layer.padding)]
+        if isinstance(self.layer, Conv):
+            return pads_of(self.layer, self.shape[:2])
+        if isinstance(self.layer, MaxPool | AvgPool):
+            return list(self.layer.pads(self.shape[:2]))
+        raise TypeError(f"a {type(self.layer).__name__} has no padding")
+
+    @property
+    def channels(self) -> int:
+        """The axis of the features where maps are (N, C, H, W): 1, but for examples that are neither map nor vector."""
+        return 1 if len(self.shape) in (1, 3) else len(self.shape)
 
 
 def pair(value: int | tuple[int, ...]) -> tuple[int, int]:

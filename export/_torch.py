@@ -13,7 +13,7 @@ from flax import nnx
 from export._checkpoints import import_torch
 from export._find import COUNTER, Wanted, find
 from export._layers import check_layers, places
-from export._tensors import correspondence, final_order, state_dict
+from export._tensors import correspondence, state_dict
 from flaxvision._files import write_atomically
 from flaxvision.errors import UserError
 from flaxvision.layers import BatchNorm, Chain
@@ -32,11 +32,11 @@ def to_torch(model: Chain) -> Any:
     from export._torch_layers import ChainModule
 
     check_layers(model)
-    order = final_order(model)
-    chain = ChainModule(
-        [(place.name, row.torch(place)) for row, place in places(model, {})],
-        None if order is None else [int(i) for i in np.argsort(order)],
-    )
+    layers: dict[str, Any] = {}
+    for step, row, place in places(model, {}):
+        if step.node.layer not in layers:
+            layers[step.node.layer] = row.torch(place)
+    chain = ChainModule([(name, layers[name]) for name in model.names], model.nodes)
     tensors = {name: torch.tensor(value) for name, value in _torch_state(model).items()}
     chain.to(getattr(torch, str(model.dtype)))
     chain.load_state_dict(tensors, strict=True)
@@ -98,14 +98,14 @@ def from_torch(
     """
     only = (only,) if isinstance(only, str) else tuple(only)
     filled = nnx.clone(model)
-    wanted = [tensor for tensor in correspondence(model) if not only or matches(tensor.name, only)]
+    wanted = [pair for pair in correspondence(model) if not only or matches(pair.name, only)]
     if only and not wanted:
         raise UserError(f"no layer of {model.kind} lies under {', '.join(only)}: it has {', '.join(model.names)}")
     ours = state_dict(model)
-    shapes = {tensor.name: ours[tensor.name].shape for tensor in wanted}
+    shapes = {pair.name: ours[pair.name].shape for pair in wanted}
     given = find(weights, Wanted(shapes, model.kind, key, prefix, into, whole=not only))
     names = filled.parameter_names()
-    found = {tensor.variable: tensor.from_torch(given[tensor.name]) for tensor in wanted}
+    found = {pair.variable: pair.tensor.from_torch(given[pair.name]) for pair in wanted}
     for path, variable in nnx.to_flat_state(nnx.state(filled)):
         if names[path] in found:
             variable[...] = jnp.asarray(found[names[path]], variable[...].dtype)

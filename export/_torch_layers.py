@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from typing import Self
 
 import torch
 import torch.nn.functional as F
 
 from export._place import Place, pair, transpose_cuts
+from flaxvision.layers import Node
 
 
 class ChainModule(torch.nn.Module):
-    """Named layers one after the other; names with dots become modules within modules, as in the reference.
+    """Named layers applied as a network's nodes say; names with dots become modules within modules.
 
     Any name keeps its keys in the `state_dict`: one that is an attribute of every module ("type", "train") is found by
     `dict(net.named_modules())`, and a layer may hold others ("block" beside "block.conv").
 
     Args:
         layers: (name, layer) pairs in order.
-        order: How to permute the output's features at the end; None: not at all.
+        nodes: Which are applied to what; the last one gives the output.
     """
 
-    def __init__(self, layers: list[tuple[str, torch.nn.Module]], order: list[int] | None):
+    def __init__(self, layers: list[tuple[str, torch.nn.Module]], nodes: Sequence[Node]):
         super().__init__()
-        self._steps = [name for name, _ in layers]
-        self._order = order
+        self._nodes = tuple(nodes)
         for name, layer in layers:
             parent: torch.nn.Module = self
             *path, leaf = name.split(".")
@@ -44,13 +46,14 @@ class ChainModule(torch.nn.Module):
         return self
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Apply the chain to `x`, (N, C, H, W) or (N, D)."""
-        for name in self._steps:
+        """Apply the network to `x`, (N, C, H, W) or (N, D)."""
+        values: dict[str | None, torch.Tensor] = {None: x}
+        for node in self._nodes:
             layer: torch.nn.Module = self
-            for part in name.split("."):
+            for part in node.layer.split("."):
                 layer = _within(layer, part)
-            x = layer(x)
-        return x if self._order is None else x[:, self._order]
+            x = values[node.name] = layer(*(values[name] for name in node.takes))
+        return x
 
 
 def _within(module: torch.nn.Module, name: str) -> torch.nn.Module:
@@ -70,8 +73,15 @@ class PaddedConv2d(torch.nn.Conv2d):
 
     def __init__(self, place: Place):
         layer = place.layer
-        strides = pair(layer.strides)
-        super().__init__(layer.in_features, layer.out_features, layer.kernel_size, strides, bias=layer.use_bias)
+        super().__init__(
+            layer.in_features,
+            layer.out_features,
+            layer.kernel_size,
+            pair(layer.strides),
+            dilation=pair(layer.kernel_dilation or 1),
+            groups=layer.feature_group_count,
+            bias=layer.use_bias,
+        )
         self.pads = place.pads
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -116,12 +126,85 @@ class PaddedMaxPool2d(torch.nn.Module):
 
 
 class PaddedAvgPool2d(PaddedMaxPool2d):
-    """A mean over windows in which padding does not count."""
+    """A mean over windows in which padding counts or does not."""
+
+    def __init__(self, place: Place):
+        super().__init__(place)
+        self.count_include_pad = place.layer.count_include_pad
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Pool `x`, (N, C, H, W)."""
+        if self.count_include_pad:
+            return F.avg_pool2d(_pad(x, self.pads), self.window, self.strides)
         sums, counts = (F.avg_pool2d(_pad(v, self.pads), self.window, self.strides) for v in (x, torch.ones_like(x)))
         return sums / counts
+
+
+class _OfSeveral(torch.nn.Module):
+    def __init__(self, place: Place):
+        super().__init__()
+        self.channels = place.channels
+
+
+class Add(_OfSeveral):
+    """The sum of several values."""
+
+    def forward(self, *values: torch.Tensor) -> torch.Tensor:
+        """Add `values`."""
+        return functools.reduce(torch.add, values)
+
+
+class Subtract(_OfSeveral):
+    """The first value less the second."""
+
+    def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        """Subtract `b` from `a`."""
+        return a - b
+
+
+class Multiply(_OfSeveral):
+    """The product of several values."""
+
+    def forward(self, *values: torch.Tensor) -> torch.Tensor:
+        """Multiply `values`."""
+        return functools.reduce(torch.mul, values)
+
+
+class Concat(_OfSeveral):
+    """The channels of several values one after the other."""
+
+    def forward(self, *values: torch.Tensor) -> torch.Tensor:
+        """Concatenate `values`."""
+        return torch.cat(values, self.channels)
+
+
+class Affine(torch.nn.Module):
+    """A constant scale and shift; neither is in the `state_dict`."""
+
+    scale: torch.Tensor
+    shift: torch.Tensor
+
+    def __init__(self, place: Place):
+        super().__init__()
+        along = (-1, 1, 1) if len(place.shape) == 3 else (-1,)
+        for name in ("scale", "shift"):
+            number = torch.tensor(getattr(place.layer, name), dtype=torch.float64)
+            self.register_buffer(name, number.reshape(along) if number.ndim else number, persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Scale and shift `x`."""
+        return x * self.scale + self.shift
+
+
+class ChannelsLastFlatten(torch.nn.Module):
+    """(N, C, H, W) to (N, H * W * C)."""
+
+    def __init__(self, place: Place):
+        super().__init__()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Flatten `x`."""
+        return x.permute(0, 2, 3, 1).flatten(1)
 
 
 class LastAxisBatchNorm(torch.nn.BatchNorm1d):

@@ -208,7 +208,6 @@ def plain(chain: fv.layers.Chain) -> Any:
     from flax import nnx
 
     from flaxvision import layers
-    from flaxvision.layers import ACTIVATIONS
 
     rngs = nnx.Rngs(0)
 
@@ -219,7 +218,7 @@ def plain(chain: fv.layers.Chain) -> Any:
         if kind is layers.Dropout:
             return nnx.Dropout(float(layer.rate[...]), rngs=rngs)
         if kind is layers.Activation:
-            return ACTIVATIONS[layer.function]
+            return layers.ACTIVATIONS[layer.function].values
         if kind is layers.Flatten:
             return lambda x: x.reshape(x.shape[0], -1)
         if kind is layers.MaxPool:

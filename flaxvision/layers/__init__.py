@@ -1,14 +1,19 @@
-"""The layer vocabulary: Flax NNX layers, the few that Flax lacks, and the chain that holds them."""
+"""The layer vocabulary: Flax NNX layers, those that Flax lacks, and the network that holds them."""
 
-from flax.nnx import Conv, ConvTranspose, Linear
-
-from flaxvision.layers.basic import ACTIVATIONS, Activation, Flatten, PolarTransform
-from flaxvision.layers.chain import Chain, Preprocess
+from flaxvision.layers.activations import ACTIVATIONS, Activation, PReLU
+from flaxvision.layers.arithmetic import Add, Affine, Concat, Multiply, Subtract
 from flaxvision.layers.context import EVALUATION, Context, ContextLayer, Hyperparameter
+from flaxvision.layers.convolution import Conv, ConvTranspose
+from flaxvision.layers.dropout import Dropout, SpatialDropout
 from flaxvision.layers.initializers import INITS
 from flaxvision.layers.kinds import KINDS
-from flaxvision.layers.pooling import AvgPool, GlobalAvgPool, GlobalMaxPool, MaxPool, max_pool
-from flaxvision.layers.stochastic import BatchNorm, Dropout
+from flaxvision.layers.linear import Linear
+from flaxvision.layers.network import Chain, Network, Node
+from flaxvision.layers.normalization import BatchNorm, GroupNorm
+from flaxvision.layers.pooling import AvgPool, GlobalAvgPool, GlobalMaxPool, MaxPool, Upsample
+from flaxvision.layers.preprocess import Preprocess
+from flaxvision.layers.shapes import Flatten, PolarTransform
+from flaxvision.ops.pooling import max_pool
 
 __all__ = [
     "ACTIVATIONS",
@@ -16,9 +21,12 @@ __all__ = [
     "INITS",
     "KINDS",
     "Activation",
+    "Add",
+    "Affine",
     "AvgPool",
     "BatchNorm",
     "Chain",
+    "Concat",
     "Context",
     "ContextLayer",
     "Conv",
@@ -27,10 +35,18 @@ __all__ = [
     "Flatten",
     "GlobalAvgPool",
     "GlobalMaxPool",
+    "GroupNorm",
     "Hyperparameter",
     "Linear",
     "MaxPool",
+    "Multiply",
+    "Network",
+    "Node",
+    "PReLU",
     "PolarTransform",
     "Preprocess",
+    "SpatialDropout",
+    "Subtract",
+    "Upsample",
     "max_pool",
 ]

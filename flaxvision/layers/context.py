@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from flaxvision.ops.policy import NATIVE, Policy
+
 
 @dataclasses.dataclass(frozen=True)
 class Context:
@@ -22,13 +24,13 @@ class Context:
     place: jax.Array | None = None  # int32 (B,): each example's place in the whole batch; None counts from 0
     mask: jax.Array | None = None  # bool (B,): False marks padding; None means that every example is real
     axis_name: str | None = None  # the device axis of `jax.pmap` over which batch statistics are summed
-    conv: str = "native"  # forms of layers: XLA's own, or a choice of `flaxvision.layers.convolution.form_of`
+    policy: Policy = NATIVE  # which forms layers take
     frozen: tuple[str, ...] = ()  # name prefixes of the layers that run in evaluation mode even while training
 
     def for_layer(self, name: str, position: int) -> Context:
-        """This context as the layer `name` at `position` in its chain sees it; a frozen one keeps the forms only."""
+        """This context as the layer `name` at `position` in its chain sees it; a frozen one keeps the policy only."""
         if matches(name, self.frozen):
-            return dataclasses.replace(EVALUATION, conv=self.conv)
+            return dataclasses.replace(EVALUATION, policy=self.policy)
         if self.key is None:
             return self
         return dataclasses.replace(self, key=jax.random.fold_in(self.key, position))
@@ -46,7 +48,7 @@ EVALUATION = Context()
 
 def evaluation_on(platform: str) -> Context:
     """How a platform ("cpu", "gpu", …) evaluates: with XLA's convolutions, but for its slowest ones on a CPU."""
-    return Context(conv="direct") if platform == "cpu" else EVALUATION
+    return Context(policy=Policy.for_training(platform).for_evaluation()) if platform == "cpu" else EVALUATION
 
 
 def matches(name: str, prefixes: tuple[str, ...]) -> bool:

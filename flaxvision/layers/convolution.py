@@ -1,103 +1,202 @@
-"""Convolutions and narrow linear layers that train fast, and the rule that chooses a convolution's form.
-
-XLA's own convolution has cliffs on a CPU: gradients that are 4 to 50 times slower inside `lax.scan` (jax-ml/jax#12868),
-maps of 2 x 2 that take 100 times as long as their arithmetic, few channels that are computed one by one. Each form here
-is made of slices, additions and matrix products, with derivatives of any order. They compute what XLA's computes, in
-another order of summation. Training on a CPU takes all of them ("fast"); evaluation only those that are as exact as
-XLA's ("direct"): with few channels, and on the smallest maps, where vgg19's last block takes 3 ms for 370.
-
-On a GPU, too, XLA's convolutions of few channels lag ("accelerated"): a step of emnist_cnn takes 0.36 ms by them, of
-five such networks together 0.11 ms by matrix products, which XLA fuses and launches as one graph. Over trials by `vmap`
-("batched") a convolution becomes a grouped one (jax-ml/jax#26266): 3.2 ms for sixteen trials, by products 0.47.
-"""
+"""Convolutions and transposed convolutions: Flax's layers, computed in the form that is fastest."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
+from flax.nnx import Conv, ConvTranspose
 from jax import lax
 
-from flaxvision.layers.patches import FEW, Pair, Window, from_patches, patches
-from flaxvision.layers.winograd import KERNELS, TILE, winograd
+from flaxvision.layers.context import Context
+from flaxvision.layers.kinds import Kind, MisfitError, Shape, Tensor, non_empty, placeholders, register
+from flaxvision.layers.linear import biased, is_plain
+from flaxvision.ops.convolution import convolve, convolve_transpose, form_of, patch_bytes
+from flaxvision.ops.maps import Maps
+from flaxvision.ops.policy import Form, Policy
+from flaxvision.ops.windows import FEW, Pair, Window
 
-FIRST = 4  # input channels of a first layer, at most
-NARROW = 64  # outputs of a narrow linear layer, at most
-PATCH_BYTES = {"fast": 2**30, "direct": 2**28, "accelerated": 2**28, "batched": 2**28}  # evaluation has larger batches
-ON_GPU = {"accelerated": "native", "batched": "patches"}  # the forms of wide layers there
+ONE = (None, 1, (1, 1))  # a dilation of one
 
 
-def form_of(shape: tuple[int, ...], kernel: tuple[int, ...], window: Window, dtype: Any, choice: str = "fast") -> str:
-    """The form in which a convolution is computed fastest: "patches", "batch minor", "winograd" or "native".
+def pads_of(layer: Conv, sides: Sequence[int]) -> list[tuple[int, int]]:
+    """(before, after) of each axis that a convolution of a map with such sides pads.
 
-    Chosen by measurements on two cores of an AMD EPYC with AVX-512, and on an NVIDIA H200.
-
-    Args:
-        shape: Of the input, (N, H, W, I).
-        kernel: Shape of the kernel, (h, w, I, O).
-        window: Kernel, strides and padding on the map.
-        dtype: Of the input; on a CPU Winograd's and the patches' sums want float32 or more.
-        choice: On a CPU "fast" chooses among all forms, "direct" among those whose sums are as exact as XLA's own. On a
-            GPU "accelerated" is for one network, "batched" for several by `vmap`.
+    Raises:
+        MisfitError: For padding that is no number of pixels, "SAME" or "VALID".
     """
-    height, width, inputs, outputs = kernel
-    places = shape[0] * math.prod(window.count)
-    if places * math.prod(kernel[:3]) * 4 > PATCH_BYTES[choice]:
-        return "native"
-    if choice in ON_GPU:
-        return "batch minor" if min(inputs, outputs) < FEW else ON_GPU[choice]
-    if jnp.dtype(dtype).itemsize < 4:
-        return "native"
-    if inputs <= FIRST and outputs >= FEW:
-        form = "patches"
-    elif min(inputs, outputs) < FEW:
-        form = "batch minor"
-    elif height == width and height in KERNELS and window.strides == (1, 1) and min(window.count) >= TILE:
-        form = "winograd"
-    else:
-        form = "patches"
-    slow = form == "winograd" or (form == "patches" and max(window.count) >= TILE)  # forward, beside XLA's own
-    return "native" if choice == "direct" and slow else form
+    axes = len(layer.kernel_size)
+    strides, dilation = _each(layer.strides, axes), _each(layer.kernel_dilation, axes)
+    kernel = [(k - 1) * d + 1 for k, d in zip(layer.kernel_size, dilation, strict=True)]
+    if layer.padding in ("SAME", "VALID"):
+        return list(lax.padtype_to_pads(tuple(sides), kernel, strides, layer.padding))
+    if isinstance(layer.padding, str):
+        raise MisfitError(f"has padding={layer.padding!r}: allowed are SAME, VALID, pixels")
+    if isinstance(layer.padding, int):
+        return [(layer.padding, layer.padding)] * axes
+    return [(side, side) if isinstance(side, int) else (int(side[0]), int(side[1])) for side in layer.padding]
 
 
-def convolve(x: jax.Array, kernel: jax.Array, window: Window, form: str) -> jax.Array:
-    """The convolution of `x` (N, H, W, I) with `kernel` (h, w, I, O) by "winograd" or "patches": (N, H', W', O)."""
-    if form == "winograd":
-        return winograd(x, kernel, window)
-    assert form == "patches", form
-    flat = kernel.reshape(-1, kernel.shape[-1])
-    taken = patches(x, (window, 3))  # (N, H', W', h * w, I)
-    return (taken.reshape(-1, len(flat)) @ flat).reshape(len(x), *window.count, -1)
+def _pads(layer: Conv, sides: Sequence[int]) -> list[tuple[int, int]]:
+    """As `pads_of`, and of the paddings that only Flax has."""
+    if layer.padding == "CAUSAL":
+        return [((layer.kernel_size[0] - 1) * _each(layer.kernel_dilation, 1)[0], 0)]
+    if layer.padding in ("CIRCULAR", "REFLECT"):
+        strides, dilation = (_each(value, len(sides)) for value in (layer.strides, layer.kernel_dilation))
+        kernel = [(k - 1) * d + 1 for k, d in zip(layer.kernel_size, dilation, strict=True)]
+        return list(lax.padtype_to_pads(tuple(sides), kernel, strides, "SAME"))
+    return pads_of(layer, sides)
 
 
-def convolve_batch_last(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
-    """The convolution of `x` (I, H, W, N) with `kernel` (h, w, I, O), the form "batch minor": (O, H', W', N)."""
-    flat = kernel.reshape(-1, kernel.shape[-1])
-    taken = patches(x, (window, 0)).reshape(len(flat), -1)  # (h * w * I, H' * W' * N)
-    return (flat.T @ taken).reshape(-1, *window.count, x.shape[-1])
+def _check_input(layer: Conv | ConvTranspose, shape: Shape) -> None:
+    if len(shape) <= len(layer.kernel_size):
+        raise MisfitError("needs a map (H, W, C)" if len(layer.kernel_size) == 2 else f"does not fit shape {shape}")
+    if shape[-1] != layer.in_features:
+        raise MisfitError(f"takes {layer.in_features} channels, not {shape[-1]} (shape {shape})")
 
 
-def convolve_transpose(x: jax.Array, kernel: jax.Array, strides: Pair) -> jax.Array:
-    """The adjoint of `convolve_batch_last` without padding: `x` (I, H, W, N), `kernel` (h, w, O, I), to (O, H', W', N).
+def _shape(layer: Conv, shapes: Sequence[Shape]) -> Shape:
+    (shape,) = shapes
+    _check_input(layer, shape)
+    axes = len(layer.kernel_size)
+    before, sides_in = shape[: -axes - 1], shape[-axes - 1 : -1]  # Flax takes any axes before the map as a batch
+    dilated = [(n - 1) * d + 1 for n, d in zip(sides_in, _each(layer.input_dilation, axes), strict=True)]
+    sides = []
+    for side, (low, high), k, stride, dilation in zip(
+        dilated,
+        _pads(layer, dilated),
+        layer.kernel_size,
+        _each(layer.strides, axes),
+        _each(layer.kernel_dilation, axes),
+        strict=True,
+    ):
+        sides.append((side + low + high - ((k - 1) * dilation + 1)) // stride + 1)
+    return non_empty(shape, (*before, *sides, layer.out_features))
 
-    H' = (H - 1) * stride + h, as in PyTorch's ConvTranspose2d.
-    """
-    height, width, outputs, inputs = kernel.shape
-    count = (x.shape[1], x.shape[2])
-    size = tuple((n - 1) * s + k for n, s, k in zip(count, strides, (height, width), strict=True))
-    window = Window((size[0], size[1]), (height, width), strides)
-    flat = kernel.reshape(-1, inputs)  # (h * w * O, I)
-    spread = (flat @ x.reshape(inputs, -1)).reshape(height * width, outputs, *count, x.shape[-1])
-    return from_patches(spread, (window, 0))
+
+def _window(layer: Conv, shape: Shape) -> Window | None:
+    """The window of a layer on inputs (N, H, W, C); None for a layer that has no form but XLA's own."""
+    if not _is_plain(layer) or len(shape) != 4 or layer.feature_group_count != 1 or layer.input_dilation not in ONE:
+        return None
+    if isinstance(layer.padding, str) and layer.padding not in ("SAME", "VALID"):
+        return None
+    above, left = pads_of(layer, shape[1:3])
+    kernel = _pair(layer.kernel.shape[:2])
+    plain = min(*above, *left) >= 0
+    return Window((shape[1], shape[2]), kernel, _pair(layer.strides), (above, left)) if plain else None
 
 
-def narrow_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`x @ kernel`, (N, I) and (I, O) to (N, O), by way of the transposed kernel.
+def _form(layer: Conv, shape: Shape, dtype: jnp.dtype, policy: Policy) -> tuple[Form | None, int]:
+    window = _window(layer, shape)
+    if window is None:
+        return Form.NATIVE, 0
+    form = form_of(shape, layer.kernel.shape, window, dtype, policy)
+    return form, 0 if form in (Form.NATIVE, Form.WINOGRAD) else patch_bytes(shape[0], layer.kernel.shape, window)
 
-    The kernel's gradient is then made of whole rows of `x`, (O, N) @ (N, I), in place of (I, N) @ (N, O), whose rows of
-    few outputs fill no vector: 7 us for 82 with 512 inputs, 10 outputs and a batch of 64 on two CPU cores. The barrier
-    keeps XLA from undoing the transposition.
-    """
-    return lax.dot_general(x, lax.optimization_barrier(kernel.T), (((1,), (1,)), ((), ())))
+
+def _apply(layer: Conv, maps: Sequence[Maps], context: Context) -> Maps:
+    x, kernel = maps[0], layer.kernel[...]
+    window = _window(layer, x.shape)
+    if window is not None and x.array.dtype == kernel.dtype:
+        form = form_of(x.shape, kernel.shape, window, kernel.dtype, context.policy)
+        if form is not Form.NATIVE:
+            return biased(layer, convolve(x, kernel, window, form))
+    return Maps(layer(x.first()))
+
+
+def _transposed_shape(layer: ConvTranspose, shapes: Sequence[Shape]) -> Shape:
+    (shape,) = shapes
+    _check_input(layer, shape)
+    axes = len(layer.kernel_size)
+    strides, dilation = _each(layer.strides, axes), _each(layer.kernel_dilation, axes)
+    sides = []
+    before, sides_in = shape[: -axes - 1], shape[-axes - 1 : -1]
+    for axis, (side, k, stride) in enumerate(zip(sides_in, layer.kernel_size, strides, strict=True)):
+        reach = (k - 1) * dilation[axis] + 1
+        if layer.padding in ("SAME", "CIRCULAR"):
+            sides.append(side * stride)
+        elif layer.padding == "VALID":
+            sides.append((side - 1) * stride + max(reach, stride))
+        elif isinstance(layer.padding, str):
+            raise MisfitError(f"has padding={layer.padding!r}: allowed are SAME, VALID, pixels")
+        else:
+            pad = layer.padding if isinstance(layer.padding, int) else layer.padding[axis]
+            low, high = (pad, pad) if isinstance(pad, int) else pad
+            sides.append((side - 1) * stride + 1 + low + high - reach + 1)
+    return non_empty(shape, (*before, *sides, layer.out_features))
+
+
+def _transposed_form(layer: ConvTranspose, shape: Shape, dtype: jnp.dtype, policy: Policy) -> tuple[Form | None, int]:
+    spread = math.prod(shape[:3]) * math.prod(layer.kernel.shape[:3]) * 4  # bytes of what is overlapped and added
+    if not _is_plain(layer) or len(shape) != 4 or layer.padding != "VALID" or not layer.transpose_kernel:
+        return Form.NATIVE, 0
+    overlapping = all(k >= s for k, s in zip(layer.kernel.shape[:2], _pair(layer.strides), strict=True))
+    many = min(layer.kernel.shape[2:]) >= FEW
+    spreads = (policy.many_channels if many else policy.few_channels) is not Form.NATIVE
+    if not overlapping or not spreads or spread > policy.patch_bytes:
+        return Form.NATIVE, 0
+    return Form.BATCH_LAST, spread
+
+
+def _transposed_apply(layer: ConvTranspose, maps: Sequence[Maps], context: Context) -> Maps:
+    x, kernel = maps[0], layer.kernel[...]
+    form, _ = _transposed_form(layer, x.shape, kernel.dtype, context.policy)
+    if form is Form.NATIVE or x.array.dtype != kernel.dtype:
+        return Maps(layer(x.first()))
+    return biased(layer, Maps(convolve_transpose(x.last(), kernel, _pair(layer.strides)), True))
+
+
+def _is_plain(layer: Conv | ConvTranspose) -> bool:
+    """Whether a layer is one that has other forms than XLA's own: two axes, no settings beyond its shape."""
+    own = getattr(layer, "conv_general_dilated", lax.conv_general_dilated)
+    plain = is_plain(layer) and own is lax.conv_general_dilated and layer.mask is None
+    return plain and layer.kernel_dilation in ONE and len(layer.kernel.shape) == 4
+
+
+def _each(value: Any, axes: int) -> tuple[int, ...]:
+    return (1,) * axes if value is None else (value,) * axes if isinstance(value, int) else tuple(map(int, value))
+
+
+def _pair(value: Any) -> Pair:
+    height, width = _each(value, 2)
+    return height, width
+
+
+def _transposed_tensors(layer: ConvTranspose) -> Sequence[Tensor]:
+    # kernel (H, W, out, in), as in PyTorch; or (H, W, in, out) of the flipped correlation
+    weight = (
+        Tensor("weight", "kernel", (3, 2, 0, 1))
+        if layer.transpose_kernel
+        else Tensor("weight", "kernel", (2, 3, 0, 1), flipped=True)
+    )
+    return weight, Tensor("bias", "bias")
+
+
+SETTINGS = ("in_features", "out_features", "kernel_size", "strides", "padding", "use_bias")
+
+register(
+    Kind(
+        layer=Conv,
+        settings=SETTINGS,
+        make=lambda **settings: Conv(**settings, **placeholders()),
+        shape=_shape,
+        apply=_apply,
+        tensors=lambda layer: (Tensor("weight", "kernel", (3, 2, 0, 1)), Tensor("bias", "bias")),
+        multiply_adds=lambda layer, shapes, output: math.prod(output[:-1]) * math.prod(layer.kernel.shape),
+        form=_form,
+    )
+)
+register(
+    Kind(
+        layer=ConvTranspose,
+        settings=(*SETTINGS, "transpose_kernel"),
+        make=lambda **settings: ConvTranspose(**settings, **placeholders()),
+        shape=_transposed_shape,
+        apply=_transposed_apply,
+        tensors=_transposed_tensors,
+        multiply_adds=lambda layer, shapes, output: math.prod(shapes[0][:-1]) * math.prod(layer.kernel.shape),
+        form=_transposed_form,
+    )
+)

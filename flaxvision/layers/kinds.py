@@ -1,36 +1,173 @@
-"""The layer vocabulary: for each kind, the settings from which an equal layer can be built again."""
+"""The registry of layer kinds: for each, one record of all that the library knows about it.
+
+A kind is added by its class and its `register(Kind(…))` beside it. The record says of every fact what it is; there is
+no default that could be wrong in silence. What other frameworks make of a kind is in `export`, one record a kind, too.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Generic, TypeVar
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from flaxvision.errors import UserError, unknown
-from flaxvision.layers.basic import Activation, Flatten, PolarTransform
-from flaxvision.layers.pooling import AvgPool, GlobalAvgPool, GlobalMaxPool, MaxPool
-from flaxvision.layers.stochastic import BatchNorm, Dropout
+from flaxvision.layers.context import EVALUATION, Context, ContextLayer
+from flaxvision.ops.maps import Maps
+from flaxvision.ops.policy import Form, Policy
 
-_CONV = ("in_features", "out_features", "kernel_size", "strides", "padding", "use_bias")
-KINDS: dict[type[nnx.Module], tuple[str, ...]] = {
-    nnx.Linear: ("in_features", "out_features", "use_bias"),
-    nnx.Conv: _CONV,
-    nnx.ConvTranspose: (*_CONV, "transpose_kernel"),
-    BatchNorm: ("num_features", "momentum", "epsilon"),
-    Dropout: (),  # the rate is in the state
-    Activation: ("function",),
-    Flatten: (),
-    PolarTransform: (),
-    MaxPool: ("window", "strides", "padding"),
-    AvgPool: ("window", "strides", "padding"),
-    GlobalMaxPool: (),
-    GlobalAvgPool: (),
+Shape = tuple[int, ...]  # of one example, (H, W, C) or (D,)
+L = TypeVar("L", bound=nnx.Module)
+
+
+class MisfitError(ValueError):
+    """A layer does not fit the shapes that it is given; the message goes on after the layer's name."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Tensor:
+    """One tensor of a layer: its name in a PyTorch `state_dict`, and the variable of ours with the same numbers."""
+
+    torch: str  # "weight"
+    ours: str  # "kernel"
+    axes: tuple[int, ...] = ()  # PyTorch's axes among ours, as `transpose` takes them; () for the same order
+    flipped: bool = False  # whether ours runs backwards along height and width
+
+    def to_torch(self, array: np.ndarray) -> np.ndarray:
+        """Our layout to PyTorch's."""
+        array = array[::-1, ::-1] if self.flipped else array
+        return array.transpose(self.axes) if self.axes else array
+
+    def from_torch(self, array: np.ndarray) -> np.ndarray:
+        """PyTorch's layout to ours."""
+        array = array.transpose(tuple(int(i) for i in np.argsort(self.axes))) if self.axes else array
+        return array[::-1, ::-1] if self.flipped else array
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Kind(Generic[L]):
+    """What the library knows about a kind of layer."""
+
+    layer: type[L]
+    settings: tuple[str, ...]  # attributes from which `make` builds an equal layer again
+    make: Callable[..., L]  # of the settings, with placeholder parameters
+    shape: Callable[[L, Sequence[Shape]], Shape]  # the output's of the inputs'; raises `MisfitError`
+    apply: Callable[[L, Sequence[Maps], Context], Maps]  # in the form and layout that are fastest
+    tensors: Callable[[L], Sequence[Tensor]]  # those that it may have, in PyTorch's order
+    multiply_adds: Callable[[L, Sequence[Shape], Shape], int]  # of one example, from the inputs' and output's shapes
+    form: Callable[[L, Shape, jnp.dtype, Policy], tuple[Form | None, int]]  # of a convolution on a batch, see `no_form`
+    inputs: int | None = 1  # how many values it takes; None for two or more
+
+
+KINDS: dict[type[nnx.Module], Kind[Any]] = {}
+
+
+def register(kind: Kind[L]) -> Kind[L]:
+    """Add a kind to the registry."""
+    if any(kind.layer.__name__ == other.__name__ for other in KINDS):
+        raise ValueError(f"two kinds are named {kind.layer.__name__}")
+    KINDS[kind.layer] = kind
+    return kind
+
+
+def kind_of(layer: nnx.Module) -> Kind[Any]:
+    """The record of a layer; a makeshift for one outside the vocabulary, which trains but cannot be exported."""
+    return KINDS.get(type(layer)) or _foreign(type(layer))
+
+
+# What many kinds have in common.
+
+
+def same_shape(layer: nnx.Module, shapes: Sequence[Shape]) -> Shape:
+    """The shape of what works value by value."""
+    return shapes[0]
+
+
+def value_by_value(layer: Callable[[jax.Array], jax.Array], maps: Sequence[Maps], context: Context) -> Maps:
+    """A layer that works value by value, in any layout."""
+    return maps[0]._replace(array=layer(maps[0].array))
+
+
+def no_tensors(layer: nnx.Module) -> Sequence[Tensor]:
+    """The tensors of a layer without any."""
+    return ()
+
+
+def no_products(layer: nnx.Module, shapes: Sequence[Shape], output: Shape) -> int:
+    """The multiply-adds of what has none to speak of."""
+    return 0
+
+
+def no_form(layer: nnx.Module, shape: Shape, dtype: jnp.dtype, policy: Policy) -> tuple[Form | None, int]:
+    """The form of what is no convolution; of one, the form for inputs (N, H, W, C) and the bytes of its patches."""
+    return None, 0
+
+
+def as_map(shape: Shape) -> tuple[int, int, int]:
+    """A shape as a map's, or the error that it is none."""
+    if len(shape) != 3:
+        raise MisfitError("needs a map (H, W, C)")
+    return shape[0], shape[1], shape[2]
+
+
+def non_empty(before: Shape, after: Shape) -> Shape:
+    """The shape `after`, or the error that nothing would be left."""
+    if min(after) < 1:
+        raise MisfitError(f"would turn a map of {before} into {after}; use larger images or a smaller network")
+    return after
+
+
+def placeholders() -> dict[str, Any]:
+    """Arguments of Flax's layers for parameters of no meaning: drawing would compile a program for every shape."""
+    zeros = nnx.initializers.zeros_init()
+    return {"rngs": nnx.Rngs(0), "kernel_init": zeros, "bias_init": zeros}
+
+
+# Layers outside the vocabulary.
+
+
+@functools.cache
+def _foreign(cls: type[nnx.Module]) -> Kind[Any]:
+    """How a user's own layer is taken: with the batch first, its shape by tracing it, its form unknown."""
+
+    def call(layer: Any, x: jax.Array, context: Context) -> jax.Array:
+        return layer(x, context) if isinstance(layer, ContextLayer) else layer(x)
+
+    def shape(layer: nnx.Module, shapes: Sequence[Shape]) -> Shape:
+        graphdef, state = nnx.split(layer)
+        leaves = jax.tree.leaves(nnx.state(layer, nnx.Param))
+        example = jax.ShapeDtypeStruct((1, *shapes[0]), leaves[0].dtype if leaves else jnp.float32)
+        traced = jax.eval_shape(lambda state, x: call(nnx.merge(graphdef, state), x, EVALUATION), state, example)
+        return tuple(traced.shape[1:])
+
+    return Kind(
+        layer=cls,
+        settings=(),
+        make=cls,
+        shape=shape,
+        apply=lambda layer, maps, context: Maps(call(layer, maps[0].first(), context)),
+        tensors=no_tensors,
+        multiply_adds=no_products,
+        form=lambda *_: (Form.NATIVE, 0),
+    )
+
+
+# Layers as plain data.
+
+# Settings that are described where they are not these: without one, another network would be built.
+PLAIN: dict[str, Any] = {
+    "kernel_dilation": 1,
+    "input_dilation": 1,
+    "feature_group_count": 1,
+    "number": None,
+    "count_include_pad": False,
+    "channels_last": False,
 }
-
-# Settings of Flax that are described where they are not these: without one, another network would be built.
-PLAIN: dict[str, Any] = {"kernel_dilation": 1, "input_dilation": 1, "feature_group_count": 1}
 
 
 def describe(name: str, layer: nnx.Module) -> dict[str, Any]:
@@ -43,7 +180,7 @@ def describe(name: str, layer: nnx.Module) -> dict[str, Any]:
         raise UserError(f"layer {name!r} {outside(layer, KINDS, 'saved')}")
     if getattr(layer, "mask", None) is not None:
         raise UserError(f"layer {name!r} sets mask: it cannot be saved; multiply the kernel by it instead")
-    settings = {field: _plain(getattr(layer, field)) for field in KINDS[type(layer)]}
+    settings = {field: _plain(getattr(layer, field)) for field in KINDS[type(layer)].settings}
     given = {field: _plain(getattr(layer, field, plain)) for field, plain in PLAIN.items()}
     settings |= {field: value for field, value in given.items() if np.any(np.asarray(value) != PLAIN[field])}
     return {"name": name, "kind": type(layer).__name__, **settings}
@@ -71,16 +208,10 @@ def _plain(value: Any) -> Any:
 
 
 def build(description: dict[str, Any]) -> tuple[str, nnx.Module]:
-    """The (name, layer) pair of a description made by `describe`, with parameters of no meaning."""
+    """The (name, layer) pair of a description made by `describe`, with placeholder parameters."""
     settings: dict[str, Any] = {field: _plain(value) for field, value in description.items()}
     name, kind = settings.pop("name"), settings.pop("kind")
-    by_name = {cls.__name__: cls for cls in KINDS}
+    by_name = {layer.__name__: known for layer, known in KINDS.items()}
     if kind not in by_name:
         raise unknown("layer kind", kind, by_name)
-    cls = by_name[kind]
-    if cls is Dropout:
-        settings["rate"] = 0.0
-    if cls in (nnx.Linear, nnx.Conv, nnx.ConvTranspose):
-        zeros = nnx.initializers.zeros_init()  # drawing would compile a program for every shape
-        settings |= {"rngs": nnx.Rngs(0), "kernel_init": zeros, "bias_init": zeros}
-    return name, cls(**settings)
+    return name, by_name[kind].make(**settings)

@@ -1,27 +1,42 @@
-"""Grows a chain layer by layer, following the shape of one example, so that a misfit is caught before any training."""
+"""Grows a network layer by layer, following the shape of one example, so that a misfit is caught before training."""
 
 from __future__ import annotations
 
-import math
+import dataclasses
 
 from flax import nnx
 
 from flaxvision.errors import UserError, check_choice
 from flaxvision.layers import (
     Activation,
+    Add,
+    Affine,
     AvgPool,
     BatchNorm,
-    Chain,
+    Concat,
+    Conv,
+    ConvTranspose,
     Dropout,
     Flatten,
     GlobalAvgPool,
     GlobalMaxPool,
+    GroupNorm,
+    Linear,
     MaxPool,
+    Multiply,
+    Network,
+    Node,
     PolarTransform,
+    PReLU,
+    SpatialDropout,
+    Subtract,
+    Upsample,
 )
 from flaxvision.layers.initializers import INITS, kernel_and_bias
-
-Padding = str | int
+from flaxvision.layers.kinds import Shape
+from flaxvision.layers.network import fitted
+from flaxvision.layers.pooling import Padding, as_pair
+from flaxvision.ops.windows import Pair
 
 
 def width(what: str, value: object) -> int:
@@ -45,8 +60,28 @@ def widths(what: str, value: object) -> tuple[int, ...]:
     return tuple(width(what, item) for item in value)
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Value:
+    """What a node of a network under construction gives: a handle, to be taken by later ones."""
+
+    name: str | None  # of the node; None is the network's input
+    shape: Shape  # of one example
+
+
 class Build:
-    """A chain under construction.
+    """A network under construction.
+
+    Every method adds a node that takes the value at hand and gives the next one, and returns a handle of it. A block
+    with a skip connection:
+
+    >>> import flaxvision as fv
+    >>> b = fv.models.Build("block", (8, 8, 16))
+    >>> skip = b.here()
+    >>> _ = b.conv("conv1", 16, 3, padding=1)
+    >>> _ = b.activation("act", "relu")
+    >>> _ = b.conv("conv2", 16, 3, padding=1)
+    >>> b.add("add", skip).shape
+    (8, 8, 16)
 
     Args:
         kind: Name of the network, for files and errors.
@@ -55,117 +90,225 @@ class Build:
         init: Framework whose default initialisation to use: "flax", "torch" or "keras".
     """
 
-    def __init__(self, kind: str, input_shape: tuple[int, ...], *, seed: int = 0, init: str = "flax"):
+    def __init__(self, kind: str, input_shape: Shape, *, seed: int = 0, init: str = "flax"):
         check_choice("init", init, INITS)
         self.kind = kind
-        self.input_shape = self.shape = tuple(input_shape)
+        self.input_shape = tuple(input_shape)
         self.init = init
         self.rngs = nnx.Rngs(seed)
         self.layers: list[tuple[str, nnx.Module]] = []
+        self.nodes: list[Node] = []
+        self._at = Value(None, self.input_shape)
 
-    def linear(self, name: str, features: int) -> None:
+    # Where the network stands.
+
+    @property
+    def shape(self) -> Shape:
+        """Shape of the value at hand, of one example."""
+        return self._at.shape
+
+    def here(self) -> Value:
+        """A handle of the value at hand."""
+        return self._at
+
+    def back_to(self, value: Value) -> None:
+        """Go on from an earlier value, as the next branch of a block does."""
+        self._at = value
+
+    def layer(self, name: str, layer: nnx.Module, *others: Value) -> Value:
+        """Add any layer; it takes the value at hand, and `others` after it.
+
+        Raises:
+            UserError: If it does not fit the shapes of what it takes.
+        """
+        return self._node(name, name, layer, others)
+
+    def again(self, name: str, layer: str, *others: Value) -> Value:
+        """Apply a layer that the network has already, with the same parameters, as node `name`."""
+        layers = dict(self.layers)
+        if layer not in layers:
+            raise UserError(f"{self.kind} has no layer {layer!r} to apply again: it has {', '.join(layers)}")
+        return self._node(name, layer, layers[layer], others)
+
+    def network(self) -> Network:
+        """The network as built."""
+        return Network(self.layers, input_shape=self.input_shape, kind=self.kind, nodes=self.nodes)
+
+    def chain(self) -> Network:
+        """As `network`."""
+        return self.network()
+
+    # Layers with parameters.
+
+    def linear(self, name: str, features: int, *, bias: bool = True) -> Value:
         """Add a fully connected layer; a map is flattened first."""
         if len(self.shape) != 1:
             self.flatten("flatten" if not any(n == "flatten" for n, _ in self.layers) else f"{name}_flatten")
         (fan_in,) = self.shape
-        layer = nnx.Linear(fan_in, features, rngs=self.rngs, **kernel_and_bias(self.init, fan_in))
-        self._add(name, layer, (features,))
+        drawn = kernel_and_bias(self.init, fan_in)
+        return self.layer(name, Linear(fan_in, features, use_bias=bias, rngs=self.rngs, **drawn))
 
-    def conv(self, name: str, features: int, kernel: int, *, stride: int = 1, padding: Padding = 0) -> None:
-        """Add a square convolution; `padding` is "SAME", "VALID" or a count of pixels on each side."""
-        height, width, channels = self._map(name)
-        size = (kernel, kernel)
-        if padding == "SAME":
-            sides = [-(-side // stride) for side in (height, width)]
-        else:
-            pad = 0 if padding == "VALID" else int(padding)
-            sides = [(side + 2 * pad - kernel) // stride + 1 for side in (height, width)]
-        layer = nnx.Conv(
+    def conv(
+        self,
+        name: str,
+        features: int,
+        kernel: int | Pair,
+        *,
+        stride: int | Pair = 1,
+        padding: Padding = 0,
+        groups: int = 1,
+        dilation: int | Pair = 1,
+        bias: bool = True,
+    ) -> Value:
+        """Add a convolution.
+
+        Args:
+            name: Of the layer.
+            features: Channels of the output.
+            kernel: Height and width, or one number for both; so are `stride` and `dilation`.
+            stride: Step between windows.
+            padding: "SAME", "VALID" or a count of pixels on each side (of height and width).
+            groups: Into how many groups inputs and outputs divide; `b.shape[-1]` for a depthwise convolution.
+            dilation: Distance of the kernel's values on the map.
+            bias: Whether a bias is added.
+        """
+        channels = self._channels(name)
+        if channels % groups or features % groups:
+            raise UserError(f"layer {name!r} has groups={groups}: give a divisor of {channels} and {features} channels")
+        size = as_pair(kernel)
+        pads = padding if isinstance(padding, str) else tuple((side, side) for side in as_pair(padding))
+        layer = Conv(
             channels,
             features,
             size,
-            strides=(stride, stride),
-            padding=padding if isinstance(padding, str) else ((padding, padding), (padding, padding)),
+            strides=as_pair(stride),
+            padding=pads,
+            feature_group_count=groups,
+            kernel_dilation=1 if dilation == 1 else as_pair(dilation),
+            use_bias=bias,
             rngs=self.rngs,
-            **kernel_and_bias(self.init, channels * kernel**2),
+            **kernel_and_bias(self.init, channels // groups * size[0] * size[1]),
         )
-        self._add(name, layer, (*sides, features))
+        return self.layer(name, layer)
 
-    def conv_transpose(self, name: str, features: int, kernel: int, *, stride: int = 1) -> None:
-        """Add a square transposed convolution without padding: side (n - 1) * stride + kernel, as in PyTorch."""
-        height, width, channels = self._map(name)
-        layer = nnx.ConvTranspose(
-            channels,
+    def conv_transpose(
+        self, name: str, features: int, kernel: int | Pair, *, stride: int | Pair = 1, bias: bool = True
+    ) -> Value:
+        """Add a transposed convolution without padding: side (n - 1) * stride + kernel, as in PyTorch."""
+        size = as_pair(kernel)
+        layer = ConvTranspose(
+            self._channels(name),
             features,
-            (kernel, kernel),
-            strides=(stride, stride),
+            size,
+            strides=as_pair(stride),
             padding="VALID",
             transpose_kernel=True,
+            use_bias=bias,
             rngs=self.rngs,
-            **kernel_and_bias(self.init, features * kernel**2),
+            **kernel_and_bias(self.init, features * size[0] * size[1]),
         )
-        self._add(name, layer, (*((side - 1) * stride + max(kernel, stride) for side in (height, width)), features))
+        return self.layer(name, layer)
 
-    def max_pool(self, name: str, window: int, stride: int | None = None) -> None:
-        """Add a square max-pool; `stride` defaults to the window."""
-        height, width, channels = self._map(name)
-        step = stride or window
-        shape = tuple((side - window) // step + 1 for side in (height, width))
-        self._add(name, MaxPool(window, step), (*shape, channels))
-
-    def avg_pool(self, name: str, window: int, stride: int | None = None) -> None:
-        """Add a square mean-pool; `stride` defaults to the window."""
-        height, width, channels = self._map(name)
-        step = stride or window
-        shape = tuple((side - window) // step + 1 for side in (height, width))
-        self._add(name, AvgPool(window, step), (*shape, channels))
-
-    def global_avg_pool(self, name: str) -> None:
-        """Add a mean over the whole map."""
-        self._add(name, GlobalAvgPool(), (1, 1, self._map(name)[2]))
-
-    def global_max_pool(self, name: str) -> None:
-        """Add a maximum over the whole map."""
-        self._add(name, GlobalMaxPool(), (1, 1, self._map(name)[2]))
-
-    def batch_norm(self, name: str) -> None:
+    def batch_norm(self, name: str) -> Value:
         """Add batch normalisation over the last axis."""
-        self._add(name, BatchNorm(self.shape[-1]), self.shape)
+        return self.layer(name, BatchNorm(self.shape[-1]))
 
-    def activation(self, name: str, kind: str) -> None:
-        """Add an activation by its name."""
-        self._add(name, Activation(kind), self.shape)
+    def group_norm(self, name: str, groups: int) -> Value:
+        """Add group normalisation of the channels in so many groups."""
+        return self.layer(name, GroupNorm(groups, self.shape[-1]))
 
-    def dropout(self, name: str, rate: float) -> None:
-        """Add dropout with probability `rate`."""
-        self._add(name, Dropout(rate), self.shape)
+    def prelu(self, name: str, slopes: int = 1) -> Value:
+        """Add a PReLU, with one slope or as many as there are channels."""
+        return self.layer(name, PReLU(slopes))
 
-    def flatten(self, name: str) -> None:
+    # Layers without.
+
+    def max_pool(
+        self, name: str, window: int | Pair, stride: int | Pair | None = None, *, padding: Padding = 0
+    ) -> Value:
+        """Add a max-pool; `stride` defaults to the window, `padding` is as in `conv`."""
+        return self.layer(name, MaxPool(window, stride, padding or "VALID"))
+
+    def avg_pool(
+        self,
+        name: str,
+        window: int | Pair,
+        stride: int | Pair | None = None,
+        *,
+        padding: Padding = 0,
+        count_include_pad: bool = False,
+    ) -> Value:
+        """Add a mean-pool; `stride` defaults to the window, `padding` is as in `conv`."""
+        return self.layer(name, AvgPool(window, stride, padding or "VALID", count_include_pad))
+
+    def global_avg_pool(self, name: str) -> Value:
+        """Add a mean over the whole map."""
+        return self.layer(name, GlobalAvgPool())
+
+    def global_max_pool(self, name: str) -> Value:
+        """Add a maximum over the whole map."""
+        return self.layer(name, GlobalMaxPool())
+
+    def upsample(self, name: str, scale: int | Pair) -> Value:
+        """Repeat every value of the map along height and width."""
+        return self.layer(name, Upsample(scale))
+
+    def activation(self, name: str, kind: str, number: float | None = None) -> Value:
+        """Add an activation by its name, with its slope or alpha where it has one."""
+        return self.layer(name, Activation(kind, number))
+
+    def dropout(self, name: str, rate: float, *, spatial: bool = False) -> Value:
+        """Add dropout with probability `rate`, of values or (`spatial`) of whole channels."""
+        return self.layer(name, (SpatialDropout if spatial else Dropout)(rate))
+
+    def flatten(self, name: str) -> Value:
         """Flatten the map."""
-        self._add(name, Flatten(), (math.prod(self.shape),))
+        return self.layer(name, Flatten())
 
-    def polar(self, name: str) -> None:
+    def affine(
+        self, name: str, scale: float | tuple[float, ...] = 1.0, shift: float | tuple[float, ...] = 0.0
+    ) -> Value:
+        """Add a constant scale and shift, one number each or one a channel."""
+        return self.layer(name, Affine(scale, shift))
+
+    def polar(self, name: str) -> Value:
         """Add the transform of points (x, y) to (r, phi)."""
-        if self.shape != (2,):
-            raise UserError(f"{self.kind} takes points of shape (2,), not {self.shape}: use a data set of 2-D points")
-        self._add(name, PolarTransform(), (2,))
+        return self.layer(name, PolarTransform())
 
-    def chain(self) -> Chain:
-        """The chain as built."""
-        return Chain(self.layers, input_shape=self.input_shape, kind=self.kind)
+    # Layers of several values: the one at hand, then others.
 
-    def _map(self, name: str) -> tuple[int, int, int]:
+    def add(self, name: str, *others: Value) -> Value:
+        """Add other values to the one at hand; an axis of size 1 is broadcast."""
+        return self.layer(name, Add(), *others)
+
+    def subtract(self, name: str, other: Value) -> Value:
+        """Subtract another value from the one at hand; an axis of size 1 is broadcast."""
+        return self.layer(name, Subtract(), other)
+
+    def multiply(self, name: str, *others: Value) -> Value:
+        """Multiply the value at hand with others; an axis of size 1 is broadcast, as that of a gate (1, 1, C)."""
+        return self.layer(name, Multiply(), *others)
+
+    def concat(self, name: str, *others: Value) -> Value:
+        """Put the channels of other values after those of the one at hand."""
+        return self.layer(name, Concat(), *others)
+
+    def _channels(self, name: str) -> int:
         if len(self.shape) != 3:
             raise UserError(
                 f"{self.kind} does not fit examples of shape {self.input_shape}: layer {name!r} needs a map (H, W, C)"
             )
-        return self.shape[0], self.shape[1], self.shape[2]
+        return self.shape[2]
 
-    def _add(self, name: str, layer: nnx.Module, shape: tuple[int, ...]) -> None:
-        if min(shape) < 1:
-            raise UserError(
-                f"{self.kind} does not fit examples of shape {self.input_shape}: layer {name!r} would turn a map of "
-                f"{self.shape} into {shape}; use larger images or a smaller network"
-            )
-        self.layers.append((name, layer))
-        self.shape = shape
+    def _node(self, name: str, layer_name: str, layer: nnx.Module, others: tuple[Value, ...]) -> Value:
+        values = (self._at, *others)
+        given = {None, *(node.name for node in self.nodes)}
+        unknown = [value for value in values if not isinstance(value, Value) or value.name not in given]
+        if unknown:
+            raise UserError(f"layer {name!r} takes {unknown[0]!r}: give handles of this network, as b.here() returns")
+        shape = fitted(name, layer, tuple(value.shape for value in values), self.kind, self.input_shape)
+        if name == layer_name:
+            self.layers.append((name, layer))
+        self.nodes.append(Node(name, layer_name, tuple(value.name for value in values)))
+        self._at = Value(name, shape)
+        return self._at

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 from pathlib import Path
@@ -14,10 +15,12 @@ from flax import nnx
 
 from flaxvision._files import write_atomically
 from flaxvision.errors import UserError
-from flaxvision.layers import Chain, Preprocess
+from flaxvision.layers import Chain, Flatten, Node, Preprocess
 from flaxvision.layers.kinds import build, describe
+from flaxvision.models._flattened import flatten_as_pytorch
 
-FORMAT = "flaxvision-1"
+FORMAT = "flaxvision-2"
+FIRST = "flaxvision-1"  # flattened (row, column, channel)
 _LOG = logging.getLogger("flaxvision")
 
 
@@ -64,6 +67,7 @@ def describe_model(model: Chain) -> dict[str, Any]:
         "kind": model.kind,
         "input_shape": model.input_shape,
         "layers": [describe(name, layer) for name, layer in model.named_layers()],
+        **({} if model.is_chain else {"nodes": [dataclasses.asdict(node) for node in model.nodes]}),
         "preprocess": {"scale": model.preprocess.scale, "offset": model.preprocess.offset},
         "classes": model.classes,
     }
@@ -80,6 +84,9 @@ def build_model(description: Any, source: str = "the file") -> Chain:
             [build(layer) for layer in description["layers"]],
             input_shape=tuple(description["input_shape"]),
             kind=description["kind"],
+            nodes=[Node(node["name"], node["layer"], tuple(node["takes"])) for node in description["nodes"]]
+            if "nodes" in description
+            else None,
         )
         model.preprocess = Preprocess(**description["preprocess"])
         model.classes = tuple(description["classes"])
@@ -108,10 +115,18 @@ def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         raise UserError(f"no weights file {path}: give a file that flaxvision.save_model wrote") from error
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is no weights file ({error}): give one that flaxvision.save_model wrote") from error
-    if FORMAT not in metadata:
+    known = next((name for name in (FORMAT, FIRST) if name in metadata), None)
+    if known is None:
         raise UserError(f"{path} was not written by flaxvision.save_model: it has no {FORMAT} metadata")
     try:
-        about = json.loads(metadata[FORMAT])
+        about = json.loads(metadata[known])
+        if known == FIRST:
+            model = build_model(about["model"], str(path))
+            for layer in model.layers:
+                if isinstance(layer, Flatten):
+                    layer.channels_last = True
+            tensors = flatten_as_pytorch(model, tensors)
+            about["model"] = json.loads(json.dumps(describe_model(model)))
         return tensors, {"model": about["model"], "notes": about["notes"]}
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged: its {FORMAT} metadata cannot be read; save the model again") from error

@@ -84,7 +84,7 @@ def grown(
     with on_host(), same_draws():
         build = Build(name, tuple(input_shape or shape), seed=seed, init=init)
         grow(build, num_classes or outputs, **{key: _hashable(value) for key, value in sizes.items()})
-        return build.chain()
+        return build.network()
 
 
 def size_names(name: str) -> list[str] | None:

@@ -6,7 +6,6 @@ import dataclasses
 import math
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from flaxvision.layers import Chain
@@ -24,7 +23,9 @@ class LayerRow:
     name: str
     kind: str
     output_shape: tuple[int, ...]  # of one example
-    parameters: int
+    parameters: int  # counted where the layer is first used
+    multiply_adds: int  # of one example
+    takes: tuple[str | None, ...]  # the rows whose outputs it takes; None is the network's input
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -53,21 +54,50 @@ class Summary:
         }
         return {**sizes, "total": sum(sizes.values())}
 
+    @property
+    def multiply_adds(self) -> int:
+        """Multiplications with an addition, of one example."""
+        return sum(row.multiply_adds for row in self.rows)
+
     def __str__(self) -> str:
-        lines = [f"{'layer':<24}{'kind':<16}{'output shape':<20}{'parameters':>12}"]
-        lines += [f"{row.name:<24}{row.kind:<16}{row.output_shape!s:<20}{row.parameters:>12,}" for row in self.rows]
+        header = ("layer", "kind", "output shape", "parameters", "multiply-adds", "takes")
+        cells = [
+            (row.name, row.kind, str(row.output_shape), f"{row.parameters:,}", f"{row.multiply_adds:,}", takes)
+            for row, takes in zip(self.rows, self._taken(), strict=True)
+        ]
+        widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
+        lines = [
+            "  ".join(
+                text.rjust(width) if column in (3, 4) else text.ljust(width)
+                for column, (text, width) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in (header, *cells)
+        ]
         sizes = " / ".join(f"{value:.2f}" for value in self.megabytes.values())
         return "\n".join(
-            [*lines, f"parameters: {self.parameters:,}", f"input / forward-backward / params / total MB: {sizes}"]
+            [
+                *lines,
+                f"parameters: {self.parameters:,}, multiply-adds: {self.multiply_adds:,}",
+                f"input / forward-backward / params / total MB: {sizes}",
+            ]
         )
+
+    def _taken(self) -> list[str]:
+        """What each row takes, where that is not the row before it."""
+        before = [None, *(row.name for row in self.rows)]
+        return [
+            "" if row.takes == (last,) else ", ".join("(input)" if name is None else name for name in row.takes)
+            for row, last in zip(self.rows, before, strict=False)
+        ]
 
 
 def summary(model: Chain) -> Summary:
-    """Layer names, output shapes, parameters and sizes of a chain, without running it."""
+    """Layer names, output shapes, parameters, multiply-adds and sizes of a network, without running it."""
     rows: list[LayerRow] = []
-    shape = jax.ShapeDtypeStruct((1, *model.input_shape), jnp.float32)
-    for name, layer in model.named_layers():
-        shape = jax.eval_shape(layer, shape)
-        kind = getattr(layer, "function", type(layer).__name__)
-        rows.append(LayerRow(name, kind, tuple(shape.shape[1:]), count_parameters(layer)))
+    counted: set[str] = set()
+    for step in model.walk():
+        kind = getattr(step.layer, "function", type(step.layer).__name__)
+        parameters = 0 if step.node.layer in counted else count_parameters(step.layer)
+        counted.add(step.node.layer)
+        rows.append(LayerRow(step.node.name, kind, step.output, parameters, step.multiply_adds, step.node.takes))
     return Summary(tuple(rows), model.input_shape)

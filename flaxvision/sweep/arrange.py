@@ -144,7 +144,7 @@ def cost_of(trial: Trial, places: Places) -> Cost:
     import jax
     from flax import nnx
 
-    from flaxvision.layers.forms import form_and_patches
+    from flaxvision.ops.policy import Policy
 
     dataset = load_dataset(trial, places)
     recipe = recipe_of(trial, places)
@@ -155,9 +155,8 @@ def cost_of(trial: Trial, places: Places) -> Cost:
         forward = jax.jit(lambda state, x: nnx.merge(graphdef, state)(x)).lower(state, x).cost_analysis() or {}
     operations, traffic = 3 * forward.get("flops", 0.0), 3 * forward.get("bytes accessed", 0.0)
     seconds = recipe.total_steps(len(dataset.train)) * (operations / OPERATIONS + traffic / BYTES)
-    choice = "fast" if jax.default_backend() == "cpu" else "batched"
-    inputs = [(recipe.batch_size, *shape[1:]) for shape in model.input_shapes()]
-    patches = sum(form_and_patches(layer, shape, choice)[1] for layer, shape in zip(model.layers, inputs, strict=True))
+    policy = Policy.for_training(jax.default_backend(), stacked=True)
+    patches = sum(step.form(recipe.batch_size, model.dtype, policy)[1] for step in model.walk())
     memory = 16 * sum(leaf.size for leaf in jax.tree.leaves(state)) + traffic + 2 * patches
     return Cost(seconds, memory, float(sum(split.images.nbytes for split in dataset.splits.values())))
 

@@ -467,10 +467,10 @@ def _check_batch_norm(model: Chain, batch: int) -> None:
     """Raise `UserError` where every step would leave BatchNorm a single value a channel, and nothing to learn from."""
     if batch > 1:
         return
-    for name, layer, shape in zip(model.names, model.layers, model.input_shapes(), strict=True):
-        if isinstance(layer, BatchNorm) and math.prod(shape[1:-1]) == 1:
+    for step in model.walk():
+        if isinstance(step.layer, BatchNorm) and math.prod(step.output[:-1]) == 1:
             raise UserError(
-                f"{name} of {model.kind} normalises over the batch, and batches hold one example: "
+                f"{step.node.name} of {model.kind} normalises over the batch, and batches hold one example: "
                 "give batch_size=2 or more (and as many examples), or a network without BatchNorm"
             )
 

@@ -15,14 +15,12 @@ from flax import nnx
 from jax import lax
 
 from flaxvision._cache import shared_cache
-from flaxvision.layers import Conv, ConvTranspose
-from flaxvision.layers.context import Context
-from flaxvision.layers.dtypes import at_least_float32
+from flaxvision.ops.dtypes import at_least_float32
 from flaxvision.runtime import on_host
 from flaxvision.training.batches import Shard, epoch_order, take_batch
 from flaxvision.training.compiling import compiling_once
 from flaxvision.training.metrics import Sums, add, zero_sums
-from flaxvision.training.plan import AXIS, Plan, compile_for
+from flaxvision.training.plan import AXIS, Plan, compile_for, has_native_convolution
 from flaxvision.training.scoring import evaluation_for
 from flaxvision.training.state import TrainState, merge_model
 from flaxvision.training.step import StepRecord, compute_dtype, gradient_layer, make_step
@@ -50,7 +48,7 @@ class Engine:
         self.plan = plan
         self.tx = build_optimizer(plan.recipe, plan.total_steps, plan.steps_per_epoch)
         axis = AXIS if plan.sharded else None
-        self._step = make_step(plan.graphdef, plan.recipe, self.tx, plan.classes, axis, plan.conv, plan.part)
+        self._step = make_step(plan.graphdef, plan.recipe, self.tx, plan.classes, axis, plan.policy, plan.part)
         self._looped: bool | None = None  # whether steps run in a compiled loop; found at the first epoch
         self._at_once = 1  # steps of a call on a CPU
         self._many: Any = compile_for(plan, self._train_many, static=("size", "looped", "length"), donated=(0, 1, 2))
@@ -77,7 +75,7 @@ class Engine:
         whole = min(steps, examples // recipe.batch_size) if self.plan.on_cpu else steps
         with compiling_once(self._many, "beginning", steps, examples):
             if self._looped is None:
-                self._looped = self._may_loop(states, images)
+                self._looped = self._may_loop(states)
             done, sums, records = begun or (0, *self._nothing(states, steps))
             order = self._orders(states, np.uint32(epoch), examples) if recipe.shuffle else None
         if done:
@@ -220,19 +218,18 @@ class Engine:
         means = jnp.zeros((steps, members), jnp.float32)
         return StepRecord(loss, jnp.zeros((steps, members, norms), jnp.float32), means)
 
-    def _may_loop(self, states: States, images: jax.Array) -> bool:
+    def _may_loop(self, states: States) -> bool:
         """Whether steps may run in a compiled loop.
 
         XLA's weight gradient of a convolution takes some 50 times as long in a loop on a CPU (jax-ml/jax#12868).
         """
-        if not self.plan.on_cpu or not has_convolution(self.plan.graphdef):
+        if not self.plan.on_cpu:
             return True
         state = self.member(states, 0)
+        model = jax.eval_shape(functools.partial(merge_model, self.plan.graphdef), state)
         dtype = compute_dtype(self.plan.recipe, state.params)
-        x = jax.ShapeDtypeStruct((self.plan.part or self.plan.recipe.batch_size, *images.shape[1:]), dtype)
-        context = Context(conv=self.plan.conv)
-        forward = jax.make_jaxpr(lambda state, x: merge_model(self.plan.graphdef, state)(x, context))(state, x)
-        return "conv_general_dilated" not in str(forward)
+        examples = self.plan.part or self.plan.recipe.batch_size
+        return not has_native_convolution(model, examples, dtype, self.plan.policy)
 
     def _one(self, states: States) -> TrainState:
         return states if self.plan.vmapped else states[0]
@@ -259,8 +256,3 @@ class Engine:
 def variables_of(state: TrainState) -> nnx.State:
     """What evaluation reads of a state."""
     return nnx.merge_state(state.params, state.stats, state.fixed)
-
-
-def has_convolution(graphdef: nnx.GraphDef) -> bool:
-    """Whether a network holds a convolution."""
-    return any(getattr(node, "type", None) in (Conv, ConvTranspose) for node in graphdef.nodes)

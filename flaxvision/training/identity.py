@@ -58,10 +58,9 @@ def identity_of(
         described[f"updates (of which schedule {recipe.schedule!r} depends)"] = total_steps
     tensors = variables(model)
     layers = {name: _layer(name, layer) for name, layer in model.named_layers()}
-    if type(model) is not Chain:
-        layers["network"] = _described(f"network {model.kind!r}", type(model))
+    nodes = {} if model.is_chain else {"nodes": [dataclasses.asdict(node) for node in model.nodes]}
     return {
-        "network": {"input_shape": list(model.input_shape), "layers": list(layers), **layers},
+        "network": {"input_shape": list(model.input_shape), "layers": list(layers), **nodes, **layers},
         **described,
         "numbers of layers": {name: value.item() for name, value in tensors.items() if value.ndim == 0},
         "data": data or checksum_of(dataset),

@@ -9,11 +9,12 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from flaxvision.layers import Chain, Conv, ConvTranspose
-from flaxvision.layers.forms import IN_CACHE, LEAST, examples_in_cache, form_and_patches
+from flaxvision.layers import Chain
+from flaxvision.ops.policy import NATIVE, Form, Policy
 from flaxvision.training.batches import Shard
 from flaxvision.training.recipe import Recipe
 
@@ -21,6 +22,8 @@ AXIS = "batch"  # the device axis
 IN_PLACE = "xla_cpu_copy_insertion_use_region_analysis", True  # weights change after what reads them: no copies
 UNTUNED = "xla_gpu_autotune_level", 0  # the first choice of kernels, without timing others
 EVALUATED = 500  # examples of a step of evaluation
+IN_CACHE = 5 * 2**18  # bytes of a layer's patches that stay in the cache of two cores
+FULL_VECTORS = 4  # 2**FULL_VECTORS examples fill the vectors that lie along the batch
 _starting = threading.Lock()  # collectives must start in one order on all devices
 
 
@@ -55,11 +58,9 @@ class Plan:
         return self.platform == "cpu"
 
     @property
-    def conv(self) -> str:
-        """The form of convolutions in training, see `flaxvision.layers.Context`."""
-        if self.recipe.conv == "native" or self.platform not in ("cpu", "gpu"):
-            return "native"
-        return "fast" if self.on_cpu else "batched" if self.vmapped else "accelerated"
+    def policy(self) -> Policy:
+        """Which forms layers take in training."""
+        return NATIVE if self.recipe.conv == "native" else Policy.for_training(self.platform, stacked=self.vmapped)
 
     def of_evaluation(self) -> Plan:
         """What of it evaluation depends on, so that one program serves optimizers, frozen layers and durations."""
@@ -72,16 +73,33 @@ def part_of(model: Chain, recipe: Recipe, platform: str) -> int | None:
 
     Batch statistics are those of the whole batch, so not with any layer that has some.
     """
-    if platform != "cpu" or recipe.conv == "native" or recipe.precision == "bfloat16" or recipe.batch_size <= 2**LEAST:
+    small = recipe.precision == "bfloat16" or recipe.batch_size <= 2**FULL_VECTORS
+    if platform != "cpu" or recipe.conv == "native" or small:
         return None
-    convolutions = sum(type(layer) in (Conv, ConvTranspose) for layer in model.layers)
-    inner = sum(isinstance(module, (Conv, ConvTranspose)) for _, module in nnx.iter_modules(model)) - convolutions
     gradient = sum(leaf.nbytes for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
-    own = type(model).__call__ is not Chain.__call__  # a subclass may not apply its layers one after the other
-    if own or inner or gradient > IN_CACHE or jax.tree.leaves(nnx.state(model, nnx.BatchStat)):
+    if gradient > IN_CACHE or jax.tree.leaves(nnx.state(model, nnx.BatchStat)):
         return None
     part = examples_in_cache(model)
     return None if part is None or part >= recipe.batch_size else part
+
+
+def examples_in_cache(model: Chain) -> int | None:
+    """Of how many examples the gradient is computed fastest on a CPU: a power of two; None where it does not matter.
+
+    With few channels the patches of many examples leave the cache: an example of emnist_cnn takes 23 us among 32,
+    38 among 256 and 86 among 1024, on two cores of an AMD EPYC with 1 MB of second-level cache each. XLA's own
+    convolutions may not run in the loop over parts (jax-ml/jax#12868).
+    """
+    forms = [step.form(1, model.dtype, Policy.for_training("cpu")) for step in model.walk()]
+    most = max((size for form, size in forms if form is not Form.PATCHES), default=0)
+    if not most or any(form is Form.NATIVE for form, _ in forms):
+        return None
+    return 1 << max(FULL_VECTORS, (IN_CACHE // most).bit_length() - 1)
+
+
+def has_native_convolution(model: Chain, examples: int, dtype: jnp.dtype, policy: Policy) -> bool:
+    """Whether a network computes a convolution of so many examples in XLA's own form, as a layer of one's own may."""
+    return any(step.form(examples, dtype, policy)[0] is Form.NATIVE for step in model.walk())
 
 
 def tuning_pays(model: Chain, plan: Plan) -> bool:
@@ -90,14 +108,10 @@ def tuning_pays(model: Chain, plan: Plan) -> bool:
     Timing waits for whatever else trains on the device: the eight programs of emnist-holdout took over 60 s with it, in
     place of 28 s (NVIDIA H200).
     """
-    own = type(model).__call__ is not Chain.__call__  # a subclass may convolve by itself, as may layers within layers
-    if own or plan.conv not in ("accelerated", "batched"):
+    if plan.platform != "gpu" or plan.policy == NATIVE:
         return True
     examples = max(plan.recipe.batch_size, EVALUATED)  # forms of larger batches are native sooner
-    shapes = [(examples, *shape[1:]) for shape in model.input_shapes()]
-    forms = [form_and_patches(layer, shape, plan.conv)[0] for layer, shape in zip(model.layers, shapes, strict=True)]
-    convolutions = sum(isinstance(module, (Conv, ConvTranspose)) for _, module in nnx.iter_modules(model))
-    return "native" in forms or convolutions > sum(map(bool, forms))
+    return has_native_convolution(model, examples, model.dtype, plan.policy)
 
 
 def options_for(plan: Plan) -> dict[str, bool | int] | None:

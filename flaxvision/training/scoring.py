@@ -11,7 +11,7 @@ from jax import lax
 
 from flaxvision._cache import shared_cache
 from flaxvision.layers.context import Context
-from flaxvision.layers.dtypes import at_least_float32
+from flaxvision.ops.dtypes import at_least_float32
 from flaxvision.training.batches import Batch, Shard, take_range
 from flaxvision.training.metrics import Sums, add, sum_batch, zero_sums
 from flaxvision.training.plan import AXIS, EVALUATED, Plan, compile_for
@@ -38,7 +38,7 @@ def _evaluate(
     stop: jax.Array,
 ) -> Sums:
     size = min(EVALUATED, len(labels))
-    context = Context(conv="direct" if plan.conv == "fast" else plan.conv)
+    context = Context(policy=plan.policy.for_evaluation())
     dtype = compute_dtype(plan.recipe, nnx.filter_state(variables, nnx.Param))
 
     def score(variables: nnx.State, batch: Batch) -> Sums:

@@ -12,7 +12,8 @@ from flax import nnx
 from jax import lax
 
 from flaxvision.layers.context import Context
-from flaxvision.layers.dtypes import at_least_float32
+from flaxvision.ops.dtypes import at_least_float32
+from flaxvision.ops.policy import NATIVE, Policy
 from flaxvision.training.augment import augment_images
 from flaxvision.training.batches import Batch, split_batch
 from flaxvision.training.losses import example_losses
@@ -38,15 +39,15 @@ def make_step(
     tx: optax.GradientTransformation,
     classes: int,
     axis_name: str | None = None,
-    conv: str = "native",
+    policy: Policy = NATIVE,
     part: int | None = None,
 ) -> Step:
     """The step of a model and a recipe.
 
     With an axis name it runs under `jax.pmap` on one share of the batch: losses are divided by the count of the whole
-    batch and gradients summed over devices, so that uneven and empty shares give the update of one device. `conv` is
-    the form of convolutions. Of a batch of more than `part` examples the gradient is summed part by part, which takes
-    a network without batch statistics.
+    batch and gradients summed over devices, so that uneven and empty shares give the update of one device. `policy`
+    says which forms layers take. Of a batch of more than `part` examples the gradient is summed part by part, which
+    takes a network without batch statistics.
     """
 
     def total(value: Any) -> Any:
@@ -58,7 +59,7 @@ def make_step(
         dtype = compute_dtype(recipe, params)
         model = nnx.merge(graphdef, cast(params, dtype), state.stats, cast(state.fixed, dtype), copy=True)
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(state.seed), 2), state.step)
-        context = Context(True, key, batch.place, batch.mask, axis_name, conv, recipe.frozen)
+        context = Context(True, key, batch.place, batch.mask, axis_name, policy, recipe.frozen)
         images = batch.images
         if recipe.augment:
             images = augment_images(recipe.augment, images, context.example_keys(len(images)))

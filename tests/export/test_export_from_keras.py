@@ -102,6 +102,13 @@ MODELS = {  # the model, what predict gives of what it gives, what is said
         softmax,
         "",
     ),
+    "softmax in the middle, HWC at the end": (
+        lambda: keras.Sequential(
+            [keras.Input((9, 8, 3)), L.Conv2D(2, 3, activation="softmax"), L.Flatten(), L.BatchNormalization()]
+        ),
+        softmax,
+        "",
+    ),
     "LoRA": (lambda: adapter(), softmax, "the LoRA adapter of 'dense' is added to its kernel"),
 }
 
@@ -231,10 +238,6 @@ REFUSED = {
         "'odd' is a .*Dense, a class of one's own",
     ),
     "one's own model": (Subclassed, "Keras model 'mine' is"),
-    "softmax in the middle": (
-        graph(lambda x: L.Dense(3)(L.Dense(4, activation="softmax", name="odd")(L.Flatten()(x)))),
-        "'odd' has activation 'softmax'.*at the end softmax",
-    ),
     "Rescaling in the middle": (
         graph(lambda x: L.Rescaling(0.1, name="odd")(L.Conv2D(2, 3)(x))),
         "'odd' is a Rescaling",

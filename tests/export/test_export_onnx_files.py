@@ -281,7 +281,7 @@ def test_a_damaged_file_is_one_line(damage, written, tmp_path):
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        ("{", "is damaged: its flaxvision-1 metadata cannot be read"),
+        ("{", "is damaged: its flaxvision-2 metadata cannot be read"),
         ('{"model": {}}', "is damaged"),
         ('{"model": {"layers": []}, "notes": {}}', "cannot build .KeyError: 'input_shape'"),
         ('{"model": null, "notes": {}}', "describes a network that this version of flaxvision cannot build"),

@@ -11,6 +11,7 @@ import flaxvision as fv
 from flaxvision.errors import UserError
 from flaxvision.layers import BatchNorm, Context
 from flaxvision.models.files import variables
+from flaxvision.ops.maps import Maps
 from flaxvision.training._fit import check_fit
 
 MEAN, VAR = [1.0, -2.0], [4.0, 0.5]
@@ -28,23 +29,23 @@ def statistics(norm):
 
 
 @pytest.mark.parametrize(
-    ("shape", "axes", "mask"),
+    ("shape", "features", "mask"),
     [
-        ((1, 2), {}, None),
-        ((1, 1, 1, 2), {}, None),
-        ((2, 1, 1, 1), {"features": 0, "examples": 3}, None),  # the batch last, as a chain computes few channels
-        ((4, 2), {}, [False, False, True, False]),  # padding does not count
-        ((3, 1, 1, 2), {}, [True, False, False]),
-        ((2, 1, 1, 8), {"features": 0, "examples": 3}, [False] * 7 + [True]),
+        ((1, 2), -1, None),
+        ((1, 1, 1, 2), -1, None),
+        ((2, 1, 1, 1), 0, None),  # the batch last, as a chain computes few channels
+        ((4, 2), -1, [False, False, True, False]),  # padding does not count
+        ((3, 1, 1, 2), -1, [True, False, False]),
+        ((2, 1, 1, 8), 0, [False] * 7 + [True]),
     ],
 )
-def test_one_value_a_channel_gives_the_shift_and_moves_nothing(shape, axes, mask):
+def test_one_value_a_channel_gives_the_shift_and_moves_nothing(shape, features, mask):
     norm = layer()
     x = jax.random.normal(jax.random.key(0), shape) + 50
     context = Context(train=True, mask=None if mask is None else jnp.array(mask))
-    y = norm.normalize(x, context, **{"features": x.ndim - 1, "examples": 0} | axes)
+    y = norm.normalize(Maps(x, features == 0), context).array
     np.testing.assert_array_equal(statistics(norm), [MEAN, VAR])
-    counted = np.moveaxis(np.asarray(y), axes.get("features", -1), -1).reshape(-1, 2)
+    counted = np.moveaxis(np.asarray(y), features, -1).reshape(-1, 2)
     counted = counted if mask is None else counted[np.array(mask)]
     np.testing.assert_allclose(counted, [[0.25, -7.0]], atol=2e-4)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,8 +21,9 @@ from tests.conftest import slow
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_activations_equal_torch(torch, name):
     x = np.linspace(-8, 8, 101, dtype=np.float32)
-    theirs = (lambda x: x) if name == "identity" else getattr(torch.nn.functional, name)
-    expected = theirs(torch.tensor(x)).numpy()
+    theirs = {"identity": lambda x: x, "gelu_tanh": lambda x: torch.nn.functional.gelu(x, approximate="tanh")}
+    theirs |= {each: functools.partial(getattr(torch, each), dim=-1) for each in ("softmax", "log_softmax")}
+    expected = theirs.get(name, getattr(torch.nn.functional, name, None))(torch.tensor(x)).numpy()
     np.testing.assert_allclose(Activation(name)(jnp.asarray(x)), expected, atol=2e-6)
 
 
@@ -131,7 +134,10 @@ def test_every_kind_of_layer_is_described_and_built_again():
         nnx.ConvTranspose: nnx.ConvTranspose(3, 4, (3, 3), transpose_kernel=True, padding="VALID", rngs=rngs),
         **{kind: None for kind in KINDS if kind.__module__.startswith("flaxvision")},
     }
-    arguments = {"BatchNorm": (3,), "Dropout": (0.5,), "Activation": ("tanh",), "MaxPool": (3, 2), "AvgPool": (2,)}
+    arguments = {
+        **{"BatchNorm": (3,), "Dropout": (0.5,), "Activation": ("elu", 0.5), "MaxPool": (3, 2, 1), "AvgPool": (2,)},
+        **{"GroupNorm": (2, 4), "SpatialDropout": (0.5,), "PReLU": (3,), "Upsample": (2,), "Affine": ((1.0, 2.0), 3.0)},
+    }
     assert set(layers) == set(KINDS)
     for kind, made in layers.items():
         layer = made if made is not None else kind(*arguments.get(kind.__name__, ()))
@@ -143,5 +149,5 @@ def test_every_kind_of_layer_is_described_and_built_again():
 
 
 def test_a_layer_outside_the_vocabulary_is_named():
-    with pytest.raises(UserError, match=r"layer 'norm' is a LayerNorm.*allowed kinds: Linear, Conv"):
+    with pytest.raises(UserError, match=r"layer 'norm' is a LayerNorm.*allowed kinds: .*Linear.*Conv"):
         describe("norm", nnx.LayerNorm(3, rngs=nnx.Rngs(0)))

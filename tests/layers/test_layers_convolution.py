@@ -12,13 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from flaxvision.layers.convolution import convolve, convolve_batch_last, convolve_transpose, form_of, narrow_product
-from flaxvision.layers.patches import Window, batch_first, batch_last, from_patches, patches
-from flaxvision.layers.winograd import TILE, matrices, winograd
+from flaxvision.ops.convolution import convolve, convolve_transpose, form_of, narrow_product
+from flaxvision.ops.maps import Maps, swap_ends
+from flaxvision.ops.patches import from_patches, patches
+from flaxvision.ops.policy import CPU_EVALUATION, CPU_TRAINING, GPU, GPU_STACKED, Form
+from flaxvision.ops.windows import Window
+from flaxvision.ops.winograd import TILE, matrices, winograd
 from tests.conftest import slow
 
-FORMS = ("patches", "batch minor", "winograd")
-TOLERANCE = {"patches": 2e-6, "batch minor": 2e-6, "winograd": 5e-5}  # of max(1, largest value), in float32
+FORMS = (Form.PATCHES, Form.BATCH_LAST, Form.WINOGRAD)
+TOLERANCE = {Form.PATCHES: 2e-6, Form.BATCH_LAST: 2e-6, Form.WINOGRAD: 5e-5}  # of max(1, largest value), in float32
 
 
 def native(x, w, strides=(1, 1), pads=((0, 0), (0, 0))):
@@ -27,9 +30,7 @@ def native(x, w, strides=(1, 1), pads=((0, 0), (0, 0))):
 
 def in_form(x, w, strides, pads, form):
     window = Window(x.shape[1:3], w.shape[:2], strides, pads)
-    if form == "batch minor":
-        return batch_first(convolve_batch_last(batch_last(x), w, window))
-    return convolve(x, w, window, form)
+    return convolve(Maps(x), w, window, form).first()
 
 
 def draw(seed, *shapes):
@@ -61,10 +62,10 @@ def test_every_form_is_the_convolution(assert_near, examples):
         seed=st.integers(0, 99),
     )
     def agree(form, sides, kernel, strides, pads, channels, seed):
-        if form == "winograd":
+        if form == Form.WINOGRAD:
             kernel, strides = ((3, 3), (5, 5))[kernel[0] % 2], (1, 1)
         padded = [side + sum(pad) for side, pad in zip(sides, pads, strict=True)]
-        kernel = kernel if form == "winograd" else tuple(map(min, kernel, padded))
+        kernel = kernel if form == Form.WINOGRAD else tuple(map(min, kernel, padded))
         if min(side - k for side, k in zip(padded, kernel, strict=True)) < 0:
             return
         x, w = draw(seed, (3, *sides, channels[0]), (*kernel, *channels))
@@ -80,7 +81,7 @@ def test_every_form_is_the_convolution(assert_near, examples):
     agree()
 
 
-@pytest.mark.parametrize("form", ["patches", "batch minor", slow("winograd")])
+@pytest.mark.parametrize("form", [Form.PATCHES, Form.BATCH_LAST, slow(Form.WINOGRAD)])
 def test_gradients_of_gradients_scan_vmap_and_jit(assert_near, form):
     x, w = draw(0, (4, 9, 8, 3), (3, 3, 3, 5))
     with jax.enable_x64(True):
@@ -154,7 +155,7 @@ def test_the_transposed_convolution_is_torchs(assert_near, kernel, stride, torch
     x, w = x.astype(np.float32), w.astype(np.float32)
 
     def in_strides(x, w):
-        return batch_first(convolve_transpose(batch_last(x), w, (stride, stride)))
+        return swap_ends(convolve_transpose(swap_ends(x), w, (stride, stride)))
 
     ours = value_and_pullback(in_strides, jnp.asarray(x), jnp.asarray(w))
     xt, wt = torch.tensor(x.transpose(0, 3, 1, 2)), torch.tensor(w.transpose(3, 2, 0, 1))
@@ -169,24 +170,24 @@ def test_the_transposed_convolution_is_torchs(assert_near, kernel, stride, torch
 @pytest.mark.parametrize(
     ("shape", "kernel", "strides", "pad", "form"),
     [
-        ((64, 32, 32, 3), (3, 3, 3, 64), 1, 1, "patches"),  # vgg19's first layer
-        ((64, 16, 16, 128), (3, 3, 128, 128), 1, 1, "winograd"),
-        ((64, 2, 2, 512), (3, 3, 512, 512), 1, 1, "patches"),  # and its last
-        ((128, 14, 14, 32), (5, 5, 32, 64), 1, 2, "winograd"),  # wide_cnn's second
-        ((32, 28, 28, 1), (3, 3, 1, 4), 1, 0, "batch minor"),  # emnist_cnn
-        ((32, 12, 12, 8), (3, 3, 8, 16), 2, 0, "batch minor"),
-        ((64, 16, 16, 128), (7, 7, 128, 128), 1, 1, "patches"),
-        ((4096, 64, 64, 64), (7, 7, 64, 64), 1, 1, "native"),  # whose patches would take 200 GB
+        ((64, 32, 32, 3), (3, 3, 3, 64), 1, 1, Form.PATCHES),  # vgg19's first layer
+        ((64, 16, 16, 128), (3, 3, 128, 128), 1, 1, Form.WINOGRAD),
+        ((64, 2, 2, 512), (3, 3, 512, 512), 1, 1, Form.PATCHES),  # and its last
+        ((128, 14, 14, 32), (5, 5, 32, 64), 1, 2, Form.WINOGRAD),  # wide_cnn's second
+        ((32, 28, 28, 1), (3, 3, 1, 4), 1, 0, Form.BATCH_LAST),  # emnist_cnn
+        ((32, 12, 12, 8), (3, 3, 8, 16), 2, 0, Form.BATCH_LAST),
+        ((64, 16, 16, 128), (7, 7, 128, 128), 1, 1, Form.PATCHES),
+        ((4096, 64, 64, 64), (7, 7, 64, 64), 1, 1, Form.NATIVE),  # whose patches would take 200 GB
     ],
 )
 def test_the_rule(shape, kernel, strides, pad, form):
     window = Window(shape[1:3], kernel[:2], (strides, strides), ((pad, pad), (pad, pad)))
-    assert form_of(shape, kernel, window, jnp.float32) == form
-    assert form_of(shape, kernel, window, jnp.bfloat16) == "native"
-    exact = form if form == "batch minor" or shape[1] == 2 else "native"
-    assert form_of(shape, kernel, window, jnp.float32, "direct") == exact
-    assert form_of((500, *shape[1:]), kernel, window, jnp.float32, "direct") == exact
-    assert form_of((10**6, *shape[1:]), kernel, window, jnp.float32, "direct") == "native"
+    assert form_of(shape, kernel, window, jnp.float32, CPU_TRAINING) == form
+    assert form_of(shape, kernel, window, jnp.bfloat16, CPU_TRAINING) == Form.NATIVE
+    exact = form if form == Form.BATCH_LAST or shape[1] == 2 else Form.NATIVE
+    assert form_of(shape, kernel, window, jnp.float32, CPU_EVALUATION) == exact
+    assert form_of((500, *shape[1:]), kernel, window, jnp.float32, CPU_EVALUATION) == exact
+    assert form_of((10**6, *shape[1:]), kernel, window, jnp.float32, CPU_EVALUATION) == Form.NATIVE
 
 
 def test_a_narrow_product_is_the_product(assert_near):
@@ -212,15 +213,15 @@ def test_a_narrow_product_is_the_product(assert_near):
 @pytest.mark.parametrize(
     ("kernel", "form"),
     [
-        ((3, 3, 1, 4), ("batch minor", "batch minor")),  # (one network, several by vmap)
-        ((3, 3, 3, 64), ("batch minor", "batch minor")),
-        ((3, 3, 64, 64), ("native", "patches")),
+        ((3, 3, 1, 4), (Form.BATCH_LAST, Form.BATCH_LAST)),  # (one network, several by vmap)
+        ((3, 3, 3, 64), (Form.BATCH_LAST, Form.BATCH_LAST)),
+        ((3, 3, 64, 64), (Form.NATIVE, Form.PATCHES)),
     ],
 )
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_forms_on_a_gpu(kernel, form, dtype):
     shape = (8, 12, 12, kernel[2])
     window = Window((12, 12), kernel[:2])
-    assert tuple(form_of(shape, kernel, window, dtype, choice) for choice in ("accelerated", "batched")) == form
+    assert tuple(form_of(shape, kernel, window, dtype, policy) for policy in (GPU, GPU_STACKED)) == form
     large = (2**18, *shape[1:])
-    assert form_of(large, kernel, window, dtype, "batched") == "native"  # patches of more than 256 MB
+    assert form_of(large, kernel, window, dtype, GPU_STACKED) == Form.NATIVE  # patches of more than 256 MB

@@ -24,7 +24,8 @@ from flaxvision.layers import (
     Linear,
     MaxPool,
 )
-from flaxvision.layers.forms import Maps
+from flaxvision.ops.maps import Maps
+from flaxvision.ops.policy import CPU_EVALUATION, CPU_TRAINING, GPU, GPU_STACKED, NATIVE
 from tests.conftest import slow
 
 FROZEN = ("b", "e_norm", "e_drop", "own_norm")
@@ -55,10 +56,10 @@ def test_maps_know_their_shape_wherever_the_batch_lies():
 def test_narrow_linear_layers_go_by_the_transposed_kernel(inputs, outputs, more, dtype, narrow):
     chain = Chain([("a", Linear(inputs, outputs, rngs=nnx.Rngs(0), **more))], input_shape=(inputs,))
     x = jnp.ones((4, inputs), dtype)
-    for conv in ("fast", "direct", "native"):
+    for policy in (CPU_TRAINING, CPU_EVALUATION, NATIVE):
         with jax.numpy_dtype_promotion("standard"):
-            program = str(jax.make_jaxpr(lambda x, conv=conv: chain(x, Context(train=True, conv=conv)))(x))
-        assert ("optimization_barrier" in program) == (narrow and conv == "fast")
+            program = str(jax.make_jaxpr(lambda x, policy=policy: chain(x, Context(train=True, policy=policy)))(x))
+        assert ("optimization_barrier" in program) == (narrow and policy == CPU_TRAINING)
 
 
 class Twice(nnx.Module):
@@ -101,11 +102,11 @@ def fast_layers():
 def test_a_global_pool_takes_maps_batch_last(assert_near, pool):
     chain = Chain([("a", Conv(1, 4, (3, 3), rngs=nnx.Rngs(0))), ("b", pool()), ("c", Flatten())], input_shape=(6, 6, 1))
     x = jnp.asarray(draw(0, (5, 6, 6, 1)), jnp.float32)
-    assert_near([chain(x, Context(conv="fast"))], [chain(x)], 1e-6)
+    assert_near([chain(x, Context(policy=CPU_TRAINING))], [chain(x)], 1e-6)
     assert chain(x).shape == (5, 4)
 
 
-@pytest.mark.parametrize("conv", ["fast", "direct", "batched"])
+@pytest.mark.parametrize("policy", [CPU_TRAINING, CPU_EVALUATION, GPU_STACKED])
 @pytest.mark.parametrize(
     ("layer", "shape"),
     [
@@ -120,11 +121,11 @@ def test_a_global_pool_takes_maps_batch_last(assert_near, pool):
         (ConvTranspose(2, 3, (3, 3), padding="VALID", transpose_kernel=True, rngs=nnx.Rngs(0)), (3, 4, 8, 8, 2)),
     ],
 )  # fmt: skip
-def test_other_convolutions_are_flaxs_own(layer, shape, conv):
+def test_other_convolutions_are_flaxs_own(layer, shape, policy):
     chain = Chain([("a", layer)], input_shape=shape[1:])
     x = jnp.asarray(draw(0, shape), jnp.float32)
     with jax.numpy_dtype_promotion("standard"):
-        ours, flaxs = chain(x, Context(conv=conv)), layer(x)
+        ours, flaxs = chain(x, Context(policy=policy)), layer(x)
     assert ours.dtype == flaxs.dtype
     np.testing.assert_array_equal(ours, flaxs)
 
@@ -137,46 +138,46 @@ def test_evaluation_is_as_exact_as_xlas_own(assert_near):
     with jax.enable_x64(True):
         state = jax.tree.map(lambda value: value.astype(jnp.float64), state)
         exact = np.asarray(nnx.merge(graphdef, state)(jnp.asarray(x)))
-    for conv in ("direct", "native", "accelerated", "batched"):
-        forward = jax.jit(lambda x, conv=conv: chain(x, Context(conv=conv)))
+    for policy in (CPU_EVALUATION, NATIVE, GPU, GPU_STACKED):
+        forward = jax.jit(lambda x, policy=policy: chain(x, Context(policy=policy)))
         assert_near([forward(jnp.asarray(x, jnp.float32))], [exact], 1e-6)
 
 
 @pytest.mark.parametrize(
     ("masked", "frozen", "form"),
     [
-        *(slow(False, (), form) for form in ("fast", "accelerated", "batched")),
-        *((True, (), "fast"), slow(True, (), "accelerated"), slow(True, (), "batched")),
-        *(slow(False, FROZEN, "fast"), slow(False, FROZEN, "accelerated"), (False, FROZEN, "batched")),
+        *(slow(False, (), form) for form in (CPU_TRAINING, GPU, GPU_STACKED)),
+        *((True, (), CPU_TRAINING), slow(True, (), GPU), slow(True, (), GPU_STACKED)),
+        *(slow(False, FROZEN, CPU_TRAINING), slow(False, FROZEN, GPU), (False, FROZEN, GPU_STACKED)),
     ],
 )
 def test_a_chain_is_the_same_in_all_forms(assert_near, masked, frozen, form):
     x = jnp.asarray(draw(0, (7, 12, 11, 3)), jnp.float32)
     mask = jnp.arange(7) < 5 if masked else None
     outputs = {}
-    for conv in ("native", form):
+    for policy in (NATIVE, form):
         chain = Chain(fast_layers(), input_shape=(12, 11, 3))
         graphdef, params, stats, fixed = nnx.split(chain, nnx.Param, nnx.BatchStat, ...)
 
-        def loss(params, stats=stats, fixed=fixed, graphdef=graphdef, conv=conv):
+        def loss(params, stats=stats, fixed=fixed, graphdef=graphdef, policy=policy):
             model = nnx.merge(graphdef, params, stats, fixed, copy=True)
-            y = model(x, Context(train=True, key=jax.random.key(5), mask=mask, conv=conv, frozen=frozen))[:5]
+            y = model(x, Context(train=True, key=jax.random.key(5), mask=mask, policy=policy, frozen=frozen))[:5]
             return (y**2).sum(), (y, nnx.state(model, nnx.BatchStat))
 
         (_, aux), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
-        outputs[conv] = jax.tree.leaves((aux, grads))
+        outputs[policy] = jax.tree.leaves((aux, grads))
     assert len(outputs[form]) > 8
-    assert_near(outputs[form], outputs["native"], 1e-4)
+    assert_near(outputs[form], outputs[NATIVE], 1e-4)
 
 
 @pytest.mark.parametrize("frozen", [(), ("conv1_bn",)])
 def test_maps_of_few_channels_stay_batch_last(frozen):
     model = fv.models.create("mnist_net", input_shape=(8, 8, 1))
-    context = Context(True, jax.random.key(0), conv="fast", frozen=frozen)
+    context = Context(True, jax.random.key(0), policy=CPU_TRAINING, frozen=frozen)
     jaxpr = jax.make_jaxpr(lambda x: nnx.clone(model)(x, context))(jnp.ones((4, 8, 8, 1)))
     moved = [equation.invars[0].aval for equation in jaxpr.eqns if equation.primitive.name == "transpose"]
     floats = [aval.shape for aval in moved if aval.dtype == jnp.float32 and aval.ndim == 4]
-    assert floats == [(4, 8, 8, 1), (16, 2, 2, 4)]  # the images, and what the linear layers take
+    assert floats == [(4, 8, 8, 1)]  # the images: Flatten takes maps with the batch last as they are
     masks = [aval.shape for aval in moved if aval.dtype == jnp.bool_]
     assert masks == [(4, 4, 4, 8), (4, 2, 2, 16)]  # of dropout
 

@@ -12,7 +12,7 @@ from jax import lax
 from jax.test_util import check_grads
 
 from flaxvision.layers import AvgPool, GlobalAvgPool, GlobalMaxPool, MaxPool, max_pool
-from flaxvision.layers.patches import overlap_add
+from flaxvision.ops.windows import overlap_add
 from tests.conftest import slow
 
 cases = st.tuples(

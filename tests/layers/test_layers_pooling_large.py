@@ -11,8 +11,10 @@ from jax import lax
 
 import flaxvision as fv
 from flaxvision.layers import AvgPool, Chain, Context, Flatten, GlobalMaxPool, MaxPool, max_pool
-from flaxvision.layers.forms import Maps, apply
+from flaxvision.layers.kinds import kind_of
 from flaxvision.layers.pooling import mean_pool
+from flaxvision.ops.maps import Maps
+from flaxvision.ops.policy import CPU_TRAINING
 
 CASES = {  # (H, W), window, strides
     "whole map": ((16, 16), (16, 16), (1, 1)),
@@ -81,7 +83,7 @@ def test_the_batch_may_come_last(pool):
     g = np.random.default_rng(1).normal(size=pool(x).shape).astype(np.float32)
 
     def last(x):
-        return apply(pool, Maps(x.transpose(3, 1, 2, 0), True), Context(conv="fast")).first()
+        return kind_of(pool).apply(pool, [Maps(x.transpose(3, 1, 2, 0), True)], Context(policy=CPU_TRAINING)).first()
 
     for ours, expected in zip(with_gradient(last, x, g), with_gradient(pool, x, g), strict=True):
         np.testing.assert_allclose(ours, expected, atol=1e-6)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from flaxvision.ops.policy import Form
 from flaxvision.sweep import arrange as module
 from flaxvision.sweep import parse_spec
 from flaxvision.sweep.arrange import Cost, arrange, cost_of
@@ -119,5 +120,5 @@ def test_the_patches_of_a_convolution_take_memory(tiny, monkeypatch):
     cnn = dataclasses.replace(trial, settings={**settings, "model": "mnist_net", "batch_size": 32})
     patches = 32 * 4 * 9 * (28 * 28 * 1 + 14 * 14 * 8)
     whole = cost_of(cnn, PLACES).memory
-    monkeypatch.setattr("flaxvision.layers.forms.form_and_patches", lambda *arguments: ("native", 0))
+    monkeypatch.setattr("flaxvision.layers.network.Step.form", lambda *arguments: (Form.NATIVE, 0))
     assert whole - cost_of(cnn, PLACES).memory == 2 * patches

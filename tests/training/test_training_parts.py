@@ -11,7 +11,6 @@ from flax import nnx
 import flaxvision as fv
 from flaxvision.layers import BatchNorm, Chain, Conv, ConvTranspose, Flatten, Linear
 from flaxvision.layers.context import ContextLayer
-from flaxvision.layers.forms import IN_CACHE, examples_in_cache
 from flaxvision.models.files import variables
 from flaxvision.training import Recipe, engine, train_cohort
 from flaxvision.training import plan as planning
@@ -102,9 +101,9 @@ def test_a_batch_in_parts(most, parts, size, masked):
     ],
 )
 def test_patches_stay_in_the_cache(network, bytes_of_an_example, part):
-    assert examples_in_cache(fv.models.create(network)) == part
+    assert planning.examples_in_cache(fv.models.create(network)) == part
     if part is not None:
-        assert part * bytes_of_an_example <= IN_CACHE < 2 * part * bytes_of_an_example
+        assert part * bytes_of_an_example <= planning.IN_CACHE < 2 * part * bytes_of_an_example
 
 
 @pytest.mark.parametrize(

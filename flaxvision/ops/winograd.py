@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from flaxvision.layers.patches import Window, adjoint_pair, overlap_add, pad_map
+from flaxvision.ops.windows import Window, adjoint_pair, overlap_add, pad_map
 
 TILE = 4  # side of a tile of outputs
 KERNELS = (3, 5)  # sides of kernels for which the rounding is small enough

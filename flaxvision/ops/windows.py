@@ -1,4 +1,4 @@
-"""Patches of maps, and their adjoint: the linear maps of which fast convolutions are made.
+"""Where windows lie on maps: their slices, and the adjoint, of which convolutions and pools are made.
 
 An array (A, H, W, B) is a batch of maps, channels last (N, H, W, C) or batch last (C, H, W, N): all that counts here is
 that the map lies on axes 1 and 2.
@@ -41,16 +41,6 @@ class Window:
         pairs = zip(self.padded, self.kernel, self.strides, strict=True)
         height, width = ((side - k) // stride + 1 for side, k, stride in pairs)
         return height, width
-
-
-def batch_last(x: jax.Array) -> jax.Array:
-    """(N, H, W, C) to (C, H, W, N)."""
-    return x.transpose(3, 1, 2, 0)
-
-
-def batch_first(x: jax.Array) -> jax.Array:
-    """(C, H, W, N) to (N, H, W, C)."""
-    return x.transpose(3, 1, 2, 0)
 
 
 def adjoint_pair(forward: Callable, adjoint: Callable) -> tuple[Callable, Callable]:
@@ -121,29 +111,3 @@ def add_slices(taps: list[list[jax.Array]], window: Window) -> jax.Array:
     padded = overlap_add(rows, 1, window.strides[0], height)
     (above, below), (left, right) = window.pads
     return pad_map(padded, ((-above, -below), (-left, -right)))
-
-
-def _patches(x: jax.Array, settings: tuple[Window, int]) -> jax.Array:
-    window, axis = settings
-    x = pad_map(x, window.pads)
-    for along in (1, 0):  # under each column of the window, then each row: h + w slices in place of h * w
-        side = 1 + along + (axis == 0 and along == 0)
-        k, stride, count = (pair[along] for pair in (window.kernel, window.strides, window.count))
-        taps = [lax.slice_in_dim(x, i, i + (count - 1) * stride + 1, stride, side) for i in range(k)]
-        x = jnp.stack(taps, axis)  # (..., w, ...), then (..., h, w, ...)
-    return x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
-
-
-def _from_patches(p: jax.Array, settings: tuple[Window, int]) -> jax.Array:
-    window, axis = settings
-    height, width = window.kernel
-    taps = [lax.index_in_dim(p, i, axis, keepdims=False) for i in range(height * width)]
-    return add_slices([taps[i * width : (i + 1) * width] for i in range(height)], window)
-
-
-patches, from_patches = adjoint_pair(_patches, _from_patches)
-patches.__doc__ = """What lies under each window of `x` (A, H, W, B): the taps, row by row, as a new axis.
-
-The settings are (window, axis).
-"""
-from_patches.__doc__ = "The adjoint of `patches`: every value is added to where its patch came from, (A, H, W, B)."

@@ -1,0 +1,438 @@
+"""The rows of the layers without weights: pools, activations, arithmetic, and what only moves values."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from export._place import Place
+from export._rows import (
+    Row,
+    any_place,
+    keras_layer,
+    no_weights,
+    on_maps,
+    own_torch_layer,
+    register,
+    torch_layer,
+)
+from export._weighted import onnx_pads
+from flaxvision.layers import (
+    ACTIVATIONS,
+    Activation,
+    Add,
+    Affine,
+    AvgPool,
+    Concat,
+    Dropout,
+    Flatten,
+    GlobalAvgPool,
+    GlobalMaxPool,
+    MaxPool,
+    Multiply,
+    PolarTransform,
+    SpatialDropout,
+    Subtract,
+    Upsample,
+)
+
+if TYPE_CHECKING:
+    from export._onnx import Graph
+
+Emit = Callable[["Graph", Place, Sequence[str]], str]
+
+
+def _node(op: str, attributes: Callable[[Place], dict[str, Any]] = lambda place: {}) -> Emit:
+    return lambda graph, place, inputs: graph.add(op, inputs, place.name, **attributes(place))
+
+
+def _nothing(graph: Graph, place: Place, inputs: Sequence[str]) -> str:
+    """Dropout and the identity leave no node."""
+    return inputs[0]
+
+
+def _number(graph: Graph, place: Place, name: str, value: object, dtype: Any = None) -> str:
+    return graph.constant(f"{place.name}.{name}", np.asarray(value, place.dtype if dtype is None else dtype))
+
+
+# Pools.
+
+
+def _window(place: Place) -> dict[str, Any]:
+    layer = place.layer
+    window = {"kernel_shape": list(layer.window), "strides": list(layer.strides), "pads": onnx_pads(place.pads)}
+    return window | ({"count_include_pad": 1} if getattr(layer, "count_include_pad", False) else {})
+
+
+def _even(place: Place) -> bool:
+    """Whether a pool pads alike on both sides, as PyTorch's do."""
+    return all(low == high for low, high in place.pads)
+
+
+def _torch_pool(place: Place) -> Any:
+    layer = place.layer
+    is_max = isinstance(layer, MaxPool)
+    if not _even(place):
+        return own_torch_layer("PaddedMaxPool2d" if is_max else "PaddedAvgPool2d")(place)
+    pads = tuple(low for low, _ in place.pads)
+    if is_max:
+        return torch_layer("MaxPool2d", lambda _: (layer.window, layer.strides, pads))(place)
+    return torch_layer("AvgPool2d", lambda _: (layer.window, layer.strides, pads, False, layer.count_include_pad))(
+        place
+    )
+
+
+def _keras_pool(name: str) -> Callable[[Place, Sequence[Any]], Any]:
+    def apply(place: Place, inputs: Sequence[Any]) -> Any:
+        from keras import ops
+
+        layer, (x,) = place.layer, inputs
+        named = isinstance(layer.padding, str) and not getattr(layer, "count_include_pad", False)
+        settings = {
+            "pool_size": layer.window,
+            "strides": layer.strides,
+            "padding": layer.padding.lower() if named else "valid",
+        }
+        pool = keras_layer(name, lambda _: settings)
+        if named or not any(map(any, place.pads)):
+            return pool(place, [x])
+        pads = ((0, 0), *place.pads, (0, 0))
+        if isinstance(layer, MaxPool):
+            return pool(place, [ops.pad(x, pads, constant_values=-math.inf)])
+        sums = pool(place, [ops.pad(x, pads)])
+        if layer.count_include_pad:
+            return sums
+        return ops.divide(sums, pool(place, [ops.pad(ops.ones_like(x), pads)]))
+
+    return apply
+
+
+register(MaxPool, Row(_node("MaxPool", _window), _torch_pool, _keras_pool("MaxPooling2D"), no_weights, on_maps))
+register(AvgPool, Row(_node("AveragePool", _window), _torch_pool, _keras_pool("AveragePooling2D"), no_weights, on_maps))
+register(
+    GlobalMaxPool,
+    Row(
+        _node("GlobalMaxPool"),
+        torch_layer("AdaptiveMaxPool2d", lambda place: (1,)),
+        keras_layer("GlobalMaxPooling2D", lambda place: {"keepdims": True}),
+        no_weights,
+        on_maps,
+    ),
+)
+register(
+    GlobalAvgPool,
+    Row(
+        _node("GlobalAveragePool"),
+        torch_layer("AdaptiveAvgPool2d", lambda place: (1,)),
+        keras_layer("GlobalAveragePooling2D", lambda place: {"keepdims": True}),
+        no_weights,
+        on_maps,
+    ),
+)
+
+
+def _upsample(graph: Graph, place: Place, inputs: Sequence[str]) -> str:
+    scales = _number(graph, place, "scales", (1, 1, *place.layer.scale), np.float32)
+    settings = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    return graph.add("Resize", [*inputs, "", scales], place.name, **settings)
+
+
+register(
+    Upsample,
+    Row(
+        _upsample,
+        torch_layer("Upsample", lambda p: (None, tuple(map(float, p.layer.scale)))),
+        keras_layer("UpSampling2D", lambda p: {"size": p.layer.scale}),
+        no_weights,
+        on_maps,
+    ),
+)
+
+
+# Activations.
+
+
+def _gelu(graph: Graph, place: Place, x: str) -> str:
+    if place.opset >= 20:
+        return graph.add("Gelu", [x], place.name, approximate="none")
+    scaled = graph.add("Div", [x, _number(graph, place, "sqrt2", math.sqrt(2))])  # x / 2 * (1 + erf(x / sqrt 2))
+    factor = graph.add("Add", [graph.add("Erf", [scaled]), _number(graph, place, "one", 1)])
+    half = graph.add("Mul", [x, _number(graph, place, "half", 0.5)])
+    return graph.add("Mul", [half, factor], place.name)
+
+
+def _gelu_tanh(graph: Graph, place: Place, x: str) -> str:
+    if place.opset >= 20:
+        return graph.add("Gelu", [x], place.name, approximate="tanh")
+    cube = graph.add("Mul", [graph.add("Mul", [x, x]), x])  # x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3)))
+    inner = graph.add("Add", [x, graph.add("Mul", [cube, _number(graph, place, "cubic", 0.044715)])])
+    tanh = graph.add("Tanh", [graph.add("Mul", [inner, _number(graph, place, "scale", math.sqrt(2 / math.pi))])])
+    half = graph.add("Mul", [x, _number(graph, place, "half", 0.5)])
+    return graph.add("Mul", [half, graph.add("Add", [tanh, _number(graph, place, "one", 1)])], place.name)
+
+
+def _clip(low: float, high: float) -> Callable[[Graph, Place, str], str]:
+    def emit(graph: Graph, place: Place, x: str) -> str:
+        ends = [_number(graph, place, name, value) for name, value in (("low", low), ("high", high))]
+        return graph.add("Clip", [x, *ends], place.name)
+
+    return emit
+
+
+def _hardsigmoid(graph: Graph, place: Place, x: str) -> str:
+    return graph.add("HardSigmoid", [x], place.name, alpha=1 / 6, beta=0.5)
+
+
+def _hardswish(graph: Graph, place: Place, x: str) -> str:
+    if place.opset >= 14:
+        return graph.add("HardSwish", [x], place.name)
+    return graph.add("Mul", [x, graph.add("HardSigmoid", [x], alpha=1 / 6, beta=0.5)], place.name)
+
+
+def _mish(graph: Graph, place: Place, x: str) -> str:
+    return graph.add("Mul", [x, graph.add("Tanh", [graph.add("Softplus", [x])])], place.name)
+
+
+def _op(name: str, **attributes: Any) -> Callable[[Graph, Place, str], str]:
+    return lambda graph, place, x: graph.add(name, [x], place.name, **attributes)
+
+
+def _with_alpha(name: str) -> Callable[[Graph, Place, str], str]:
+    return lambda graph, place, x: graph.add(name, [x], place.name, alpha=place.layer.argument)
+
+
+def _over_features(name: str) -> Callable[[Graph, Place, str], str]:
+    return lambda graph, place, x: graph.add(name, [x], place.name, axis=place.channels)
+
+
+def _keras_function(name: str) -> Callable[[Place, Any], Any]:
+    return lambda place, x: keras_layer("Activation", lambda _: {"activation": name})(place, [x])
+
+
+def _keras_named(name: str, setting: str) -> Callable[[Place, Any], Any]:
+    return lambda place, x: keras_layer(name, lambda _: {setting: place.layer.argument})(place, [x])
+
+
+def _keras_gelu_tanh(place: Place, x: Any) -> Any:
+    from keras import ops
+
+    return ops.gelu(x, approximate=True)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Function:
+    """An activation in the three worlds."""
+
+    onnx: Callable[[Graph, Place, str], str]
+    torch: Callable[[Place], Any]
+    keras: Callable[[Place, Any], Any]
+
+
+def _softmax_axis(place: Place) -> tuple:
+    return (place.channels,)
+
+
+FUNCTIONS: dict[str, Function] = {
+    "relu": Function(_op("Relu"), torch_layer("ReLU"), _keras_function("relu")),
+    "sigmoid": Function(_op("Sigmoid"), torch_layer("Sigmoid"), _keras_function("sigmoid")),
+    "tanh": Function(_op("Tanh"), torch_layer("Tanh"), _keras_function("tanh")),
+    "identity": Function(lambda graph, place, x: x, torch_layer("Identity"), _keras_function("linear")),
+    "leaky_relu": Function(
+        _with_alpha("LeakyRelu"),
+        torch_layer("LeakyReLU", lambda p: (p.layer.argument,)),
+        _keras_named("LeakyReLU", "negative_slope"),
+    ),
+    "elu": Function(
+        _with_alpha("Elu"), torch_layer("ELU", lambda p: (p.layer.argument,)), _keras_named("ELU", "alpha")
+    ),
+    "gelu": Function(_gelu, torch_layer("GELU"), _keras_function("gelu")),
+    "gelu_tanh": Function(_gelu_tanh, torch_layer("GELU", lambda p: ("tanh",)), _keras_gelu_tanh),
+    "silu": Function(
+        lambda graph, place, x: graph.add("Mul", [x, graph.add("Sigmoid", [x])], place.name),
+        torch_layer("SiLU"),
+        _keras_function("silu"),
+    ),
+    "softplus": Function(_op("Softplus"), torch_layer("Softplus"), _keras_function("softplus")),
+    "relu6": Function(_clip(0, 6), torch_layer("ReLU6"), _keras_function("relu6")),
+    "hardswish": Function(_hardswish, torch_layer("Hardswish"), _keras_function("hard_swish")),
+    "hardsigmoid": Function(_hardsigmoid, torch_layer("Hardsigmoid"), _keras_function("hard_sigmoid")),
+    "hardtanh": Function(_clip(-1, 1), torch_layer("Hardtanh"), _keras_function("hard_tanh")),
+    "mish": Function(_mish, torch_layer("Mish"), _keras_function("mish")),
+    "softmax": Function(_over_features("Softmax"), torch_layer("Softmax", _softmax_axis), _keras_function("softmax")),
+    "log_softmax": Function(
+        _over_features("LogSoftmax"), torch_layer("LogSoftmax", _softmax_axis), _keras_function("log_softmax")
+    ),
+}
+if set(FUNCTIONS) != set(ACTIVATIONS):
+    raise ImportError(f"export and flaxvision differ in activations: {set(FUNCTIONS) ^ set(ACTIVATIONS)}")
+
+register(
+    Activation,
+    Row(
+        lambda graph, place, inputs: FUNCTIONS[place.layer.function].onnx(graph, place, inputs[0]),
+        lambda place: FUNCTIONS[place.layer.function].torch(place),
+        lambda place, inputs: FUNCTIONS[place.layer.function].keras(place, inputs[0]),
+        no_weights,
+        any_place,
+    ),
+)
+register(
+    Dropout,
+    Row(
+        _nothing,
+        torch_layer("Dropout", lambda p: (float(p.layer.rate[...]),)),
+        keras_layer("Dropout", lambda p: {"rate": float(p.layer.rate[...])}),
+        no_weights,
+        any_place,
+    ),
+)
+register(
+    SpatialDropout,
+    Row(
+        _nothing,
+        torch_layer("Dropout2d", lambda p: (float(p.layer.rate[...]),)),
+        keras_layer("SpatialDropout2D", lambda p: {"rate": float(p.layer.rate[...])}),
+        no_weights,
+        on_maps,
+    ),
+)
+
+
+# Several values, and constants.
+
+
+def _fold(op: str) -> Emit:
+    """A node of two inputs over several."""
+
+    def emit(graph: Graph, place: Place, inputs: Sequence[str]) -> str:
+        value = inputs[0]
+        for number, other in enumerate(inputs[1:], 2):
+            value = graph.add(op, [value, other], place.name if number == len(inputs) else None)
+        return value
+
+    return emit
+
+
+def _affine(graph: Graph, place: Place, inputs: Sequence[str]) -> str:
+    along = (-1, 1, 1) if len(place.shape) == 3 else (-1,)
+    value = inputs[0]
+    for name, op, nothing in (("scale", "Mul", 1.0), ("shift", "Add", 0.0)):
+        number = np.asarray(getattr(place.layer, name))
+        if np.any(number != nothing):
+            number = number.reshape(along) if number.ndim else number
+            value = graph.add(op, [value, _number(graph, place, name, number)])
+    return value
+
+
+def _keras_affine(place: Place) -> dict[str, Any]:
+    return {
+        name: np.asarray(getattr(place.layer, ours)).tolist()
+        for name, ours in (("scale", "scale"), ("offset", "shift"))
+    }
+
+
+register(Add, Row(_fold("Add"), own_torch_layer("Add"), keras_layer("Add"), no_weights, any_place))
+register(Subtract, Row(_fold("Sub"), own_torch_layer("Subtract"), keras_layer("Subtract"), no_weights, any_place))
+register(Multiply, Row(_fold("Mul"), own_torch_layer("Multiply"), keras_layer("Multiply"), no_weights, any_place))
+register(
+    Concat,
+    Row(
+        _node("Concat", lambda place: {"axis": place.channels}),
+        own_torch_layer("Concat"),
+        keras_layer("Concatenate"),
+        no_weights,
+        any_place,
+    ),
+)
+register(
+    Affine,
+    Row(_affine, own_torch_layer("Affine"), keras_layer("Rescaling", _keras_affine), no_weights, any_place),
+)
+
+
+# What moves or re-expresses values.
+
+
+def _reorders(place: Place) -> bool:
+    """Whether a Flatten of channels first and one of channels last give different orders."""
+    return len(place.shape) == 3 and place.shape[2] > 1 and math.prod(place.shape[:2]) > 1
+
+
+def _flatten(graph: Graph, place: Place, inputs: Sequence[str]) -> str:
+    value = inputs[0]
+    if place.layer.channels_last and _reorders(place):
+        value = graph.add("Transpose", [value], perm=[0, 2, 3, 1])
+    return graph.add("Flatten", [value], place.name, axis=1)
+
+
+def _torch_flatten(place: Place) -> Any:
+    reorders = place.layer.channels_last and _reorders(place)
+    return own_torch_layer("ChannelsLastFlatten")(place) if reorders else torch_layer("Flatten")(place)
+
+
+def _keras_flatten(place: Place, inputs: Sequence[Any]) -> Any:
+    import keras
+
+    (x,) = inputs
+    if not place.layer.channels_last and _reorders(place):
+        x = keras.layers.Permute((3, 1, 2), name=f"{place.keras_name}_order")(x)
+    return keras_layer("Flatten")(place, [x])
+
+
+register(Flatten, Row(_flatten, _torch_flatten, _keras_flatten, no_weights, any_place))
+
+
+def _polar(graph: Graph, place: Place, inputs: Sequence[str]) -> str:
+    """Radius and angle as `hypot` and `atan2` give them, at -0.0, at infinity and where squares overflow, too.
+
+    ONNX has neither. With q = the smaller of |x|, |y| by the larger, r = larger * sqrt(1 + q^2), and the angle comes
+    from atan(q) by the eighth of the plane.
+    """
+
+    def number(name: str, value: object, dtype: Any = None) -> str:
+        return _number(graph, place, name, value, dtype)
+
+    (points,) = inputs
+    x, y = (graph.add("Gather", [points, number(n, [i], np.int64)], axis=1) for i, n in enumerate(("first", "second")))
+    width, height = graph.add("Abs", [x]), graph.add("Abs", [y])
+    larger, smaller = graph.add("Max", [width, height]), graph.add("Min", [width, height])
+    zero, one = number("zero", 0), number("one", 1)
+    finite = number("largest", np.finfo(place.dtype).max)  # infinity by infinity is no number
+    divisor = graph.add("Where", [graph.add("Equal", [larger, zero]), one, graph.add("Min", [larger, finite])])
+    ratio = graph.add("Div", [graph.add("Min", [smaller, finite]), divisor])
+    root = graph.add("Sqrt", [graph.add("Add", [graph.add("Mul", [ratio, ratio]), one])])
+    radius = graph.add("Mul", [larger, root])
+    angle = graph.add("Atan", [ratio])
+    steep = graph.add("Greater", [height, width])
+    angle = graph.add("Where", [steep, graph.add("Sub", [number("quarter", math.pi / 2), angle]), angle])
+    angle = graph.add(
+        "Where", [_negative(graph, x, zero, one), graph.add("Sub", [number("pi", math.pi), angle]), angle]
+    )
+    sign = graph.add("Where", [_negative(graph, y, zero, one), number("minus", -1), one])
+    phi = graph.add("Mul", [angle, sign])
+    return graph.add("Concat", [radius, phi], place.name, axis=1)
+
+
+def _negative(graph: Graph, value: str, zero: str, one: str) -> str:
+    """Whether a number has a minus, as -0.0 has: one by it is less than zero."""
+    signed = graph.add("Where", [graph.add("Equal", [value, zero]), graph.add("Div", [one, value]), value])
+    return graph.add("Less", [signed, zero])
+
+
+def _keras_polar(place: Place, inputs: Sequence[Any]) -> Any:
+    from keras import ops
+
+    (x,) = inputs
+    first, second = x[:, 0:1], x[:, 1:2]
+    width, height = ops.absolute(first), ops.absolute(second)
+    larger, smaller = ops.maximum(width, height), ops.minimum(width, height)
+    limits = np.finfo(place.dtype)  # squares would overflow; and neither 0 by 0 nor infinity by infinity is a number
+    ratio = ops.minimum(smaller, float(limits.max)) / ops.clip(larger, float(limits.tiny), float(limits.max))
+    return ops.concatenate([larger * ops.sqrt(1 + ratio * ratio), ops.arctan2(second, first)], axis=1)
+
+
+register(PolarTransform, Row(_polar, own_torch_layer("PolarTransform"), _keras_polar, no_weights, any_place))

@@ -1,0 +1,199 @@
+"""The registry of layers in other worlds: for each kind its ONNX nodes, its PyTorch layer and its Keras layer."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from export._place import Place, keras_names
+from flaxvision.errors import UserError
+from flaxvision.layers import KINDS, Chain
+from flaxvision.layers.kinds import MisfitError, outside
+from flaxvision.layers.network import Step
+
+if TYPE_CHECKING:
+    from export._onnx import Graph
+
+TYPES = ("float32", "float64", "float16")  # of the numbers that can be exported
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Row:
+    """One kind of layer in the three worlds."""
+
+    onnx: Callable[[Graph, Place, Sequence[str]], str]  # adds nodes on the values so named, returns the output's name
+    torch: Callable[[Place], Any]  # a torch.nn.Module, its weights as they come
+    keras: Callable[[Place, Sequence[Any]], Any]  # applied to Keras tensors, channels last
+    weights: Callable[[Any, Mapping[str, np.ndarray]], list[np.ndarray]]  # of the Keras layer, of our variables
+    check: Callable[[Place], None]  # raises `MisfitError` for what the others lack
+
+
+ROWS: dict[type[nnx.Module], Row] = {}
+
+
+def register(kind: type[nnx.Module], row: Row) -> None:
+    """Add the row of a kind."""
+    ROWS[kind] = row
+
+
+def check_registry() -> None:
+    """Raise unless every kind of the library has a row."""
+    missing = [kind.__name__ for kind in KINDS if kind not in ROWS]
+    if missing:
+        raise ImportError(f"export has no row for {', '.join(missing)}")
+
+
+# What many rows have in common.
+
+
+def no_weights(layer: Any, ours: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """The weights of a Keras layer without any."""
+    return []
+
+
+def in_order(*names: str) -> Callable[[Any, Mapping[str, np.ndarray]], list[np.ndarray]]:
+    """The weights of a Keras layer that has our variables so named, where there are such, as they are."""
+    return lambda layer, ours: [ours[name] for name in names if name in ours]
+
+
+def any_place(place: Place) -> None:
+    """Wherever it stands, the others have it."""
+
+
+def on_maps(place: Place) -> None:
+    """The others have it for maps only."""
+    if len(place.shape) != 3:
+        raise MisfitError(
+            f"is a {type(place.layer).__name__} on examples of shape {place.shape}: "
+            "it can be exported for maps (H, W, C) only"
+        )
+
+
+def on_maps_and_vectors(place: Place) -> None:
+    """The others count channels first, which only maps and vectors have."""
+    if len(place.shape) not in (1, 3):
+        raise MisfitError(
+            f"is a {type(place.layer).__name__} on examples of shape {place.shape}: "
+            "it can be exported for maps (H, W, C) and vectors only"
+        )
+
+
+def torch_layer(name: str, arguments: Callable[[Place], tuple] = lambda place: ()) -> Callable[[Place], Any]:
+    """`torch.nn.NAME(*arguments)`."""
+
+    def make(place: Place) -> Any:
+        import torch
+
+        return getattr(torch.nn, name)(*arguments(place))
+
+    return make
+
+
+def own_torch_layer(name: str) -> Callable[[Place], Any]:
+    """A layer that PyTorch lacks."""
+
+    def make(place: Place) -> Any:
+        from export import _torch_layers
+
+        return getattr(_torch_layers, name)(place)
+
+    return make
+
+
+def keras_layer(
+    name: str, settings: Callable[[Place], dict[str, Any]] = lambda place: {}
+) -> Callable[[Place, Sequence[Any]], Any]:
+    """`keras.layers.NAME(**settings)`."""
+
+    def apply(place: Place, inputs: Sequence[Any]) -> Any:
+        import keras
+
+        if place.layer_name not in place.keras_layers:  # a layer may stand at several places
+            place.keras_layers[place.layer_name] = getattr(keras.layers, name)(**settings(place), name=place.keras_name)
+        return place.keras_layers[place.layer_name](inputs[0] if len(inputs) == 1 else list(inputs))
+
+    return apply
+
+
+# A network's layers with their rows.
+
+
+def row_of(position: int, name: str, layer: nnx.Module, kind: str) -> Row:
+    """The row of a layer.
+
+    Raises:
+        UserError: For a layer outside the table, naming it, its place and the allowed kinds.
+    """
+    if type(layer) not in ROWS:
+        raise UserError(f"layer {position} {name!r} of {kind} {outside(layer, ROWS, 'exported')}")
+    return ROWS[type(layer)]
+
+
+def check_layers(model: Chain) -> None:
+    """Raise for what is no model, or the first layer that cannot be exported, before anything is done with any."""
+    _check_numbers(model)
+    for position, (name, layer) in enumerate(model.named_layers()):
+        row_of(position, name, layer, model.kind)
+    for position, (_, row, place) in enumerate(places(model, {})):
+        try:
+            row.check(place)
+        except MisfitError as error:
+            raise UserError(f"layer {position} {place.name!r} {error}") from error
+
+
+def _check_numbers(model: Chain) -> None:
+    """Raise unless it is a network whose layers all hold numbers of one type that every exporter has."""
+    if not isinstance(model, Chain):
+        instead = "a model of fv.models.create or fv.load_model"
+        if isinstance(model, (str, Path)):
+            instead = f"fv.load_model({str(model)!r})"
+        elif isinstance(getattr(model, "model", None), Chain):
+            instead = "its .model"
+        raise UserError(f"a {type(model).__name__} cannot be exported: give {instead}")
+    first: dict[str, str] = {}  # type -> the first layer that has it
+    for name, layer in model.named_layers():
+        for leaf in jax.tree.leaves(nnx.state(layer, (nnx.Param, nnx.BatchStat))):
+            if isinstance(leaf, jax.ShapeDtypeStruct):
+                raise UserError(f"layer {name!r} of {model.kind} holds no numbers: create it outside nnx.eval_shape")
+            first.setdefault(str(leaf.dtype), name)
+    strange = next((dtype for dtype in first if dtype not in TYPES), None)
+    if strange:
+        raise UserError(
+            f"layer {first[strange]!r} of {model.kind} holds numbers of {strange}: {', '.join(TYPES)} can be exported; "
+            "build it with param_dtype=jax.numpy.float32"
+        )
+    if len(first) > 1:
+        held = " and ".join(f"{name!r} holds {dtype}" for dtype, name in first.items())
+        raise UserError(f"layers of {model.kind} differ in type ({held}): give all of them one to export it")
+
+
+def places(model: Chain, tensors: Mapping[str, np.ndarray], opset: int = 0) -> Iterator[tuple[Step, Row, Place]]:
+    """Every node of a network with its row, in order."""
+    dtype, in_keras = model.dtype, keras_names(node.name for node in model.nodes)
+    keras_layers: dict[str, Any] = {}
+    for position, step in enumerate(model.walk()):
+        node = step.node
+        own = {key[len(node.layer) + 1 :]: v for key, v in tensors.items() if key.rpartition(".")[0] == node.layer}
+        row = row_of(position, node.name, step.layer, model.kind)
+        yield (
+            step,
+            row,
+            Place(
+                node.name,
+                step.layer,
+                step.inputs[0],
+                own,
+                step.output,
+                node.layer,
+                dtype,
+                opset,
+                in_keras[node.name],
+                keras_layers,
+            ),
+        )

@@ -1,0 +1,155 @@
+"""Activations by name, and PReLU, which learns."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from flaxvision.errors import UserError, check_choice
+from flaxvision.layers.context import Context
+from flaxvision.layers.kinds import (
+    Kind,
+    MisfitError,
+    Shape,
+    Tensor,
+    no_form,
+    no_products,
+    no_tensors,
+    register,
+    same_shape,
+)
+from flaxvision.ops.maps import Maps
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Function:
+    """One activation: its values, and its number, if it has one."""
+
+    values: Callable[..., jax.Array]  # of x, of (x, number), or of (x, axis of the features)
+    number: str = ""  # what PyTorch calls its number: "negative_slope" or "alpha"
+    default: float | None = None
+    over_features: bool = False  # whether a value depends on the others of its example
+
+
+ACTIVATIONS: dict[str, Function] = {
+    "relu": Function(nnx.relu),
+    "sigmoid": Function(nnx.sigmoid),
+    "tanh": Function(jnp.tanh),
+    "identity": Function(lambda x: x),
+    "leaky_relu": Function(lambda x, slope: nnx.leaky_relu(x, slope), "negative_slope", 0.01),
+    "elu": Function(lambda x, alpha: nnx.elu(x, alpha), "alpha", 1.0),
+    "gelu": Function(lambda x: nnx.gelu(x, approximate=False)),  # exact, as PyTorch's default
+    "gelu_tanh": Function(lambda x: nnx.gelu(x, approximate=True)),
+    "silu": Function(nnx.silu),
+    "softplus": Function(nnx.softplus),
+    "relu6": Function(jax.nn.relu6),
+    "hardswish": Function(jax.nn.hard_swish),
+    "hardsigmoid": Function(jax.nn.hard_sigmoid),
+    "hardtanh": Function(jax.nn.hard_tanh),
+    "mish": Function(jax.nn.mish),
+    "softmax": Function(lambda x, axis: jax.nn.softmax(x, axis), over_features=True),
+    "log_softmax": Function(lambda x, axis: jax.nn.log_softmax(x, axis), over_features=True),
+}
+
+
+class Activation(nnx.Module):
+    """An activation by its name.
+
+    Args:
+        function: One of "relu", "sigmoid", "tanh", "identity", "leaky_relu", "elu", "gelu" (exact), "gelu_tanh",
+            "silu", "softplus", "relu6", "hardswish", "hardsigmoid", "hardtanh", "mish", "softmax", "log_softmax"; the
+            last two over the features, on the last axis.
+        number: The slope of "leaky_relu" (0.01 by default) or the alpha of "elu" (1).
+
+    Raises:
+        UserError: For an unknown name, and for a number where the activation has none.
+    """
+
+    def __init__(self, function: str, number: float | None = None):
+        check_choice("activation", function, ACTIVATIONS)
+        known = ACTIVATIONS[function]
+        if number is not None and not known.number:
+            with_one = " and ".join(name for name, each in ACTIVATIONS.items() if each.number)
+            raise UserError(f"number={number} has no effect with activation {function!r}: only {with_one} have one")
+        self.function = function
+        self.number = None if number in (None, known.default) else float(number)
+
+    @property
+    def argument(self) -> float | None:
+        """The number that the activation is computed with; None for one without."""
+        return ACTIVATIONS[self.function].default if self.number is None else self.number
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Apply the activation to `x`, shape (B, ..., C)."""
+        return self.on(x, x.ndim - 1)
+
+    def on(self, x: jax.Array, features: int) -> jax.Array:
+        """Apply the activation to `x` with its features on the axis so named."""
+        known = ACTIVATIONS[self.function]
+        if known.over_features:
+            return known.values(x, features)
+        return known.values(x) if self.argument is None else known.values(x, self.argument)
+
+
+class PReLU(nnx.Module):
+    """x where it is positive, else a slope times x; the slopes learn.
+
+    Args:
+        num_parameters: 1 for one slope, or the number of channels for a slope each.
+        init: The slope to start from.
+
+    Reference: He et al., "Delving Deep into Rectifiers", ICCV 2015; PyTorch's PReLU.
+    """
+
+    def __init__(self, num_parameters: int = 1, init: float = 0.25):
+        self.num_parameters = num_parameters
+        self.slope = nnx.Param(jnp.full(num_parameters, init, jnp.float32))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Apply the function to `x`, shape (B, ..., C)."""
+        return self.on(Maps(x)).array
+
+    def on(self, maps: Maps) -> Maps:
+        """Apply the function to maps in any layout."""
+        x, slope = maps.array, self.slope[...].astype(maps.array.dtype)
+        return maps._replace(array=jnp.where(x > 0, x, x * maps.along_features(slope)))
+
+
+def _activate(layer: Activation, maps: Sequence[Maps], context: Context) -> Maps:
+    return maps[0]._replace(array=layer.on(maps[0].array, maps[0].features))
+
+
+def _prelu_shape(layer: PReLU, shapes: Sequence[Shape]) -> Shape:
+    if layer.num_parameters not in (1, shapes[0][-1]):
+        raise MisfitError(f"has {layer.num_parameters} slopes for {shapes[0][-1]} channels: give 1 or as many")
+    return shapes[0]
+
+
+register(
+    Kind(
+        layer=Activation,
+        settings=("function",),
+        make=Activation,
+        shape=same_shape,
+        apply=_activate,
+        tensors=no_tensors,
+        multiply_adds=no_products,
+        form=no_form,
+    )
+)
+register(
+    Kind(
+        layer=PReLU,
+        settings=("num_parameters",),
+        make=PReLU,
+        shape=_prelu_shape,
+        apply=lambda layer, maps, context: layer.on(maps[0]),
+        tensors=lambda layer: (Tensor("weight", "slope"),),
+        multiply_adds=no_products,
+        form=no_form,
+    )
+)

@@ -1,0 +1,59 @@
+"""Fully connected layers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from flax.nnx import Linear
+from jax import lax
+
+from flaxvision.layers.context import Context
+from flaxvision.layers.kinds import Kind, MisfitError, Shape, Tensor, no_form, placeholders, register
+from flaxvision.ops.convolution import NARROW, narrow_product
+from flaxvision.ops.maps import Maps
+
+
+def _shape(layer: Linear, shapes: Sequence[Shape]) -> Shape:
+    (shape,) = shapes
+    if shape[-1] != layer.in_features:
+        raise MisfitError(f"takes {layer.in_features} features, not {shape[-1]} (shape {shape})")
+    return (*shape[:-1], layer.out_features)
+
+
+def _apply(layer: Linear, maps: Sequence[Maps], context: Context) -> Maps:
+    x, kernel = maps[0].first(), layer.kernel[...]
+    inputs, outputs = kernel.shape
+    narrow = context.policy.narrow_products and outputs <= min(NARROW, inputs // 2)
+    if not narrow or not is_plain(layer) or layer.dot_general is not lax.dot_general:
+        return Maps(layer(x))
+    if x.ndim != 2 or x.dtype != kernel.dtype:
+        return Maps(layer(x))
+    return biased(layer, Maps(narrow_product(x, kernel)))
+
+
+def is_plain(layer: Any) -> bool:
+    """Whether a layer of Flax leaves the type and precision of its products to JAX."""
+    return {layer.dtype, layer.precision, layer.preferred_element_type} == {None}
+
+
+def biased(layer: Any, maps: Maps) -> Maps:
+    """Maps with a layer's bias, where it has one."""
+    if layer.bias is None:
+        return maps
+    return maps._replace(array=maps.array + maps.along_features(layer.bias[...]))
+
+
+register(
+    Kind(
+        layer=Linear,
+        settings=("in_features", "out_features", "use_bias"),
+        make=lambda **settings: Linear(**settings, **placeholders()),
+        shape=_shape,
+        apply=_apply,
+        tensors=lambda layer: (Tensor("weight", "kernel", (1, 0)), Tensor("bias", "bias")),
+        multiply_adds=lambda layer, shapes, output: math.prod(output) * layer.in_features,
+        form=no_form,
+    )
+)

@@ -1,0 +1,80 @@
+"""Layers that only move or re-express values: Flatten, and the polar transform of report C1."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from flaxvision.layers.context import Context
+from flaxvision.layers.kinds import Kind, MisfitError, Shape, no_form, no_products, no_tensors, register
+from flaxvision.ops.maps import Maps
+
+
+class Flatten(nnx.Module):
+    """(B, H, W, C) to (B, C * H * W), in PyTorch's order: channel, row, column.
+
+    With it no exporter permutes a weight, whatever follows. With the batch last, (C, H, W, B), it costs nothing.
+
+    Args:
+        channels_last: Whether the order is row, column, channel instead, as in Keras.
+    """
+
+    def __init__(self, channels_last: bool = False):
+        self.channels_last = channels_last
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Flatten all axes of `x` but the first; what are no maps keep their order."""
+        if x.ndim == 4 and not self.channels_last:
+            x = x.transpose(0, 3, 1, 2)
+        return x.reshape(x.shape[0], -1)
+
+
+class PolarTransform(nnx.Module):
+    """Cartesian points (x, y) to polar ones (r, phi), phi = atan2(y, x) in (-pi, pi]; report C1."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Transform `x` of shape (B, 2)."""
+        return jnp.stack([jnp.hypot(x[:, 0], x[:, 1]), jnp.arctan2(x[:, 1], x[:, 0])], axis=1)
+
+
+def _flatten(layer: Flatten, maps: Sequence[Maps], context: Context) -> Maps:
+    x = maps[0]
+    if x.batch_is_last and not layer.channels_last:  # (C, H, W, N)
+        return Maps(x.array.reshape(-1, x.array.shape[-1]).T)
+    return Maps(layer(x.first()))
+
+
+def _polar_shape(layer: PolarTransform, shapes: Sequence[Shape]) -> Shape:
+    if shapes[0] != (2,):
+        raise MisfitError(f"takes points of shape (2,), not {shapes[0]}: use a data set of 2-D points")
+    return shapes[0]
+
+
+register(
+    Kind(
+        layer=Flatten,
+        settings=(),
+        make=Flatten,
+        shape=lambda layer, shapes: (math.prod(shapes[0]),),
+        apply=_flatten,
+        tensors=no_tensors,
+        multiply_adds=no_products,
+        form=no_form,
+    )
+)
+register(
+    Kind(
+        layer=PolarTransform,
+        settings=(),
+        make=PolarTransform,
+        shape=_polar_shape,
+        apply=lambda layer, maps, context: Maps(layer(maps[0].array)),
+        tensors=no_tensors,
+        multiply_adds=no_products,
+        form=no_form,
+    )
+)

@@ -1,0 +1,69 @@
+"""A batch of maps with its layout: the batch first, or last where channels are few.
+
+Where channels are few the batch is the better axis to vectorise over. Layers hand such maps on with the batch last, and
+the next ones take them so, as long as they can: between two transpositions XLA computes in either order, and stores
+both. In mnist_net at batch 1024 those copies took 270 of 390 us an example. Maps of many channels that come batch last
+stay so: a network of one convolution from 16 to 64 channels, BatchNorm, ReLU, dropout, max-pool and a linear layer took
+200 us an example for 300 at batch 32, and was not slower at 8.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+
+from flaxvision.ops.windows import FEW
+
+
+class Maps(NamedTuple):
+    """A batch of maps, (N, H, W, C) with the batch first or (C, H, W, N) with it last; of vectors, (N, D)."""
+
+    array: jax.Array
+    batch_is_last: bool = False
+
+    def first(self) -> jax.Array:
+        """The array with the batch first."""
+        return swap_ends(self.array) if self.batch_is_last else self.array
+
+    def last(self) -> jax.Array:
+        """The array of maps with the batch last."""
+        return self.array if self.batch_is_last else swap_ends(self.array)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, H, W, C), wherever the batch lies."""
+        shape = self.array.shape
+        return (shape[3], shape[1], shape[2], shape[0]) if self.batch_is_last else shape
+
+    @property
+    def features(self) -> int:
+        """The axis of the channels."""
+        return 0 if self.batch_is_last else self.array.ndim - 1
+
+    @property
+    def examples(self) -> int:
+        """The axis of the batch."""
+        return self.array.ndim - 1 if self.batch_is_last else 0
+
+    def few_last(self) -> Maps:
+        """The same maps, with the batch last where channels are few."""
+        few = self.array.ndim == 4 and self.shape[3] < FEW
+        return Maps(self.last(), True) if few else self
+
+    def along_features(self, vector: jax.Array) -> jax.Array:
+        """A value a channel, shape (C,), as it is broadcast over the array."""
+        shape = [1] * self.array.ndim
+        shape[self.features] = -1
+        return vector.reshape(shape)
+
+
+def swap_ends(x: jax.Array) -> jax.Array:
+    """(N, H, W, C) to (C, H, W, N), and back."""
+    return x.transpose(3, 1, 2, 0)
+
+
+def alike(*several: Maps) -> list[Maps]:
+    """Maps in one layout: with the batch last if any of them has it so."""
+    last = any(maps.batch_is_last for maps in several)
+    return [Maps(maps.last(), True) if last and maps.array.ndim == 4 else maps for maps in several]

@@ -1,0 +1,64 @@
+"""What to compute how: one typed choice, made from the platform and the number of members that train together.
+
+XLA's own convolution has cliffs on a CPU: gradients that are 4 to 50 times slower inside `lax.scan` (jax-ml/jax#12868),
+maps of 2 x 2 that take 100 times as long as their arithmetic, few channels that are computed one by one. The other
+forms are made of slices, additions and matrix products, with derivatives of any order. They compute what XLA's
+computes, in another order of summation. Training on a CPU takes all of them; evaluation only those that are as exact as
+XLA's: with few channels, and on the smallest maps, where vgg19's last block takes 3 ms for 370.
+
+On a GPU, too, XLA's convolutions of few channels lag: a step of emnist_cnn takes 0.36 ms by them, of five such networks
+together 0.11 ms by matrix products, which XLA fuses and launches as one graph. Over members by `vmap` a convolution
+becomes a grouped one (jax-ml/jax#26266): 3.2 ms for sixteen trials, by products 0.47.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+
+
+class Form(enum.Enum):
+    """How a convolution is computed."""
+
+    NATIVE = "XLA's own"
+    PATCHES = "a product of patches and kernel, the batch first"
+    BATCH_LAST = "a product of kernel and patches, the batch last"
+    WINOGRAD = "Winograd's minimal filtering"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Policy:
+    """Which forms layers take."""
+
+    first_layer: Form = Form.NATIVE  # convolutions from a picture's channels to many
+    few_channels: Form = Form.NATIVE  # others with few input or output channels
+    many_channels: Form = Form.NATIVE  # the others; of WINOGRAD where it applies, else of PATCHES
+    patch_bytes: int = 0  # convolutions whose patches are larger take XLA's own form
+    as_exact: bool = False  # only forms whose sums are as exact as XLA's own, and that evaluate as fast
+    half: bool = False  # forms other than XLA's own for numbers of less than 32 bits, too
+    narrow_products: bool = False  # linear layers of few outputs by way of the transposed kernel
+
+    @property
+    def lays_batch_last(self) -> bool:
+        """Whether maps of few channels are laid with the batch last."""
+        return self.few_channels is Form.BATCH_LAST
+
+    @classmethod
+    def for_training(cls, platform: str, *, stacked: bool = False) -> Policy:
+        """How a platform ("cpu", "gpu", …) trains one network, or the `stacked` members of a `vmap`."""
+        if platform == "cpu":
+            return CPU_TRAINING
+        if platform == "gpu":
+            return GPU_STACKED if stacked else GPU
+        return NATIVE
+
+    def for_evaluation(self) -> Policy:
+        """How what trains by this policy is evaluated."""
+        return CPU_EVALUATION if self == CPU_TRAINING else self
+
+
+NATIVE = Policy()
+CPU_TRAINING = Policy(Form.PATCHES, Form.BATCH_LAST, Form.WINOGRAD, 2**30, narrow_products=True)
+CPU_EVALUATION = Policy(Form.PATCHES, Form.BATCH_LAST, Form.PATCHES, 2**28, as_exact=True)  # of larger batches
+GPU = Policy(Form.BATCH_LAST, Form.BATCH_LAST, Form.NATIVE, 2**28, half=True)
+GPU_STACKED = Policy(Form.BATCH_LAST, Form.BATCH_LAST, Form.PATCHES, 2**28, half=True)
