@@ -24,6 +24,8 @@ from flaxvision.layers.kinds import (
 )
 from flaxvision.ops.maps import Maps
 
+__all__ = ["ACTIVATIONS", "Activation", "PReLU"]
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Function:

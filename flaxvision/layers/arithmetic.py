@@ -17,6 +17,8 @@ from flaxvision.layers.context import Context
 from flaxvision.layers.kinds import Kind, MisfitError, Shape, no_form, no_products, no_tensors, register
 from flaxvision.ops.maps import Maps, alike
 
+__all__ = ["Add", "Affine", "Concat", "Multiply", "Subtract"]
+
 
 class Add(nnx.Module):
     """The sum of two or more values; an axis of size 1 is broadcast."""

@@ -18,6 +18,8 @@ from flaxvision.ops.maps import Maps
 from flaxvision.ops.policy import Form, Policy
 from flaxvision.ops.windows import FEW, Pair, Window
 
+__all__ = ["Conv", "ConvTranspose"]
+
 ONE = (None, 1, (1, 1))  # a dilation of one
 
 

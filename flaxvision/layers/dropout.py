@@ -14,6 +14,8 @@ from flaxvision.layers.context import EVALUATION, Context, ContextLayer, Hyperpa
 from flaxvision.layers.kinds import Kind, Shape, as_map, no_form, no_products, no_tensors, register, same_shape
 from flaxvision.ops.maps import Maps
 
+__all__ = ["Dropout", "SpatialDropout"]
+
 
 class Dropout(ContextLayer):
     """Zeroes each element with probability `rate` in training and scales the rest by 1 / (1 - rate).

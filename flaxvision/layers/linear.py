@@ -14,6 +14,8 @@ from flaxvision.layers.kinds import Kind, MisfitError, Shape, Tensor, no_form, p
 from flaxvision.ops.convolution import NARROW, narrow_product
 from flaxvision.ops.maps import Maps
 
+__all__ = ["Linear"]
+
 
 def _shape(layer: Linear, shapes: Sequence[Shape]) -> Shape:
     (shape,) = shapes

@@ -23,6 +23,8 @@ from flaxvision.layers.kinds import (
 from flaxvision.ops.dtypes import at_least_float32
 from flaxvision.ops.maps import Maps
 
+__all__ = ["BatchNorm", "GroupNorm"]
+
 
 class BatchNorm(ContextLayer):
     """Batch normalisation over all axes but the last, with exact statistics under masks and across devices.

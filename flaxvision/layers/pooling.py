@@ -27,6 +27,8 @@ from flaxvision.ops.maps import Maps
 from flaxvision.ops.pooling import max_pool, mean_pool
 from flaxvision.ops.windows import Pads, Pair, pad_map
 
+__all__ = ["AvgPool", "GlobalAvgPool", "GlobalMaxPool", "MaxPool", "Upsample"]
+
 Padding = str | int | Pair
 
 

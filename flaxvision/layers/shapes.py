@@ -13,6 +13,8 @@ from flaxvision.layers.context import Context
 from flaxvision.layers.kinds import Kind, MisfitError, Shape, no_form, no_products, no_tensors, register
 from flaxvision.ops.maps import Maps
 
+__all__ = ["Flatten", "PolarTransform"]
+
 
 class Flatten(nnx.Module):
     """(B, H, W, C) to (B, C * H * W), in PyTorch's order: channel, row, column.
