@@ -45,6 +45,7 @@ from flaxvision.layers import (
     GlobalAvgPool,
     GlobalMaxPool,
     GroupNorm,
+    LayerNorm,
     Linear,
     MaxPool,
     Multiply,
@@ -176,6 +177,9 @@ class _Drawn:
         groups = self.either(*(n for n in range(1, channels + 1) if channels % n == 0))
         return self._scaled(GroupNorm(groups, channels, self.either(1e-5, 1e-3)))
 
+    def layer_norm(self) -> LayerNorm:
+        return self._scaled(LayerNorm(self.shape[-1], self.either(1e-5, 1e-3)))
+
     def _scaled(self, layer: Any) -> Any:
         layer.scale[...] = self.normal(0.3, 1.0)(None, self.shape[-1:])
         layer.bias[...] = self.normal(0.3)(None, self.shape[-1:])
@@ -199,7 +203,15 @@ class _Drawn:
 
     def same(self) -> None:
         """Add a layer that keeps the shape."""
-        makers = [self.batch_norm, self.group_norm, self.activation, self.activation, self.prelu, self.affine]
+        makers = [
+            self.batch_norm,
+            self.group_norm,
+            self.layer_norm,
+            self.activation,
+            self.activation,
+            self.prelu,
+            self.affine,
+        ]
         makers += [lambda: Dropout(0.3)]
         if len(self.shape) == 3:
             makers += [lambda: SpatialDropout(0.3), self.same_conv, self.same_conv]

@@ -215,6 +215,17 @@ class LastAxisBatchNorm(torch.nn.BatchNorm1d):
         return super().forward(x.reshape(-1, x.shape[-1])).reshape(x.shape)
 
 
+class LayerNorm2d(torch.nn.LayerNorm):
+    """Layer normalisation over the channels of (N, C, H, W), which `torch.nn.LayerNorm` takes on the last axis."""
+
+    def __init__(self, place: Place):
+        super().__init__(place.layer.num_features, place.layer.epsilon)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalise `x`."""
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+
 class PolarTransform(torch.nn.Module):
     """Points (x, y) to (r, phi)."""
 

@@ -10,6 +10,7 @@ import numpy as np
 from export._place import Place, keras_crop, pair, pairs, transpose_cuts
 from export._rows import (
     Row,
+    any_place,
     in_order,
     keras_layer,
     on_maps,
@@ -18,7 +19,7 @@ from export._rows import (
     register,
     torch_layer,
 )
-from flaxvision.layers import BatchNorm, Conv, ConvTranspose, GroupNorm, Linear, PReLU
+from flaxvision.layers import BatchNorm, Conv, ConvTranspose, GroupNorm, LayerNorm, Linear, PReLU
 from flaxvision.layers.kinds import MisfitError
 
 if TYPE_CHECKING:
@@ -261,7 +262,7 @@ register(
         torch=_torch_batch_norm,
         keras=keras_layer("BatchNormalization", lambda p: {"momentum": p.layer.momentum, "epsilon": p.layer.epsilon}),
         weights=in_order("scale", "bias", "mean", "var"),
-        check=lambda place: None,
+        check=any_place,
     ),
 )
 register(
@@ -272,6 +273,32 @@ register(
         keras=keras_layer("GroupNormalization", lambda p: {"groups": p.layer.num_groups, "epsilon": p.layer.epsilon}),
         weights=in_order("scale", "bias"),
         check=on_maps_and_vectors,
+    ),
+)
+
+
+def _layer_norm(graph: Graph, place: Place, inputs: Sequence[str]) -> str:
+    if len(place.shape) != 3 and place.opset >= 17:
+        names = graph.weights(place, ("weight", "bias"))
+        settings = {"axis": -1, "epsilon": place.layer.epsilon}
+        return graph.add("LayerNormalization", [*inputs, *names], place.name, **settings)
+    return scaled_by_channel(graph, place, standardized(graph, place, inputs[0], [place.channels]))
+
+
+def _torch_layer_norm(place: Place) -> Any:
+    if len(place.shape) == 3:
+        return own_torch_layer("LayerNorm2d")(place)
+    return torch_layer("LayerNorm", lambda _: (place.layer.num_features, place.layer.epsilon))(place)
+
+
+register(
+    LayerNorm,
+    Row(
+        onnx=_layer_norm,
+        torch=_torch_layer_norm,
+        keras=keras_layer("LayerNormalization", lambda p: {"epsilon": p.layer.epsilon}),
+        weights=in_order("scale", "bias"),
+        check=any_place,
     ),
 )
 

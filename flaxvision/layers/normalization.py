@@ -23,7 +23,7 @@ from flaxvision.layers.kinds import (
 from flaxvision.ops.dtypes import at_least_float32
 from flaxvision.ops.maps import Maps
 
-__all__ = ["BatchNorm", "GroupNorm"]
+__all__ = ["BatchNorm", "GroupNorm", "LayerNorm"]
 
 
 class BatchNorm(ContextLayer):
@@ -142,6 +142,35 @@ class GroupNorm(nnx.Module):
         )
 
 
+class LayerNorm(nnx.Module):
+    """Normalisation over the last axis, at every place of a map by itself, then a scale and a bias a channel.
+
+    Args:
+        num_features: Size of the last axis.
+        epsilon: Added to the variance.
+
+    Reference: Ba et al., "Layer Normalization", 2016; PyTorch's LayerNorm, and on maps ConvNeXt's.
+    """
+
+    def __init__(self, num_features: int, epsilon: float = 1e-5):
+        self.num_features = num_features
+        self.epsilon = epsilon
+        self.scale = nnx.Param(jnp.ones(num_features, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(num_features, jnp.float32))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalise `x`, shape (B, ..., num_features)."""
+        return self.normalize(Maps(x)).array
+
+    def normalize(self, maps: Maps) -> Maps:
+        """Normalise maps in any layout."""
+        x = maps.array.astype(at_least_float32(maps.array.dtype))
+        centred = x - x.mean(axis=maps.features, keepdims=True)
+        variance = jnp.square(centred).mean(axis=maps.features, keepdims=True)
+        x = centred * lax.rsqrt(variance + self.epsilon) * maps.along_features(self.scale[...].astype(x.dtype))
+        return maps._replace(array=(x + maps.along_features(self.bias[...].astype(x.dtype))).astype(maps.array.dtype))
+
+
 def _features(count: int, shape: Shape) -> Shape:
     """The shape, or the error that its last axis has another size."""
     if shape[-1] != count:
@@ -174,6 +203,18 @@ register(
         settings=("num_groups", "num_channels", "epsilon"),
         make=GroupNorm,
         shape=lambda layer, shapes: _features(layer.num_channels, shapes[0]),
+        apply=lambda layer, maps, context: layer.normalize(maps[0]),
+        tensors=lambda layer: TENSORS,
+        multiply_adds=no_products,
+        form=no_form,
+    )
+)
+register(
+    Kind(
+        layer=LayerNorm,
+        settings=("num_features", "epsilon"),
+        make=LayerNorm,
+        shape=lambda layer, shapes: _features(layer.num_features, shapes[0]),
         apply=lambda layer, maps, context: layer.normalize(maps[0]),
         tensors=lambda layer: TENSORS,
         multiply_adds=no_products,

@@ -136,7 +136,14 @@ def test_every_kind_of_layer_is_described_and_built_again():
     }
     arguments = {
         **{"BatchNorm": (3,), "Dropout": (0.5,), "Activation": ("elu", 0.5), "MaxPool": (3, 2, 1), "AvgPool": (2,)},
-        **{"GroupNorm": (2, 4), "SpatialDropout": (0.5,), "PReLU": (3,), "Upsample": (2,), "Affine": ((1.0, 2.0), 3.0)},
+        **{
+            "GroupNorm": (2, 4),
+            "LayerNorm": (3,),
+            "SpatialDropout": (0.5,),
+            "PReLU": (3,),
+            "Upsample": (2,),
+            "Affine": ((1.0, 2.0), 3.0),
+        },
     }
     assert set(layers) == set(KINDS)
     for kind, made in layers.items():

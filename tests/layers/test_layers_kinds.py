@@ -21,6 +21,7 @@ from flaxvision.layers import (
     Dropout,
     Flatten,
     GroupNorm,
+    LayerNorm,
     MaxPool,
     Multiply,
     Network,
@@ -53,6 +54,8 @@ CASES = {
     "group norm": (lambda: GroupNorm(2, 6), [(5, 4, 6)], lambda t, F: t.nn.GroupNorm(2, 6)),
     "group norm of vectors": (lambda: GroupNorm(3, 6, 1e-3), [(6,)], lambda t, F: t.nn.GroupNorm(3, 6, 1e-3)),
     "group norm, wide": (lambda: GroupNorm(8, 40), [(3, 3, 40)], lambda t, F: t.nn.GroupNorm(8, 40)),
+    "layer norm": (lambda: LayerNorm(6, 1e-3), [(6,)], lambda t, F: t.nn.LayerNorm(6, 1e-3)),
+    "layer norm of channels": (lambda: LayerNorm(6), [(5, 4, 6)], lambda t, F: channels_norm(t)),
     "prelu, one slope": (lambda: PReLU(), [(5, 4, 6)], lambda t, F: t.nn.PReLU()),
     "prelu by channel": (lambda: PReLU(6), [(5, 4, 6)], lambda t, F: t.nn.PReLU(6)),
     "grouped": (
@@ -88,6 +91,13 @@ CASES = {
        for name, theirs in (("relu6", "ReLU6"), ("hardswish", "Hardswish"), ("hardsigmoid", "Hardsigmoid"),
                             ("hardtanh", "Hardtanh"), ("mish", "Mish"))},
 }  # fmt: skip
+
+
+def channels_norm(torch):
+    norm = torch.nn.LayerNorm(6)
+    norm.register_forward_pre_hook(lambda _, inputs: (inputs[0].movedim(1, -1),))
+    norm.register_forward_hook(lambda _, inputs, y: y.movedim(-1, 1))
+    return norm
 
 
 def channels_first(x):
