@@ -21,6 +21,7 @@ from flaxvision.layers import (
     GlobalAvgPool,
     GlobalMaxPool,
     GroupNorm,
+    LayerNorm,
     Linear,
     MaxPool,
     Multiply,
@@ -216,6 +217,10 @@ class Build:
     def group_norm(self, name: str, groups: int) -> Value:
         """Add group normalisation of the channels in so many groups."""
         return self.layer(name, GroupNorm(groups, self.shape[-1]))
+
+    def layer_norm(self, name: str) -> Value:
+        """Add layer normalisation over the last axis, at every place of a map by itself."""
+        return self.layer(name, LayerNorm(self.shape[-1]))
 
     def prelu(self, name: str, slopes: int = 1) -> Value:
         """Add a PReLU, with one slope or as many as there are channels."""
