@@ -156,5 +156,5 @@ def test_every_kind_of_layer_is_described_and_built_again():
 
 
 def test_a_layer_outside_the_vocabulary_is_named():
-    with pytest.raises(UserError, match=r"layer 'norm' is a LayerNorm.*allowed kinds: .*Linear.*Conv"):
-        describe("norm", nnx.LayerNorm(3, rngs=nnx.Rngs(0)))
+    with pytest.raises(UserError, match=r"layer 'norm' is a InstanceNorm.*allowed kinds: .*Linear.*Conv"):
+        describe("norm", nnx.InstanceNorm(3, rngs=nnx.Rngs(0)))
