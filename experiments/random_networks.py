@@ -172,10 +172,14 @@ class _Drawn:
         layer = BatchNorm(self.shape[-1], self.either(0.1, 0.5, 0.9), self.either(1e-5, 1e-3))
         return self._scaled(layer)
 
-    def group_norm(self) -> GroupNorm:
-        channels = self.shape[-1]
-        groups = self.either(*(n for n in range(1, channels + 1) if channels % n == 0))
-        return self._scaled(GroupNorm(groups, channels, self.either(1e-5, 1e-3)))
+    def group_norm(self) -> Any:
+        channels, whole = self.shape[-1], math.prod(self.shape)
+        fitting = [
+            n for n in range(1, channels + 1) if channels % n == 0 and whole > n
+        ]  # PyTorch refuses single values
+        if not fitting:
+            return self.batch_norm()
+        return self._scaled(GroupNorm(self.either(*fitting), channels, self.either(1e-5, 1e-3)))
 
     def layer_norm(self) -> LayerNorm:
         return self._scaled(LayerNorm(self.shape[-1], self.either(1e-5, 1e-3)))

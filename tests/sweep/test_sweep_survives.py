@@ -51,7 +51,7 @@ def small(build, outputs, how="none", width=4):
     build.flatten("flat")
     build.linear("hidden", width)
     if how != "none":
-        build._add("fails", Fails(how), (width,))
+        build.layer("fails", Fails(how))
     build.linear("out", outputs)
 """
 
