@@ -1,4 +1,4 @@
-"""Arrays where JAX takes them on a CPU as they are, in place of a copy."""
+"""Arrays without copies: where JAX takes them on a CPU as they are, and rows that change places."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 BOUNDARY = 64  # bytes: XLA takes no array that begins elsewhere, and NumPy's own begin 16 after
+_PARTS = 32  # of a row that are moved in turn: the share of the array that is held twice
 
 
 def empty(shape: tuple[int, ...], dtype: Any = np.uint8) -> np.ndarray:
@@ -16,3 +17,20 @@ def empty(shape: tuple[int, ...], dtype: Any = np.uint8) -> np.ndarray:
     memory = np.empty(size + BOUNDARY, np.uint8)
     start = -memory.ctypes.data % BOUNDARY
     return memory[start : start + size].view(dtype).reshape(shape)
+
+
+def reorder(array: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """The rows `order` of a contiguous array, brought to its front; the others are lost.
+
+    Returns:
+        A view of them: a copy would take their memory once more.
+
+    >>> reorder(np.arange(6).reshape(3, 2), np.array([2, 0])).tolist()
+    [[4, 5], [0, 1]]
+    """
+    flat = array.reshape(len(array), -1).view(np.uint8)
+    step = max(1, flat.shape[1] // _PARTS)
+    for start in range(0, flat.shape[1], step):
+        part = flat[:, start : start + step]
+        part[: len(order)] = part[order]
+    return array[: len(order)]

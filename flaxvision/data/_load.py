@@ -115,7 +115,7 @@ def load(
         _check_shape(dataset, width_height, channels)
     if validation is not None and dataset.validation is not None:
         raise UserError(f"validation is {validation}: leave it out, {name} has a validation split of its own")
-    return dataset.limit(limit).hold_out(validation, validation_seed)
+    return dataset.limit(limit, in_place=True).hold_out(validation, validation_seed, in_place=True)
 
 
 def _folder(name: str, *, file: bool = False) -> Path:

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from flaxvision._memory import reorder
 from flaxvision.data import balance
 from flaxvision.data.balance import first_of_each, shares
 from flaxvision.errors import UserError, check_whole
 
 SPLITS = ("train", "validation", "test")
+_FEW = 0.25  # of the examples of a split: so many are copied rather than kept with the memory of all
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -37,6 +39,23 @@ class Split:
     def __getitem__(self, index: Any) -> Split:
         """The examples that a slice, a boolean mask or an index array picks, in its order."""
         return Split(self.images[index], self.labels[index])
+
+    def divide(self, *parts: np.ndarray, in_place: bool = False) -> list[Split]:
+        """The examples of each of several disjoint index arrays, in its order.
+
+        Args:
+            parts: What each split is to have.
+            in_place: Whether they take the memory of this split, which is of no use then, unless they are few of it.
+        """
+        own = in_place and self.images.flags.c_contiguous and self.images.flags.writeable
+        if not own or sum(map(len, parts)) <= _FEW * len(self):
+            return [self[part] for part in parts]
+        images = reorder(self.images, np.concatenate(parts))
+        ends = np.cumsum([len(part) for part in parts]).tolist()
+        starts = [0, *ends]
+        return [
+            Split(images[start:end], self.labels[part]) for part, start, end in zip(parts, starts, ends, strict=False)
+        ]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -83,24 +102,28 @@ class Dataset:
         """Whether it is a published set, whose examples keep their order and whose draws those of its reports."""
         return self.source.kind in ("raw folder", "download")
 
-    def limit(self, examples: int | None) -> Dataset:
+    def limit(self, examples: int | None, *, in_place: bool = False) -> Dataset:
         """So many examples of every split, in their order (all of them for None).
 
         Of one's own data they have the classes in the proportions of the split, one of each at least where that goes;
-        of published and generated sets, which are mixed, they are the first.
+        of published and generated sets, which are mixed, they are the first. With `in_place` they take the memory of
+        this data set, which is of no use then.
         """
         if examples is None:
             return self
         check_whole("limit", examples, 1)
         if self.published or self.source.kind == "generated":
             return self._with(**{name: split[:examples] for name, split in self.splits.items()})
-        return self._with(**{name: split[_first(split, examples)] for name, split in self.splits.items()})
+        longer = {name: split for name, split in self.splits.items() if len(split) > examples}
+        chosen = {name: split.divide(_first(split, examples), in_place=in_place) for name, split in longer.items()}
+        return self._with(**{name: split for name, (split,) in chosen.items()})
 
-    def hold_out(self, fraction: float | None, seed: int = 0) -> Dataset:
+    def hold_out(self, fraction: float | None, seed: int = 0, *, in_place: bool = False) -> Dataset:
         """Move a random `fraction` of the training examples, drawn by `seed`, to a validation split.
 
         It has the classes in the proportions of the training split, one of each at least where that goes; a class of
         one example stays in training. Of a published set it is drawn from all examples alike, as its reports drew it.
+        With `in_place` the splits take the memory of this data set, which is of no use then.
         """
         if fraction is None:
             return self
@@ -124,7 +147,8 @@ class Dataset:
                 raise UserError(f"validation={fraction}: every class has one training example, none can be held out")
         kept = np.ones(len(order), bool)
         kept[held] = False
-        return self._with(train=self.train[kept], validation=self.train[held])
+        train, validation = self.train.divide(np.flatnonzero(kept), held, in_place=in_place)
+        return self._with(train=train, validation=validation)
 
     def noted(self, notes: Iterable[str] = ()) -> Dataset:
         """The same with more `source.notes`: the given ones, and what its classes' numbers of examples ask for."""
@@ -143,4 +167,4 @@ class Dataset:
 
 def _first(split: Split, examples: int) -> np.ndarray:
     counts = np.bincount(split.labels)
-    return first_of_each(split.labels, np.arange(len(split)), shares(counts, min(examples, len(split))))
+    return first_of_each(split.labels, np.arange(len(split)), shares(counts, examples))

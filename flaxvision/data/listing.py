@@ -14,10 +14,9 @@ from flaxvision._text import some
 from flaxvision.data import pixels
 from flaxvision.errors import UserError
 
+# Paths begin at the folder that was given.
 Files = dict[str, list[str]]  # class -> the paths of its images, in their order
-_Found = tuple[
-    tuple[str, ...], str
-]  # of a path, the names of the folders above an image, from the folder that was given
+_Dirs = tuple[str, ...]  # the names of a folder and of those above it
 
 _WORDS = {
     "train": ("training", "train"),
@@ -67,49 +66,66 @@ class _Walk:
     """All that is visible below a folder; links are followed, but not round in circles."""
 
     def __init__(self, folder: Path):
-        self.images: list[_Found] = []
-        self.folders: list[tuple[str, ...]] = []
-        self.others: dict[str, list[_Found]] = {}  # what was passed over, by the reason
+        self.folder = str(folder)
+        self.images: list[tuple[_Dirs, list[str]]] = []  # the folders that have any
+        self.folders: list[_Dirs] = []
+        self.others: dict[str, list[tuple[_Dirs, str]]] = {}  # what was passed over, by the reason
         with pixels.pillow():
-            self._enter(str(folder), (), ())
+            self._enter((), ())
 
-    def _enter(self, folder: str, dirs: tuple[str, ...], around: tuple[tuple[int, int], ...]) -> None:
+    def _enter(self, dirs: _Dirs, around: tuple[tuple[int, int], ...]) -> None:
+        folder = os.path.join(self.folder, *dirs)
         try:
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+            with os.scandir(folder) as found:
+                entries = sorted((entry.name, _kind(entry)) for entry in found)
             status = os.stat(folder)
         except OSError as error:
             raise UserError(
                 f"cannot read the folder {shown(folder)}: {error.strerror}; give one that you can"
             ) from error
         if (status.st_dev, status.st_ino) in around:
-            self.others.setdefault("link back to a folder around it", []).append((dirs, folder))
+            self.others.setdefault("link back to a folder around it", []).append((dirs, os.path.join(*dirs)))
             return
         if dirs:
             self.folders.append(dirs)
-        for entry in entries:
-            if entry.name.startswith(".") or entry.name.casefold() in _SYSTEM:
+        images: list[str] = []
+        self.images.append((dirs, images))
+        for name, kind in entries:
+            if name.startswith(".") or name.casefold() in _SYSTEM:
                 continue
-            path = os.path.join(folder, entry.name)
-            if entry.is_dir():
-                self._enter(path, (*dirs, entry.name), (*around, (status.st_dev, status.st_ino)))
-            elif not entry.is_file() and not entry.is_symlink():  # a pipe or a socket, which would never end
+            path = os.path.join(*dirs, name)
+            if kind == "folder":
+                self._enter((*dirs, name), (*around, (status.st_dev, status.st_ino)))
+            elif kind == "":
                 self.others.setdefault(pixels.NO_IMAGE, []).append((dirs, path))
-            elif reason := pixels.passed_over(path):
+            elif reason := pixels.passed_over(os.path.join(self.folder, path)):
                 self.others.setdefault(reason, []).append((dirs, path))
             else:
-                self.images.append((dirs, path))
+                images.append(path)
+        if not images:
+            self.images.remove((dirs, images))
 
-    def below(self, *dirs: str) -> list[_Found]:
-        """The images in a folder and in those below it."""
+    def below(self, *dirs: str) -> list[tuple[_Dirs, list[str]]]:
+        """The images in a folder and in those below it, by their folders."""
         return [found for found in self.images if found[0][: len(dirs)] == dirs]
 
-    def hint(self, dirs: tuple[str, ...]) -> str:
+    def number(self, *dirs: str) -> int:
+        """How many images are in a folder and in those below it."""
+        return sum(len(paths) for _, paths in self.below(*dirs))
+
+    def hint(self, dirs: _Dirs) -> str:
         """What else lies below a folder that has no images, as the end of an error."""
         others = [(why, path) for why, found in self.others.items() for at, path in found if at[: len(dirs)] == dirs]
         if not others:
             return ""
         reason, path = others[0]
-        return f"; passed over there: {count(len(others), 'file')}, such as {shown(path)}, {reason}"
+        path = shown(os.path.join(self.folder, path))
+        return f"; passed over there: {count(len(others), 'file')}, such as {path}, {reason}"
+
+
+def _kind(entry: os.DirEntry[str]) -> str:
+    """A "folder", a "file", or nothing for a pipe or a socket, whose reading would never end."""
+    return "folder" if entry.is_dir() else "file" if entry.is_file() or entry.is_symlink() else ""
 
 
 class _Sorter:
@@ -126,19 +142,20 @@ class _Sorter:
         depth = len(root)  # of the folders that images must lie in
         if roles := self._roles(root, heads):
             splits = {split: self._classes(self._unwrap_split((*root, head), split)) for head, split in roles.items()}
-            outside = [path for head in heads if head not in roles for _, path in self.walk.below(*root, head)]
-            self._stray("outside the splits", outside)
+            for head in heads:
+                if head not in roles:
+                    self._stray("outside the splits", self.walk.below(*root, head))
         elif inner := self._inner_roles(root, heads):
             splits = self._turned(root, heads, inner)
         else:
             splits, depth = {"train": self._classes(root)}, depth - 1  # which has told of those in the root
-        self._stray("in no class folder", [path for dirs, path in self.walk.images if len(dirs) <= depth])
+        self._stray("in no class folder", [found for found in self.walk.images if len(found[0]) <= depth])
         classes, splits = self._named_alike(splits)
         return Listing(splits, classes, (*self.notes, *self._left_out()))
 
-    def _unwrap(self) -> tuple[str, ...]:
+    def _unwrap(self) -> _Dirs:
         """The outer folders that hold nothing but one more, such as those of an unpacked archive."""
-        root: tuple[str, ...] = ()
+        root: _Dirs = ()
         while True:
             depth = len(root)
             deeper = [dirs for dirs, _ in self.walk.below(*root) if len(dirs) > depth]
@@ -155,7 +172,7 @@ class _Sorter:
             self.notes.append(f"the images are those of its folder {shown('/'.join(root))}")
         return root
 
-    def _unwrap_split(self, dirs: tuple[str, ...], split: str) -> tuple[str, ...]:
+    def _unwrap_split(self, dirs: _Dirs, split: str) -> _Dirs:
         """Down from a split's folder to where its classes are: from seg_train to seg_train/seg_train."""
         at = dirs
         while True:
@@ -169,7 +186,7 @@ class _Sorter:
             at += (head,)
         return at
 
-    def _roles(self, root: tuple[str, ...], heads: list[str]) -> dict[str, str]:
+    def _roles(self, root: _Dirs, heads: list[str]) -> dict[str, str]:
         """Which of the folders `heads` is which split; none where they are classes."""
         roles = _split_names(heads)
         if not roles:
@@ -193,7 +210,7 @@ class _Sorter:
             )
         for head in flat:
             raise UserError(
-                f"{where}/{shown(head)} has {count(len(self.walk.below(*root, head)), 'image')} and no class folders: "
+                f"{where}/{shown(head)} has {count(self.walk.number(*root, head), 'image')} and no class folders: "
                 f"put those of a class into a folder of its name, or move {shown(head)} out of {where}"
             )
         for split, number in Counter(roles.values()).items():
@@ -204,7 +221,7 @@ class _Sorter:
             raise UserError(f"{where} has {named} but no folder train: add it, or give {where}/CLASS folders alone")
         return roles
 
-    def _inner_roles(self, root: tuple[str, ...], heads: list[str]) -> dict[str, str]:
+    def _inner_roles(self, root: _Dirs, heads: list[str]) -> dict[str, str]:
         """The split names one level below the classes, where it is they that hold the splits."""
         depth = len(root) + 1
         found = [dirs[depth] if len(dirs) > depth else "" for dirs, _ in self.walk.below(*root) if len(dirs) >= depth]
@@ -219,28 +236,28 @@ class _Sorter:
             )
         return roles
 
-    def _turned(self, root: tuple[str, ...], heads: list[str], roles: dict[str, str]) -> dict[str, Files]:
+    def _turned(self, root: _Dirs, heads: list[str], roles: dict[str, str]) -> dict[str, Files]:
         self._check_filled(root, heads)
         splits: dict[str, Files] = {split: {} for split in roles.values()}
         depth = len(root)
-        for dirs, path in sorted(self.walk.below(*root)):
+        for dirs, paths in sorted(self.walk.below(*root)):
             if len(dirs) > depth:
-                splits[roles[dirs[depth + 1]]].setdefault(dirs[depth], []).append(path)
+                splits[roles[dirs[depth + 1]]].setdefault(dirs[depth], []).extend(paths)
         return splits
 
-    def _classes(self, at: tuple[str, ...]) -> Files:
+    def _classes(self, at: _Dirs) -> Files:
         """The images of each folder in one, at any depth; `UserError` for a class without any."""
         depth = len(at)
         files: Files = {}
         stray = []
-        for dirs, path in self.walk.below(*at):
+        for dirs, paths in self.walk.below(*at):
             if len(dirs) > depth:
-                files.setdefault(dirs[depth], []).append(path)
+                files.setdefault(dirs[depth], []).extend(paths)
             else:
-                stray.append(path)
+                stray.append((dirs, paths))
         if not files:
             where = shown(self.folder.joinpath(*at))
-            number = count(len(stray), "image")
+            number = count(self.walk.number(*at), "image")
             raise UserError(
                 f"{where} has {number} and no class folders: put those of a class into a folder of its name"
             )
@@ -248,7 +265,7 @@ class _Sorter:
         self._stray("in no class folder", stray)
         return {label: sorted(paths) for label, paths in files.items()}
 
-    def _check_filled(self, at: tuple[str, ...], filled: Iterable[str]) -> None:
+    def _check_filled(self, at: _Dirs, filled: Iterable[str]) -> None:
         """Raise for folders beside those of the classes `filled` that have no image."""
         depth = len(at)
         beside = [dirs[-1] for dirs in self.walk.folders if len(dirs) == depth + 1 and dirs[:depth] == at]
@@ -291,8 +308,8 @@ class _Sorter:
         ordered = tuple(sorted(names.values(), key=_class_order(names.values())))
         return ordered, {split: renamed[split] for split in _WORDS if split in renamed}
 
-    def _stray(self, where: str, paths: list[str]) -> None:
-        self.strays.setdefault(where, []).extend(paths)
+    def _stray(self, where: str, found: list[tuple[_Dirs, list[str]]]) -> None:
+        self.strays.setdefault(where, []).extend(path for _, paths in found for path in paths)
 
     def _left_out(self) -> list[str]:
         """A line for each reason to pass files over, with their number and an example."""
@@ -301,7 +318,7 @@ class _Sorter:
             noun, _, remedy = reason.partition(": ")
             left.append((noun, f" ({remedy})" if remedy else "", [path for _, path in others]))
         return [
-            f"left out: {_plural(len(paths), noun)}{remedy}, such as {shown(os.path.relpath(min(paths), self.folder))}"
+            f"left out: {_plural(len(paths), noun)}{remedy}, such as {shown(min(paths))}"
             for noun, remedy, paths in left
         ]
 

@@ -51,7 +51,6 @@ class Header:
     deep: bool  # more than 8 bits a value
     frames: bool  # there is more than one
     transparent: bool  # somewhere, perhaps
-    digest: bytes  # sha256 of the file
 
     @property
     def shown(self) -> str:
@@ -125,8 +124,8 @@ def passed_over(path: str) -> str | None:
         return f"image in {suffix[1:].upper()}: pip install {plugin}" if plugin else NO_IMAGE
 
 
-def read_header(path: str) -> Header:
-    """The header of an image file; `Unreadable` for one that has none. Within `pillow()`."""
+def read_header(path: str) -> tuple[Header, bytes]:
+    """The header of an image file and the sha256 of it all; `Unreadable` for one without. Within `pillow()`."""
     with _opened(path) as (file, image):
         file.seek(0)
         content = file.read()
@@ -135,14 +134,14 @@ def read_header(path: str) -> Header:
         told = image.format != "PNG" or "exif" in image.info or b"eXIf" in content or b"Raw profile type" in content
         if told and image.format != "TIFF" and orientation_of(image) >= 5:
             size = size[::-1]
-        return Header(
+        header = Header(
             size=size,
             mode=image.mode,
             deep=image.mode[0] in "IF" or ";16" in str(getattr(image, "tile", "")),
             frames=image.format != "MPO" and getattr(image, "is_animated", False),  # an MPO's others are no frames
             transparent=image.has_transparency_data,
-            digest=hashlib.sha256(content).digest(),
         )
+        return header, hashlib.sha256(content).digest()
 
 
 def read_pixels(path: str, wanted: Wanted, out: np.ndarray) -> Pixels:
