@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from flaxvision._text import some
 from flaxvision.data.balance import sorted_by_class
 from flaxvision.data.dataset import SPLITS, Dataset, Source, Split
-from flaxvision.data.examples import as_examples, as_labels, check_labels, numbered
+from flaxvision.data.examples import as_examples, as_labels, check_labels, numbered, read_as, spelt
 from flaxvision.errors import UserError
 
 _SEED = 0  # of the order of examples that came sorted
@@ -61,12 +62,13 @@ def build(
     note: str = "",
     notes: Iterable[str] = (),
     mixed: bool = False,
+    owned: bool = False,
     places: Mapping[str, str] | None = None,
 ) -> Dataset:
     """`from_arrays` of examples and labels by split, with what is known of the source.
 
-    The checksum is that of the arrays as given, unless one is given; `mixed` says that their order is a random one,
-    `places` what errors call each split.
+    The checksum is that of the arrays as given, unless one is given; `mixed` says that a loader has mixed them,
+    `owned` that nobody else holds the arrays, which may then be mixed in place, `places` what errors call each split.
     """
     images, labels, columns, said = {}, {}, set(), list(notes)
     scaled: dict[str, bool] = {}  # whether its pixels came from 0 to 1
@@ -76,7 +78,8 @@ def build(
         images[split], of_images = as_examples(where, x)
         labels[split], one_hot, of_labels = as_labels(where, y)
         columns |= {one_hot} if one_hot else set()
-        said += [f"{split}: {words}" for words in (*of_images, *of_labels)]
+        of_shape = [] if mixed else read_as(images[split].shape)
+        said += [f"{split}: {words}" for words in (*of_shape, *of_images, *of_labels)]
         scaled[split] = any("multiplied" in words for words in of_images)
         if len(images[split]) != len(labels[split]):
             raise UserError(
@@ -99,10 +102,13 @@ def build(
             )
         classes = range(columns.pop())
     names = None if classes is None else _names(name, classes)
+    if names is not None and not mixed:  # a loader's own are what folders are called
+        names = tuple(map(spelt, names))
     if names is not None and len(set(names)) < len(names):
         twice = next(label for label in names if names.count(label) > 1)
         raise UserError(f"{name}: two classes are called {twice!r}: give each a name of its own")
     numbers, names = numbered(name, list(labels.values()), names)
+    said += _nearly_alike(names)
     splits = {}
     for split, given in zip(pairs, numbers, strict=True):
         check_labels(places[split], given, len(names))
@@ -116,10 +122,19 @@ def build(
     )
     for split in pairs:
         if not mixed and sorted_by_class(splits[split].labels):
-            splits[split] = splits[split][np.random.default_rng(_SEED).permutation(len(splits[split]))]
+            order = np.random.default_rng(_SEED).permutation(len(splits[split]))
+            (splits[split],) = splits[split].divide(order, in_place=owned)
             said.append(f"{split}: examples sorted by class were mixed (seed {_SEED})")
     dataset = Dataset(name, splits["train"], splits["test"], names, source, splits.get("validation"))
     return dataset.noted(said)
+
+
+def _nearly_alike(names: Iterable[str]) -> list[str]:
+    """A line for words among the class names that are one but for their case, and perhaps one class."""
+    known: dict[str, str] = {}
+    pairs = [(known[word], name) for name in names if known.setdefault(word := name.casefold(), name) != name]
+    words = [f"{first!r} and {second!r}" for first, second in pairs if len(first) > 1]
+    return [f"classes that differ by case only: {some(words)}"] if words else []
 
 
 def _names(name: str, classes: Any) -> tuple[str, ...]:

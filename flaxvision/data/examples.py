@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Sequence
+from numbers import Number
 from typing import Any
 
 import numpy as np
 
+from flaxvision._text import some
 from flaxvision.errors import UserError
 
 Said = list[str]
 _CHANNELS = (1, 3, 4)
 _PIXELS_IN_ROW = 64  # coordinates from which whole numbers 0 to 255 are a flattened image rather than a point
 _CLOSE = 1e-3  # of a whole number, after a multiplication by 255
+_CHUNK = 2**24  # bytes of numbers that are converted at a time
 
 
 def as_array(where: str, x: Any) -> np.ndarray:
@@ -64,12 +68,12 @@ def as_examples(where: str, x: Any) -> tuple[np.ndarray, Said]:
 
 def _as_points(where: str, x: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore"):  # an overflow becomes inf, which the next check reports
-        points = x.astype(np.float32)
-    if not np.isfinite(points).all():
+        points = x.astype(np.float32, copy=False)
+    low, high = (points.min(), points.max()) if points.size else (0, 0)
+    if not (np.isfinite(low) and np.isfinite(high)):
         raise UserError(f"{where}: a point has a value that is not finite in float32")
     size = points.shape[1]
-    low, high = (points.min(), points.max()) if points.size else (0, 0)
-    if size >= _PIXELS_IN_ROW and low >= 0 and 20 < high <= 255 and np.array_equal(points, np.rint(points)):
+    if size >= _PIXELS_IN_ROW and low >= 0 and 20 < high <= 255 and _whole(points) is not None:
         raise UserError(
             f"{where}: points of {size} whole numbers from {low:g} to {high:g} look like flattened images: write "
             f"x.reshape(-1, {_sides(size)}).astype('uint8'), or x / 255 to keep points"
@@ -95,6 +99,36 @@ def check_layout(where: str, x: np.ndarray) -> None:
         )
 
 
+def read_as(shape: tuple[int, ...]) -> Said:
+    """What images of a person's own of an unusual shape (N, H, W, C) were taken for."""
+    if len(shape) < 4:
+        return []
+    _, height, width, channels = shape
+    usual = channels in _CHANNELS
+    if (usual and not 1 < height < width) or (usual and height not in _CHANNELS):
+        return []
+    words = f"images {shape} were read as {width} x {height} pixels of {channels} channels"
+    first = (
+        "; if channels come first, write x.transpose(0, 2, 3, 1)"
+        if height != width and height < max(width, channels)
+        else ""
+    )
+    return [words + ("" if usual else ", not 1, 3 or 4") + first]
+
+
+def _whole(x: np.ndarray, scale: int = 1, close: float = 0.0) -> np.ndarray | None:
+    """Floats times `scale` as uint8, a part at a time; None where they are not as `close` to whole numbers."""
+    pixels = np.empty(x.shape, np.uint8)
+    step = max(1, _CHUNK // (8 * x[0].size))
+    for start in range(0, len(x), step):
+        scaled = x[start : start + step] * np.float64(scale)
+        rounded = np.rint(scaled)
+        if np.abs(scaled - rounded).max() > close:
+            return None
+        pixels[start : start + step] = rounded
+    return pixels
+
+
 def as_pixels(where: str, x: np.ndarray) -> tuple[np.ndarray, Said]:
     """Pixels 0 to 255 of any number type as uint8, and what was converted; `UserError` for other values."""
     if not x.size:
@@ -107,20 +141,17 @@ def as_pixels(where: str, x: np.ndarray) -> tuple[np.ndarray, Said]:
     if x.dtype == np.uint8:
         return x, [dark] if dark else []
     low, high = check_pixels(where, x, "x")
-    if x.dtype.kind == "f" and high <= 1 and high > 0:
-        pixels = x * np.float64(255)
-        if np.abs(pixels - np.rint(pixels)).max() > _CLOSE:
-            raise UserError(
-                f"{where}: images are {x.dtype} from {low:g} to {high:g}, but no 255ths: write "
-                "np.rint(x * 255).astype('uint8') for 8-bit images"
-            )
-        return np.rint(pixels).astype(np.uint8), [f"{x.dtype} images from 0 to 1 were multiplied by 255"]
-    if x.dtype.kind == "f" and not np.array_equal(x, np.rint(x)):
+    if x.dtype.kind != "f":
+        return x.astype(np.uint8), [f"{x.dtype} images became uint8", *([dark] if dark else [])]
+    unit = 0 < high <= 1
+    pixels = _whole(x, 255, _CLOSE) if unit else _whole(x)
+    if pixels is None:
+        values = f"{x.dtype} from {low:g} to {high:g}"
+        why, factor = ("but no 255ths", " * 255") if unit else ("and no whole numbers", "")
         raise UserError(
-            f"{where}: images are {x.dtype} from {low:g} to {high:g} and no whole numbers: write "
-            "np.rint(x).astype('uint8') for 8-bit images"
+            f"{where}: images are {values}, {why}: write np.rint(x{factor}).astype('uint8') for 8-bit images"
         )
-    return x.astype(np.uint8), [f"{x.dtype} images became uint8", *([dark] if dark else [])]
+    return pixels, [f"{x.dtype} images " + ("from 0 to 1 were multiplied by 255" if unit else "became uint8")]
 
 
 def check_pixels(where: str, x: np.ndarray, name: str) -> tuple[float, float]:
@@ -148,18 +179,18 @@ def check_pixels(where: str, x: np.ndarray, name: str) -> tuple[float, float]:
     return low, high
 
 
-def as_labels(where: str, y: Any) -> tuple[np.ndarray, int | None, Said]:
+def as_labels(where: str, given: Any) -> tuple[np.ndarray, int | None, Said]:
     """Labels (N,) as int64, or as text where they are class names; how many classes one-hot ones have; what was said.
 
     Raises:
         UserError: For labels that are neither, or several an example.
     """
     try:
-        y = np.asanyarray(y)
+        y = np.asanyarray(given)
     except (ValueError, TypeError, RuntimeError) as error:
         raise UserError(f"{where}: labels are no array: give one label an example, (N,)") from error
     _check_unmasked(where, y)
-    y, columns = np.asarray(y), None
+    y, columns = _of_one_kind(where, np.asarray(y), given), None
     said: Said = []
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
@@ -172,21 +203,54 @@ def as_labels(where: str, y: Any) -> tuple[np.ndarray, int | None, Said]:
             )
         said.append(f"one-hot labels {y.shape[1:]} were taken by their 1")
         columns, y = y.shape[1], y.argmax(axis=1)
-    if y.dtype.kind == "O" and y.ndim == 1 and all(isinstance(label, str) for label in y):
-        y = y.astype(str)
-    if y.dtype.kind == "S":
-        y = np.char.decode(y, "utf-8", "replace")
     if y.ndim == 1 and y.dtype.kind == "U":
-        return y, None, said
+        y, respelt = _spelt_alike(where, y)
+        return y, None, [*said, *respelt]
     if y.ndim == 1 and y.dtype.kind == "b":
         said.append("labels False and True were taken as 0 and 1")
     elif y.ndim == 1 and y.dtype.kind == "f" and np.isfinite(y).all() and np.array_equal(y, np.rint(y)):
         pass  # whole numbers, as text files and CSV readers give them
     elif y.ndim != 1 or y.dtype.kind not in "iu":
         raise UserError(f"{where}: labels are {y.dtype} {y.shape}: allowed are whole numbers or class names (N,)")
-    if y.dtype.kind == "u" and y.size and int(y.max()) > np.iinfo(np.int64).max:
-        raise UserError(f"{where}: label {int(y.max())} is too large: labels are 0 to the number of classes less one")
+    if y.dtype.kind in "uf" and y.size and not -(2**63) <= int(y[np.abs(y).argmax()]) < 2**63:
+        raise UserError(
+            f"{where}: label {y[np.abs(y).argmax()]:g} is too large: labels are 0 to the number of classes less one"
+        )
     return y.astype(np.int64), columns, said
+
+
+def _of_one_kind(where: str, y: np.ndarray, given: Any) -> np.ndarray:
+    """Labels that are objects, bytes or in a list as text or numbers; `UserError` for both, which NumPy makes text."""
+    if y.dtype.kind == "S":
+        return np.char.decode(y, "utf-8", "replace")
+    if y.dtype.kind not in "OT" and not (y.dtype.kind == "U" and isinstance(given, (list, tuple))):
+        return y
+    values = np.asarray(given, object).ravel().tolist()
+    kinds: dict[str, object] = {}
+    for value in values:
+        kinds.setdefault("text" if isinstance(value, str) else type(value).__name__, value)
+    numbers = all(isinstance(value, (Number, np.bool_)) for value in kinds.values())
+    if numbers or set(kinds) == {"text"}:
+        return np.array(values).reshape(y.shape)
+    mixture = " and ".join(f"{kind} ({value!r})" for kind, value in kinds.items())
+    raise UserError(f"{where}: labels are {mixture}: give whole numbers alone or class names alone, one an example")
+
+
+def _spelt_alike(where: str, y: np.ndarray) -> tuple[np.ndarray, Said]:
+    """Class names without spaces around them, and with accents written one way."""
+    names, numbers = np.unique(y, return_inverse=True)
+    plain = [spelt(name) for name in names.tolist()]
+    if "" in plain:
+        raise UserError(f"{where}: label '' at index {int(np.flatnonzero(y == '')[0])} is no class name: give one")
+    changed = [f"{old!r} for {new!r}" for old, new in zip(names.tolist(), plain, strict=True) if old != new]
+    if not changed:
+        return y, []
+    return np.array(plain)[numbers], [f"labels were taken without spaces, accents in one way: {some(changed)}"]
+
+
+def spelt(name: str) -> str:
+    """A class name without spaces around it, unless it is a space, and with accents written one way."""
+    return unicodedata.normalize("NFC", name.strip() or name)
 
 
 def numbered(where: str, labels: Sequence[np.ndarray], classes: Sequence[str] | None) -> tuple[list[np.ndarray], tuple]:

@@ -16,17 +16,9 @@ from flaxvision.data.dataset import SPLITS, Dataset
 from flaxvision.data.listing import split_of
 from flaxvision.errors import UserError
 
-_EXAMPLES = (
-    "samples",
-    "images",
-    "image",
-    "x",
-    "data",
-    "features",
-    "inputs",
-    "arr_0",
-)  # what they are called in archives
-_LABELS = ("annotations", "labels", "label", "y", "targets", "target", "classes", "arr_1")
+# What examples and labels are called in archives.
+_EXAMPLES = ("samples", "sample", "images", "image", "imgs", "img", "x", "data", "features", "inputs", "arr_0")
+_LABELS = ("annotations", "labels", "label", "y", "targets", "target", "classes", "class", "arr_1")
 _Pairs = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
@@ -63,7 +55,14 @@ def read_npz(name: str, place: Path) -> Dataset:
         )
     ordered = {split: found[split] for split in SPLITS if split in found}
     return arrays.build(
-        name, ordered, kind="folder", checksum=raw.fingerprint(paths), note=note, notes=notes, places=places
+        name,
+        ordered,
+        kind="folder",
+        checksum=raw.fingerprint(paths),
+        note=note,
+        notes=notes,
+        owned=True,
+        places=places,
     )
 
 
@@ -109,10 +108,9 @@ def _keys(path: Path, names: list[str]) -> dict[str, tuple[str, str]]:
     found: dict[str, dict[str, str]] = {}
     unsplit = set()
     for name in names:
-        words = re.split(r"[_\-./ ]+", name.lower())
+        words = [name.lower(), *re.split(r"[_\-./ ]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower())]
         split = next((s for word in words if (s := split_of(word))), own)
-        x, y = (any(word in known for word in (name.lower(), *words)) for known in (_EXAMPLES, _LABELS))
-        kind = "x" if x else "y" if y else ""
+        kind = _kind(words)
         if kind and not split:
             unsplit.add(kind)
         if split and kind:
@@ -129,6 +127,12 @@ def _keys(path: Path, names: list[str]) -> dict[str, tuple[str, str]]:
         missing = [word for kind, word in (("x", "samples"), ("y", "annotations")) if kind not in keys]
         raise UserError(f"{path} has no {' and no '.join(missing)}: it has {', '.join(names) or 'nothing'}")
     return whole
+
+
+def _kind(words: list[str]) -> str:
+    """Whether a name is that of examples ("x"), labels ("y") or neither, by the last word that tells more than data."""
+    kinds = {word: "x" if word in _EXAMPLES else "y" for word in words if word in (*_EXAMPLES, *_LABELS)}
+    return next((kinds[word] for word in reversed(kinds) if word != "data"), next(iter(kinds.values()), ""))
 
 
 def _points(samples: Any) -> Any:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
 from flaxvision import data
+from flaxvision.data import examples
 from flaxvision.errors import UserError
 
 IMAGES = np.random.default_rng(0).integers(1, 256, (12, 5, 4, 3), dtype=np.uint8)
@@ -96,6 +99,74 @@ def test_labels_as_other_libraries_give_them(case):
     assert (note is None) or any(note in line for line in dataset.source.notes)
 
 
+TEXT = {  # what is given, and the classes and the note
+    "spaces": (["cat", "cat ", " dog"], ["cat", "dog"], "accents in one way: ' dog' for 'dog', 'cat ' for 'cat'"),
+    "line ends": (["cat\r", "cat\n", "dog"], ["cat", "dog"], "without spaces"),
+    "accents": (["caf\u00e9", "cafe\u0301", "bar"], ["bar", "caf\u00e9"], "accents in one way"),
+    "bytes": ([b"cat ", b"cat", b"dog"], ["cat", "dog"], "without spaces"),
+    "inner spaces": (["a cat", "a cat", "a  cat"], ["a  cat", "a cat"], None),
+    "characters": ([" ", "b", "B"], [" ", "B", "b"], None),
+    "case": (["Cat", "cat", "dog"], ["Cat", "cat", "dog"], "classes that differ by case only: 'Cat' and 'cat'"),
+    "objects": (np.array([0, 1, 2], object), ["0", "1", "2"], None),
+}
+
+
+@pytest.mark.parametrize("case", TEXT)
+def test_spellings_of_class_names(case):
+    y, classes, note = TEXT[case]
+    dataset = made(y=list(y) * 4 if isinstance(y, list) else np.tile(y, 4))
+    assert dataset.classes == tuple(classes)
+    assert any(note in line for line in dataset.source.notes) if note else not dataset.source.notes
+    assert set(dataset.train.labels.tolist()) == set(range(len(classes)))
+
+
+def test_class_names_that_are_given_are_spelt_alike():
+    assert made(y=["cat ", "dog", "fox"] * 4, classes=["fox ", "dog", "cat"]).train.labels[:3].tolist() == [2, 1, 0]
+    with pytest.raises(UserError, match="two classes are called 'cat'"):
+        made(classes=["cat", "cat ", "dog"])
+
+
+def test_text_of_any_length():
+    labels = np.array(["cat", "dog", "fox"] * 4, np.dtypes.StringDType())
+    assert made(y=labels).classes == ("cat", "dog", "fox")
+
+
+SHAPES = {  # of images, and what is said of them
+    (
+        12,
+        3,
+        32,
+        4,
+    ): r"images \(12, 3, 32, 4\) were read as 32 x 3 pixels of 4 channels; if channels come first, write x.t",
+    (12, 2, 8, 8): r"of 8 channels, not 1, 3 or 4; if channels come first, write x.transpose",
+    (12, 12, 9, 16): r"read as 9 x 12 pixels of 16 channels, not 1, 3 or 4; if channels come first",
+    (12, 6, 5, 2): r"images \(12, 6, 5, 2\) were read as 5 x 6 pixels of 2 channels, not 1, 3 or 4$",
+    (12, 9, 9, 12): r"9 x 9 pixels of 12 channels, not 1, 3 or 4$",
+    (12, 4, 3, 3): None,
+    (12, 1, 28, 1): None,
+    (12, 3, 3, 3): None,
+    (12, 28, 28): None,
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_images_of_unusual_shapes_are_said(shape):
+    said = made(np.full(shape, 255, np.uint8)).source.notes
+    assert (SHAPES[shape] is None) == (not said)
+    assert all(re.search(SHAPES[shape], line) for line in said)
+
+
+@pytest.mark.parametrize("scale", [1, 255])
+def test_floats_are_converted_a_part_at_a_time(monkeypatch, scale):
+    monkeypatch.setattr(examples, "_CHUNK", 8 * 60 * 5)  # five images
+    x = (IMAGES / scale).astype(np.float32)
+    np.testing.assert_array_equal(made(x).train.images, IMAGES)
+    x[-1, 0, 0, 0] += 0.4 / scale
+    x.flat[0] = 255 / scale
+    with pytest.raises(UserError, match="no 255ths" if scale == 255 else "no whole numbers"):
+        made(x)
+
+
 @pytest.mark.parametrize("kind", [str, object, np.bytes_])
 def test_class_names_as_labels(kind):
     dataset = made(y=NAMES[LABELS].astype(kind))
@@ -131,8 +202,18 @@ WRONG = {
     "several a row": (np.ones((12, 3), int), "not one-hot"),
     "halves": (LABELS / 2, "labels are float64"),
     "NaN": (np.where(LABELS == 1, np.nan, LABELS), "labels are float64"),
-    "objects": (np.array([None] * 12), "labels are object"),
+    "objects": (np.array([None] * 12), "labels are NoneType"),
     "too large": (np.full(12, 2**64 - 1, np.uint64), "is too large"),
+    "too large a float": (LABELS * 1e20, r"label 2e\+20 is too large"),
+    "too small a float": (LABELS * -1e300, r"label -2e\+300 is too large"),
+    "2 to the 63": (LABELS * 2.0**62, "is too large"),
+    "far too large": ([10**30] * 12, "labels are object"),
+    "numbers and text": ([1, "a"] * 6, r"labels are int \(1\) and text \('a'\): give whole numbers alone"),
+    "numbers in text": (["a", "b", 2.5] * 4, r"text \('a'\) and float \(2.5\)"),
+    "missing": (np.array(["a", None, "b"] * 4, object), r"text \('a'\) and NoneType \(None\)"),
+    "not a number": (np.array(["a", np.nan, "b"] * 4, object), r"text \('a'\) and float \(nan\)"),
+    "mixed rows": ([["a"], [1]] * 6, r"text \('a'\) and int \(1\)"),
+    "no name": (["a", "", "b"] * 4, "label '' at index 1 is no class name"),
 }
 
 
@@ -189,6 +270,28 @@ def test_a_class_of_one_split_only_is_said():
 
 def save(path, x="samples", y="annotations", count=12, offset=0, **more):
     np.savez(path, **{x: IMAGES[:count] - offset, y: LABELS[:count]}, **more)
+
+
+@pytest.mark.parametrize(
+    ("x", "y"),
+    [
+        ("images", "image_labels"),
+        ("train_images", "train_image_labels"),
+        ("sample", "sample_class"),
+        ("X", "label"),
+        ("x_data", "y_data"),
+        ("trainImages", "trainLabels"),
+        ("data", "data_targets"),
+        ("label_image", "label"),
+        ("img", "target"),
+    ],
+)
+def test_names_in_archives(tmp_path, x, y):
+    for split in ("train", "test"):
+        np.savez(tmp_path / split, **{y.replace("train", split): LABELS, x.replace("train", split): IMAGES})
+    found = data.load(f"npz:{tmp_path}")
+    np.testing.assert_array_equal(found.train.images, IMAGES)
+    np.testing.assert_array_equal(found.test.labels, LABELS)
 
 
 @pytest.mark.parametrize("name", ["valid", "val", "Validation", "DEV"])

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
-import tracemalloc
 import zlib
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
@@ -273,24 +271,6 @@ def test_options_of_other_sets():
         data.load("two_clusters", size=3)
 
 
-def test_memory(tmp_path):
-    """At most 1.3 times the pixels to load; JAX on a CPU trains on them where they are."""
-    jpeg = saved(Image.new("RGB", (96, 96), "red"), "JPEG")
-    for label in "ab":
-        (tmp_path / label).mkdir()
-        for index in range(100):
-            (tmp_path / label / f"{index}.jpg").write_bytes(jpeg)
-    data.load(f"images:{tmp_path}")  # Pillow's readers
-    tracemalloc.start()
-    found = data.load(f"images:{tmp_path}")
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 1.3 * 200 * 96 * 96 * 3
-    for split in found.splits.values():
-        on_device = jax.device_put(split.images, jax.devices("cpu")[0])
-        assert on_device.unsafe_buffer_pointer() == split.images.ctypes.data
-
-
 # --- damage ----------------------------------------------------------------------------------------------------------
 
 
@@ -344,6 +324,37 @@ def test_skip_damaged(pets):
         "left out: 6 damaged images, dog/x0.jpg (empty), dog/x1.jpg (text), "
         "dog/x2.jpg (a pointer of Git LFS: git lfs pull) and 3 more",
     )
+
+
+def test_the_test_split_is_drawn_among_images_that_can_be_read(tmp_path):
+    for label, good in (("cat", 10), ("dog", 20)):
+        (tmp_path / label).mkdir()
+        for index in range(20):
+            content = JPEG if index >= 20 - good else JPEG[:700] if index % 2 else b""
+            (tmp_path / label / f"{index:02}.jpg").write_bytes(content)
+    found = data.load(f"images:{tmp_path}", skip_damaged=True)
+    assert [np.bincount(split.labels).tolist() for split in found.splits.values()] == [[8, 16], [2, 4]]
+
+
+def test_one_message_tells_of_sizes_and_of_damage_behind_headers(tmp_path):
+    other = saved(Image.new("RGB", (40, 32)), "JPEG")
+    for index, content in enumerate([JPEG, JPEG[:700], other, b""]):
+        (tmp_path / "a").mkdir(exist_ok=True)
+        (tmp_path / "a" / f"{index}.jpg").write_bytes(content)
+    refuse(
+        r"3 images of 2 sizes, 32 x 32 \(2\), 40 x 32 \(1\).*; and 2 of 4 files cannot be read as images, "
+        r"a/1.jpg \(truncated\), a/3.jpg \(empty\): mend or remove them, or add skip_damaged=true",
+        tmp_path,
+    )
+
+
+def test_all_classes_without_a_readable_image_are_named(tmp_path):
+    for label in "abc":
+        (tmp_path / label).mkdir()
+        for index in range(3):
+            (tmp_path / label / f"{index}.jpg").write_bytes(JPEG if label == "b" else JPEG[:700])
+    with pytest.raises(UserError, match="every image of the classes a, c in train is damaged"):
+        data.load(f"images:{tmp_path}", skip_damaged=True)
 
 
 def test_nothing_but_damage(tmp_path):
