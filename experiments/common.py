@@ -16,6 +16,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import metadata
@@ -178,7 +179,8 @@ class Study:
         self.claims: list[dict[str, str]] = []
         self.tables: list[dict[str, Any]] = []
         self.config: dict[str, Any] = {}
-        self.datasets: dict[str, fv.data.Dataset] = {}
+        self.sources: dict[str, dict[str, Any]] = {}  # of data sets
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
         self._sections: list[str] = []
         self._files: dict[str, bytes] = {}
         self._commit = commit()  # the code may change while it runs
@@ -186,7 +188,7 @@ class Study:
 
     def uses(self, dataset: fv.data.Dataset, **config: Any) -> fv.data.Dataset:
         """Note a data set and settings that the numbers rest on; returns the data set."""
-        self.datasets[dataset.name] = dataset
+        self.sources |= data_sources([dataset])
         self.config |= {key: _plain(value) for key, value in config.items()}
         return dataset
 
@@ -222,6 +224,11 @@ class Study:
             self._files[f"{name}.{kind}"] = encode(figure, kind)
         self._sections.append(f"![{caption}]({name}.png)\n\n{caption} ([vector]({name}.svg))\n")
 
+    def scratch(self) -> Path:
+        """A folder that is gone when the study is written."""
+        self._scratch = self._scratch or tempfile.TemporaryDirectory()
+        return Path(self._scratch.name)
+
     def write(self) -> Path:
         """Write everything; returns the folder."""
         folder = self.options.out
@@ -242,11 +249,13 @@ class Study:
             "seconds": round(seconds),
             "kept": KEPT,
             "config": self.config,
-            "data": data_sources(self.datasets.values()),
+            "data": self.sources,
             "commit": self._commit,
         }
         (folder / "results.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         (folder / "README.md").write_text(self._markdown(record), encoding="utf-8")
+        if self._scratch is not None:
+            self._scratch.cleanup()
         return folder
 
     def _markdown(self, record: dict[str, Any]) -> str:

@@ -13,103 +13,61 @@ transposed; which of 4 and 9 is taken for the other more often is luck.
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
-
 import numpy as np
-from common import Options, Study, cached, judge, mean_std, number, read_options, torch_runs
+from common import Study, judge, mean_std, number, read_options
 from figures import draw_confusions, draw_lines
+from sweeps import Arrays, Runs, dataset_of, fill, torch_runs
 
 import flaxvision as fv
 from flaxvision.layers import Conv, Linear
 
-NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {  # name here -> name and sizes in fv.models
-    "linear": ("linear", {}),
-    "MLP": ("mlp", {"hidden": (32,)}),
-    "convolutional": ("tiny_cnn", {}),
-}
-PUBLISHED_PARAMETERS = {"linear": (7850,), "MLP": (25120, 330), "convolutional": (80, 1168, 4640, 330)}  # by layer
-PUBLISHED_ACCURACY = {  # % on the test set, an epoch each
-    "linear": (89.14, 90.37, 91.66, 91.53, 91.50),
-    "MLP": (91.06, 92.08, 93.85, 94.77, 95.10),
-    "convolutional": (96.97, 98.10, 98.03, 98.03, 98.50),
+NETWORKS = ("linear", "MLP", "convolutional")  # the sweep's variants
+PUBLISHED_LAYERS = {"MLP": (25120, 330), "convolutional": (80, 1168, 4640, 330)}  # parameters
+PUBLISHED_ACCURACY = {  # % on the test set, an epoch each but for the last, which the sweep has
+    "linear": (89.14, 90.37, 91.66, 91.53),
+    "MLP": (91.06, 92.08, 93.85, 94.77),
+    "convolutional": (96.97, 98.10, 98.03, 98.03),
 }
 PUBLISHED_LOSS = {"linear": 0.3134, "MLP": 0.1734, "convolutional": 0.0458}
 PUBLISHED_SPEED = {"linear": (1540, 1610), "MLP": (1020, 1110), "convolutional": (460, 520)}
 PUBLISHED_ERRORS = {"MLP": 47, "convolutional": 13}  # images of a 4 taken for a 9, the worst cell of each matrix
-TOLERANCE = 1.0  # points of the last accuracy
-OTHER_RATES = (0.0003, 0.0005, 0.002)
+RATES = (0.0003, 0.0005, 0.001, 0.002)
 FOUR, NINE = 4, 9
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Train, judge, draw."""
     options = read_options("digit_classifiers", __doc__, arguments, seeds=5)
-    data = options.load("mnist", quick_limit=96)
-    recipe = fv.Recipe(
-        optimizer="adam", learning_rate=1e-3, batch_size=16, epochs=2 if options.quick else 5, pixels="signed"
-    )
     study = Study(options, "C2", "Three classifiers of digits", "The learning rate, 0.001, is assumed.")
-    study.uses(data, networks=NETWORKS, init="torch", recipe=recipe, other_rates=OTHER_RATES)
+    runs = dict(zip(NETWORKS, fill(study, "digits", quick={"limit": 96}).values(), strict=True))
+    assumed = runs["MLP"].config["learning_rate"]
+    peer = torch_runs(options, runs["MLP"])
+    by_rate = fill(study, "digits", only={"variant": ["mlp"]}, learning_rate=RATES, quick={"limit": 96})
+    accuracy = {float(rate): found.last("test_top1") for (_, rate), found in by_rate.items()}
+    data = dataset_of(options, runs["MLP"].config)
 
-    networks = ("MLP", "convolutional") if options.quick else tuple(NETWORKS)
-    runs = {network: train(network, data, recipe, options) for network in networks}
-    add_parameters(study, data)
-    peer = torch_runs(options, data, NETWORKS["MLP"], recipe)
-    rates = {rate: train("MLP", data, replace(recipe, learning_rate=rate), options) for rate in OTHER_RATES}
-    rates[recipe.learning_rate] = runs["MLP"]
-    accuracy = {rate: 100 * found["test_top1"][:, -1] for rate, found in sorted(rates.items())}
+    add_parameters(study, runs)
     for network, found in runs.items():
-        add_rows(study, network, found, peer if network == "MLP" else {}, accuracy[recipe.learning_rate / 2])
-    add_rates(study, recipe.learning_rate, accuracy, peer)
+        add_rows(study, network, found, peer if network == "MLP" else {}, accuracy[assumed / 2])
+    add_rates(study, assumed, accuracy, peer, runs["MLP"].published()["published"])
     judge_statements(study, data, runs)
     draw(study, data, runs)
     study.write()
 
 
-def create(network: str, data: fv.data.Dataset, seed: int = 0) -> fv.layers.Chain:
-    """A fresh network, initialised as PyTorch does."""
-    name, sizes = NETWORKS[network]
-    return fv.models.create(
-        name, input_shape=data.input_shape, num_classes=data.num_classes, init="torch", seed=seed, **sizes
-    )
-
-
-def train(network: str, data: fv.data.Dataset, recipe: fv.Recipe, options: Options) -> dict[str, np.ndarray]:
-    """Metrics of all seeds of one network, (seeds, epochs), trained in one compiled program.
-
-    "test_matrix", (seeds, C, C), is the confusion matrix of the last epoch.
-    """
-    seeds = range(options.seeds)
-
-    def make() -> dict[str, np.ndarray]:
-        models = [create(network, data, seed) for seed in seeds]
-        results = fv.training.train_cohort(models, data, [replace(recipe, seed=seed) for seed in seeds])
-        metrics = ("test_top1", "test_loss", "train_loss")
-        arrays = {metric: np.stack([result.history[metric] for result in results]) for metric in metrics}
-        arrays["test_matrix"] = np.stack([result.history.confusion("test") for result in results])
-        arrays["updates_per_second"] = np.array(results[0].timing.examples_per_second / recipe.batch_size)
-        return arrays
-
-    key = {"network": NETWORKS[network], "recipe": recipe, "seeds": options.seeds, "data": data.source.checksum}
-    return cached(options, key, make)
-
-
-def add_parameters(study: Study, data: fv.data.Dataset) -> None:
+def add_parameters(study: Study, runs: dict[str, Runs]) -> None:
     """Every layer's parameters, by formula and counted."""
     cells = []
-    for network, published in PUBLISHED_PARAMETERS.items():
-        model = create(network, data)
-        counted = fv.models.summary(model)
-        learning = [
-            (layer, row) for (_, layer), row in zip(model.named_layers(), counted.rows, strict=True) if row.parameters
-        ]
-        for (layer, row), value in zip(learning, published, strict=True):
+    for network, found in runs.items():
+        model = found.models()[0]
+        rows = zip(model.named_layers(), fv.models.summary(model).rows, strict=True)
+        learning = [(layer, row) for (_, layer), row in rows if row.parameters]
+        for layer, row in learning:
             formula, result = arithmetic(layer)
             cells.append((network, row.name, row.output_shape, formula, f"{result:,}", f"{row.parameters:,}"))
-            if len(published) > 1:
-                study.row(f"{network}: parameters of {row.name}", row.parameters, "", published=value, tolerance=0)
-        study.row(f"{network}: parameters", counted.parameters, "", published=sum(published), tolerance=0)
+        for (_, row), value in zip(learning, PUBLISHED_LAYERS.get(network, ()), strict=False):
+            study.row(f"{network}: parameters of {row.name}", row.parameters, "", published=value, tolerance=0)
+        study.row(f"{network}: parameters", found.parameters, "", **found.published("parameters"))
     header = ("network", "layer", "output", "formula", "gives", "counted")
     study.table("Parameters layer by layer", header, cells)
 
@@ -122,18 +80,22 @@ def arithmetic(layer: Linear | Conv) -> tuple[str, int]:
     return f"({layer.in_features:,} + 1) · {layer.out_features}", (layer.in_features + 1) * layer.out_features
 
 
-def add_rows(
-    study: Study, network: str, found: dict[str, np.ndarray], peer: dict[str, np.ndarray], at_half: np.ndarray
-) -> None:
+def published_accuracy(network: str, found: Runs) -> tuple[float, ...]:
+    """Of each epoch, in percent; with --quick there are fewer."""
+    every = (*PUBLISHED_ACCURACY[network], found.published()["published"])
+    return every[: found["test_top1"].shape[1]]
+
+
+def add_rows(study: Study, network: str, found: Runs, peer: Arrays, at_half: np.ndarray) -> None:
     """Accuracies, losses and speed beside the published ones; only the last accuracy is held to its one.
 
     `at_half` are the MLP's last accuracies at half of the rate.
     """
     accuracy = 100 * found["test_top1"]
-    epochs = accuracy.shape[1]
-    for epoch, published in enumerate(PUBLISHED_ACCURACY[network][:epochs], 1):
-        ours, last = accuracy[:, epoch - 1], epoch == epochs
-        outside = last and abs(ours.mean() - published) > TOLERANCE and len(ours) > 1
+    tolerance = found.published()["tolerance"]
+    for epoch, (ours, published) in enumerate(zip(accuracy.T, published_accuracy(network, found), strict=True), 1):
+        last = epoch == accuracy.shape[1]
+        outside = last and abs(ours.mean() - published) > tolerance and len(ours) > 1
         note = f"{abs(ours.mean() - published) / ours.std(ddof=1):.1f} times the std over seeds" if outside else ""
         if outside and peer:
             note += f"; PyTorch {100 * peer['test_top1'][:, -1].mean():.2f} at the same, assumed, rate; half the rate "
@@ -142,7 +104,7 @@ def add_rows(
             f"{network}: accuracy, epoch {epoch}",
             ours,
             published=published,
-            tolerance=TOLERANCE if last else None,
+            tolerance=tolerance if last else None,
             peer=100 * peer["test_top1"][:, epoch - 1] if peer else (),
             note=note,
         )
@@ -153,17 +115,17 @@ def add_rows(
         study.row(what, ours, "", published=PUBLISHED_LOSS[network], peer=theirs, note=note)
     study.row(
         f"{network}: speed",
-        float(found["updates_per_second"]),
+        len(found["step_loss"][0]) / found.seconds,
         "it/s",
         published_range=PUBLISHED_SPEED[network],
-        note="another machine; ours with evaluation, all seeds in one program",
+        note="another machine; ours with evaluation, a run on each core",
     )
 
 
-def add_rates(study: Study, assumed: float, accuracy: dict[float, np.ndarray], peer: dict[str, np.ndarray]) -> None:
+def add_rates(study: Study, assumed: float, accuracy: dict[float, np.ndarray], peer: Arrays, published: float) -> None:
     """How much the MLP's last accuracy owes to the rate that the report leaves out, and to the library."""
     cells = [(f"{rate:g}", "flaxvision", *spread(values)) for rate, values in accuracy.items()]
-    published, ours, half = PUBLISHED_ACCURACY["MLP"][-1], accuracy[assumed].mean(), accuracy[assumed / 2].mean()
+    ours, half = accuracy[assumed].mean(), accuracy[assumed / 2].mean()
     concluded = f"At the assumed rate the mean is {abs(ours - published):.2f} points from the published {published} %, "
     concluded += f"one run; at half of it {abs(half - published):.2f}"
     if peer:
@@ -181,9 +143,9 @@ def spread(values: np.ndarray) -> tuple[str, str, str, int]:
     return mean_std(values, "%"), number(values.min(), "%"), number(values.max(), "%"), len(values)
 
 
-def judge_statements(study: Study, data: fv.data.Dataset, runs: dict[str, dict[str, np.ndarray]]) -> None:
+def judge_statements(study: Study, data: fv.data.Dataset, runs: dict[str, Runs]) -> None:
     """The report's statements, by rules that the evidence names."""
-    confusions = {network: runs[network]["test_matrix"] for network in PUBLISHED_ERRORS}
+    confusions = {network: runs[network].confusions() for network in PUBLISHED_ERRORS}
     for network, published in PUBLISHED_ERRORS.items():
         errors = confusions[network] * ~np.eye(data.num_classes, dtype=bool)
         study.row(f"{network}: a 4 taken for a 9", errors[:, FOUR, NINE], "images", published=published)
@@ -209,8 +171,8 @@ def judge_statements(study: Study, data: fv.data.Dataset, runs: dict[str, dict[s
         f"{listed(printed.sum(axis=0))} (MLP, seed 0): rows are predictions, and the matrix is transposed",
     )
 
-    accuracy = {network: 100 * found["test_top1"][:, -1] for network, found in runs.items()}
-    sizes = {network: sum(layers) for network, layers in PUBLISHED_PARAMETERS.items()}
+    accuracy = {network: found.last("test_top1") for network, found in runs.items()}
+    sizes = {network: found.parameters for network, found in runs.items()}
     better = accuracy["convolutional"].min() > accuracy["MLP"].max()
     study.claim(
         "convolution needs fewer parameters for a higher accuracy",
@@ -225,21 +187,20 @@ def listed(numbers: np.ndarray) -> str:
     return ", ".join(f"{int(number):,}" for number in numbers)
 
 
-def draw(study: Study, data: fv.data.Dataset, runs: dict[str, dict[str, np.ndarray]]) -> None:
+def draw(study: Study, data: fv.data.Dataset, runs: dict[str, Runs]) -> None:
     """Accuracy and loss over epochs, and two confusion matrices."""
     accuracy, loss = "test accuracy (%)", "test loss"
     panels = {
         accuracy: {network: 100 * found["test_top1"] for network, found in runs.items()},
         loss: {network: found["test_loss"] for network, found in runs.items()},
     }
-    epochs = min(found["test_top1"].shape[1] for found in runs.values())
-    published = {network: np.array(PUBLISHED_ACCURACY[network][:epochs]) for network in runs}
+    published = {network: np.array(published_accuracy(network, found)) for network, found in runs.items()}
     study.figure(
         "curves",
         draw_lines(panels, "", dashed={accuracy: published}, solid_means="ours", dashed_means="published"),
         "Accuracy and loss on the test set after each epoch.",
     )
-    matrices = {network: runs[network]["test_matrix"][0] for network in PUBLISHED_ERRORS}
+    matrices = {network: runs[network].confusions()[0] for network in PUBLISHED_ERRORS}
     study.figure(
         "confusion",
         draw_confusions(matrices, data.classes),

@@ -12,24 +12,17 @@ learns, 0.1 overfits. No rate that learns has converged after 100 epochs.
 
 from __future__ import annotations
 
-import dataclasses
-
 import common
 import figures
 import jax.numpy as jnp
 import numpy as np
-import peers
+from sweeps import Runs, dataset_of, fill, published, torch_runs
 
 import flaxvision as fv
-from flaxvision.sweep import converged
+from flaxvision.sweep import converged, load_spec
 
-RATES = (1.0, 0.1, 0.01, 0.001)
-PUBLISHED = {  # rate: accuracy after 10 epochs, accuracy converged, epoch of convergence
-    1.0: (10.0, 10.0, 5),
-    0.1: (87.0, 89.1, 100),
-    0.01: (83.5, 88.6, 99),
-    0.001: (71.9, 84.7, 98),
-}
+TEN_EPOCHS = load_spec("fashion-learning-rate")
+PUBLISHED_EPOCHS = (5, 100, 99, 98)  # of convergence, by rate
 THRESHOLDS = (0.1, 0.5, 1.0)  # points of accuracy; the report prints none, the first is our choice
 CHANCE = float(np.log(10))  # cross-entropy of ten equal probabilities
 ABOUT = """
@@ -42,48 +35,17 @@ def main(arguments: list[str] | None = None) -> None:
     """Train at every rate, judge both tables and two claims."""
     flags = {"--epochs": {"type": int, "default": 100, "help": "epochs of every run (default 100)"}}
     options = common.read_options("fashion_learning_rate", __doc__, arguments, seeds=3, extra=flags)
-    hidden, epochs = ((16,), 2) if options.quick else ((256, 512), options.extra.epochs)
-    seeds = range(options.seeds)
     study = common.Study(options, "E", "Learning rates on Fashion-MNIST", ABOUT)
-    data = options.load("fashion_mnist")
-    recipe = fv.Recipe(batch_size=64, shuffle=False, epochs=epochs)
-    study.uses(data, recipe=recipe, hidden=hidden, init="torch", rates=RATES, thresholds=THRESHOLDS)
+    quick = {"hidden": [16]}
+    runs = fill(study, "fashion-convergence", epochs=options.extra.epochs, quick=quick)
+    many = 4 if options.quick else 8
+    (dead,) = fill(study, TEN_EPOCHS, only={"learning_rate": ["1"]}, seeds=many, quick=quick).values()
 
-    # The four rates train together, seed after seed. Arrays are (rates, seeds, epochs), or steps in place of epochs.
-    runs = [train(options, data, hidden, [at(recipe, rate, seed) for rate in RATES]) for seed in seeds]
-    found = {name: np.stack([run[name] for run in runs], axis=1) for name in runs[0]}
-
-    add_rows(study, found["test_top1"], explain_rate_one(study, data, hidden, recipe))
-    judge_convergence(study, found)
-    judge_overfitting(study, found)
-    draw(study, found)
+    add_rows(study, runs, explain_rate_one(study, dead))
+    judge_convergence(study, runs)
+    judge_overfitting(study, runs)
+    draw(study, runs)
     study.write()
-
-
-def at(recipe: fv.Recipe, rate: float, seed: int) -> fv.Recipe:
-    """The recipe at one learning rate, for one seed."""
-    return dataclasses.replace(recipe, learning_rate=rate, seed=seed)
-
-
-def train(
-    options: common.Options, data: fv.data.Dataset, hidden: tuple[int, ...], recipes: list[fv.Recipe]
-) -> dict[str, np.ndarray]:
-    """Train a network a recipe, all in one compiled program; (recipes, epochs), "step_loss" of the first epoch."""
-
-    def make() -> dict[str, np.ndarray]:
-        models = [
-            fv.models.create("mlp", hidden=hidden, input_shape=data.input_shape, init="torch", seed=recipe.seed)
-            for recipe in recipes
-        ]
-        results = fv.training.train_cohort(models, data, recipes)
-        names = ("train_loss", "train_top1", "test_loss", "test_top1")
-        arrays = {name: np.stack([result.history[name] for result in results]) for name in names}
-        first_epoch = -(-len(data.train) // recipes[0].batch_size)
-        arrays["unlit"] = np.array([unlit(result.model, data.test.images) for result in results])
-        arrays["step_loss"] = np.stack([result.history["step_loss"][:first_epoch] for result in results])
-        return arrays
-
-    return common.cached(options, {"data": data.source.checksum, "hidden": hidden, "recipes": recipes}, make)
 
 
 def unlit(model: fv.layers.Chain, images: np.ndarray) -> float:
@@ -95,22 +57,13 @@ def unlit(model: fv.layers.Chain, images: np.ndarray) -> float:
     return float((x <= 0).all(axis=1).mean())
 
 
-def explain_rate_one(
-    study: common.Study, data: fv.data.Dataset, hidden: tuple[int, ...], recipe: fv.Recipe
-) -> np.ndarray:
+def explain_rate_one(study: common.Study, runs: Runs) -> np.ndarray:
     """Rate 1 over more seeds, ours beside PyTorch's; returns PyTorch's accuracies in percent, (seeds, epochs)."""
-    options = study.options
-    epochs = min(10, int(recipe.epochs or 10))
-    recipes = [at(dataclasses.replace(recipe, epochs=epochs), 1.0, seed) for seed in range(4 if options.quick else 8)]
-    ours = train(options, data, hidden, recipes)
-
-    def make() -> dict[str, np.ndarray]:
-        runs = [peers.train_torch("mlp", data, each, hidden=hidden) for each in recipes[: 1 if options.quick else 8]]
-        return {"test_top1": np.stack([run["test_top1"] for run in runs])}
-
-    theirs = common.cached(options, {"peer": recipes, "data": data.source.checksum, "hidden": hidden}, make)
-    peer = 100 * theirs["test_top1"]  # with --quick fewer seeds than ours
-    numbers = (100 * ours["test_top1"][:, -1], 100 * ours["unlit"], ours["train_loss"][:, -1], peer[:, -1])
+    images = dataset_of(study.options, runs.config).test.images
+    dark = [100 * unlit(model, images) for model in runs.models()]
+    peer = 100 * torch_runs(study.options, runs, quick=True)["test_top1"]  # with --quick fewer seeds than ours
+    epochs = peer.shape[1]
+    numbers = (runs.last("test_top1"), dark, runs.last("train_loss"), peer[:, -1])
     study.table(
         f"Rate 1, seed by seed, after {epochs} epochs",
         ("seed", "accuracy (%)", "images with every unit off (%)", "training loss", "PyTorch's accuracy (%)"),
@@ -123,48 +76,52 @@ def explain_rate_one(
     return peer
 
 
-def add_rows(study: common.Study, accuracy: np.ndarray, peer: np.ndarray) -> None:
-    """Both tables of the report; `accuracy` (rates, seeds, epochs), `peer` PyTorch's at rate 1."""
+def add_rows(study: common.Study, rates: dict[str, Runs], peer: np.ndarray) -> None:
+    """Both tables of the report; `peer` are PyTorch's accuracies at rate 1, (seeds, epochs)."""
     last = peer[:, -1]
     note = f"PyTorch after 10 epochs: about 10 % in {sum(last < 10.5)} of {len(last)} seeds, "
     note += f"{last.max():.0f} % at most; see below"
-    tenth = min(10, accuracy.shape[2]) - 1
-    for rate, runs in zip(RATES, accuracy, strict=True):
+    tenth = min(10, len(rates["1"]["test_top1"][0])) - 1
+    for rate, runs in rates.items():
         study.row(
-            f"test accuracy after 10 epochs, rate {rate:g}",
-            100 * runs[:, tenth],
-            published=PUBLISHED[rate][0],
-            tolerance=2.0,
-            peer=last if rate == 1 else (),
-            note=note if rate == 1 else "",
+            f"test accuracy after 10 epochs, rate {rate}",
+            100 * runs["test_top1"][:, tenth],
+            **published(TEN_EPOCHS, "test_top1", {"learning_rate": rate}),
+            peer=last if rate == "1" else (),
+            note=note if rate == "1" else "",
         )
-    ends = np.array([[converged(run, THRESHOLDS[0] / 100) for run in runs] for runs in accuracy])
-    for rate, runs in zip(RATES, accuracy, strict=True):
-        epoch = min(PUBLISHED[rate][2], accuracy.shape[2])
+    for (rate, runs), converged_at in zip(rates.items(), PUBLISHED_EPOCHS, strict=True):
+        accuracy = runs["test_top1"]
+        epoch = min(converged_at, accuracy.shape[1])
         study.row(
-            f"test accuracy converged (epoch {epoch}, as published), rate {rate:g}",
-            100 * runs[:, epoch - 1],
-            published=PUBLISHED[rate][1],
-            tolerance=1.5,
-            peer=peer[:, epoch - 1] if rate == 1 else (),
-            note=note if rate == 1 else "",
+            f"test accuracy converged (epoch {epoch}, as published), rate {rate}",
+            100 * accuracy[:, epoch - 1],
+            **runs.published(),
+            peer=peer[:, epoch - 1] if rate == "1" else (),
+            note=note if rate == "1" else "",
         )
-    for rate, epochs in zip(RATES, ends, strict=True):
-        study.row(f"epoch of convergence, rate {rate:g}", epochs, "epoch", published=PUBLISHED[rate][2])
+    for (rate, runs), converged_at in zip(rates.items(), PUBLISHED_EPOCHS, strict=True):
+        ends = [outcome.converged_epoch for outcome in runs.outcomes]
+        study.row(f"epoch of convergence, rate {rate}", ends, "epoch", published=converged_at)
 
 
-def judge_convergence(study: common.Study, found: dict[str, np.ndarray]) -> None:
+def stacked(rates: dict[str, Runs], metric: str) -> np.ndarray:
+    """A metric of all runs, (rates, seeds, epochs)."""
+    return np.stack([runs[metric] for runs in rates.values()])
+
+
+def judge_convergence(study: common.Study, rates: dict[str, Runs]) -> None:
     """Epochs of convergence under several thresholds, and whether they mean that anything has converged."""
-    accuracy, loss = found["test_top1"], found["train_loss"]
+    accuracy, loss = stacked(rates, "test_top1"), stacked(rates, "train_loss")
     epochs = accuracy.shape[2]
     ends = {t: np.array([[converged(run, t / 100) for run in runs] for runs in accuracy]) for t in THRESHOLDS}
     rows = []
-    for i, rate in enumerate(RATES):
-        cells = [f"{PUBLISHED[rate][2]} ({PUBLISHED[rate][1]} %)"]
+    for i, (rate, runs) in enumerate(rates.items()):
+        cells = [f"{PUBLISHED_EPOCHS[i]} ({runs.published()['published']} %)"]
         for threshold in THRESHOLDS:
             at_end = [100 * run[epoch - 1] for run, epoch in zip(accuracy[i], ends[threshold][i], strict=True)]
             cells.append(f"{span(ends[threshold][i])} ({np.mean(at_end):.1f} %)")
-        rows.append((f"{rate:g}", *cells))
+        rows.append((rate, *cells))
     study.table(
         "Epoch of convergence by threshold",
         ("rate", "published", *(f"{threshold:g} points" for threshold in THRESHOLDS)),
@@ -174,10 +131,10 @@ def judge_convergence(study: common.Study, found: dict[str, np.ndarray]) -> None
     threshold, late = THRESHOLDS[0], min(10, epochs - 1)
     drift = 100 * (accuracy[..., -1] - accuracy[..., -1 - late])
     change = 100 * (loss[..., -1] / loss[..., -1 - late] - 1).mean(axis=1)
-    for i, rate in list(enumerate(RATES))[1:]:  # those that learn
+    for i, rate in list(enumerate(rates))[1:]:  # those that learn
         at_limit, drifting = ends[threshold][i] > epochs - 5, np.abs(drift[i]) >= threshold
         study.claim(
-            f"rate {rate:g} has converged after {PUBLISHED[rate][2]} epochs",
+            f"rate {rate} has converged after {PUBLISHED_EPOCHS[i]} epochs",
             common.judge(~(at_limit | drifting)),
             f"the last change of {threshold:g} points from one epoch to the next is at epoch "
             f"{span(ends[threshold][i])} (the limit is {epochs}); over the last {late} epochs the test accuracy moves "
@@ -187,9 +144,9 @@ def judge_convergence(study: common.Study, found: dict[str, np.ndarray]) -> None
         )
 
 
-def judge_overfitting(study: common.Study, found: dict[str, np.ndarray]) -> None:
+def judge_overfitting(study: common.Study, rates: dict[str, Runs]) -> None:
     """Which rates overfit: the test loss rises by 5 % or more while the training loss falls on."""
-    train_loss, test_loss = found["train_loss"], found["test_loss"]
+    train_loss, test_loss, train_top1 = (stacked(rates, name) for name in ("train_loss", "test_loss", "train_top1"))
     best = test_loss.argmin(axis=2)[..., None]
     lowest = np.take_along_axis(test_loss, best, 2)[..., 0]
     rise = test_loss[..., -1] / lowest - 1
@@ -197,15 +154,15 @@ def judge_overfitting(study: common.Study, found: dict[str, np.ndarray]) -> None
     overfits = (rise >= 0.05) & (fall > 0)
     rows = [
         (
-            f"{rate:g}",
+            rate,
             f"{lowest[i].mean():.3f}",
             span(best[i, :, 0] + 1),
             f"{test_loss[i, :, -1].mean():.3f} ({100 * rise[i].mean():+.0f} %)",
             f"{train_loss[i, :, -1].mean():.3f}",
-            f"{100 * found['train_top1'][i, :, -1].mean():.1f}",
+            f"{100 * train_top1[i, :, -1].mean():.1f}",
             f"{int(overfits[i].sum())} of {overfits.shape[1]}",
         )
-        for i, rate in enumerate(RATES)
+        for i, rate in enumerate(rates)
     ]
     study.table(
         "Overfitting by rate",
@@ -221,9 +178,9 @@ def judge_overfitting(study: common.Study, found: dict[str, np.ndarray]) -> None
         rows,
         "A run overfits if its test loss ends 5 % or more above its smallest while the training loss falls on.",
     )
-    others = [f"{rate:g}" for i, rate in enumerate(RATES) if overfits[i].all()]
+    others = [rate for i, rate in enumerate(rates) if overfits[i].all()]
     ends = ", ".join(f"{value:.2f}" for value in train_loss[0, :, -1])
-    tops = ", ".join(f"{100 * value:.0f} %" for value in found["train_top1"][0, :, -1])
+    tops = ", ".join(f"{100 * value:.0f} %" for value in train_top1[0, :, -1])
     study.claim(
         "a high learning rate (1) overfits",
         common.judge(overfits[0]),
@@ -239,26 +196,24 @@ def span(values: np.ndarray) -> str:
     return f"{low}" if low == high else f"{low} to {high}"
 
 
-def draw(study: common.Study, found: dict[str, np.ndarray]) -> None:
+def draw(study: common.Study, rates: dict[str, Runs]) -> None:
     """Losses and accuracy over epochs, and the loss of each step of the first epoch."""
-
-    def by_rate(values: np.ndarray) -> dict[str, np.ndarray]:
-        return {f"{rate:g}": runs for rate, runs in zip(RATES, values, strict=True)}
-
-    panels = {"Training loss": by_rate(found["train_loss"]), "Test loss": by_rate(found["test_loss"])}
+    titles = {"Training loss": "train_loss", "Test loss": "test_loss"}
+    panels = {title: {rate: runs[name] for rate, runs in rates.items()} for title, name in titles.items()}
     figure = figures.draw_lines(panels, "cross-entropy", log=True, heading="rate")
     study.figure("loss", figure, "Loss over epochs for each learning rate")
 
-    panels = {"": by_rate(100 * found["test_top1"])}
+    panels = {"": {rate: 100 * runs["test_top1"] for rate, runs in rates.items()}}
     figure = figures.draw_lines(panels, "test accuracy (%)", heading="rate", limits=(0, 100))
     study.figure("accuracy", figure, "Test accuracy over epochs for each learning rate")
 
-    losses = found["step_loss"]
+    losses = stacked(rates, "step_loss")
+    losses = losses[..., : losses.shape[2] // len(rates["1"]["test_top1"][0])]  # of the first epoch
     every = max(1, losses.shape[2] // 67)  # 14 of 938: single steps are too noisy to tell the lines apart
     steps = losses.shape[2] // every
     means = losses[..., : steps * every].reshape(*losses.shape[:2], steps, every).mean(axis=-1)
     figure = figures.draw_lines(
-        {"": by_rate(means)},
+        {"": dict(zip(rates, means, strict=True))},
         "training loss",
         xlabel="step of the first epoch",
         x=every * (np.arange(steps) + 0.5),

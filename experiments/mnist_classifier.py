@@ -3,7 +3,7 @@
     python experiments/mnist_classifier.py --raw-dir DATA
 
 Two blocks of convolution, BatchNorm, ReLU, max-pool and dropout, two linear layers; Adam 0.001, batches of 32, 4
-epochs, PyTorch's initialisation; 3 seeds as one cohort, and 3 in PyTorch. Some 5 minutes on one CPU core; `--quick`
+epochs, PyTorch's initialisation; 3 seeds, and 3 in PyTorch. Some 5 minutes on one CPU core; `--quick`
 takes made data and seconds.
 
 Found: 98.82 ± 0.04 % against the report's 98.81 (PyTorch 98.83 ± 0.13), with losses some 6 % below the report's
@@ -12,20 +12,18 @@ Found: 98.82 ± 0.04 % against the report's 98.81 (PyTorch 98.83 ± 0.13), with 
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
-from common import Study, judge, means_of, most_confused, read_options, torch_runs
+from common import Study, judge, means_of, most_confused, read_options
 from figures import draw_confusions, draw_lines
+from sweeps import dataset_of, fill, torch_runs
 
 import flaxvision as fv
 
 EVERY = 500  # iterations a printed loss is the mean of
 PUBLISHED_LOSSES = ((0.416, 0.183, 0.150), (0.108, 0.106, 0.101), (0.079, 0.086, 0.080), (0.069, 0.070, 0.067))
 PUBLISHED_ERROR = (4, 9)  # the most confused pair: true class, predicted class
-RECIPE = fv.Recipe(optimizer="adam", learning_rate=1e-3, batch_size=32, epochs=4)
 ABOUT = """
-The report's network and settings, several seeds as one cohort. It prints no optimiser and no rate: Adam 0.001 is
+The report's network and settings, several seeds. It prints no optimiser and no rate: Adam 0.001 is
 identified by its losses, which are compared but have no tolerance; PyTorch trains the same. Rows of the confusion
 matrix are true classes, columns predicted ones; it is that of the seed whose accuracy is nearest to the mean.
 """
@@ -34,35 +32,30 @@ matrix are true classes, columns predicted ones; it is that of the seed whose ac
 def main(arguments: list[str] | None = None) -> None:
     """Train, compare, write the tables and figures."""
     options = read_options("mnist_classifier", __doc__, arguments, seeds=3)
-    recipe = dataclasses.replace(RECIPE, epochs=2) if options.quick else RECIPE
     study = Study(options, "B1", "A small convolutional classifier of MNIST", ABOUT)
-    data = study.uses(options.load("mnist"), model="mnist_net", init="torch", recipe=recipe)
-    every = 2 if options.quick else EVERY
+    (runs,) = fill(study, "mnist-net").values()
+    peer = torch_runs(options, runs)
+    data = dataset_of(options, runs.config)
 
-    seeds = range(options.seeds)
-    models = [fv.models.create("mnist_net", init="torch", seed=seed) for seed in seeds]
-    recipes = [dataclasses.replace(recipe, seed=seed) for seed in seeds]
-    results = fv.training.train_cohort(models, data, recipes)
-
-    accuracies = np.array([100 * result.history["test_top1"][-1] for result in results])
-    peer = torch_runs(options, data, ("mnist_net", {}), recipe)
+    accuracies = runs.last("test_top1")
     theirs = 100 * peer["test_top1"][:, -1] if peer else ()
-    study.row("test accuracy", accuracies, published=98.81, tolerance=0.4, peer=theirs)
-    study.row("parameters", fv.models.count_parameters(models[0]), "", published=204_826, tolerance=0)
-    losses = np.stack([result.history["step_loss"] for result in results])
-    compare_losses(study, losses, peer.get("step_loss", np.zeros((0, losses.shape[1]))), every, len(data.train))
+    study.row("test accuracy", accuracies, **runs.published(), peer=theirs)
+    study.row("parameters", runs.parameters, "", **runs.published("parameters"))
+    per_epoch = -(-len(data.train) // runs.config["batch_size"])
+    losses = runs["step_loss"]
+    every = 2 if options.quick else EVERY
+    compare_losses(study, losses, peer.get("step_loss", np.zeros((0, losses.shape[1]))), every, per_epoch)
 
-    confusions = [result.history.confusion("test") for result in results]
+    confusions = runs.confusions()
     judge_confused_pair(study, confusions, data.classes)
     typical = int(np.abs(accuracies - accuracies.mean()).argmin())
     show_confusion(study, confusions[typical], data.classes, f"Seed {typical}, {accuracies[typical]:.2f} % correct")
-    study.text("Layers", f"```\n{fv.models.summary(models[0])}\n```")
+    study.text("Layers", f"```\n{fv.models.summary(runs.models()[0])}\n```")
     study.write()
 
 
-def compare_losses(study: Study, ours: np.ndarray, theirs: np.ndarray, every: int, examples: int) -> None:
+def compare_losses(study: Study, ours: np.ndarray, theirs: np.ndarray, every: int, per_epoch: int) -> None:
     """A row and a point of the figure for each mean that the report prints; ours and PyTorch's are (seeds, steps)."""
-    per_epoch = -(-examples // RECIPE.batch_size)
     epochs = ours.shape[1] // per_epoch
     published = np.array(PUBLISHED_LOSSES[:epochs]).ravel()
 
@@ -99,7 +92,7 @@ def compare_losses(study: Study, ours: np.ndarray, theirs: np.ndarray, every: in
     study.figure("loss", figure, f"Training loss, mean of every {every} iterations: the report's and ours.")
 
 
-def judge_confused_pair(study: Study, confusions: list[np.ndarray], classes: tuple[str, ...]) -> None:
+def judge_confused_pair(study: Study, confusions: np.ndarray, classes: tuple[str, ...]) -> None:
     """Is the report's most frequent error that of every seed (supported), of none (not supported), or of some?"""
     errors = [confusion * ~np.eye(len(confusion), dtype=bool) for confusion in confusions]
     hits = [bool(counts[PUBLISHED_ERROR] == counts.max()) for counts in errors]
