@@ -60,12 +60,13 @@ def test_streams_hold_everything_and_are_as_before(monkeypatch, encoding):
 def test_rich_tables_in_an_ascii_terminal(monkeypatch):
     from rich.console import Console
 
-    from flaxvision.report.display import Entry, Table
+    from flaxvision.report.display import Column, Entry, Table
     from flaxvision.report.terminal import TerminalTables
 
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", stream)
-    table = Table("Mean ± std", ("class", "value"), ((Entry("猫"), Entry("0.5 ± 0.1")),), 1)
+    columns = (Column("class", "class", (Entry("猫"),)), Column("value", "value", (Entry("0.5 ± 0.1"),)))
+    table = Table("Mean ± std", columns, 1)
     assert exit_status(lambda: Console(width=60).print(TerminalTables("Demo", (table,))) or 0) == 0
     stream.flush()
     shown = stream.buffer.getvalue().decode()

@@ -12,6 +12,7 @@ from flaxvision.report import formats
 from flaxvision.report.labels import End, label_ends
 from flaxvision.report.style import COLUMN, FAINT, PAGE, colors, new_figure, plain_logarithmic, style
 from flaxvision.sweep.results import Cell, Outcome, SweepResult
+from flaxvision.training.metrics import metric_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -96,7 +97,7 @@ def _finite_start(values: np.ndarray) -> np.ndarray:
 
 def draw_curves(result: SweepResult, kind: str) -> Figure | None:
     """Training dashed, test solid; `kind` is "loss" or "top1"; None if no trial has it."""
-    scale = 100.0 if formats.is_accuracy(kind) else 1.0
+    scale = metric_of(kind).scale
     split = "test" if any(_has(cell, f"test_{kind}") for cell in result.cells) else "val"
     curves = [{s: Curve.of(cell.outcomes, f"{s}_{kind}", scale) for s in ("train", split)} for cell in result.cells]
     if not any(len(curve.values) for pair in curves for curve in pair.values()):

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from flaxvision.report import formats
 from flaxvision.report.remarks import equal_cells
 from flaxvision.sweep.results import Cell, SweepResult, Verdict
+from flaxvision.training.metrics import METRICS, SHOWN_METRICS, Metric, metric_of
 
-# What a table that is too wide can do without, first what it can best do without.
+FIRST = ("test_top1", "test_top3", "test_loss")  # metrics that stand before the others
+# The columns that a table which is too wide can do without, first what it can best do without.
 DISPENSABLE = (
-    "seconds", "train loss", "best epoch", "val top-1 (%)", "val loss", "val balanced (%)", "test top-3 (%)",
-    "parameters", "test loss", "n", "verdict",
+    "seconds", "train_loss", "best_epoch", "val_top1", "val_loss", "test_top3",
+    "parameters", "test_loss", "n", "verdict",
 )  # fmt: skip
-MAIN_METRICS = ("test_top1", "test_loss", "val_top1", "val_loss", "train_loss")
-BALANCED = 0.005  # a mean accuracy over classes that is this near top-1 is not worth a column
+DIFFERENT = 0.005  # a metric that is nearer to the one beside which it stands is not worth a column
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -28,15 +29,39 @@ class Entry:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a table as text."""
+
+    key: str  # a metric's name, or one of DISPENSABLE; no table shows it
+    heading: str
+    entries: tuple[Entry, ...]
+    needed: bool = False  # whether it stays in a table that is too wide
+
+    @property
+    def texts(self) -> list[str]:
+        """Its heading and entries."""
+        return [self.heading, *(entry.text for entry in self.entries)]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Table:
     """A table as text."""
 
     caption: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[Entry, ...], ...]
+    columns: tuple[Column, ...]
     labels: int  # so many leading columns name the row
     across: str = ""  # the key whose values are the other columns' headings
     notes: tuple[str, ...] = ()
+
+    @property
+    def header(self) -> tuple[str, ...]:
+        """The headings."""
+        return tuple(column.heading for column in self.columns)
+
+    @property
+    def rows(self) -> tuple[tuple[Entry, ...], ...]:
+        """The entries row by row."""
+        return tuple(zip(*(column.entries for column in self.columns), strict=True))
 
 
 def display_tables(result: SweepResult) -> tuple[Table, ...]:
@@ -50,18 +75,13 @@ def narrow(table: Table, limit: float, width: Callable[[Table], float]) -> tuple
 
     The keys, the objective and what was published stay.
     """
-    left_out = []
-    for name in () if table.across else DISPENSABLE:
+    left_out: list[str] = []
+    for key in () if table.across else DISPENSABLE:
         if width(table) <= limit:
             break
-        heads = [*table.header, ""]
-        needed = {i for i, head in enumerate(heads[:-1]) if i < table.labels or heads[i + 1] == "published"}
-        objective = next(i for i, head in enumerate(heads) if i >= table.labels and head != "n")
-        keep = [i for i, head in enumerate(table.header) if head != name or i in needed or i == objective]
-        if len(keep) < len(table.header):
-            left_out.append(name)
-        rows = tuple(tuple(row[i] for i in keep) for row in table.rows)
-        table = dataclasses.replace(table, header=tuple(table.header[i] for i in keep), rows=rows)
+        dropped = [column for column in table.columns if column.key == key and not column.needed]
+        left_out += formats.distinct(column.heading for column in dropped)
+        table = dataclasses.replace(table, columns=tuple(c for c in table.columns if c not in dropped))
     return table, left_out
 
 
@@ -72,15 +92,20 @@ def _two_way_table(result: SweepResult) -> Table:
     cells = {
         (cell.where.get(down, ""), cell.where.get(across, "")): cell for cell in result.cells if cell.stage != "final"
     }
-    columns = formats.distinct(column for _, column in cells)
     best = formats.best_cells(result, metric)
-    rows = []
-    for row in formats.distinct(row for row, _ in cells):
-        entries = [_two_way_entry(cells.get((row, column)), metric, best) for column in columns]
-        rows.append((Entry(row), *entries))
+    rows = formats.distinct(row for row, _ in cells)
+    columns = [_label(down, rows)]
+    for value in formats.distinct(column for _, column in cells):
+        entries = (_two_way_entry(cells.get((row, value)), metric, best) for row in rows)
+        columns.append(Column(metric, value, tuple(entries)))
     caption = f"{formats.metric_name(metric)}, {_spread(result)}".capitalize()
     notes = (*_best_notes(result, metric), *_marked_notes(result))
-    return Table(caption, (down, *columns), tuple(rows), 1, across, notes)
+    return Table(caption, tuple(columns), 1, across, notes)
+
+
+def _label(key: str, values: Iterable[str]) -> Column:
+    """A column that names the rows."""
+    return Column(key, key, tuple(map(Entry, values)), needed=True)
 
 
 def _two_way_entry(cell: Cell | None, metric: str, best: list[Cell]) -> Entry:
@@ -93,37 +118,42 @@ def _two_way_entry(cell: Cell | None, metric: str, best: list[Cell]) -> Entry:
 def _row_table(result: SweepResult) -> Table:
     """One row a cell, published numbers beside ours."""
     metric = formats.shown_metric(result)
-    columns = [[Entry(key), *(Entry(cell.where.get(key, "")) for cell in result.cells)] for key in result.keys]
-    if any(cell.stage == "final" for cell in result.cells):
-        columns.append([Entry("stage"), *(Entry(cell.stage) for cell in result.cells)])
+    cells = result.cells
+    columns = [_label(key, (cell.where.get(key, "") for cell in cells)) for key in result.keys]
+    if any(cell.stage == "final" for cell in cells):
+        columns.append(_label("stage", (cell.stage for cell in cells)))
     labels = len(columns)
-    columns.append([Entry("n"), *(Entry(f"{c.n}{formats.mark(c)}") for c in result.cells)])
+    columns.append(_column("n", (f"{cell.n}{formats.mark(cell)}" for cell in cells)))
     for shown in _metric_columns(result):
         best = formats.best_cells(result, shown) if shown == metric else []
-        columns.append([Entry(formats.metric_name(shown)), *(_metric_entry(c, shown, best) for c in result.cells)])
-        columns.extend(_published_columns(result, shown))
+        published = _published_columns(result, shown)
+        entries = tuple(_metric_entry(cell, shown, best) for cell in cells)
+        columns.append(Column(shown, formats.metric_name(shown), entries, shown == metric or bool(published)))
+        columns.extend(published)
     columns.extend(_count_columns(result))
-    columns.append([Entry("seconds"), *(Entry(_seconds(cell)) for cell in result.cells)])
-    header, *rows = zip(*columns, strict=True)
+    columns.append(_column("seconds", map(_seconds, cells)))
     notes = (*_best_notes(result, metric), *_marked_notes(result), *_equal_notes(result), *_other_notes(result))
-    return Table(_spread(result).capitalize(), tuple(e.text for e in header), tuple(rows), labels, notes=notes)
+    return Table(_spread(result).capitalize(), tuple(columns), labels, notes=notes)
+
+
+def _column(key: str, texts: Iterable[str]) -> Column:
+    return Column(key, key.replace("_", " "), tuple(map(Entry, texts)))
 
 
 def _metric_columns(result: SweepResult) -> list[str]:
     """The objective first, then the usual metrics, and any that was published."""
-    wanted = {formats.shown_metric(result), *MAIN_METRICS, *(verdict.metric for verdict in _verdicts(result))}
-    if len(result.classes) > 10:  # among few classes, being one of three guesses says little
-        wanted.add("test_top3")
-    if imbalanced(result):
-        wanted |= {"test_balanced", "val_balanced"}
-    order = [formats.shown_metric(result), "test_top1", "test_balanced", "test_top3", "test_loss", *result.metrics]
-    return [metric for metric in formats.distinct(order) if metric in result.metrics and metric in wanted]
+    objective = formats.shown_metric(result)
+    told = {m.key for m in METRICS.values() if len(result.classes) >= m.column_classes and tells_more(result, m)}
+    wanted = {objective, *(verdict.metric for verdict in _verdicts(result))}
+    wanted |= {name for name in SHOWN_METRICS if metric_of(name).key in told}
+    order = formats.distinct([objective, *FIRST, *result.metrics])
+    return [metric for metric in order if metric in result.metrics and metric in wanted]
 
 
-def imbalanced(result: SweepResult) -> bool:
-    """Whether the mean accuracy over classes tells more than top-1: they differ in a cell."""
-    pairs = [(cell.mean("test_top1"), cell.mean("test_balanced")) for cell in result.cells]
-    return any(a is not None and b is not None and abs(a - b) > BALANCED for a, b in pairs)
+def tells_more(result: SweepResult, metric: Metric) -> bool:
+    """Whether a metric tells more than the one beside which it stands: on the test set they differ in a cell."""
+    pairs = [[cell.mean(f"test_{key}") for key in (metric.key, metric.beside)] for cell in result.cells]
+    return not metric.beside or any(a is not None and b is not None and abs(a - b) > DIFFERENT for a, b in pairs)
 
 
 def _metric_entry(cell: Cell, metric: str, best: list[Cell]) -> Entry:
@@ -133,14 +163,15 @@ def _metric_entry(cell: Cell, metric: str, best: list[Cell]) -> Entry:
     return Entry(formats.number(metric, mean, cell.std(metric)), best=cell in best)
 
 
-def _published_columns(result: SweepResult, metric: str) -> list[list[Entry]]:
+def _published_columns(result: SweepResult, metric: str) -> list[Column]:
     """The published number and the verdict with the difference; nothing where nothing was published."""
     found = [next((v for v in cell.verdicts if v.metric == metric), None) for cell in result.cells]
     if not any(found):
         return []
+    verdicts = tuple(Entry(verdict_text(v), verdict=v.verdict) if v else Entry("–") for v in found)
     return [
-        [Entry("published"), *(Entry(formats.given(metric, v.published) if v else "–") for v in found)],
-        [Entry("verdict"), *(Entry(verdict_text(v), verdict=v.verdict) if v else Entry("–") for v in found)],
+        _column("published", (formats.given(metric, v.published) if v else "–" for v in found)),
+        Column("verdict", "verdict", verdicts),
     ]
 
 
@@ -151,22 +182,17 @@ def verdict_text(verdict: Verdict) -> str:
     return f"{verdict.verdict} ({formats.difference(verdict.metric, verdict.ours - verdict.published)})"
 
 
-def _count_columns(result: SweepResult) -> list[list[Entry]]:
+def _count_columns(result: SweepResult) -> list[Column]:
     """Epochs and parameters, where they tell cells apart."""
+    cells = result.cells
     columns = []
-    if len({epoch for cell in result.cells for epoch in cell.values("best_epoch")}) > 1:
-        columns.append([Entry("best epoch"), *(_count(cell, "best_epoch") for cell in result.cells)])
+    if len({epoch for cell in cells for epoch in cell.values("best_epoch")}) > 1:
+        columns.append(_column("best_epoch", (formats.mean_count(cell.values("best_epoch")) for cell in cells)))
     if result.convergence_threshold is not None:
-        columns.append([Entry("converged at"), *(_count(cell, "converged_epoch") for cell in result.cells)])
+        columns.append(_column("converged_at", (formats.mean_count(cell.values("converged_epoch")) for cell in cells)))
     if len(_parameters(result)) > 1:
-        columns.append(
-            [Entry("parameters"), *(Entry(f"{c.parameters:,}" if c.parameters else "–") for c in result.cells)]
-        )
+        columns.append(_column("parameters", (f"{c.parameters:,}" if c.parameters else "–" for c in cells)))
     return columns
-
-
-def _count(cell: Cell, name: str) -> Entry:
-    return Entry(formats.mean_count(cell.values(name)))
 
 
 def _seconds(cell: Cell) -> str:
@@ -193,7 +219,7 @@ def _spread(result: SweepResult) -> str:
 def _best_notes(result: SweepResult, metric: str) -> list[str]:
     if not formats.best_cells(result, metric):
         return []
-    extreme = "highest" if formats.is_accuracy(metric) else "lowest"
+    extreme = "lowest" if metric_of(metric).lower_is_better else "highest"
     marked = any(cell.sound < cell.n for cell in result.cells)
     among = " among the cells with the fewest seeds that diverged or failed" if marked else ""
     return [f"Bold: the {extreme} mean {formats.metric_name(metric, unit=False)}{among}."]
@@ -230,10 +256,9 @@ def _other_notes(result: SweepResult) -> list[str]:
         extremes = (f(v.tolerance for v in verdicts) for f in (min, max))
         tolerance = " to ±".join(formats.distinct(formats.given(metric, value) for value in extremes))
         sources = "; ".join(formats.distinct(v.source for v in verdicts))
-        unit = " points" if formats.is_accuracy(metric) else ""
+        unit = " points" if metric_of(metric).percent else ""
         notes.append(f"Published {formats.metric_name(metric, unit=False)}: {sources}; tolerance ±{tolerance}{unit}.")
-    if any(metric.endswith("_balanced") for metric in _metric_columns(result)):
-        notes.append("Balanced: the mean accuracy over classes, each of the same weight.")
+    notes += formats.distinct(note for name in _metric_columns(result) if (note := metric_of(name).note))
     if result.convergence_threshold is not None:
         threshold = f"{100 * result.convergence_threshold:g}"
         notes.append(f"Converged at: the epoch after which test top-1 changes by less than {threshold} points.")

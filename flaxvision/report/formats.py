@@ -6,15 +6,9 @@ from collections.abc import Iterable, Sequence
 
 from flaxvision.sweep.results import Cell, SweepResult
 from flaxvision.sweep.table import best_cell
-from flaxvision.training.recipe import lower_is_better
+from flaxvision.training.metrics import SPLITS, metric_of
 
 DIVERGED, FAILED = "†", "‡"
-_NAMES = {"loss": "loss", "top1": "top-1", "top3": "top-3"}
-
-
-def is_accuracy(metric: str) -> bool:
-    """Whether a metric is a fraction that is shown in percent; the others are losses."""
-    return not lower_is_better(metric)
 
 
 def metric_name(metric: str, unit: bool = True) -> str:
@@ -23,9 +17,9 @@ def metric_name(metric: str, unit: bool = True) -> str:
     >>> metric_name("test_top1")
     'test top-1 (%)'
     """
-    split, _, kind = metric.rpartition("_")
-    name = f"{split} {_NAMES.get(kind, kind)}".strip()
-    return f"{name} (%)" if unit and is_accuracy(metric) else name
+    split, found = metric.partition("_")[0], metric_of(metric)
+    name = f"{split} {found.label}" if split in SPLITS else found.label
+    return f"{name} (%)" if unit and found.percent else name
 
 
 def number(metric: str, mean: float, std: float | None = None) -> str:
@@ -34,7 +28,7 @@ def number(metric: str, mean: float, std: float | None = None) -> str:
     >>> number("test_top1", 0.87024, 0.0031), number("test_loss", 23.9, 0.316), number("val_loss", 3.85)
     ('87.02 ± 0.31', '23.90 ± 0.32', '3.850')
     """
-    if is_accuracy(metric):
+    if metric_of(metric).percent:
         return f"{100 * mean:.2f}" if std is None else f"{100 * mean:.2f} ± {100 * std:.2f}"
     text = f"{mean:#.4g}".rstrip(".")
     if std is None:
@@ -48,7 +42,7 @@ def with_unit(metric: str, value: float) -> str:
     >>> with_unit("test_top3", 0.97)
     '97.00 %'
     """
-    return number(metric, value) + (" %" if is_accuracy(metric) else "")
+    return number(metric, value) + (" %" if metric_of(metric).percent else "")
 
 
 def given(metric: str, value: float) -> str:
@@ -57,7 +51,7 @@ def given(metric: str, value: float) -> str:
     >>> given("test_top1", 0.87), given("val_loss", 3.851)
     ('87', '3.851')
     """
-    return f"{round(100 * value, 6) if is_accuracy(metric) else value:.6g}"
+    return f"{round(100 * value, 6) if metric_of(metric).percent else value:.6g}"
 
 
 def difference(metric: str, value: float) -> str:
@@ -66,7 +60,7 @@ def difference(metric: str, value: float) -> str:
     >>> difference("test_top1", -0.0123)
     '−1.23'
     """
-    text = f"{100 * value:+.2f}" if is_accuracy(metric) else f"{round(value, 4):+.3g}"
+    text = f"{100 * value:+.2f}" if metric_of(metric).percent else f"{round(value, 4):+.3g}"
     return text.replace("-", "−", 1) if text.startswith("-") else text
 
 

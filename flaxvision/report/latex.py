@@ -31,7 +31,7 @@ def results_latex(result: SweepResult) -> str:
 
 def _latex_table(title: str, table: Table, label: str) -> str:
     table, left_out = narrow(table, WIDTH, lambda table: _width(table, _SIZES[r"\scriptsize"]))
-    columns = len(table.header)
+    columns = len(table.columns)
     size = next((name for name, points in _SIZES.items() if _width(table, points) <= WIDTH), r"\scriptsize")
     lines = [
         *([f"% no room for {', '.join(left_out)}: see results.csv"] if left_out else []),
@@ -57,8 +57,7 @@ def _latex_table(title: str, table: Table, label: str) -> str:
 
 def _width(table: Table, character: float) -> float:
     """About how wide the table will be, in points."""
-    columns = zip(table.header, *([entry.text for entry in row] for row in table.rows), strict=True)
-    return sum(character * max(len(text) + 2 * text.count("±") for text in column) + 6 for column in columns)
+    return sum(character * max(len(text) + 2 * text.count("±") for text in c.texts) + 6 for c in table.columns)
 
 
 def _latex_entry(entry: Entry) -> str:

@@ -20,6 +20,7 @@ from flaxvision.report.style import (
     style,
 )
 from flaxvision.sweep.results import Cell, SweepResult, Verdict
+from flaxvision.training.metrics import metric_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,7 +42,7 @@ def _draw_dots(result: SweepResult) -> Figure:
     from matplotlib.ticker import MaxNLocator
 
     metric = formats.shown_metric(result)
-    scale = 100 if formats.is_accuracy(metric) else 1
+    scale = metric_of(metric).scale
     cells = [cell for cell in result.cells if cell.values(metric) or cell.diverged or cell.failed] or list(result.cells)
     names = [shorten(formats.cell_label(cell, result.keys), 40) for cell in cells]
     figure = new_figure(PAGE if max(map(len, names)) > 16 else COLUMN, 0.85 + 0.19 * len(names))
@@ -49,7 +50,7 @@ def _draw_dots(result: SweepResult) -> Figure:
     for y, cell in enumerate(cells):
         _draw_cell(axes, y, cell, metric, scale)
     values = [scale * value for cell in cells for value in cell.values(metric)]
-    if not formats.is_accuracy(metric) and values and min(values) > 0 and max(values) > LOG_RANGE * min(values):
+    if not metric_of(metric).percent and values and min(values) > 0 and max(values) > LOG_RANGE * min(values):
         axes.set_xscale("log")
         plain_logarithmic(axes.xaxis)
     else:
@@ -127,7 +128,7 @@ def _draw_heatmap(result: SweepResult) -> Figure:
     down, across = result.keys
     cells = {(cell.where.get(down, ""), cell.where.get(across, "")): cell for cell in result.cells}
     rows, columns = (formats.distinct(pair[i] for pair in cells) for i in (0, 1))
-    shades = _shades({place: cell.mean(metric) for place, cell in cells.items()}, formats.is_accuracy(metric))
+    shades = _shades({place: cell.mean(metric) for place, cell in cells.items()}, metric_of(metric).lower_is_better)
     widest = max((len(_text(cell, metric)) for cell in result.cells), default=0)
     width = COLUMN if widest * len(columns) <= 50 else PAGE
     short = widest * len(columns) > 110
@@ -160,9 +161,9 @@ def _draw_heatmap(result: SweepResult) -> Figure:
     return figure
 
 
-def _shades(means: dict[tuple[str, str], float | None], accuracy: bool) -> dict[tuple[str, str], float]:
+def _shades(means: dict[tuple[str, str], float | None], lower: bool) -> dict[tuple[str, str], float]:
     """0 for the worst cell to 1 for the best, by the logarithm of the error: one outlier leaves the rest apart."""
-    errors = {place: max(1 - mean if accuracy else mean, 1e-6) for place, mean in means.items() if mean is not None}
+    errors = {place: max(mean if lower else 1 - mean, 1e-6) for place, mean in means.items() if mean is not None}
     logs = {place: np.log(error) for place, error in errors.items()}
     low, high = min(logs.values(), default=0.0), max(logs.values(), default=0.0)
     return {

@@ -12,19 +12,19 @@ import numpy as np
 
 from flaxvision.report import formats
 from flaxvision.report.confusion import class_names, confused_pairs, examples_of, winner_accuracies, winner_pairs
-from flaxvision.report.display import display_tables, imbalanced
+from flaxvision.report.display import display_tables, tells_more
 from flaxvision.report.figures import figure_files
 from flaxvision.report.fonts import substitutes
 from flaxvision.report.remarks import cautions, data_used
 from flaxvision.report.style import COLUMN, DPI
 from flaxvision.sweep.results import Outcome, SweepResult
+from flaxvision.training.metrics import METRICS, SHOWN_METRICS
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
 CLASSES = 64  # of more classes the best stand folded
 LARGE = 300_000  # bytes; a larger vector figure stands in the page as pixels
-TRIAL_METRICS = ("train_loss", "val_loss", "val_top1", "test_loss", "test_top1", "test_top3", "test_balanced")
 _FIGURES = {
     "table": "Every cell of the table",
     "loss": "Loss over epochs",
@@ -46,7 +46,7 @@ def report_html(
         extra_sections: More sections: a heading (text) and its HTML, which is trusted.
     """
     files = figure_files(result) if files is None else files
-    metrics = [metric for metric in TRIAL_METRICS if metric in result.metrics]
+    metrics = [metric for metric in SHOWN_METRICS if metric in result.metrics]
     return _template().render(
         result=result,
         headline=_headline(result),
@@ -86,9 +86,9 @@ def _headline(result: SweepResult) -> dict[str, Any]:
     winner = result.winner
     if winner is None:
         return {}
-    order = formats.distinct([result.objective, "test_top1", "test_top3", "test_balanced", "test_loss", "val_loss"])
-    told = {"test_top3": len(result.classes) > 3, "test_balanced": imbalanced(result)}
-    order = [metric for metric in order if metric == result.objective or told.get(metric, True)]
+    told = [m for m in METRICS.values() if len(result.classes) >= m.needs_classes and tells_more(result, m)]
+    told.sort(key=lambda metric: metric.lower_is_better)  # shares first
+    order = formats.distinct([result.objective, *(f"test_{metric.key}" for metric in told), "val_loss"])
     values = [(metric, value) for metric in order if (value := winner.final.get(metric)) is not None]
     first, *others = [
         f"{formats.metric_name(metric, unit=False)} {formats.with_unit(metric, value)}" for metric, value in values

@@ -45,8 +45,7 @@ def terminal_table(result: SweepResult) -> TerminalTables:
 def _width(table: Table) -> int:
     from rich.cells import cell_len  # a Chinese sign takes two places
 
-    columns = zip(table.header, *([entry.text for entry in row] for row in table.rows), strict=True)
-    return sum(max(map(cell_len, column)) + _GAP for column in columns)
+    return sum(max(map(cell_len, column.texts)) + _GAP for column in table.columns)
 
 
 def _rich_table(title: str, table: Table) -> RichTable:

@@ -25,7 +25,8 @@ from flaxvision.sweep.spec import (
     Typed,
     as_typed,
 )
-from flaxvision.training.recipe import field_names, selection_metrics
+from flaxvision.training.metrics import selection_metrics
+from flaxvision.training.recipe import field_names
 
 DATA_KEYS = ("dataset", "validation", "validation_seed", "limit", "size", "channels", "fit", "skip_damaged", "drawn")
 MODEL_KEYS = ("model", "init")

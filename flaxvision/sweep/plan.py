@@ -14,8 +14,8 @@ from flaxvision.sweep.parse import setting_keys
 from flaxvision.sweep.spec import AUTO, Spec, as_typed, config_hash
 from flaxvision.sweep.trials import Trial, expand, finals_of, pretraining
 from flaxvision.sweep.work import Places, check, identity_of, load_dataset, look_again
+from flaxvision.training.metrics import check_metric
 from flaxvision.training.optimizers import optimizers_with, settings_of_optimizers
-from flaxvision.training.recipe import check_metric
 
 if TYPE_CHECKING:
     from flaxvision.data import Dataset

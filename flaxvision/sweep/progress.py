@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
-from flaxvision.training.recipe import lower_is_better
+from flaxvision.training.metrics import metric_of
 
 if TYPE_CHECKING:
     from flaxvision.sweep.work import Cohort
@@ -30,7 +30,7 @@ class Watcher:
     def begin(self, cohorts: Sequence[Cohort], objective: str) -> None:
         """Take in what is about to be trained."""
         self.directory = cohorts[0].places.directory
-        self.objective, self.lower = objective, lower_is_better(objective)
+        self.objective, self.lower = objective, metric_of(objective).lower_is_better
         self.parts = dict.fromkeys(map(id, cohorts), 0.0)  # cohort -> how much of its work is done, from 0 to 1
         self.trials = {id(cohort): len(cohort.trials) for cohort in cohorts}
         self.programs = len({trial.cohort for cohort in cohorts for trial in cohort.trials})

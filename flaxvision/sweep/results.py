@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from flaxvision.sweep.spec import TABLE_METRICS
+from flaxvision.training.metrics import TABLE_METRICS
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)

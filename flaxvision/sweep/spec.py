@@ -8,12 +8,10 @@ import json
 from pathlib import PurePath
 from typing import Any
 
+from flaxvision.training.metrics import PARAMETERS, TABLE_METRICS
+
 Settings = dict[str, Any]  # bare name -> value
-TABLE_METRICS = (
-    *("train_loss", "train_top1", "val_loss", "val_top1", "val_balanced"),
-    *("test_loss", "test_top1", "test_top3", "test_balanced"),
-)
-PUBLISHED_METRICS = (*TABLE_METRICS, "parameters")
+PUBLISHED_METRICS = (*TABLE_METRICS, PARAMETERS.key)
 
 
 PRETRAINED = "pretrain"  # the value of warm_start that means the [pretrain] stage's weights

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from flaxvision.sweep.results import Cell, Outcome, Verdict
 from flaxvision.sweep.spec import Published, Spec
 from flaxvision.sweep.trials import Trial
-from flaxvision.training.recipe import lower_is_better
+from flaxvision.training.metrics import PARAMETERS, metric_of
 
 
 def cells_of(spec: Spec, trials: Sequence[Trial], outcomes: dict[str, Outcome]) -> tuple[Cell, ...]:
@@ -35,7 +35,7 @@ def best_cell(cells: Sequence[Cell], objective: str) -> Cell | None:
 def rank(cell: Cell, metric: str) -> tuple[float, float]:
     """Smaller for a better cell: the share of its trials that diverged or failed, then its mean."""
     mean = cell.mean(metric)
-    value = math.inf if mean is None else mean if lower_is_better(metric) else -mean
+    value = math.inf if mean is None else mean if metric_of(metric).lower_is_better else -mean
     return 1 - cell.sound / cell.n, value
 
 
@@ -56,7 +56,7 @@ def _fitting(spec: Spec, cell: Cell) -> list[Published]:
 
 
 def _verdict(published: Published, cell: Cell) -> Verdict:
-    ours = cell.parameters if published.metric == "parameters" else cell.mean(published.metric)
+    ours = cell.parameters if published.metric == PARAMETERS.key else cell.mean(published.metric)
     if ours is None:
         verdict = "missing"
     else:

@@ -16,7 +16,8 @@ from flaxvision.errors import UserError
 from flaxvision.layers import Chain, Context, Preprocess
 from flaxvision.layers.context import evaluation_on
 from flaxvision.training.losses import class_scores, loss_of
-from flaxvision.training.metrics import Metrics, Sums, sum_batch
+from flaxvision.training.metrics import Metrics
+from flaxvision.training.sums import Sums, sum_batch
 
 BATCH = 500  # examples a compiled call
 

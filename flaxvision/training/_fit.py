@@ -31,11 +31,11 @@ from flaxvision.training.engine import Engine, engine_for
 from flaxvision.training.history import History, HistoryBuilder, Result, Timing
 from flaxvision.training.identity import cohort_identity
 from flaxvision.training.losses import loss_of
-from flaxvision.training.metrics import Metrics
+from flaxvision.training.metrics import Metrics, check_metric, metric_of
 from flaxvision.training.optimizers import code_of_optimizer, is_own
 from flaxvision.training.placing import place
 from flaxvision.training.plan import Plan, part_of, tuning_pays
-from flaxvision.training.recipe import VARYING, Recipe, check_metric, lower_is_better
+from flaxvision.training.recipe import VARYING, Recipe
 from flaxvision.training.selection import Best
 from flaxvision.training.state import TrainState, init_state, init_states, merge_model, split_model
 from flaxvision.training.step import cast, gradient_layer
@@ -374,7 +374,7 @@ class _Run:
     def _select(self, epoch: int, builder: HistoryBuilder, member: Best) -> bool:
         """Note what an epoch was worth to a member; whether its parameters are to be kept."""
         value = builder.last(self.selection)
-        value = -value if lower_is_better(self.selection) else value
+        value = -value if metric_of(self.selection).lower_is_better else value
         improved = value > member.value  # never for NaN
         if improved:
             member.value, member.at = value, epoch + 1

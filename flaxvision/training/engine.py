@@ -19,11 +19,11 @@ from flaxvision.ops.dtypes import at_least_float32
 from flaxvision.runtime import on_host
 from flaxvision.training.batches import Shard, epoch_order, take_batch
 from flaxvision.training.compiling import compiling_once
-from flaxvision.training.metrics import Sums, add, zero_sums
 from flaxvision.training.plan import AXIS, Plan, compile_for, has_native_convolution
 from flaxvision.training.scoring import evaluation_for
 from flaxvision.training.state import TrainState, merge_model
 from flaxvision.training.step import StepRecord, compute_dtype, gradient_layer, make_step
+from flaxvision.training.sums import Sums, add, zero_sums
 from flaxvision.training.updates import build_optimizer
 
 LONGEST = 0.5  # seconds; a call that takes less is followed by one of twice as many steps

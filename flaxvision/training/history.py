@@ -10,16 +10,15 @@ import numpy as np
 from flaxvision.errors import UserError
 from flaxvision.layers import Chain
 from flaxvision.training.confusion import confusion_matrix, confusion_pairs
-from flaxvision.training.metrics import Metrics
-from flaxvision.training.recipe import METRICS
+from flaxvision.training.metrics import METRICS, SPLITS, Metrics
 
 
 @dataclasses.dataclass(slots=True, eq=False)
 class History:
     """Arrays by name, a row an epoch: `history["test_top1"]`.
 
-    For each of the splits "train" (running values in training mode), "val" and "test" (after the epoch): `_loss`,
-    `_top1`, `_top3`, `_balanced` (epochs,), `_per_class` (epochs, C). A row a step: "step_loss" (steps,), and where
+    For each of the splits "train" (running values in training mode), "val" and "test" (after the epoch): every metric,
+    such as `_loss` and `_top1` (epochs,), and `_per_class` (epochs, C). A row a step: "step_loss" (steps,), and where
     recorded "gradient_norm" (steps, layers) and "gradient_mean" (steps,). Of the selected epoch only, for "val" and
     "test": `_pairs` (pairs, 3), the confusion matrix as (true class, predicted class, examples); `confusion` makes the
     matrix of it.
@@ -58,7 +57,7 @@ class History:
 
     def row(self, epoch: int) -> dict[str, float]:
         """The scalars of one epoch (from 1): name -> value."""
-        scalars = {f"{split}_{metric}" for split in ("train", "val", "test") for metric in METRICS}
+        scalars = {f"{split}_{metric}" for split in SPLITS for metric in METRICS}
         return {name: float(rows[epoch - 1]) for name, rows in self.arrays.items() if name in scalars}
 
 

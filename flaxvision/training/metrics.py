@@ -1,80 +1,19 @@
-"""Metrics as sums that add up over batches and devices, and the numbers made of them at the end."""
+"""What a model is scored by: the numbers of a split, and one record for each metric that histories and tables hold."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from flaxvision.training.losses import class_scores, example_losses
+from flaxvision.errors import UserError
 
-TOP = 3
+if TYPE_CHECKING:
+    from flaxvision.training.sums import Sums
 
-
-class Sums(NamedTuple):
-    """Counted sums over examples; adding two of them gives those of both sets of examples."""
-
-    examples: jax.Array  # how many were counted, float32 ()
-    loss: jax.Array  # sum of example losses, ()
-    top3: jax.Array  # examples whose class is among the three highest scores, float32 ()
-    seen: jax.Array  # examples by true class, float32 (C,)
-    hits: jax.Array  # those of them whose class has the highest score, float32 (C,)
-    confusion: jax.Array  # examples by true (row) and predicted (column) class, float32 (C, C); (0, 0) if not wanted
-
-
-def zero_sums(
-    classes: int, dtype: jnp.dtype = jnp.float32, members: int | None = None, *, confusion: bool = True
-) -> Sums:
-    """The sums over no examples, with a leading axis of `members` where given."""
-
-    def zeros(*shape: int, dtype: jnp.dtype = jnp.float32) -> jax.Array:
-        return jnp.zeros(shape if members is None else (members, *shape), dtype)
-
-    side = classes if confusion else 0
-    return Sums(zeros(), zeros(dtype=dtype), zeros(), zeros(classes), zeros(classes), zeros(side, side))
-
-
-def add(a: Sums, b: Sums) -> Sums:
-    """The sums over both sets of examples."""
-    return Sums(*(x + y for x, y in zip(a, b, strict=True)))
-
-
-def sum_batch(
-    loss: str,
-    classes: int,
-    outputs: jax.Array,
-    labels: jax.Array,
-    inputs: jax.Array,
-    mask: jax.Array | None,
-    *,
-    confusion: bool = True,
-) -> Sums:
-    """The sums over one batch; examples where `mask` (bool (B,)) is False do not count.
-
-    Training goes without the confusion matrix: it grows with the square of the classes, and so would every step.
-
-    The predicted class is the arg max, the first of equal scores and NaN above all, as in NumPy and PyTorch.
-    """
-    losses = example_losses(loss, outputs, labels, inputs)
-    weight = jnp.ones(labels.shape, jnp.float32) if mask is None else mask.astype(jnp.float32)
-    loss_sum = losses.sum() if mask is None else jnp.where(mask, losses, jnp.zeros((), losses.dtype)).sum()
-    scores = class_scores(loss, outputs)
-    nothing = zero_sums(classes, confusion=confusion)
-    if scores is None:
-        return nothing._replace(examples=weight.sum(), loss=loss_sum)
-    scores = jnp.where(jnp.isnan(scores), jnp.asarray(jnp.inf, scores.dtype), scores)
-    column = jnp.arange(scores.shape[1], dtype=labels.dtype)[None, :]
-    own = jnp.take_along_axis(scores, labels[:, None], axis=1)
-    ahead = (scores > own) | ((scores == own) & (column < labels[:, None]))
-    top3 = (ahead.sum(axis=1) < TOP).astype(jnp.float32)
-    predicted = scores.argmax(axis=1).astype(labels.dtype)
-    true = (labels[:, None] == column).astype(jnp.float32) * weight[:, None]
-    hits = (true * (predicted == labels).astype(jnp.float32)[:, None]).sum(axis=0)
-    matrix = nothing.confusion.at[labels, predicted].add(weight) if confusion else nothing.confusion
-    return Sums(weight.sum(), loss_sum, (top3 * weight).sum(), true.sum(axis=0), hits, matrix)
+SPLITS = ("train", "val", "test")
+TOP = 3  # the scores among which top-3 looks for the true class
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -87,15 +26,6 @@ class Metrics:
     top3: float  # share of examples whose class is among the three highest
     per_class: np.ndarray  # float64 (C,): accuracy of each true class; NaN for a class without examples
     confusion: np.ndarray  # int64 (C, C): rows true, columns predicted; (0, 0) of a training epoch
-
-    @property
-    def balanced(self) -> float:
-        """Mean accuracy over the classes that have examples (balanced accuracy, macro-averaged recall).
-
-        Unlike top-1 it does not rise when a network only finds the commonest class; NaN without classes.
-        """
-        accuracies = self.per_class[~np.isnan(self.per_class)]
-        return float(accuracies.mean()) if len(accuracies) else float("nan")
 
     @classmethod
     def of(cls, sums: Sums) -> Metrics:
@@ -111,3 +41,70 @@ class Metrics:
             per_class=per_class,
             confusion=np.asarray(sums.confusion).astype(np.int64),
         )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """A number that every split scores after an epoch.
+
+    With its split it is an array of a history, a column of tables, and what `select_on` and `objective` may be:
+    "test_top1". The attribute of `Metrics` that bears its key computes it.
+    """
+
+    key: str
+    label: str  # in headings and sentences
+    lower_is_better: bool = False
+    percent: bool = True  # a share, shown in percent; else a plain number
+    of_classes: bool = True  # whether only a model that scores classes has it
+    needs_classes: int = 0  # with fewer classes every model has the best value
+    kept: tuple[str, ...] = SPLITS  # whose values are columns of results.csv
+    shown: tuple[str, ...] = ("val", "test")  # whose values are columns of the tables that people read
+    column_classes: int = 0  # with fewer classes it is not worth a column there
+    beside: str = ""  # nor is it where it hardly differs from this metric
+    note: str = ""  # what a reader must know of it, under a table that shows it
+
+    @property
+    def scale(self) -> int:
+        """What its values are multiplied by where people read them."""
+        return 100 if self.percent else 1
+
+
+# A new metric is an entry here and an attribute of `Metrics`; `flaxvision.report.display` says where its columns stand.
+METRICS = {
+    metric.key: metric
+    for metric in (
+        Metric(key="loss", label="loss", lower_is_better=True, percent=False, of_classes=False, shown=SPLITS),
+        Metric(key="top1", label="top-1"),
+        Metric(
+            key="top3", label="top-3", needs_classes=TOP + 1, kept=("test",), shown=("test",),
+            column_classes=11,  # among few classes, being one of three guesses says little
+        ),
+    )
+}  # fmt: skip
+PARAMETERS = Metric(key="parameters", label="parameters", percent=False)  # of a network: published, but never scored
+TABLE_METRICS = tuple(f"{split}_{m.key}" for split in SPLITS for m in METRICS.values() if split in m.kept)
+SHOWN_METRICS = tuple(f"{split}_{m.key}" for split in SPLITS for m in METRICS.values() if split in m.shown)
+
+
+def metric_of(name: str) -> Metric:
+    """The record of a metric, with or without a split.
+
+    >>> metric_of("test_top1").label, metric_of("loss").lower_is_better
+    ('top-1', True)
+    """
+    split, _, key = name.partition("_")
+    return PARAMETERS if name == PARAMETERS.key else METRICS[key if split in SPLITS else name]
+
+
+def selection_metrics() -> tuple[str, ...]:
+    """What `select_on` and a sweep's objective may be."""
+    return tuple(f"{split}_{key}" for split in ("val", "test") for key in METRICS)
+
+
+def check_metric(name: str, metric: str, loss: str, classes: int) -> None:
+    """Raise for a metric that cannot tell one trial from another."""
+    split, found = metric.partition("_")[0], metric_of(metric)
+    if loss == "squared_error" and found.of_classes:
+        raise UserError(f"{name} is {metric!r}, which loss 'squared_error' does not have: give '{split}_loss'")
+    if classes < found.needs_classes:
+        raise UserError(f"{name} is {metric!r}, which is 1 with {classes} classes: give '{split}_top1'")

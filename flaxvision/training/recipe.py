@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from flaxvision.errors import UserError, unknown
+from flaxvision.training.metrics import selection_metrics
 from flaxvision.training.optimizers import NUMBERS, OPTIMIZERS, Number, is_own, optimizers_with, settings_of_optimizers
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ SELECTS = ("last", "best")
 OF_OPTIMIZER = ("learning_rate", "weight_decay", "clip_norm", "schedule", "warmup_epochs", *settings_of_optimizers())
 # With the learning rate, the numbers that may differ among the trials of one program.
 VARYING = ("weight_decay", "clip_norm", "label_smoothing", *NUMBERS)
-METRICS = ("loss", "top1", "top3", "balanced")  # of an epoch; balanced: the mean accuracy over classes
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,25 +209,6 @@ class Recipe:
         if isinstance(self.optimizer, str) and not callable(self.learning_rate):  # else they are part of the program
             alike["learning_rate"] = 1.0
         return dataclasses.replace(self, **alike, seed=0, warm_start=None, warm_start_only=())
-
-
-def selection_metrics() -> tuple[str, ...]:
-    """What `select_on` and a sweep's objective may be."""
-    return tuple(f"{split}_{metric}" for split in ("val", "test") for metric in METRICS)
-
-
-def lower_is_better(metric: str) -> bool:
-    """Whether a smaller value of a metric, such as "test_loss", is the better one."""
-    return metric.endswith("loss")
-
-
-def check_metric(name: str, metric: str, loss: str, classes: int) -> None:
-    """Raise for a metric that cannot tell one trial from another."""
-    split, _, kind = metric.partition("_")
-    if loss == "squared_error" and kind != "loss":
-        raise UserError(f"{name} is {metric!r}, which loss 'squared_error' does not have: give '{split}_loss'")
-    if kind == "top3" and classes <= 3:  # one of three guesses
-        raise UserError(f"{name} is {metric!r}, which is 1 with {classes} classes: give '{split}_top1'")
 
 
 def _whole(low: int, high: float = math.inf) -> Callable[[Any], bool]:

@@ -13,9 +13,9 @@ from flaxvision._cache import shared_cache
 from flaxvision.layers.context import Context
 from flaxvision.ops.dtypes import at_least_float32
 from flaxvision.training.batches import Batch, Shard, take_range
-from flaxvision.training.metrics import Sums, add, sum_batch, zero_sums
 from flaxvision.training.plan import AXIS, EVALUATED, Plan, compile_for
 from flaxvision.training.step import cast, compute_dtype
+from flaxvision.training.sums import Sums, add, sum_batch, zero_sums
 
 
 @shared_cache(32)

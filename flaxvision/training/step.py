@@ -17,9 +17,9 @@ from flaxvision.ops.policy import NATIVE, Policy
 from flaxvision.training.augment import augment_images
 from flaxvision.training.batches import Batch, split_batch
 from flaxvision.training.losses import example_losses
-from flaxvision.training.metrics import Sums, sum_batch
 from flaxvision.training.recipe import Recipe
 from flaxvision.training.state import TrainState
+from flaxvision.training.sums import Sums, sum_batch
 
 
 class StepRecord(NamedTuple):

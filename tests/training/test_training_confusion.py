@@ -14,7 +14,8 @@ from flaxvision.errors import UserError
 from flaxvision.sweep.store import outcome_of
 from flaxvision.sweep.work import Places, write_history
 from flaxvision.training.confusion import as_pairs, confusion_matrix, confusion_pairs
-from flaxvision.training.metrics import Metrics, sum_batch, zero_sums
+from flaxvision.training.metrics import Metrics
+from flaxvision.training.sums import sum_batch, zero_sums
 
 CLASSES = 300
 

@@ -19,7 +19,7 @@ from flaxvision.models.files import variables
 from flaxvision.training import Progress, Recipe, train_cohort
 from flaxvision.training.batches import Shard, epoch_order, take_batch, take_range
 from flaxvision.training.engine import engine_for
-from flaxvision.training.recipe import METRICS
+from flaxvision.training.metrics import METRICS
 from flaxvision.training.scoring import evaluation_for
 from tests.conftest import slow
 

@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
 
+from flaxvision.report.display import DISPENSABLE, FIRST
 from flaxvision.training.losses import example_losses, loss_of
-from flaxvision.training.metrics import Metrics, add, sum_batch
+from flaxvision.training.metrics import METRICS, SHOWN_METRICS, SPLITS, Metrics, metric_of
+from flaxvision.training.sums import add, sum_batch
 
 compiled_sums = jax.jit(sum_batch, static_argnums=(0, 1))
 
@@ -40,9 +42,6 @@ def test_metrics_equal_numpy(examples, classes, nans, seed):
     np.testing.assert_array_equal(metrics.confusion, confusion)
     with np.errstate(invalid="ignore", divide="ignore"):
         np.testing.assert_allclose(metrics.per_class, np.diag(confusion) / confusion.sum(axis=1))
-    right = np.where(np.isnan(scores), np.inf, scores).argmax(axis=1) == labels
-    recalls = [right[labels == label].mean() for label in np.unique(labels)]
-    assert metrics.balanced == pytest.approx(np.mean(recalls))
 
 
 @settings(max_examples=20, deadline=None)
@@ -120,3 +119,19 @@ def test_the_loss_follows_from_the_output():
     assert loss_of((28, 28, 1)) == "squared_error"
     assert loss_of((1,)) == "binary_cross_entropy"
     assert loss_of((10,)) == "cross_entropy"
+
+
+def test_the_registry_is_complete():
+    """Each metric is computed, named once, and stands in tables only where it is kept or worth a place of its own."""
+    found = Metrics.of(sum_batch("cross_entropy", 12, jnp.eye(12), jnp.arange(12, dtype=jnp.int32), None, None))
+    for key, metric in METRICS.items():
+        assert metric.key == key
+        assert getattr(found, key) == pytest.approx(1.0 if metric.percent else found.loss)
+        assert set(metric.shown) <= set(metric.kept) <= set(SPLITS)
+        assert not metric.beside or metric.beside in METRICS
+        assert metric_of(f"val_{key}") is metric_of(key) is metric
+    assert len({metric.label for metric in METRICS.values()}) == len(METRICS)
+    counts = {"seconds", "best_epoch", "parameters", "n", "verdict"}
+    assert set(FIRST) | set(DISPENSABLE) <= counts | set(SHOWN_METRICS)
+    with pytest.raises(KeyError):
+        metric_of("test_acc")
