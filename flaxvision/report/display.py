@@ -10,10 +10,10 @@ from flaxvision.report.remarks import equal_cells
 from flaxvision.sweep.results import Cell, SweepResult, Verdict
 from flaxvision.training.metrics import METRICS, SHOWN_METRICS, Metric, metric_of
 
-FIRST = ("test_top1", "test_top3", "test_loss")  # metrics that stand before the others
+FIRST = ("test_top1", "test_balanced", "test_top3", "test_loss")  # metrics that stand before the others
 # The columns that a table which is too wide can do without, first what it can best do without.
 DISPENSABLE = (
-    "seconds", "train_loss", "best_epoch", "val_top1", "val_loss", "test_top3",
+    "seconds", "train_loss", "best_epoch", "val_top1", "val_loss", "val_balanced", "test_top3",
     "parameters", "test_loss", "n", "verdict",
 )  # fmt: skip
 DIFFERENT = 0.005  # a metric that is nearer to the one beside which it stands is not worth a column

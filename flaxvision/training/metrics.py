@@ -27,6 +27,15 @@ class Metrics:
     per_class: np.ndarray  # float64 (C,): accuracy of each true class; NaN for a class without examples
     confusion: np.ndarray  # int64 (C, C): rows true, columns predicted; (0, 0) of a training epoch
 
+    @property
+    def balanced(self) -> float:
+        """Mean accuracy over the classes that have examples (balanced accuracy, macro-averaged recall).
+
+        Unlike top-1 it does not rise when a network only finds the commonest class; NaN without classes.
+        """
+        accuracies = self.per_class[~np.isnan(self.per_class)]
+        return float(accuracies.mean()) if len(accuracies) else float("nan")
+
     @classmethod
     def of(cls, sums: Sums) -> Metrics:
         """The metrics of `sums`, fetched from the device."""
@@ -78,6 +87,10 @@ METRICS = {
         Metric(
             key="top3", label="top-3", needs_classes=TOP + 1, kept=("test",), shown=("test",),
             column_classes=11,  # among few classes, being one of three guesses says little
+        ),
+        Metric(
+            key="balanced", label="balanced", kept=("val", "test"), beside="top1",
+            note="Balanced: the mean accuracy over classes, each of the same weight.",
         ),
     )
 }  # fmt: skip

@@ -11,7 +11,7 @@ import pytest
 import report_examples as examples
 from rich.console import Console
 
-from flaxvision.report import report_html, results_latex, results_markdown, terminal_table
+from flaxvision.report import report_html, results_csv, results_latex, results_markdown, terminal_table
 from flaxvision.report.latex import latex_text
 from flaxvision.report.remarks import cautions, data_used, equal_cells
 
@@ -70,6 +70,11 @@ def test_a_winner_of_the_test_set_is_said_to_be_one_everywhere():
         (examples.single(HERE), {"early_stopping": 3}, ["--set validation=0.1 select_on=val_loss"]),
         (examples.single(HERE), {"select": "best", "select_on": "test_top1"}, ["(the best test top-1)"]),
         (examples.single(HERE), {"select": "last", "early_stopping": 0}, []),
+        (
+            dataclasses.replace(examples.learning_rates(HERE), objective="test_balanced"),
+            {},
+            ["so its test balanced is optimistic: --set validation=0.1 objective=val_balanced"],
+        ),
     ],
 )
 def test_cautions(result, config, expected):
@@ -117,6 +122,30 @@ def test_equal_rows_are_said_to_be_equal():
     assert note in report_html(result, files={})
     assert note in results_markdown(result)
     assert not equal_cells(examples.learning_rates(HERE))  # nor trials that diverged alike
+
+
+def imbalanced(balanced: float):
+    """95 % of the examples are of one class; `balanced` is the mean accuracy over both."""
+    where = {"rate": "1"}
+    rows = {"train_loss": np.array([0.2]), "test_loss": np.array([0.2]), "test_top1": np.array([0.95])}
+    outcome = examples.outcome(where, 0, {**rows, "test_top3": np.array([1.0])})
+    final = {**outcome.final, "val_balanced": balanced - 0.1, "test_balanced": balanced}
+    outcome = dataclasses.replace(outcome, final=final)
+    return examples.result(HERE, [examples.cell(where, [outcome])], ["rate"], classes=("many", "few"))
+
+
+def test_mean_accuracy_over_classes_stands_where_it_differs():
+    result = imbalanced(0.5)
+    assert "test_balanced_mean" in results_csv(result).splitlines()[0]
+    assert "| test balanced (%) |" in results_markdown(result)
+    assert "| val balanced (%) |" in results_markdown(result)
+    assert "| 50.00 |" in results_markdown(result)
+    assert "<td>40.00</td>" in report_html(result, files={}).partition("<summary>All")[2]
+    assert "Balanced: the mean accuracy over classes" in results_markdown(result)
+    assert "test balanced" not in results_markdown(imbalanced(0.949))
+    chosen = dataclasses.replace(imbalanced(0.949), objective="test_balanced")
+    assert "| rate | n | test balanced (%) |" in results_markdown(chosen)
+    assert "Winner, chosen by test balanced" in report_html(chosen, files={})
 
 
 def test_hyphens_of_options_stay_apart_in_latex():

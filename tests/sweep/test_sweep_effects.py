@@ -54,7 +54,7 @@ def points_folder(tmp_path):
         ({"final": {"seed": 1, "seeds": 2}}, "both seed and seeds"),
         ({"select": "best", "recipe": {"select": "last"}}, "select is given twice"),
         ({"init": {"from": "x"}, "recipe": {"warm_start": "y"}}, "a warm start is given twice"),
-        ({"objective": "val_top1"}, "there is no validation split"),
+        ({"objective": "val_balanced"}, "there is no validation split"),
         (
             {"model": "my_networks:small", "sizes": {"epochs": 3}},
             r"\[sizes\] has epochs, which is a setting of \[recipe\]",
@@ -92,6 +92,8 @@ def test_an_error_names_the_cell_unless_it_is_the_whole_sweeps(tiny, places):
         ({"data": {"validation": 0}}, "test_top1"),
         ({"grid": {"validation": [0.1, 0.2]}}, "val_top1"),
         ({"grid": {"validation": [0, 0.2]}}, "test_top1"),  # not every cell has it
+        ({"data": {"validation": 0.25}, "objective": "test_balanced"}, "test_balanced"),
+        ({"data": {"validation": 0.25}, "objective": "val_balanced"}, "val_balanced"),
         ({"data": {"validation": 0.25}, "final": {"data": {"validation": 0}}}, "val_top1"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -57,6 +58,18 @@ def test_the_title_is_of_what_ran_and_the_winner_of_validation(lopsided):
     assert "optimistic" not in page + lopsided.out
     assert title.replace("_", r"\_") in (lopsided.run / "results.tex").read_text(encoding="utf-8")
     assert 'objective = "val_top1"' in (lopsided.run / "spec.toml").read_text(encoding="utf-8")
+
+
+def test_mean_accuracy_over_classes_is_that_of_the_predictions(lopsided):
+    """Recomputed from the winner's weights by NumPy: the mean over classes of the share that is found."""
+    model = fv.load_model(lopsided.run / "winner.safetensors")
+    test = fv.data.load(f"images:{lopsided.data}", validation=0.25).test
+    found = fv.predict(model, test.images).argmax(axis=1)
+    expected = np.mean([(found[test.labels == label] == label).mean() for label in (0, 1)])
+    records = [json.loads(line) for line in (lopsided.run / "trials.jsonl").read_text().splitlines()]
+    finals = [record["final"]["test_balanced"] for record in records]
+    assert expected in [pytest.approx(value) for value in finals]
+    assert fv.evaluate(model, test).balanced == pytest.approx(expected)
 
 
 def test_data_sets_of_one_name_are_kept_apart_in_the_provenance():

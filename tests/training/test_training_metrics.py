@@ -42,6 +42,9 @@ def test_metrics_equal_numpy(examples, classes, nans, seed):
     np.testing.assert_array_equal(metrics.confusion, confusion)
     with np.errstate(invalid="ignore", divide="ignore"):
         np.testing.assert_allclose(metrics.per_class, np.diag(confusion) / confusion.sum(axis=1))
+    right = np.where(np.isnan(scores), np.inf, scores).argmax(axis=1) == labels
+    recalls = [right[labels == label].mean() for label in np.unique(labels)]
+    assert metrics.balanced == pytest.approx(np.mean(recalls))
 
 
 @settings(max_examples=20, deadline=None)
