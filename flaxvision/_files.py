@@ -18,7 +18,7 @@ def write_atomically(path: str | Path, content: bytes | str | Iterable[bytes | m
         UserError: If the folder is missing or cannot be written.
     """
     path = Path(path)
-    # The name of a folder can hold bytes that are no UTF-8.
+    # The name of a folder can hold bytes that are not UTF-8.
     data = content.encode(errors=SUBSTITUTE) if isinstance(content, str) else content
     pieces = (data,) if isinstance(data, bytes) else data
     try:
@@ -36,5 +36,9 @@ def write_atomically(path: str | Path, content: bytes | str | Iterable[bytes | m
 
 
 def cache_folder() -> Path:
-    """The library's folder in the user's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~", ".cache")).expanduser() / "flaxvision"
+    """The library's folder in the user's cache folder; one that earlier versions made in ~/.cache is kept."""
+    import platformdirs
+
+    given = os.environ.get("XDG_CACHE_HOME")
+    folder = Path(given or "~/.cache").expanduser() / "flaxvision"
+    return folder if given or folder.is_dir() else platformdirs.user_cache_path("flaxvision", appauthor=False)

@@ -1,0 +1,27 @@
+from ._rerun import (
+    Rerun as Rerun,
+    rerun as rerun,
+)
+from ._run import run as run
+from .parse import (
+    list_specs as list_specs,
+    load_spec as load_spec,
+    parse_spec as parse_spec,
+)
+from .provenance import (
+    data_sources as data_sources,
+    device as device,
+    versions as versions,
+)
+from .results import (
+    Cell as Cell,
+    Outcome as Outcome,
+    SweepResult as SweepResult,
+    Verdict as Verdict,
+    converged as converged,
+)
+from .spec import (
+    Spec as Spec,
+    config_hash as config_hash,
+)
+from .trials import override as override

@@ -1,0 +1,18 @@
+from ._evaluate import (
+    evaluate as evaluate,
+    predict as predict,
+)
+from ._fit import (
+    Progress as Progress,
+    fit as fit,
+    train_cohort as train_cohort,
+)
+from .batches import epoch_order as epoch_order
+from .history import (
+    History as History,
+    Result as Result,
+    Timing as Timing,
+)
+from .metrics import Metrics as Metrics
+from .progress import ProgressBar as ProgressBar
+from .recipe import Recipe as Recipe
