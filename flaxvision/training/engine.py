@@ -52,7 +52,7 @@ class Engine:
         self._looped: bool | None = None  # whether steps run in a compiled loop; found at the first epoch
         self._at_once = 1  # steps of a call on a CPU
         self._many: Any = compile_for(plan, self._train_many, static=("size", "looped", "length"), donated=(0, 1, 2))
-        self._evaluate = evaluation_for(plan.of_evaluation())
+        self._evaluate: Any = evaluation_for(plan.of_evaluation())
 
     # What runs in Python: an epoch and an evaluation.
 
