@@ -31,7 +31,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from common import Options, Study, cached, means_of, most_confused, plus_minus, read_options, torch_runs
+from common import Options, Study, cached, means_of, plus_minus, read_options, torch_runs
 from figures import draw_confusions, draw_lines
 from flax import nnx
 
@@ -39,7 +39,8 @@ import export
 import flaxvision as fv
 from flaxvision.layers import BatchNorm, Chain, Context, Conv, Preprocess
 from flaxvision.ops.policy import NATIVE, Policy
-from flaxvision.report import GRID
+from flaxvision.report import GRID, most_confused
+from flaxvision.training.confusion import confusion_pairs
 
 ARMS = ("scratch", "scratch-as-published", "pretrained", "pretrained-as-published")  # start, and how it is trained
 STARTS = ("scratch", "pretrained")
@@ -365,7 +366,7 @@ def draw(study: Study, runs: dict[str, dict[str, np.ndarray]], data: fv.data.Dat
     study.figure("curves", figure, caption)
 
     matrices = {named(arm): confusion(found["predicted"][0], data) for arm, found in runs.items()}
-    worst = "; ".join(f"{name}: {most_confused(matrix, data.classes)}" for name, matrix in matrices.items())
+    worst = "; ".join(f"{name}: {most_confused(confusion_pairs(m), data.classes)}" for name, m in matrices.items())
     study.figure(
         "confusion",
         draw_confusions(matrices, data.classes),

@@ -13,7 +13,6 @@ import importlib.util
 import json
 import math
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -26,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import flaxvision as fv
-from flaxvision.report import encode
+from flaxvision.report import encode, markdown_table
 from flaxvision.sweep import config_hash, data_sources, device, versions
 
 if TYPE_CHECKING:
@@ -421,15 +420,6 @@ def number(value: float, unit: str = "", sign: bool = False, decimals: int | Non
     return shown if float(shown.replace(",", "")) else shown.lstrip("+-")
 
 
-def markdown_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A Markdown table; columns of numbers to the right."""
-    rows = [[str(cell).replace("|", "\\|") for cell in row] for row in rows]
-    numeric = re.compile(r"([-+±≥≤]? ?[\d.,]+(e[-+]\d+)?( %)?( ± [\d.,]+| to [\d.,]+)?)?")
-    right = [any(row[i] for row in rows) and all(numeric.fullmatch(row[i]) for row in rows) for i in range(len(header))]
-    rule = ["---:" if side else "---" for side in right]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, rule, *rows))
-
-
 def all_versions() -> dict[str, str]:
     """Versions of what took part, peers included; one that is not installed was left out."""
     took_part = [package for package, modules in PEERS.items() if not sys.modules.keys().isdisjoint(modules)]
@@ -454,13 +444,6 @@ def judge(holds: Iterable[bool]) -> str:
     """The verdict on a claim that was tested in several cases: it holds in all of them, in none, or in some."""
     cases = [bool(held) for held in holds]
     return "supported" if all(cases) else "not decided" if any(cases) else "not supported"
-
-
-def most_confused(matrix: np.ndarray, classes: Sequence[str]) -> str:
-    """The most frequent error in words."""
-    errors = matrix * ~np.eye(len(matrix), dtype=bool)
-    true, taken = np.unravel_index(int(errors.argmax()), errors.shape)
-    return f"{classes[true]} taken for {classes[taken]}, {int(errors[true, taken])} of {int(matrix[true].sum())}"
 
 
 def means_of(losses: np.ndarray, every: int, per_epoch: int) -> list[list[float]]:

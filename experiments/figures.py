@@ -14,6 +14,7 @@ from flaxvision.report import (
     PAGE,
     End,
     colors,
+    draw_matrix,
     figure_style,
     label_ends,
     new_figure,
@@ -138,7 +139,6 @@ def _draw_line(
 def draw_confusions(matrices: Mapping[str, np.ndarray], classes: Sequence[str]) -> Figure:
     """Confusion matrices, two side by side, rows true and columns predicted, the errors in colour."""
     with figure_style():
-        few = len(classes) <= 12
         columns, rows = min(len(matrices), 2), -(-len(matrices) // 2)
         figure = new_figure(COLUMN if columns == 1 else PAGE, rows * (COLUMN + 0.25))
         most = max(1, max(int((m * ~np.eye(len(m), dtype=bool)).max()) for m in matrices.values()))
@@ -146,17 +146,6 @@ def draw_confusions(matrices: Mapping[str, np.ndarray], classes: Sequence[str]) 
         for axes in grid[len(matrices) :]:
             axes.remove()
         for axes, (title, matrix) in zip(grid, matrices.items(), strict=False):
-            diagonal = np.eye(len(matrix), dtype=bool)
-            axes.imshow(np.where(diagonal, np.nan, matrix), cmap="Oranges", vmin=0, vmax=most)
-            axes.set_xticks(range(len(classes)), classes, rotation=90 if max(map(len, classes)) > 2 else 0)
-            axes.set_yticks(range(len(classes)), classes)
-            axes.tick_params(length=0, labelsize=7 if few else 4)
-            axes.spines[:].set_visible(False)
-            axes.set(xlabel="predicted", ylabel="true")
+            draw_matrix(axes, matrix, classes, most)
             axes.set_title(title, loc="left")
-            for i, row in enumerate(matrix if few else ()):
-                for j, count in enumerate(row):
-                    if count:
-                        color = FAINT if i == j else "white" if count > 0.6 * most else INK
-                        axes.text(j, i, f"{int(count)}", ha="center", va="center", fontsize=5.5, color=color)
     return figure

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from flaxvision.report.confusion import draw_matrix, most_confused
 from flaxvision.report.figures import draw_figures, figure_files
 from flaxvision.report.labels import End, label_ends
 from flaxvision.report.latex import results_latex
@@ -29,7 +30,7 @@ from flaxvision.report.style import (
     plain_logarithmic,
 )
 from flaxvision.report.style import style as figure_style
-from flaxvision.report.tables import results_csv, results_markdown
+from flaxvision.report.tables import markdown_table, results_csv, results_markdown
 from flaxvision.report.terminal import terminal_table
 from flaxvision.report.writer import Writer
 from flaxvision.sweep.results import SweepResult
@@ -44,10 +45,13 @@ __all__ = [
     "End",
     "colors",
     "draw_figures",
+    "draw_matrix",
     "encode",
     "figure_files",
     "figure_style",
     "label_ends",
+    "markdown_table",
+    "most_confused",
     "new_figure",
     "plain_logarithmic",
     "report_html",

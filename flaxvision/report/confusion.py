@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from flaxvision.training.confusion import confusion_matrix
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.collections import QuadMesh
     from matplotlib.figure import Figure
 
 COUNTED = 12  # up to so many classes every count is written
@@ -61,6 +63,12 @@ def examples_of(pairs: np.ndarray, true: int) -> int:
     return int(pairs[pairs[:, 0] == true, 2].sum())
 
 
+def most_confused(pairs: np.ndarray, names: Sequence[str]) -> str:
+    """The most frequent error in words, "4 taken for 9, 12 of 982", of the pairs of a history; "" without errors."""
+    worst = confused_pairs(pairs, 1)
+    return "".join(f"{names[i]} taken for {names[j]}, {count} of {examples_of(pairs, i)}" for i, j, count in worst)
+
+
 def draw_confusion(result: SweepResult) -> Figure | None:
     """Rows true, columns predicted; of many classes the most confused ones. None without classes."""
     pairs = winner_pairs(result)
@@ -70,38 +78,54 @@ def draw_confusion(result: SweepResult) -> Figure | None:
     if len(names) > MATRIX:
         return _draw_most_confused(result, pairs)
     matrix = confusion_matrix(pairs, len(names))
-    diagonal = np.eye(len(matrix), dtype=bool)
-    errors = np.ma.masked_where(diagonal | (matrix == 0), matrix)
     few = len(matrix) <= COUNTED
     with style():
         width = COLUMN if few else PAGE
         figure = new_figure(width, width * 0.97)
-        axes = figure.add_subplot()
-        most = max(1, int(errors.filled(0).max()))
-        axes.set_facecolor("#f8f8f8")
-        edges = np.arange(len(matrix) + 1) - 0.5
-        look: dict[str, Any] = {"edgecolor": "white", "linewidth": 0.6 if few else 0.25}
-        axes.bar(edges[:-1] + 0.5, 1, width=1, bottom=edges[:-1], color=GRID, **look)  # the diagonal
-        mesh = axes.pcolormesh(edges, edges, errors, cmap="Oranges", vmin=0, vmax=most, **look)
-        axes.set_aspect("equal")
-        axes.invert_yaxis()
-        axes.spines[:].set_visible(False)
-        size = 7 if few else max(4.0, min(7.0, 280 / len(matrix)))
-        widest = max(map(len, names))
-        rotation = 90 if widest > 1 and widest * len(names) > 36 else 0
-        axes.set_xticks(range(len(names)), names, rotation=rotation, fontsize=size)
-        axes.set_yticks(range(len(names)), names, fontsize=size)
-        axes.tick_params(length=0)
-        axes.set_xlabel("predicted")
-        axes.set_ylabel("true")
+        mesh = draw_matrix(figure.add_subplot(), matrix, names)
         figure.suptitle(_title(result, pairs), x=0.02, ha="left", fontsize=8)
-        if few:
-            _write_counts(axes, matrix, most)
-        else:
+        if not few:
             bar = figure.colorbar(mesh, shrink=0.4, aspect=25, pad=0.01, anchor=(0, 1))
             bar.outline.set_visible(False)
             bar.set_label("errors")
     return figure
+
+
+def draw_matrix(axes: Axes, matrix: np.ndarray, names: Sequence[str], most: int = 1) -> QuadMesh:
+    """A confusion matrix, the errors in colour; of few classes with every count.
+
+    Args:
+        axes: Where to draw it; they get labels and no title.
+        matrix: Counts (C, C), rows true, columns predicted.
+        names: Those of the classes.
+        most: How many errors at least have the darkest colour, so that several matrices can share it.
+
+    Returns:
+        What a colour bar takes.
+    """
+    errors = np.ma.masked_where(np.eye(len(matrix), dtype=bool) | (matrix == 0), matrix)
+    most = max(most, int(errors.filled(0).max()))
+    few = len(matrix) <= COUNTED
+    axes.set_facecolor("#f8f8f8")
+    edges = np.arange(len(matrix) + 1) - 0.5
+    look: dict[str, Any] = {"edgecolor": "white", "linewidth": 0.6 if few else 0.25}
+    axes.bar(edges[:-1] + 0.5, 1, width=1, bottom=edges[:-1], color=GRID, **look)  # the diagonal
+    mesh = axes.pcolormesh(edges, edges, errors, cmap="Oranges", vmin=0, vmax=most, **look)
+    axes.set_aspect("equal")
+    axes.invert_yaxis()
+    axes.spines[:].set_visible(False)
+    size = 7 if few else max(4.0, min(7.0, 280 / len(matrix)))
+    widest = max(map(len, names))
+    rotation = 90 if widest > 1 and widest * len(names) > 36 else 0
+    axes.set_xticks(range(len(names)), names, rotation=rotation, fontsize=size)
+    axes.set_yticks(range(len(names)), names, fontsize=size)
+    axes.tick_params(length=0)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    for i, j in np.argwhere(matrix) if few else ():
+        color = FAINT if i == j else "white" if matrix[i, j] > 0.6 * most else INK
+        axes.text(j, i, f"{int(matrix[i, j])}", ha="center", va="center", fontsize=6, color=color)
+    return mesh
 
 
 def _draw_most_confused(result: SweepResult, pairs: np.ndarray) -> Figure:
@@ -132,17 +156,5 @@ def _kinds(pairs: np.ndarray) -> str:
 
 
 def _title(result: SweepResult, pairs: np.ndarray) -> str:
-    worst = confused_pairs(pairs, 1)
-    if not worst:
-        return "no errors"
-    true, taken, count = worst[0]
-    names = [shorten(name, 14) for name in class_names(result)]
-    return f"most often: {names[true]} taken for {names[taken]}, {count} of {examples_of(pairs, true)}"
-
-
-def _write_counts(axes: Axes, matrix: np.ndarray, most: int) -> None:
-    for i, row in enumerate(matrix):
-        for j, count in enumerate(row):
-            if count:
-                color = FAINT if i == j else "white" if count > 0.6 * most else INK
-                axes.text(j, i, f"{int(count)}", ha="center", va="center", fontsize=6, color=color)
+    worst = most_confused(pairs, [shorten(name, 14) for name in class_names(result)])
+    return f"most often: {worst}" if worst else "no errors"

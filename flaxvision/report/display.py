@@ -165,7 +165,7 @@ def _metric_entry(cell: Cell, metric: str, best: list[Cell]) -> Entry:
 
 def _published_columns(result: SweepResult, metric: str) -> list[Column]:
     """The published number and the verdict with the difference; nothing where nothing was published."""
-    found = [next((v for v in cell.verdicts if v.metric == metric), None) for cell in result.cells]
+    found = [formats.verdict_on(cell, metric) for cell in result.cells]
     if not any(found):
         return []
     verdicts = tuple(Entry(verdict_text(v), verdict=v.verdict) if v else Entry("–") for v in found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from flaxvision.sweep.results import Cell, SweepResult
+from flaxvision.sweep.results import Cell, SweepResult, Verdict
 from flaxvision.sweep.table import best_cell
 from flaxvision.training.metrics import SPLITS, metric_of
 
@@ -104,6 +104,11 @@ def without_number(cell: Cell) -> str:
 def mark(cell: Cell) -> str:
     """What stands behind the number of a cell of whose seeds some diverged or failed."""
     return DIVERGED * bool(cell.diverged) + FAILED * bool(cell.failed)
+
+
+def verdict_on(cell: Cell, metric: str) -> Verdict | None:
+    """What was published of a cell's metric, beside ours."""
+    return next((verdict for verdict in cell.verdicts if verdict.metric == metric), None)
 
 
 def shown_metric(result: SweepResult) -> str:

@@ -19,7 +19,7 @@ from flaxvision.report.style import (
     shorten,
     style,
 )
-from flaxvision.sweep.results import Cell, SweepResult, Verdict
+from flaxvision.sweep.results import Cell, SweepResult
 from flaxvision.training.metrics import metric_of
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def _draw_dots(result: SweepResult) -> Figure:
 
 
 def _draw_cell(axes: Axes, y: int, cell: Cell, metric: str, scale: float) -> None:
-    published = _published(cell, metric)
+    published = formats.verdict_on(cell, metric)
     if published:
         low, high = (scale * (published.published + sign * published.tolerance) for sign in (-1, 1))
         axes.plot([low, high], [y, y], color=GRID, linewidth=7, solid_capstyle="butt", zorder=1)
@@ -99,10 +99,6 @@ def _text(cell: Cell, metric: str) -> str:
     return formats.number(metric, mean, cell.std(metric)) + formats.mark(cell)
 
 
-def _published(cell: Cell, metric: str) -> Verdict | None:
-    return next((verdict for verdict in cell.verdicts if verdict.metric == metric), None)
-
-
 def _explain(figure: Figure, result: SweepResult, metric: str) -> None:
     from matplotlib.lines import Line2D
 
@@ -113,7 +109,7 @@ def _explain(figure: Figure, result: SweepResult, metric: str) -> None:
             Line2D([], [], color=blue, marker="o", markersize=3.5, linewidth=1.2, label="mean ± std"),
             Line2D([], [], color=FAINT, marker=".", markersize=3, linestyle="", label="seed"),
         ]
-    if any(_published(cell, metric) for cell in result.cells):
+    if any(formats.verdict_on(cell, metric) for cell in result.cells):
         look: dict[str, Any] = {"marker": "D", "markersize": 5, "markerfacecolor": "none"}
         handles.append(
             Line2D([], [], color=GRID, linewidth=6, label="published, tolerance", markeredgecolor=OKABE_ITO[1], **look)
@@ -173,7 +169,7 @@ def _shades(means: dict[tuple[str, str], float | None], lower: bool) -> dict[tup
 
 def _write(axes: Axes, place: tuple[int, int], cell: Cell, metric: str, best: bool, light: bool, short: bool) -> bool:
     """The cell's number, and the published one under it; whether there is such. `short`: without the deviation."""
-    published = _published(cell, metric)
+    published = formats.verdict_on(cell, metric)
     text = _text(cell, metric)
     text = text.partition(" ±")[0] if short else text
     look: dict[str, Any] = {"ha": "center", "va": "center", "color": "white" if light else INK}

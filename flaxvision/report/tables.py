@@ -5,10 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections.abc import Iterable, Sequence
 
 from flaxvision.report.display import Table, display_tables
 from flaxvision.report.remarks import cautions, data_used
 from flaxvision.sweep.results import TABLE_METRICS, Cell, SweepResult
+
+_NUMERIC = re.compile(r"([-+±≥≤]? ?[\d.,]+(e[-+]\d+)?( %)?( ± [\d.,]+| to [\d.,]+)?)?")  # one or two, or nothing
+_UPRIGHT = re.compile(r"(?<!\\)\|")
 
 
 def results_csv(result: SweepResult) -> str:
@@ -55,11 +59,31 @@ def _markdown_table(table: Table) -> str:
     header = [_markdown(name) for name in table.header]
     if table.across:
         header[0] += f" / {_markdown(table.across)}"
-    rule = ["---"] * table.labels + ["---:"] * (len(header) - table.labels)
     rows = [[f"**{_markdown(e.text)}**" if e.best else _markdown(e.text) for e in row] for row in table.rows]
-    lines = [f"| {' | '.join(row)} |" for row in (header, rule, *rows)]
     notes = "\n".join(f"- {_markdown(note)}" for note in table.notes)
-    return f"{_markdown(table.caption)}\n\n{chr(10).join(lines)}\n\n{notes}\n"
+    return f"{_markdown(table.caption)}\n\n{markdown_table(header, rows, table.labels)}\n\n{notes}\n"
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]], labels: int | None = None) -> str:
+    """A table in GitHub-flavoured Markdown.
+
+    Args:
+        header: The headings, in Markdown.
+        rows: The entries, in Markdown; only their upright lines are escaped here.
+        labels: How many leading columns stand to the left, the others to the right. None: columns of numbers stand to
+            the right.
+
+    >>> print(markdown_table(["cell", "top-1"], [["a|b", 0.5]]))
+    | cell | top-1 |
+    | --- | ---: |
+    | a\\|b | 0.5 |
+    """
+    cells = [[_UPRIGHT.sub(r"\\|", str(cell)) for cell in row] for row in rows]
+    columns = [[row[i] for row in cells] for i in range(len(header))]
+    numeric = [any(column) and all(map(_NUMERIC.fullmatch, column)) for column in columns]
+    right = numeric if labels is None else [i >= labels for i in range(len(header))]
+    rule = ["---:" if side else "---" for side in right]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (header, rule, *cells))
 
 
 def _markdown(text: str) -> str:
