@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flaxvision._cli import Parser, exit_status, positive
+from flaxvision._cli import Parser, add_data_options, exit_status, parse_setting, positive
 from flaxvision.errors import UserError
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def _trajectory(options: argparse.Namespace) -> int:
     from flaxvision.training.recipe import from_dict
 
     folder = _writable(options.out)
-    settings = dict(_setting(text) for text in options.set)
+    settings = {key: values[0] for key, values in map(parse_setting, options.set)}
     dataset = load(options.dataset, raw_dir=options.raw_dir, data_dir=options.data_dir)
     table = export.trajectory(options.source, dataset, from_dict(settings), steps=options.steps)
     print(table.markdown(), end="")
@@ -114,20 +114,14 @@ def _load(source: str) -> tuple[Path, Chain, dict[str, Any]]:
 
 
 def _dataset(options: argparse.Namespace, notes: dict[str, Any]) -> Dataset:
-    from flaxvision.sweep.trials import Trial
-    from flaxvision.sweep.work import Places, load_dataset
+    from flaxvision.sweep.config import DataConfig
+    from flaxvision.sweep.files import DataFolders
+    from flaxvision.sweep.inputs import load_dataset
 
     settings = {"dataset": options.dataset} if options.dataset else notes.get("trial", {})
     if "dataset" not in settings:
         raise UserError(f"{options.source} does not say its data set: give --dataset NAME")
-    return load_dataset(Trial(settings, (), 0), Places(Path(), options.raw_dir, options.data_dir))
-
-
-def _setting(text: str) -> tuple[str, Any]:
-    from flaxvision.sweep.trials import parse_setting
-
-    key, values = parse_setting(text)
-    return key, values[0]
+    return load_dataset(DataConfig.of(settings), DataFolders(options.raw_dir, options.data_dir))
 
 
 def _writable(folder: Path | None) -> Path | None:
@@ -151,7 +145,8 @@ def _parser() -> Parser:
         ("keras", "write a Keras 3 file"),
         ("compare", "run Flax, ONNX, PyTorch and Keras on the test images"),
     ):
-        add = verbs.add_parser(verb, help=words, description=words).add_argument
+        command = verbs.add_parser(verb, help=words, description=words)
+        add = command.add_argument
         add("source", metavar="RUN_OR_WEIGHTS", help="a run directory (its winner) or a weights file")
         if verb == "compare":
             _out(add, "folder for parity.md and parity.json (default: the run directory)")
@@ -167,24 +162,25 @@ def _parser() -> Parser:
             add("--opset", metavar="N", type=positive(int), default=OPSET, help=words)
             add("--batch", metavar="N", type=positive(int), help="examples of one call (default: any number)")
         if verb == "compare":
-            _data(add)
-    add = verbs.add_parser("trajectory", help="train in Flax and PyTorch side by side").add_argument
+            _data(command)
+    command = verbs.add_parser("trajectory", help="train in Flax and PyTorch side by side")
+    add = command.add_argument
     add("source", metavar="NETWORK", help="a network with a reference, such as mlp")
-    _data(add, default="glyphs")
+    _data(command, default="glyphs")
     _out(add, "folder for trajectory.md and trajectory.json")
     add("--steps", metavar="N", type=positive(int), default=200, help="updates (default: 200)")
     add("--set", metavar="KEY=V", nargs="+", action="extend", default=[], help="settings of the recipe")
     return parser
 
 
-def _out(add: Any, place: str) -> None:
-    add("-o", "--out", metavar="PATH", type=Path, help=place)
+def _out(add: Callable[..., object], words: str) -> None:
+    add("-o", "--out", metavar="PATH", type=Path, help=words)
 
 
-def _data(add: Any, default: str | None = None) -> None:
-    add("--dataset", metavar="D", default=default, help="data set (default: the one of the training)")
-    add("--raw-dir", metavar="DIR", help="folder of original data files (FLAXVISION_RAW_DIR)")
-    add("--data-dir", metavar="DIR", help="folder of prepared data sets (FLAXVISION_DATA_DIR)")
+def _data(command: Parser, default: str | None = None) -> None:
+    words = "data set (default: the one of the training)"
+    command.add_argument("--dataset", metavar="D", default=default, help=words)
+    add_data_options(command)
 
 
 if __name__ == "__main__":

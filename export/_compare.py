@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -23,9 +23,13 @@ from flaxvision.layers.context import evaluation_on
 from flaxvision.models import save_model
 from flaxvision.training.losses import class_scores, loss_of
 
+if TYPE_CHECKING:
+    from flaxvision.report.section import Section
+
 BATCH = 500
 NEAR_TIE = 1e-4  # two best scores closer than this: either may win in float32
 REPEATS = 20
+HEADER = ("runtime", "max abs. difference", "relative", "same arg max", "accuracy", "file", "batch 1", "batch 64")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -54,18 +58,18 @@ class ParityTable:
 
     def markdown(self) -> str:
         """The table in Markdown."""
-        lines = [
-            "| runtime | max abs. difference | relative | same arg max | accuracy | file | batch 1 | batch 64 |",
-            "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-        ]
+        lines = [f"| {' | '.join(HEADER)} |", f"| --- |{' ---: |' * (len(HEADER) - 1)}"]
         return "\n".join([*lines, *(f"| {' | '.join(cells)} |" for cells in self.cells()), "", self.caption()]) + "\n"
+
+    def section(self) -> Section:
+        """The table as a section of a report."""
+        from flaxvision.report.section import Section
+
+        return Section("The same network elsewhere", HEADER, tuple(self.cells()), (self.caption(),))
 
     def html(self) -> str:
         """The table as an HTML fragment."""
-        head = ("runtime", "max abs. difference", "relative", "same arg max", "accuracy", "file", "batch 1", "batch 64")
-        rows = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>" for cells in self.cells())
-        header = "".join(f"<th>{name}</th>" for name in head)
-        return f"<p>{self.caption()}</p><table><thead><tr>{header}</tr></thead><tbody>{rows}</tbody></table>"
+        return self.section().html()
 
     def cells(self) -> list[tuple[str, ...]]:
         """The rows as text."""

@@ -11,7 +11,7 @@ from export._onnx import to_onnx
 from flaxvision.data import Dataset
 from flaxvision.layers import Chain
 from flaxvision.models.files import assign, build_model, read
-from flaxvision.sweep.spec import config_hash
+from flaxvision.sweep import config_hash
 
 WINNER = "winner.safetensors"
 

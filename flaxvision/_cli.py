@@ -6,6 +6,7 @@ import argparse
 import difflib
 import os
 import sys
+import tomllib
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -51,6 +52,53 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     """Where published data sets lie."""
     parser.add_argument("--raw-dir", metavar="DIR", help="folder of original data files (FLAXVISION_RAW_DIR)")
     parser.add_argument("--data-dir", metavar="DIR", help="folder of prepared data sets (FLAXVISION_DATA_DIR)")
+
+
+def parse_setting(text: str, number: Callable[[str], float] = float) -> tuple[str, list[Any]]:
+    """ "KEY=V1,V2" as the key and its values, each read as TOML, as a list "[V1,V2]", or as a bare string.
+
+    Args:
+        text: As it is typed after `--set`.
+        number: What makes numbers with a point of their texts.
+
+    Raises:
+        UserError: Without a key or a value.
+
+    >>> parse_setting("hidden=[8,4],[16]")
+    ('hidden', [[8, 4], [16]])
+    """
+    key, equals, values = text.partition("=")
+    key = key.strip()
+    if not equals or not key or not values.strip():
+        raise UserError(f"--set {text!r}: give KEY=VALUE or KEY=VALUE1,VALUE2, such as --set learning_rate=0.1,0.01")
+    try:
+        return key, tomllib.loads(f"x = [{values}]", parse_float=number)["x"]
+    except (ValueError, RecursionError):
+        return key, [_value(part, number) for part in _parts(values)]
+
+
+def _parts(text: str) -> list[str]:
+    """What stands between the commas that are in no brackets; where brackets do not match, between all commas."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character == "[") - (character == "]")
+        if depth < 0:
+            break
+        if character == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part.strip() for part in (text.split(",") if depth else parts)]
+
+
+def _value(text: str, number: Callable[[str], float]) -> Any:
+    try:
+        return tomllib.loads(f"x = {text}", parse_float=number)["x"]
+    except (ValueError, RecursionError):
+        if text.startswith("[") and text.endswith("]"):
+            inner = text[1:-1].strip().removesuffix(",")
+            return [_value(part, number) for part in _parts(inner)] if inner else []
+        return text
 
 
 def exit_status(program: Callable[[], int], *, interrupted: str = "interrupted") -> int:

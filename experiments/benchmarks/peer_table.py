@@ -61,7 +61,7 @@ def main() -> None:
     if options.estimate:
         before = spec.pretrain.settings if spec.pretrain else None
         stages = [(before, {"hidden": before["hidden"]})] if before else []
-        alone = [(trial.settings, trial.sizes) for trial in trials if trial.seed == trials[0].seed]
+        alone = [(trial.settings, trial.config.model.arguments) for trial in trials if trial.seed == trials[0].seed]
         for settings, _ in (*stages, alone[0]):
             peer.prepare(settings, data_of(settings), options)
         seconds = {"start": time.perf_counter() - began, "compilation": 0.0, "training": 0.0}
@@ -85,7 +85,7 @@ def main() -> None:
     ready = time.perf_counter()
     seconds["start"] = ready - began - seconds["pretrain"]
     accuracies = [
-        peer.train(trial.settings, trial.sizes, trial.seed, data_of(trial.settings), start, options)[0]
+        peer.train(trial.settings, trial.config.model.arguments, trial.seed, data_of(trial.settings), start, options)[0]
         for trial in trials
     ]
     seconds["trials"] = time.perf_counter() - ready

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from flaxvision.errors import check_choice
-from flaxvision.models.build import Build, flag
+from flaxvision.models._checks import flag
+
+if TYPE_CHECKING:
+    from flaxvision.models.build import Build
 
 VGG19 = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4))  # (channels, convolutions) of each block
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from flaxvision.errors import UserError
-from flaxvision.models.build import Build, flag, widths
+from flaxvision.models._checks import flag, widths
+
+if TYPE_CHECKING:
+    from flaxvision.models.build import Build
 
 
 def linear(b: Build, outputs: int) -> None:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from flaxvision.models.build import Build, width
+from typing import TYPE_CHECKING
+
+from flaxvision.models._checks import width
+
+if TYPE_CHECKING:
+    from flaxvision.models.build import Build
 
 
 def _encoder(b: Build, inner_activation: str) -> None:

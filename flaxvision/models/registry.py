@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flaxvision import _own_code
 from flaxvision.errors import unknown
-from flaxvision.layers import Chain
-from flaxvision.models.build import Build
 from flaxvision.models.convolutional import mnist_net, strided_cnn, tiny_cnn, vgg19, wide_cnn
 from flaxvision.models.dense import linear, mlp, polar_linear
 from flaxvision.models.emnist import emnist_autoencoder, emnist_cnn
 from flaxvision.runtime import on_host, same_draws
+
+if TYPE_CHECKING:
+    from flaxvision.layers import Chain
 
 # name -> (function that grows the chain, default shape of one example, default number of outputs)
 MODELS: dict[str, tuple[Callable[..., None], tuple[int, ...], int]] = {
@@ -42,28 +44,28 @@ def create(
     num_classes: int | None = None,
     seed: int = 0,
     init: str = "flax",
-    **sizes: Any,
+    **arguments: Any,
 ) -> Chain:
     """A network by name, with freshly drawn parameters.
 
     Args:
         name: One of `list_models()`, or "package.module:function" or "file.py:function", a function of your own that
-            is called as `function(build, outputs, **sizes)` with a `flaxvision.models.Build` and adds layers to it.
+            is called as `function(build, outputs, **arguments)` with a `flaxvision.models.Build` and adds layers to it.
         input_shape: Shape of one example, (H, W, C) or (D,); None for the report's.
         num_classes: Number of outputs (1 for binary cross-entropy); None for the report's.
         seed: Seed of the initial parameters.
         init: Framework whose default initialisation to use: "flax", "torch" or "keras".
-        **sizes: What the network takes of `hidden`, `activation`, `inner_activation`, `batch_norm`, `dropout`,
+        **arguments: What the network takes of `hidden`, `activation`, `inner_activation`, `batch_norm`, `dropout`,
             `padding` and `pool`.
 
     Returns:
         The chain of layers.
 
     Raises:
-        UserError: For an unknown name or size, and for examples that the network does not fit.
+        UserError: For an unknown name or argument, and for examples that the network does not fit.
     """
     refresh(name)
-    return grown(name, input_shape=input_shape, num_classes=num_classes, seed=seed, init=init, **sizes)
+    return grown(name, input_shape=input_shape, num_classes=num_classes, seed=seed, init=init, **arguments)
 
 
 def grown(
@@ -73,27 +75,35 @@ def grown(
     num_classes: int | None = None,
     seed: int = 0,
     init: str = "flax",
-    **sizes: Any,
+    **arguments: Any,
 ) -> Chain:
     """`create` by the code that is imported, though its file may have changed since."""
+    from flaxvision.models.build import Build
+
     grow, shape, outputs = MODELS[name] if name in MODELS else (_imported(name), (28, 28, 1), 10)
-    allowed = size_names(name)
-    for size in sizes:
-        if allowed is not None and size not in allowed:
-            raise unknown(f"size of {name}", size, allowed or ["(none)"])
+    allowed = argument_names(name)
+    for given in arguments:
+        if allowed is not None and given not in allowed:
+            raise unknown(f"size of {name}", given, allowed or ["(none)"])
     with on_host(), same_draws():
         build = Build(name, tuple(input_shape or shape), seed=seed, init=init)
-        grow(build, num_classes or outputs, **{key: _hashable(value) for key, value in sizes.items()})
+        grow(build, num_classes or outputs, **{key: _hashable(value) for key, value in arguments.items()})
         return build.network()
 
 
-def size_names(name: str) -> list[str] | None:
-    """The sizes that a network takes; None where its function takes any."""
+def argument_names(name: str) -> list[str] | None:
+    """The arguments that a network takes beside shape, classes, seed and `init`; None where its function takes any."""
     grow = MODELS[name][0] if name in MODELS else _imported(name)
     parameters = list(inspect.signature(grow).parameters.values())[2:]
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
         return None
     return [p.name for p in parameters]
+
+
+@functools.cache
+def all_argument_names() -> tuple[str, ...]:
+    """The arguments that any network of the package takes."""
+    return tuple(dict.fromkeys(argument for name in MODELS for argument in argument_names(name) or ()))
 
 
 def code_of(name: str) -> dict[str, str] | None:

@@ -14,9 +14,11 @@ import numpy as np
 from flaxvision.errors import UserError
 from flaxvision.identity import differences
 from flaxvision.sweep.executors import execute
+from flaxvision.sweep.files import DataFolders, RunFiles
+from flaxvision.sweep.inputs import look_again
 from flaxvision.sweep.store import outcome_of, read_run
 from flaxvision.sweep.trials import Trial
-from flaxvision.sweep.work import Cohort, Places, look_again
+from flaxvision.sweep.work import Cohort
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -41,22 +43,20 @@ def rerun(directory: str | Path, trial_id: str, *, raw_dir: str | None = None, d
     directory = Path(directory)
     spec, records = read_run(directory)
     record = _only(records, trial_id)
-    config = dict(record["config"])
-    stage, seed = config.pop("stage"), config.pop("seed")
-    trial = Trial(config, tuple(record["cell"].items()), seed, stage)
-    old = outcome_of(record, Places(directory))
-    look_again([trial], Places(directory, raw_dir, data_dir))
+    trial = Trial.of_record(record)
+    old = outcome_of(record, RunFiles(directory))
+    look_again([trial])
     with tempfile.TemporaryDirectory() as folder:
-        places = Places(Path(folder), raw_dir, data_dir)
-        (places.directory / "trials").mkdir()
-        if Places(directory).pretrained.exists():
-            shutil.copyfile(Places(directory).pretrained, places.pretrained)
-        cohort = Cohort((trial,), places, "unroll", spec.convergence_threshold)
+        files = RunFiles(Path(folder), DataFolders(raw_dir, data_dir))
+        (files.directory / "trials").mkdir()
+        if RunFiles(directory).pretrained.exists():
+            shutil.copyfile(RunFiles(directory).pretrained, files.pretrained)
+        cohort = Cohort((trial,), files, "unroll", spec.convergence_threshold)
         executor = "processes" if record.get("cores") == 1 else "loop"
         ((_, (new_record,)),) = execute([cohort], executor, lambda _: ())
         if new_record["status"] == "failed":
             raise UserError(f"trial {record['id']} fails now: {new_record['message']}")
-        new = outcome_of(new_record, places)
+        new = outcome_of(new_record, files)
     equal = old.history.keys() == new.history.keys() and all(
         np.array_equal(old.history[name], new.history[name], equal_nan=True) for name in old.history
     )

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import importlib
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from flaxvision._after import export_winner
 from flaxvision.errors import UserError
 from flaxvision.identity import switches
 from flaxvision.sweep.attempt import reason
 from flaxvision.sweep.executors import CHECKPOINT_EVERY, check_executor, check_models
+from flaxvision.sweep.files import DataFolders, RunFiles
+from flaxvision.sweep.inputs import dataset_of
 from flaxvision.sweep.plan import Plan, one_each, plan
 from flaxvision.sweep.progress import Watcher
 from flaxvision.sweep.results import Outcome, Problem, SweepResult
@@ -29,9 +32,11 @@ from flaxvision.sweep.store import (
 from flaxvision.sweep.table import best_cell, cells_of, nearest_to_mean
 from flaxvision.sweep.train import Training
 from flaxvision.sweep.trials import Trial, finals_of
-from flaxvision.sweep.work import Places, load_dataset
 
-EXPORT = "export"  # how the problem of an export begins
+if TYPE_CHECKING:
+    from flaxvision._after import After
+    from flaxvision.report.section import Section
+
 WINNER = "winner.safetensors"
 
 
@@ -49,6 +54,7 @@ def run(
     watch: Watcher | None = None,
     export: bool = True,
     report: bool = True,
+    after: Sequence[After] = (),
 ) -> SweepResult:
     """Fill a sweep's table and write its run directory.
 
@@ -74,6 +80,8 @@ def run(
         watch: Sees trials train and end, see `flaxvision.sweep.progress`; None: nobody does.
         export: Write the winner as an ONNX file and compare it with PyTorch and Keras where those are installed.
         report: Write tables, figures and report.html.
+        after: More to do with a run that has a winner: each is called with the result, the winner's data set and what
+            is to be told of a failure, and returns sections for the page.
 
     Returns:
         The filled table. A trial that raises, or whose worker process dies, is in it as failed; what could not be
@@ -86,32 +94,34 @@ def run(
     if not checkpoint_every >= 0:
         raise UserError(f"checkpoint_every is {checkpoint_every}: give seconds, 0 or more, or math.inf for never")
     directory = run_directory(spec.name, out_dir, resume=resume)
-    places = Places(directory, raw_dir, data_dir)
-    checked = plan(spec, places)
-    check_models([trial.settings["model"] for trial in checked.trials], executor)
+    files = RunFiles(directory, DataFolders(raw_dir, data_dir))
+    checked = plan(spec, files)
+    check_models([trial.config.model.model for trial in checked.trials], executor)
     if out_dir is None:
-        places = dataclasses.replace(places, directory=claim(directory))
+        files = dataclasses.replace(files, directory=claim(directory))
     else:
         check_directory(directory, checked.spec, resume=resume)
-    with locked(places.directory):
-        records = open_run(places.directory, checked.spec, resume=resume)
-        notes = check_identity(places.directory, records, checked.identity)
-        sound, damaged = usable(records, places)
+    with locked(files.directory):
+        records = open_run(files.directory, checked.spec, resume=resume)
+        notes = check_identity(files.directory, records, checked.identity)
+        sound, damaged = usable(records, files)
         watch = watch or Watcher()
         for note in damaged:
             watch.note(note)
-        train = Training(checked, places, executor, checkpoint_every, watch, planned, sound)
-        return _fill(train, [*notes, *damaged], command, export, report)
+        train = Training(checked, files, executor, checkpoint_every, watch, planned, sound)
+        return _fill(train, [*notes, *damaged], command, [*([export_winner] if export else []), *after], report)
 
 
-def _fill(train: Training, notes: Sequence[str], command: str | None, export: bool, report: bool) -> SweepResult:
+def _fill(
+    train: Training, notes: Sequence[str], command: str | None, after: Sequence[After], report: bool
+) -> SweepResult:
     """Train what is not on record, and report all of it."""
-    checked, places, done = train.plan, train.places, train.done
-    spec, stages, trials, directory = checked.spec, checked.stages, checked.trials, places.directory
-    places.pretrained.unlink(missing_ok=True)
+    checked, files, done = train.plan, train.files, train.done
+    spec, stages, trials, directory = checked.spec, checked.stages, checked.trials, files.directory
+    files.pretrained.unlink(missing_ok=True)
     for stage in stages:
         if stage.id in done:
-            shutil.copyfile(places.weights(stage.id), places.pretrained)
+            shutil.copyfile(files.weights(stage.id), files.pretrained)
     if all(trial.starts_pretrained for trial in trials):  # nothing can train beside it, so it takes all cores
         train(stages)
     cells = cells_of(spec, trials, train([*stages, *trials]))
@@ -126,20 +136,22 @@ def _fill(train: Training, notes: Sequence[str], command: str | None, export: bo
     winner = None if best is None else nearest_to_mean(best, spec.objective)
     (directory / WINNER).unlink(missing_ok=True)  # of an earlier run of fewer trials
     if winner is not None:
-        shutil.copyfile(places.weights(winner.id), directory / WINNER)
+        shutil.copyfile(files.weights(winner.id), directory / WINNER)
     executors = ", ".join(dict.fromkeys(train.used)) or train.executor
     everything = [*stages, *trials, *finals]
     problems = [Problem("pretraining", done[trial.id]["message"]) for trial in stages if "message" in done[trial.id]]
-    result = _result(spec, everything, cells, winner, places, executors, command, notes, problems)
-    return _reported(result, everything, places, export, report)
+    result = _result(spec, everything, cells, winner, files, executors, command, notes, problems)
+    return _reported(result, everything, files, after, report)
 
 
 def _trial_of(outcome: Outcome, trials: Sequence[Trial]) -> Trial:
     return next(trial for trial in trials if trial.id == outcome.id)
 
 
-def _reported(result: SweepResult, trials: Sequence[Trial], places: Places, export: bool, report: bool) -> SweepResult:
-    """Write what is known, numbers first, then export the winner; what fails is noted and costs nothing else."""
+def _reported(
+    result: SweepResult, trials: Sequence[Trial], files: RunFiles, after: Sequence[After], report: bool
+) -> SweepResult:
+    """Write what is known, numbers first, then do what comes after; what fails is noted and costs nothing else."""
     problems = list(result.problems)
 
     def failed(what: str, error: Exception) -> None:
@@ -156,20 +168,16 @@ def _reported(result: SweepResult, trials: Sequence[Trial], places: Places, expo
         writer.tables()
         writer.draw()
         writer.page(so_far())
-    if export and result.winner is not None:
-        onnx = result.directory / "winner.onnx"
-        onnx.unlink(missing_ok=True)  # of an earlier run with fewer trials
-        try:
-            dataset = load_dataset(_trial_of(result.winner, trials), places)
-            parity = importlib.import_module("export").export_winner(result.directory, dataset)
-            sections = [("The same network elsewhere", parity.html())]
-        except Exception as error:
-            there = onnx.exists()
-            what = f"{EXPORT}: {onnx.name} is written, but not compared" if there else f"{EXPORT}: nothing is written"
-            failed(what, error)
-            sections = []
+    if after and result.winner is not None:
+        sections: list[Section] = []
+        for step in after:
+            try:
+                dataset = dataset_of(_trial_of(result.winner, trials), files)
+                sections += step(so_far(), dataset, failed)
+            except Exception as error:
+                failed(getattr(step, "__name__", str(step)), error)
         if writer is not None:
-            writer.page(so_far(), sections)
+            writer.page(so_far(), [(section.title, section.html()) for section in sections])
     return so_far()
 
 
@@ -194,7 +202,7 @@ def _result(
     trials: Sequence[Trial],
     cells: tuple,
     winner: Outcome | None,
-    places: Places,
+    files: RunFiles,
     executor: str,
     command: str | None,
     notes: Sequence[str],
@@ -202,7 +210,7 @@ def _result(
 ) -> SweepResult:
     from flaxvision.sweep.provenance import data_sources, device, versions
 
-    datasets = {id(dataset): dataset for trial in one_each(trials) for dataset in [load_dataset(trial, places)]}
+    datasets = {id(dataset): dataset for trial in one_each(trials) for dataset in [dataset_of(trial, files)]}
     shown = trials[-1] if winner is None else _trial_of(winner, trials)
     provenance = {
         "command": command or f"flaxvision.sweep.run(load_spec({spec.name!r}))",
@@ -224,9 +232,9 @@ def _result(
         cells=cells,
         objective=spec.objective,
         winner=winner,
-        classes=load_dataset(shown, places).classes,
+        classes=dataset_of(shown, files).classes,
         provenance=provenance,
-        directory=places.directory,
+        directory=files.directory,
         convergence_threshold=spec.convergence_threshold,
         problems=tuple(problems),
     )

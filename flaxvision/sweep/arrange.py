@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from flaxvision.runtime import cores, on_host
-from flaxvision.sweep.trials import Trial, cohorts
-from flaxvision.sweep.work import Places, create_model, load_dataset, recipe_of
+from flaxvision.sweep.files import RunFiles
+from flaxvision.sweep.inputs import create_model, dataset_of, recipe_of
+from flaxvision.sweep.trials import Trial, by_program
 
 OPERATIONS, BYTES = 5e11, 6.5e10  # a second: what the reports' networks reach on two cores, within a factor of two
 LONG = 60.0  # seconds of training above which the start of worker processes pays
@@ -37,7 +38,7 @@ class Cost:
     data: float  # bytes of its data set
 
 
-def arrange(trials: Sequence[Trial], places: Places, executor: str, platform: str) -> Arrangement:
+def arrange(trials: Sequence[Trial], files: RunFiles, executor: str, platform: str) -> Arrangement:
     """Share out trials.
 
     "auto" takes cohorts by `vmap` on an accelerator, which a single small trial cannot fill, each in a thread: one
@@ -48,16 +49,16 @@ def arrange(trials: Sequence[Trial], places: Places, executor: str, platform: st
 
     Args:
         trials: What is to be trained.
-        places: Where their data are.
+        files: Where their data are.
         executor: One of `flaxvision.sweep.executors.EXECUTORS`.
         platform: Of JAX: "cpu", "gpu" or "tpu".
     """
-    samples = {trial.cohort: trial for trial in trials}
+    samples = {trial.program: trial for trial in trials}
 
     @functools.cache
-    def cost(cohort: str) -> Cost:
+    def cost(program: str) -> Cost:
         try:
-            return cost_of(samples[cohort], places)
+            return cost_of(samples[program], files)
         except Exception:  # it will fail when it is trained, and say why there
             return Cost(0.0, 1.0, 0.0)
 
@@ -65,18 +66,18 @@ def arrange(trials: Sequence[Trial], places: Places, executor: str, platform: st
     vmapped = executor == "vmap" or (executor == "auto" and platform != "cpu")
     if executor == "auto":
         executor = "threads" if vmapped else _on_cores(trials, cost)
-        if executor == "processes" and any(trial.settings["model"].startswith("__main__:") for trial in trials):
+        if executor == "processes" and any(trial.config.model.model.startswith("__main__:") for trial in trials):
             executor = "threads"  # workers do not import the script
-    groups = cohorts(trials, VMAPPED if vmapped else UNROLLED if executor == "unroll" else 1)
+    groups = by_program(trials, VMAPPED if vmapped else UNROLLED if executor == "unroll" else 1)
     if executor in ("threads", "processes"):  # the longest first, so that none is left for the end
-        groups.sort(key=lambda group: -cost(group[0].cohort).seconds)
+        groups.sort(key=lambda group: -cost(group[0].program).seconds)
     if vmapped:
         groups = _in_memory(groups, cost, 0.5 * _memory(platform), len(cores()) if executor == "threads" else 1)
     return Arrangement(executor, mode, tuple(map(tuple, groups)))
 
 
 def go_on(
-    before: dict[str, Any] | None, trials: Sequence[Trial], places: Places, executor: str, platform: str
+    before: dict[str, Any] | None, trials: Sequence[Trial], files: RunFiles, executor: str, platform: str
 ) -> Arrangement:
     """`arrange`, but trials that were shared out before stay as they were, and the executor too.
 
@@ -85,16 +86,16 @@ def go_on(
     Args:
         before: What `recorded` gave then; None for a first time.
         trials: As for `arrange`, like all that follow.
-        places: Where their data are.
+        files: Where their data are.
         executor: Another one than then is taken up, and begins anew; "auto" is not.
         platform: Another one than then begins anew.
     """
     if before is None or before["platform"] != platform or executor not in ("auto", before["asked"]):
-        return arrange(trials, places, executor, platform)
+        return arrange(trials, files, executor, platform)
     left = {trial.id: trial for trial in trials}
     groups = [[left.pop(name) for name in cohort if name in left] for cohort in before["cohorts"]]
     kept = tuple(tuple(group) for group in groups if group)
-    new = arrange(list(left.values()), places, before["asked"], platform).cohorts if left else ()
+    new = arrange(list(left.values()), files, before["asked"], platform).cohorts if left else ()
     ordered = sorted(kept + new, key=lambda cohort: cohort[0].stage != "pretrain")
     return Arrangement(before["executor"], before["mode"], tuple(ordered))
 
@@ -114,7 +115,7 @@ def _in_memory(
     """Vmapped cohorts in as many parts as the memory needs where so many threads train at a time."""
     at_once = 1
     while True:
-        parts = [part for group in groups for part in _fitting(group, cost(group[0].cohort), budget / at_once)]
+        parts = [part for group in groups for part in _fitting(group, cost(group[0].program), budget / at_once)]
         if min(threads, len(parts)) <= at_once:
             return parts
         at_once = min(threads, len(parts))
@@ -123,7 +124,7 @@ def _in_memory(
 def _fitting(group: list[Trial], cost: Cost, budget: float) -> list[list[Trial]]:
     """A vmapped cohort, in as many parts as the memory needs."""
     fitting = (budget - cost.data) / cost.memory
-    return [group] if fitting >= len(group) else cohorts(group, max(1, int(fitting)))
+    return [group] if fitting >= len(group) else by_program(group, max(1, int(fitting)))
 
 
 def _on_cores(trials: Sequence[Trial], cost: Callable[[str], Cost]) -> str:
@@ -131,7 +132,7 @@ def _on_cores(trials: Sequence[Trial], cost: Callable[[str], Cost]) -> str:
     workers = min(len(cores()), len(trials))
     if workers < 2:
         return "loop"
-    costs = [cost(trial.cohort) for trial in trials]
+    costs = [cost(trial.program) for trial in trials]
     apart = workers * max(WORKER + 2 * each.data + each.memory for each in costs)
     if sum(each.seconds for each in costs) > LONG and apart < _memory("cpu"):
         return "processes"
@@ -139,15 +140,15 @@ def _on_cores(trials: Sequence[Trial], cost: Callable[[str], Cost]) -> str:
     return "threads" if together < _memory("cpu") else "loop"
 
 
-def cost_of(trial: Trial, places: Places) -> Cost:
+def cost_of(trial: Trial, files: RunFiles) -> Cost:
     """The cost of a trial, from XLA's count of a forward pass; a step takes about three of them."""
     import jax
     from flax import nnx
 
     from flaxvision.ops.policy import Policy
 
-    dataset = load_dataset(trial, places)
-    recipe = recipe_of(trial, places)
+    dataset = dataset_of(trial, files)
+    recipe = recipe_of(trial, files)
     model = nnx.eval_shape(lambda: create_model(trial, dataset))
     graphdef, state = nnx.split(model)
     x = jax.ShapeDtypeStruct((recipe.batch_size, *dataset.input_shape), "float32")

@@ -28,7 +28,7 @@ def attempt(cohort: Cohort, callbacks: Iterable[Callback] = ()) -> Records:
     Only an `Exception` is a trial's own: an interrupt ends the sweep.
     """
     callbacks = tuple(callbacks)
-    if cohort.starts_pretrained and not cohort.places.pretrained.exists():
+    if cohort.starts_pretrained and not cohort.files.pretrained.exists():
         return [failure(trial, "not trained, as the pretraining that it starts from failed") for trial in cohort.trials]
     try:
         return cohort.run(callbacks)
@@ -54,7 +54,7 @@ def failure(trial: Trial, message: str, trace: str = "") -> dict[str, Any]:
         "status": "failed",
         "message": message,
         **({"traceback": trace} if trace else {}),
-        "config": trial.config,
+        "config": trial.as_json(),
     }
 
 
@@ -72,10 +72,10 @@ def reason(error: BaseException) -> str:
         return f"out of memory{said}: a smaller batch_size, network or data set needs less"
     if isinstance(error, UserError):
         return text
-    place = next(
+    frame = next(
         (f for f in reversed(traceback.extract_tb(error.__traceback__)) if not f.filename.startswith(_OURS)), None
     )
-    where = f" ({Path(place.filename).name}, line {place.lineno})" if place else ""
+    where = f" ({Path(frame.filename).name}, line {frame.lineno})" if frame else ""
     return f"{type(error).__name__}{': ' if text else ''}{text}{where}"
 
 

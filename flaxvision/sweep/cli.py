@@ -64,7 +64,8 @@ def _sweep(arguments: list[str], own_process: bool) -> int:
         settings=options.set,
     )
     from flaxvision import runtime
-    from flaxvision.sweep._run import EXPORT, run
+    from flaxvision._after import EXPORT
+    from flaxvision.sweep._run import run
     from flaxvision.sweep.progress import watcher
 
     if own_process:
@@ -187,20 +188,20 @@ def _dry_run(spec: Spec, options: argparse.Namespace) -> int:
     """Check what a run would check, and print what it would do."""
     from flaxvision.sweep._run import run_directory
     from flaxvision.sweep.executors import check_models
+    from flaxvision.sweep.files import DataFolders, RunFiles
     from flaxvision.sweep.plan import plan
     from flaxvision.sweep.store import check_directory, check_identity, read_records
-    from flaxvision.sweep.trials import cohorts
-    from flaxvision.sweep.work import Places
+    from flaxvision.sweep.trials import by_program
 
     directory = run_directory(spec.name, options.out, resume=options.resume)
-    checked = plan(spec, Places(directory, options.raw_dir, options.data_dir))
-    check_models([trial.settings["model"] for trial in checked.trials], options.executor)
+    checked = plan(spec, RunFiles(directory, DataFolders(options.raw_dir, options.data_dir)))
+    check_models([trial.config.model.model for trial in checked.trials], options.executor)
     check_directory(directory, checked.spec, resume=options.resume)
     check_identity(directory, read_records(directory), checked.identity)
     spec, trials = checked.spec, checked.trials
     print(f"{spec.heading}; winner by {spec.objective}")
     print(*checked.data, sep="\n")
-    groups = cohorts(trials, len(trials))
+    groups = by_program(trials, len(trials))
     for number, group in enumerate(groups, start=1):
         for trial in group:
             cell = ", ".join(f"{key}={label}" for key, label in trial.cell)

@@ -212,10 +212,10 @@ def _from_ray(cohort: Cohort, done: Any) -> tuple[Records, list[Progress]]:
 
 def _task(cohort: Cohort, settings: dict[str, Any]) -> tuple[Records, list[Progress]]:
     """A cohort's records, and what was said of it."""
-    from flaxvision.sweep.work import look_again
+    from flaxvision.sweep.inputs import look_again
 
     hand_on(settings)
-    look_again(cohort.trials, cohort.places)  # Ray may have kept this process since an earlier sweep
+    look_again(cohort.trials)  # Ray may have kept this process since an earlier sweep
     said: list[Progress] = []
     records = attempt(cohort, [lambda progress: said.append(progress) if progress.note else None])
     return records, said

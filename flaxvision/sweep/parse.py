@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from flaxvision.errors import UserError, check_choice, unknown
+from flaxvision.models.registry import all_argument_names
+from flaxvision.sweep.config import DATA_KEYS, RECIPE_KEYS, table_of
 from flaxvision.sweep.spec import (
     AUTO,
     PRETRAINED,
@@ -26,11 +28,7 @@ from flaxvision.sweep.spec import (
     as_typed,
 )
 from flaxvision.training.metrics import selection_metrics
-from flaxvision.training.recipe import field_names
 
-DATA_KEYS = ("dataset", "validation", "validation_seed", "limit", "size", "channels", "fit", "skip_damaged", "drawn")
-MODEL_KEYS = ("model", "init")
-SIZE_KEYS = ("hidden", "activation", "inner_activation", "batch_norm", "dropout", "padding", "pool")
 TOP_KEYS = (
     *("name", "title", "description", "dataset", "model", "seeds", "objective", "convergence_threshold", "select"),
     *("select_on", "data", "sizes", "recipe", "grid", "variants", "init", "pretrain", "final", "published", "changed"),
@@ -115,8 +113,7 @@ def parse_spec(table: dict[str, Any]) -> Spec:
 
 def setting_keys() -> list[str]:
     """Every bare name that a grid, a variant or `--set` may give."""
-    recipe = [name for name in field_names() if name != "seed"]
-    return [*DATA_KEYS, *MODEL_KEYS, *SIZE_KEYS, *recipe]
+    return [*DATA_KEYS, "model", "init", *all_argument_names(), *RECIPE_KEYS]
 
 
 def axis_of(key: str, values: Any, model: str, what: str = "grid key") -> Axis:
@@ -167,7 +164,7 @@ def seeds_of(value: Any) -> tuple[int, ...]:
 
 
 def _check_setting(what: str, key: str, value: Any, model: object) -> None:
-    """Raise unless `key` is a setting and `value` plain; a model of one's own may have sizes of any name."""
+    """Raise unless `key` is a setting and `value` plain; a model of one's own may have arguments of any name."""
     if ":" not in str(model) and key not in setting_keys():
         raise unknown(what, key, setting_keys())
     _check_plain(key, value)
@@ -190,26 +187,21 @@ def _settings(table: dict[str, Any], model: str = "") -> Settings:
     model = settings.get("model", model)
     allowed: dict[str, Iterable[str] | None] = {
         "data": DATA_KEYS[1:],
-        "sizes": None if ":" in model else (*SIZE_KEYS, "init"),
-        "recipe": [name for name in field_names() if name != "seed"],
+        "sizes": None if ":" in model else (*all_argument_names(), "init"),
+        "recipe": RECIPE_KEYS,
     }
     for section, names in allowed.items():
         content = _is(table.get(section, {}), dict, section, f"a table [{section}]")
         if names is not None:
             _known(f"key of [{section}]", content, names)
-        for key in content.keys() & _elsewhere(section):
-            raise UserError(f"[{section}] has {key}, which is a setting of {_elsewhere(section)[key]}: move it there")
+        for key in content if section == "sizes" else ():  # what a model of one's own cannot have as arguments
+            if (named := table_of(key)) != "sizes":
+                there = f"[{named}]" if named else "the top"
+                raise UserError(f"[sizes] has {key}, which is a setting of {there}: move it there")
         for key, value in content.items():
             _check_plain(key, value)
         settings |= content
     return settings
-
-
-def _elsewhere(section: str) -> dict[str, str]:
-    """The settings that a model of one's own cannot have as sizes, and where they stand."""
-    if section != "sizes":
-        return {}
-    return dict.fromkeys(DATA_KEYS, "[data]") | dict.fromkeys(field_names(), "[recipe]") | {"model": "the top"}
 
 
 def _stage(table: dict[str, Any], name: str, model: str) -> Stage | None:

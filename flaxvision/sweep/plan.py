@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 from flaxvision.errors import ELSEWHERE, UserError, unknown
 from flaxvision.identity import Identity
+from flaxvision.sweep.files import RunFiles
+from flaxvision.sweep.inputs import check, dataset_of, identity_of, look_again
 from flaxvision.sweep.parse import setting_keys
 from flaxvision.sweep.spec import AUTO, Spec, as_typed, config_hash
 from flaxvision.sweep.trials import Trial, expand, finals_of, pretraining
-from flaxvision.sweep.work import Places, check, identity_of, load_dataset, look_again
 from flaxvision.training.metrics import check_metric
 from flaxvision.training.optimizers import optimizers_with, settings_of_optimizers
 
@@ -33,7 +34,7 @@ class Plan:
     identity: Identity  # what they rest on beside their settings, by content
 
 
-def plan(spec: Spec, places: Places) -> Plan:
+def plan(spec: Spec, files: RunFiles) -> Plan:
     """The trials of `spec`, checked against their data, networks and recipes.
 
     Raises:
@@ -46,24 +47,24 @@ def plan(spec: Spec, places: Places) -> Plan:
     counted: dict[str, int] = {}
     samples = one_each([*stages, *trials, *finals])
     identity: Identity = {}
-    look_again(samples, places)
+    look_again(samples)
     _check_optimizers(one_each(trials))
 
     def check_one(trial: Trial) -> None:
         _check_effects(trial)
-        counted[config_hash(trial.settings)] = check(trial, places, *stages)
+        counted[config_hash(trial.settings)] = check(trial, files, *stages)
 
     for trial in samples:
         try:
             check_one(trial)
         except UserError as error:
             whole = trial is samples[0] and _fails(check_one, samples[-1], str(error))
-            raise UserError(str(error) if whole else f"{error}{_place(trial)}") from error
-        identity |= identity_of(trial, places)
-        dataset = load_dataset(trial, places)
+            raise UserError(str(error) if whole else f"{error}{_where(trial)}") from error
+        identity |= identity_of(trial, files)
+        dataset = dataset_of(trial, files)
         datasets.setdefault(description_of(dataset), dataset.source.notes)
-    spec = dataclasses.replace(spec, objective=_objective(spec, trials, places))
-    _check_limits(trials, places)
+    spec = dataclasses.replace(spec, objective=_objective(spec, trials, files))
+    _check_limits(trials, files)
     return Plan(
         spec,
         tuple(stages),
@@ -102,7 +103,7 @@ def _fails(check_one: Callable[[Trial], None], trial: Trial, message: str) -> bo
     return False
 
 
-def _place(trial: Trial) -> str:
+def _where(trial: Trial) -> str:
     cell = ", ".join(f"{key}={label}" for key, label in trial.cell)
     stage = f"[{trial.stage}]" if trial.stage != "sweep" else ""
     return f" (in {', '.join(filter(None, (stage, cell)))})" if stage or cell else ""
@@ -110,14 +111,15 @@ def _place(trial: Trial) -> str:
 
 def _check_effects(trial: Trial) -> None:
     """Raise for a setting beside the recipe that has no effect, and for one that other libraries have."""
-    from flaxvision.models.registry import size_names
+    from flaxvision.models.registry import argument_names
 
-    for key in trial.sizes.keys() & ELSEWHERE.keys():
+    data, model = trial.config.data, trial.config.model
+    for key in model.arguments.keys() & ELSEWHERE.keys():
         with contextlib.suppress(TypeError):  # of what is no function, of which building it says more
-            taken = size_names(trial.settings["model"])
+            taken = argument_names(model.model)
             if taken is not None and key not in taken:
                 raise unknown("setting", key, setting_keys())
-    if "validation_seed" in trial.settings and "validation" not in trial.settings:
+    if data.validation_seed is not None and data.validation is None:
         raise UserError(
             "validation_seed has no effect without a validation split: give validation=0.2, or leave it out"
         )
@@ -125,42 +127,43 @@ def _check_effects(trial: Trial) -> None:
 
 def _check_optimizers(trials: Sequence[Trial]) -> None:
     """Raise for a setting of one optimizer of the table that would be given to another, too."""
-    named = [(str(trial.settings.get("optimizer", "sgd")), trial) for trial in trials]
+    named = [(str(trial.config.recipe.get("optimizer", "sgd")), trial) for trial in trials]
     for (name, trial), key in itertools.product(named, settings_of_optimizers()):
         having = [other for other, _ in named if other in optimizers_with(key)]
-        if trial.settings.get(key) and having and name not in having:
-            value = as_typed(trial.settings[key])
+        if trial.config.recipe.get(key) and having and name not in having:
+            value = as_typed(trial.config.recipe[key])
             raise UserError(
                 f"{key} is {value} for optimizer {name!r} too, where it has no effect: give it with the optimizer that "
                 f"has it, optimizer = [{{ name = '{having[0]}', optimizer = '{having[0]}', {key} = {value} }}, "
-                f"{{ name = '{name}', optimizer = '{name}' }}]{_place(trial)}"
+                f"{{ name = '{name}', optimizer = '{name}' }}]{_where(trial)}"
             )
 
 
-def _check_limits(trials: Sequence[Trial], places: Places) -> None:
+def _check_limits(trials: Sequence[Trial], files: RunFiles) -> None:
     """Raise for a limit that every split of every trial stays below."""
     least: dict[int, int] = {}  # limit -> how much of it the largest split has
     for trial in one_each(trials):
-        if "limit" in trial.settings:
-            dataset = load_dataset(trial, places)
-            held_out = len(dataset.validation or ()) if "validation" in trial.settings else 0
+        data = trial.config.data
+        if data.limit is not None:
+            dataset = dataset_of(trial, files)
+            held_out = len(dataset.validation or ()) if data.validation is not None else 0
             most = max(len(dataset.train) + held_out, *map(len, dataset.splits.values()))
-            limit = trial.settings["limit"]
-            least[limit] = max(most, least.get(limit, 0))
-            drawn = trial.settings.get("drawn")
-            if drawn is not None and len(dataset.test) == limit:  # so short a draw is the beginning of any other
-                raise UserError(f"drawn is {drawn} but has no effect with limit {limit}: leave one of them out")
+            least[data.limit] = max(most, least.get(data.limit, 0))
+            if data.drawn is not None and len(dataset.test) == data.limit:  # which is the beginning of any longer draw
+                raise UserError(
+                    f"drawn is {data.drawn} but has no effect with limit {data.limit}: leave one of them out"
+                )
     for limit, most in least.items():
         if most < limit:
             raise UserError(f"limit is {limit} but has no effect: no split has more than {most} examples; leave it out")
 
 
-def _objective(spec: Spec, trials: Sequence[Trial], places: Places) -> str:
+def _objective(spec: Spec, trials: Sequence[Trial], files: RunFiles) -> str:
     """The metric that chooses the winner: as given, if all trials have it; else by the data and the loss."""
     samples = one_each(trials)
-    datasets = [load_dataset(trial, places) for trial in samples]
+    datasets = [dataset_of(trial, files) for trial in samples]
     without = [trial for trial, data in zip(samples, datasets, strict=True) if data.validation is None]
-    scored = all(trial.settings.get("loss") != "squared_error" for trial in samples)
+    scored = all(trial.config.recipe.get("loss") != "squared_error" for trial in samples)
     if not scored and spec.convergence_threshold is not None:
         raise UserError("convergence_threshold is of top-1, which loss 'squared_error' does not have: leave it out")
     if spec.objective == AUTO:

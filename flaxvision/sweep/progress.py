@@ -29,11 +29,11 @@ class Watcher:
 
     def begin(self, cohorts: Sequence[Cohort], objective: str) -> None:
         """Take in what is about to be trained."""
-        self.directory = cohorts[0].places.directory
+        self.directory = cohorts[0].files.directory
         self.objective, self.lower = objective, metric_of(objective).lower_is_better
         self.parts = dict.fromkeys(map(id, cohorts), 0.0)  # cohort -> how much of its work is done, from 0 to 1
         self.trials = {id(cohort): len(cohort.trials) for cohort in cohorts}
-        self.programs = len({trial.cohort for cohort in cohorts for trial in cohort.trials})
+        self.programs = len({trial.program for cohort in cohorts for trial in cohort.trials})
         self.ended = self.failed = 0
         self.best: tuple[float, str] | None = None
         self.began = time.monotonic()
@@ -64,12 +64,12 @@ class Watcher:
         for record in records:
             if record["status"] == "failed":
                 self.failed += 1
-                self.say(f"trial {record['id']} ({_place(record)}) failed: {record['message']}")
+                self.say(f"trial {record['id']} ({_named(record)}) failed: {record['message']}")
             value = record.get("final", {}).get(self.objective)
             if record["status"] != "ok" or value is None or record["stage"] == "pretrain":
                 continue
             if self.best is None or (value < self.best[0] if self.lower else value > self.best[0]):
-                self.best = value, _place(record)
+                self.best = value, _named(record)
         self.moved()
 
     def moved(self) -> None:
@@ -102,9 +102,9 @@ class Watcher:
         if self.failed:
             parts.append(f"{self.failed} failed")
         if self.best:
-            value, place = self.best
+            value, trial = self.best
             name = formats.metric_name(self.objective, unit=False)
-            parts.append(f"best {name} {formats.with_unit(self.objective, value)}{f' ({place})' if place else ''}")
+            parts.append(f"best {name} {formats.with_unit(self.objective, value)}{f' ({trial})' if trial else ''}")
         return between.join(parts)
 
 
@@ -238,6 +238,6 @@ def subject(ids: Sequence[str]) -> str:
     return f"the cohort of {'trials ' + ', '.join(ids[:2]) + more}"
 
 
-def _place(record: dict[str, Any]) -> str:
-    """A trial's place in the table, and its seed."""
+def _named(record: dict[str, Any]) -> str:
+    """A trial by its cell of the table, and its seed."""
     return ", ".join([*(f"{key} {label}" for key, label in record["cell"].items()), f"seed {record['seed']}"])

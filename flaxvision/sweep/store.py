@@ -18,12 +18,12 @@ import numpy as np
 from flaxvision._files import write_atomically
 from flaxvision.errors import UserError
 from flaxvision.identity import AROUND, Identity, differences, listed
-from flaxvision.sweep.parse import DATA_KEYS, load_spec
+from flaxvision.sweep.config import table_of
+from flaxvision.sweep.files import RunFiles
+from flaxvision.sweep.parse import load_spec
 from flaxvision.sweep.results import Outcome
 from flaxvision.sweep.spec import Axis, Point, Settings, Spec, Stage, as_typed
-from flaxvision.sweep.work import Places
 from flaxvision.training.confusion import as_pairs
-from flaxvision.training.recipe import field_names
 
 SPEC, TRIALS, LOCK = "spec.toml", "trials.jsonl", ".lock"
 ARRANGED = "arrangement.json"  # how the trials of each stage were shared out
@@ -184,7 +184,7 @@ def read_run(directory: str | Path) -> tuple[Spec, list[dict[str, Any]]]:
     return load_spec(directory / SPEC), read_records(directory)
 
 
-def outcome_of(record: dict[str, Any], places: Places) -> Outcome:
+def outcome_of(record: dict[str, Any], files: RunFiles) -> Outcome:
     """A record with its history."""
     known = {key: record[key] for key in ("id", "stage", "seed", "status", "config")}
     cell = tuple(record["cell"].items())
@@ -193,7 +193,7 @@ def outcome_of(record: dict[str, Any], places: Places) -> Outcome:
             **known, cell=cell, parameters=0, final={}, best_epoch=0, converged_epoch=None, seconds=0.0, history={},
             message=record["message"],
         )  # fmt: skip
-    path = places.history(record["id"])
+    path = files.history(record["id"])
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
             history = {name: arrays[name] for name in arrays.files}
@@ -207,7 +207,7 @@ def outcome_of(record: dict[str, Any], places: Places) -> Outcome:
     )
 
 
-def usable(records: Sequence[dict[str, Any]], places: Places) -> tuple[list[dict[str, Any]], list[str]]:
+def usable(records: Sequence[dict[str, Any]], files: RunFiles) -> tuple[list[dict[str, Any]], list[str]]:
     """The records of finished trials whose files are there and whole, and a line for each of the others."""
     from safetensors import SafetensorError, safe_open
 
@@ -217,13 +217,13 @@ def usable(records: Sequence[dict[str, Any]], places: Places) -> tuple[list[dict
             continue
         name = record.get("id", "without id")
         try:
-            outcome_of(record, places)
-            with safe_open(places.weights(name), "numpy"):  # which checks the header against the size
+            outcome_of(record, files)
+            with safe_open(files.weights(name), "numpy"):  # which checks the header against the size
                 pass
         except KeyError as error:
             notes.append(f"trial {name} is trained again: its record has no {error}")
         except (UserError, OSError, SafetensorError) as error:
-            path = places.history(name) if isinstance(error, UserError) else places.weights(name)
+            path = files.history(name) if isinstance(error, UserError) else files.weights(name)
             notes.append(f"trial {name} is trained again: {path.name} is {'damaged' if path.exists() else 'gone'}")
         else:
             sound.append(record)
@@ -312,16 +312,10 @@ def _experiment(spec: Spec) -> Identity:
 
 
 def _sections(settings: Settings) -> dict[str, Any]:
-    table: dict[str, Any] = {"data": {}, "sizes": {}, "recipe": {}}
+    tables: dict[str, Settings] = {"": {}, "data": {}, "sizes": {}, "recipe": {}}
     for key, value in settings.items():
-        if value is None:
-            continue
-        if key in ("dataset", "model"):
-            table[key] = value
-        else:
-            section = "data" if key in DATA_KEYS else "recipe" if key in field_names() else "sizes"
-            table[section][key] = value
-    return {key: value for key, value in table.items() if value != {}}
+        tables[table_of(key)][key] = value
+    return tables.pop("") | {name: table for name, table in tables.items() if table}
 
 
 def _axis_values(axis: Axis) -> list[Any]:

@@ -9,12 +9,13 @@ from typing import Any
 
 from flaxvision.sweep.arrange import Arrangement, go_on, recorded
 from flaxvision.sweep.executors import execute
+from flaxvision.sweep.files import RunFiles
 from flaxvision.sweep.plan import Plan
 from flaxvision.sweep.progress import Watcher, subject
 from flaxvision.sweep.results import Outcome
 from flaxvision.sweep.store import append_records, check_unchanged, outcome_of, read_arrangement, write_arrangement
 from flaxvision.sweep.trials import Trial
-from flaxvision.sweep.work import Cohort, Places, name_of
+from flaxvision.sweep.work import Cohort, name_of
 
 
 class Training:
@@ -22,7 +23,7 @@ class Training:
 
     Args:
         plan: The sweep.
-        places: Where it reads and writes.
+        files: Where it reads and writes.
         executor: Of `flaxvision.sweep.run`.
         checkpoint_every: Likewise.
         watch: Sees trials train and end.
@@ -33,14 +34,14 @@ class Training:
     def __init__(
         self,
         plan: Plan,
-        places: Places,
+        files: RunFiles,
         executor: str,
         checkpoint_every: float,
         watch: Watcher,
         planned: Callable[[Plan], object],
         records: Iterable[dict[str, Any]],
     ):
-        self.plan, self.places, self.executor, self.watch = plan, places, executor, watch
+        self.plan, self.files, self.executor, self.watch = plan, files, executor, watch
         self.checkpoint_every, self.planned = checkpoint_every, planned
         self.done = {record["id"]: record for record in records}
         self.used: list[str] = []  # executors, in words
@@ -52,20 +53,20 @@ class Training:
             if not self.used:
                 self.planned(self.plan)
             self._train(left, self._arrange(left, wanted[-1].stage))
-        return {trial.id: outcome_of(self.done[trial.id], self.places) for trial in wanted}
+        return {trial.id: outcome_of(self.done[trial.id], self.files) for trial in wanted}
 
     def _arrange(self, left: Sequence[Trial], stage: str) -> Arrangement:
         """Share trials out as before, where they were, and keep how."""
         import jax
 
-        platform, directory = jax.default_backend(), self.places.directory
+        platform, directory = jax.default_backend(), self.files.directory
         stages = read_arrangement(directory)
         before = stages.get(stage)
-        arranged = go_on(before, left, self.places, self.executor, platform)
+        arranged = go_on(before, left, self.files, self.executor, platform)
         names = {name_of([trial.id for trial in cohort]) for cohort in arranged.cohorts}
         ids = {trial.id for trial in left}
         for cohort in (before or {}).get("cohorts", ()):
-            folder = self.places.checkpoints / name_of(cohort)
+            folder = self.files.checkpoints / name_of(cohort)
             if folder.exists() and folder.name not in names and ids.intersection(cohort):
                 self.watch.note(f"{subject(cohort)} begins anew: what was trained together is no longer")
                 shutil.rmtree(folder, ignore_errors=True)
@@ -73,17 +74,17 @@ class Training:
         return arranged
 
     def _train(self, trials: Sequence[Trial], arranged: Arrangement) -> None:
-        places, threshold, watch = self.places, self.plan.spec.convergence_threshold, self.watch
-        work = [Cohort(group, places, arranged.mode, threshold, self.checkpoint_every) for group in arranged.cohorts]
+        files, threshold, watch = self.files, self.plan.spec.convergence_threshold, self.watch
+        work = [Cohort(group, files, arranged.mode, threshold, self.checkpoint_every) for group in arranged.cohorts]
         watch.begin(work, self.plan.spec.objective)
         with watch:
             for cohort, records in execute(work, arranged.executor, watch.callbacks):
                 for record in records:
                     check_unchanged(record, self.plan.identity)
-                append_records(places.directory, records)
+                append_records(files.directory, records)
                 self.done |= {record["id"]: record for record in records}
-                if cohort.pretrains and places.weights(cohort.trials[0].id).exists():
-                    shutil.copyfile(places.weights(cohort.trials[0].id), places.pretrained)
+                if cohort.pretrains and files.weights(cohort.trials[0].id).exists():
+                    shutil.copyfile(files.weights(cohort.trials[0].id), files.pretrained)
                 self._forget(cohort, records)
                 watch.end(cohort, records)
         together = arranged.executor == "threads" and max(map(len, arranged.cohorts)) > 1
@@ -91,10 +92,10 @@ class Training:
 
     def _forget(self, cohort: Cohort, records: Sequence[dict[str, Any]]) -> None:
         """Delete the checkpoints of trials that are over; one that failed alone goes on when the run is resumed."""
-        if not self.places.checkpoints.exists():
+        if not self.files.checkpoints.exists():
             return
         over = [record["id"] for record in records if record["status"] != "failed"]
         for name in {*over, *([cohort.name] if len(cohort.trials) > 1 else [])}:
-            shutil.rmtree(self.places.checkpoints / name, ignore_errors=True)
+            shutil.rmtree(self.files.checkpoints / name, ignore_errors=True)
         with contextlib.suppress(OSError):  # where others are kept
-            self.places.checkpoints.rmdir()
+            self.files.checkpoints.rmdir()

@@ -1,17 +1,18 @@
-"""From a spec to its trials, and from trials to cohorts that train in one program."""
+"""From a spec to its trials, and trials grouped by the program that trains them."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from flaxvision._cli import parse_setting
 from flaxvision.errors import UserError
-from flaxvision.sweep.parse import DATA_KEYS, axis_of, objective_of, seeds_of
+from flaxvision.sweep.config import TrialConfig
+from flaxvision.sweep.parse import axis_of, objective_of, seeds_of
 from flaxvision.sweep.spec import PRETRAINED, Axis, Published, Settings, Spec, Stage, Typed, as_typed, config_hash
-from flaxvision.training.recipe import VARYING, field_names
+from flaxvision.training.recipe import VARYING
 
 OPTIONS = {
     **dict.fromkeys(("seeds", "seed", "n_seeds", "num_seeds", "random_state"), "--seeds N"),
@@ -21,49 +22,51 @@ OPTIONS = {
     "executor": "--executor E",
     "resume": "--resume",
 }  # keys that --set does not take -> the option that does
-NUMBERS = ("learning_rate", *VARYING, "dropout")  # may differ within a cohort
+NUMBERS = ("learning_rate", *VARYING, "dropout")  # may differ within a program
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Trial:
     """One training run of a sweep."""
 
-    settings: Settings  # every setting by its bare name
-    cell: tuple[tuple[str, str], ...]  # (varied key, value as typed)
+    config: TrialConfig
+    cell: tuple[tuple[str, str], ...]  # of the table: (varied key, value as typed)
     seed: int
     stage: str = "sweep"  # "pretrain", "sweep" or "final"
+
+    @classmethod
+    def of_record(cls, record: dict[str, Any]) -> Trial:
+        """The trial of a record of trials.jsonl."""
+        settings = dict(record["config"])
+        stage, seed = settings.pop("stage"), settings.pop("seed")
+        return cls(TrialConfig.of(settings), tuple(record["cell"].items()), seed, stage)
+
+    def as_json(self) -> dict[str, Any]:
+        """All that determines it, as JSON values."""
+        return {"stage": self.stage, "seed": self.seed, **self.settings}
+
+    @property
+    def settings(self) -> Settings:
+        """Every setting that is given, by its bare name."""
+        return self.config.settings
 
     @property
     def id(self) -> str:
         """A hash of the configuration and the seed."""
-        return config_hash(self.config)
+        return config_hash(self.as_json())
 
     @property
-    def config(self) -> dict[str, Any]:
-        """All that determines the trial, as JSON values."""
-        return {"stage": self.stage, "seed": self.seed, **self.settings}
-
-    @property
-    def cohort(self) -> str:
+    def program(self) -> str:
         """Equal for trials of a stage that may train in one program, differing in numbers, seed and warm start only."""
-        shared = {k: v for k, v in self.settings.items() if k not in (*NUMBERS, "warm_start", "warm_start_only")}
-        zero = {k: bool(self.settings[k]) for k in NUMBERS[1:] if k in self.settings}
+        settings = self.settings
+        shared = {k: v for k, v in settings.items() if k not in (*NUMBERS, "warm_start", "warm_start_only")}
+        zero = {k: bool(settings[k]) for k in NUMBERS[1:] if k in settings}
         return config_hash({"stage": self.stage, "shared": shared, "zero": zero})
 
     @property
     def starts_pretrained(self) -> bool:
         """Whether it starts from the weights that the [pretrain] stage leaves."""
-        return self.settings.get("warm_start") == PRETRAINED
-
-    def part(self, keys: Iterable[str]) -> Settings:
-        """The settings among `keys`."""
-        return {key: self.settings[key] for key in keys if key in self.settings}
-
-    @property
-    def sizes(self) -> Settings:
-        """The keyword arguments of `flaxvision.models.create` beside shape, classes and seed."""
-        other = {*DATA_KEYS, "model", *field_names()}
-        return {key: value for key, value in self.settings.items() if key not in other}
+        return self.config.recipe.get("warm_start") == PRETRAINED
 
 
 def expand(spec: Spec) -> list[Trial]:
@@ -105,7 +108,7 @@ def trial_of(spec: Spec, settings: Settings, cell: tuple[tuple[str, str], ...], 
         if spec.pretrain is None:
             raise UserError("warm_start = 'pretrain' needs a [pretrain] stage in the spec")
         settings.setdefault("warm_start_only", list(spec.pretrain.only))
-    return Trial(settings, cell, seed, stage)
+    return Trial(TrialConfig.of(settings), cell, seed, stage)
 
 
 def pretraining(spec: Spec, trials: Sequence[Trial]) -> list[Trial]:
@@ -125,11 +128,11 @@ def finals_of(spec: Spec, settings: Settings, cell: tuple[tuple[str, str], ...])
     return [trial_of(spec, merged, cell, seed, "final") for seed in spec.final.seeds]
 
 
-def cohorts(trials: Sequence[Trial], most: int) -> list[list[Trial]]:
-    """Trials grouped by structure in order of appearance, in near-equal chunks of `most` at most."""
+def by_program(trials: Sequence[Trial], most: int) -> list[list[Trial]]:
+    """Trials grouped by program in order of appearance, in near-equal groups of `most` at most."""
     groups: dict[str, list[Trial]] = {}
     for trial in trials:
-        groups.setdefault(trial.cohort, []).append(trial)
+        groups.setdefault(trial.program, []).append(trial)
     chunks = []
     for group in groups.values():
         count = -(-len(group) // most)
@@ -167,7 +170,7 @@ def override(
     fixed: Settings = {}
     axes = {axis.key: axis for axis in spec.axes}
     objective = spec.objective
-    changes += map(parse_setting, settings)
+    changes += [parse_setting(text, Typed) for text in settings]
     for key, values in changes:
         if key == "objective":
             objective = objective_of(values[0] if len(values) == 1 else values)
@@ -226,42 +229,6 @@ def override(
     data = f"on {spec.base['dataset']}" if "dataset" in everything and "dataset" in spec.base else ""
     said = ", ".join(filter(None, (data, spec.changes)))
     return dataclasses.replace(spec, description=f"Not the sweep {spec.name} as it is written: {said}.")
-
-
-def parse_setting(text: str) -> tuple[str, list[Any]]:
-    """ "KEY=V1,V2" as the key and its values, each read as TOML, as a list "[V1,V2]", or as a bare string."""
-    key, equals, values = text.partition("=")
-    key = key.strip()
-    if not equals or not key or not values.strip():
-        raise UserError(f"--set {text!r}: give KEY=VALUE or KEY=VALUE1,VALUE2, such as --set learning_rate=0.1,0.01")
-    try:
-        return key, tomllib.loads(f"x = [{values}]", parse_float=Typed)["x"]
-    except (ValueError, RecursionError):
-        return key, [_value(part) for part in _parts(values)]
-
-
-def _parts(text: str) -> list[str]:
-    """What stands between the commas that are in no brackets; where brackets do not match, between all commas."""
-    parts, depth = [""], 0
-    for character in text:
-        depth += (character == "[") - (character == "]")
-        if depth < 0:
-            break
-        if character == "," and not depth:
-            parts.append("")
-        else:
-            parts[-1] += character
-    return [part.strip() for part in (text.split(",") if depth else parts)]
-
-
-def _value(text: str) -> Any:
-    try:
-        return tomllib.loads(f"x = {text}", parse_float=Typed)["x"]
-    except (ValueError, RecursionError):
-        if text.startswith("[") and text.endswith("]"):
-            inner = text[1:-1].strip().removesuffix(",")
-            return [_value(part) for part in _parts(inner)] if inner else []
-        return text
 
 
 def _still_there(where: dict[str, str], axes: dict[str, Axis]) -> bool:

@@ -9,10 +9,11 @@ from flaxvision.ops.policy import Form
 from flaxvision.sweep import arrange as module
 from flaxvision.sweep import parse_spec
 from flaxvision.sweep.arrange import Cost, arrange, cost_of
+from flaxvision.sweep.config import TrialConfig
+from flaxvision.sweep.files import RunFiles
 from flaxvision.sweep.trials import expand
-from flaxvision.sweep.work import Places
 
-PLACES = Places(Path("nowhere"))
+FILES = RunFiles(Path("nowhere"))
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def machine(monkeypatch):
 
     def make(cores=4, seconds=100.0, memory=1e6, available=1e10):
         monkeypatch.setattr(module, "cores", lambda: list(range(cores)))
-        monkeypatch.setattr(module, "cost_of", lambda trial, places: Cost(seconds, memory, 1e6))
+        monkeypatch.setattr(module, "cost_of", lambda trial, files: Cost(seconds, memory, 1e6))
         monkeypatch.setattr(module, "_memory", lambda platform: available)
 
     return make
@@ -39,7 +40,7 @@ def sizes(arranged):
 @pytest.mark.parametrize(("seconds", "executor"), [(1.0, "threads"), (2.9, "threads"), (3.1, "processes")])
 def test_several_trials_take_a_core_each(trials, machine, seconds, executor):
     machine(seconds=seconds)
-    arranged = arrange(trials, PLACES, "auto", "cpu")
+    arranged = arrange(trials, FILES, "auto", "cpu")
     assert (arranged.executor, arranged.mode) == (executor, "auto")
     assert sizes(arranged) == [1] * 20
 
@@ -55,37 +56,37 @@ def test_several_trials_take_a_core_each(trials, machine, seconds, executor):
 )
 def test_what_does_not_fit_runs_one_after_the_other(trials, machine, lacking, executor):
     machine(**lacking)
-    assert arrange(trials, PLACES, "auto", "cpu").executor == executor
+    assert arrange(trials, FILES, "auto", "cpu").executor == executor
 
 
 def test_the_longest_trials_go_first(trials, machine, monkeypatch):
     machine()
-    long = trials[-1].cohort
-    monkeypatch.setattr(module, "cost_of", lambda trial, places: Cost(9.0 + (trial.cohort == long), 1e6, 1e6))
+    long = trials[-1].program
+    monkeypatch.setattr(module, "cost_of", lambda trial, files: Cost(9.0 + (trial.program == long), 1e6, 1e6))
     for executor in ("threads", "processes"):
-        first = arrange(trials, PLACES, executor, "cpu").cohorts[:10]
-        assert {trial.cohort for cohort in first for trial in cohort} == {long}
+        first = arrange(trials, FILES, executor, "cpu").cohorts[:10]
+        assert {trial.program for cohort in first for trial in cohort} == {long}
 
 
 def test_a_single_trial_needs_no_threads(trials, machine):
     machine()
-    assert arrange(trials[:1], PLACES, "auto", "cpu").executor == "loop"
+    assert arrange(trials[:1], FILES, "auto", "cpu").executor == "loop"
 
 
 def test_accelerators_take_whole_cohorts_as_the_memory_allows(trials, machine):
     machine()
-    arranged = arrange(trials, PLACES, "auto", "gpu")
+    arranged = arrange(trials, FILES, "auto", "gpu")
     assert (arranged.executor, arranged.mode, sizes(arranged)) == ("threads", "auto", [10, 10])
     machine(available=1e8, memory=1e7)  # half the memory, less the data, holds 4 trials
-    assert sizes(arrange(trials, PLACES, "vmap", "gpu")) == [4, 4, 2, 4, 4, 2]
+    assert sizes(arrange(trials, FILES, "vmap", "gpu")) == [4, 4, 2, 4, 4, 2]
     machine(available=4e8, memory=1e7)  # four cohorts at once, so that each has an eighth of the memory
-    assert sizes(arrange(trials, PLACES, "auto", "gpu")) == [4, 4, 2, 4, 4, 2]
+    assert sizes(arrange(trials, FILES, "auto", "gpu")) == [4, 4, 2, 4, 4, 2]
     machine(available=4.2e8, memory=1e7, cores=1)  # one at a time has half
-    assert sizes(arrange(trials, PLACES, "auto", "gpu")) == [10, 10]
+    assert sizes(arrange(trials, FILES, "auto", "gpu")) == [10, 10]
     machine(available=float("inf"))  # where the system does not say
-    assert sizes(arrange(trials, PLACES, "auto", "gpu")) == [10, 10]
+    assert sizes(arrange(trials, FILES, "auto", "gpu")) == [10, 10]
     machine(available=1e6, memory=1e9)  # what does not fit is still tried, one by one
-    assert sizes(arrange(trials, PLACES, "vmap", "gpu")) == [1] * 20
+    assert sizes(arrange(trials, FILES, "vmap", "gpu")) == [1] * 20
 
 
 @pytest.mark.parametrize(
@@ -93,7 +94,7 @@ def test_accelerators_take_whole_cohorts_as_the_memory_allows(trials, machine):
 )
 def test_what_is_asked_for_is_done(trials, machine, executor, largest):
     machine()
-    arranged = arrange(trials, PLACES, executor, "cpu")
+    arranged = arrange(trials, FILES, executor, "cpu")
     assert arranged.executor == executor
     assert max(sizes(arranged)) == largest
     assert sorted(trial.id for cohort in arranged.cohorts for trial in cohort) == sorted(t.id for t in trials)
@@ -105,8 +106,8 @@ def test_the_cost_is_that_of_the_arithmetic(tiny, monkeypatch):
     (trial,) = expand(
         parse_spec(tiny(data={"size": 8, "drawn": 320, "limit": 320}, sizes={"hidden": [8]}, grid={}, seeds=1))
     )
-    trial = dataclasses.replace(trial, settings={**trial.settings, "batch_size": 32, "epochs": 3})
-    cost = cost_of(trial, PLACES)
+    trial = dataclasses.replace(trial, config=TrialConfig.of({**trial.settings, "batch_size": 32, "epochs": 3}))
+    cost = cost_of(trial, FILES)
     arithmetic = 3 * 2 * 32 * (64 * 8 + 8 * 10) / module.OPERATIONS
     assert arithmetic < cost.seconds / 30 < 1.1 * arithmetic
     assert cost.data == (320 + 64) * 64
@@ -117,8 +118,8 @@ def test_the_patches_of_a_convolution_take_memory(tiny, monkeypatch):
     settings = {"data": {"size": 28, "drawn": 320, "limit": 320}, "grid": {}, "seeds": 1, "sizes": {}}
     (trial,) = expand(parse_spec(tiny(**settings)))
     settings = {key: value for key, value in trial.settings.items() if key != "hidden"}
-    cnn = dataclasses.replace(trial, settings={**settings, "model": "mnist_net", "batch_size": 32})
+    cnn = dataclasses.replace(trial, config=TrialConfig.of({**settings, "model": "mnist_net", "batch_size": 32}))
     patches = 32 * 4 * 9 * (28 * 28 * 1 + 14 * 14 * 8)
-    whole = cost_of(cnn, PLACES).memory
+    whole = cost_of(cnn, FILES).memory
     monkeypatch.setattr("flaxvision.layers.network.Step.form", lambda *arguments: (Form.NATIVE, 0))
-    assert whole - cost_of(cnn, PLACES).memory == 2 * patches
+    assert whole - cost_of(cnn, FILES).memory == 2 * patches

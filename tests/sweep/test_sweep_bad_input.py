@@ -22,10 +22,11 @@ from hypothesis import strategies as st
 
 from flaxvision.errors import UserError
 from flaxvision.sweep import load_spec, parse_spec
+from flaxvision.sweep.files import RunFiles
+from flaxvision.sweep.inputs import check
 from flaxvision.sweep.spec import config_hash
 from flaxvision.sweep.store import dump_spec
 from flaxvision.sweep.trials import expand
-from flaxvision.sweep.work import Places, check
 
 
 def listing(folder: Path) -> dict[Path, bytes | None]:
@@ -506,7 +507,7 @@ def replaced(path, value):
 
 def test_full_spec_is_right():
     for trial in expand(parse_spec(copy.deepcopy(FULL))):
-        check(trial, Places(Path("nowhere")), trial)
+        check(trial, RunFiles(Path("nowhere")), trial)
 
 
 @settings(max_examples=400, deadline=None, derandomize=True)
@@ -528,7 +529,7 @@ def test_any_value_of_another_type_can_train_or_is_named(path, value):
         return  # more memory than there is
     with contextlib.suppress(UserError):
         trial = expand(parse_spec(replaced(path, value)))[0]
-        check(trial, Places(Path("nowhere")), trial)
+        check(trial, RunFiles(Path("nowhere")), trial)
 
 
 @settings(

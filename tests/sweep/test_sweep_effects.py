@@ -8,17 +8,18 @@ import tomllib
 import numpy as np
 import pytest
 
+from flaxvision._cli import parse_setting
 from flaxvision.errors import ELSEWHERE, UserError
 from flaxvision.sweep import load_spec, override, parse_spec
+from flaxvision.sweep.files import RunFiles
 from flaxvision.sweep.parse import setting_keys
 from flaxvision.sweep.plan import plan
-from flaxvision.sweep.trials import expand, parse_setting
-from flaxvision.sweep.work import Places
+from flaxvision.sweep.trials import expand
 
 
 @pytest.fixture
-def places(tmp_path):
-    return Places(tmp_path / "run")
+def files(tmp_path):
+    return RunFiles(tmp_path / "run")
 
 
 @pytest.fixture
@@ -61,27 +62,27 @@ def points_folder(tmp_path):
         ),
     ],
 )
-def test_a_setting_without_effect_is_an_error(tiny, places, changes, message):
+def test_a_setting_without_effect_is_an_error(tiny, files, changes, message):
     with pytest.raises(UserError, match=message) as caught:
-        plan(parse_spec(tiny(**changes)), places)
+        plan(parse_spec(tiny(**changes)), files)
     assert "\n" not in str(caught.value)
 
 
-def test_pixels_of_points(points_folder, places):
+def test_pixels_of_points(points_folder, files):
     table = {"name": "p", "dataset": f"npz:{points_folder}", "model": "linear", "recipe": {"batch_size": 10}}
-    assert plan(parse_spec(table), places).parameters
+    assert plan(parse_spec(table), files).parameters
     with pytest.raises(UserError, match=r"pixels is 'raw' but has no effect: .* holds float32 points"):
-        plan(parse_spec({**table, "grid": {"pixels": ["unit", "raw"]}}), places)
+        plan(parse_spec({**table, "grid": {"pixels": ["unit", "raw"]}}), files)
     with pytest.raises(UserError, match="which is 1 with 2 classes: give 'test_top1'"):
-        plan(parse_spec({**table, "objective": "test_top3"}), places)
+        plan(parse_spec({**table, "objective": "test_top3"}), files)
 
 
-def test_an_error_names_the_cell_unless_it_is_the_whole_sweeps(tiny, places):
+def test_an_error_names_the_cell_unless_it_is_the_whole_sweeps(tiny, files):
     spec = parse_spec(tiny(grid={"optimizer": ["sgd", "adam"], "momentum": [0.0, 0.9]}))
     with pytest.raises(UserError, match=r"\(in optimizer=adam, momentum=0.9\)$"):
-        plan(spec, places)
+        plan(spec, files)
     with pytest.raises(UserError, match=r"unknown loss 'l1': [^(]*$"):
-        plan(parse_spec(tiny(grid={"momentum": [0.0, 0.9]}, recipe={"loss": "l1"})), places)
+        plan(parse_spec(tiny(grid={"momentum": [0.0, 0.9]}, recipe={"loss": "l1"})), files)
 
 
 @pytest.mark.parametrize(
@@ -97,17 +98,17 @@ def test_an_error_names_the_cell_unless_it_is_the_whole_sweeps(tiny, places):
         ({"data": {"validation": 0.25}, "final": {"data": {"validation": 0}}}, "val_top1"),
     ],
 )
-def test_the_objective_is_validations_where_there_is_some(tiny, places, changes, objective):
-    assert plan(parse_spec(tiny(**changes)), places).spec.objective == objective
+def test_the_objective_is_validations_where_there_is_some(tiny, files, changes, objective):
+    assert plan(parse_spec(tiny(**changes)), files).spec.objective == objective
 
 
-def test_validation_means_the_same_on_the_command_line(tiny, places):
+def test_validation_means_the_same_on_the_command_line(tiny, files):
     """`--set validation=0.25`, `--set validation=0.2,0.3` and [data] validation choose alike."""
     spec = parse_spec(tiny(grid={"learning_rate": [0.1, 0.2]}))
     for settings in (["validation=0.25"], ["validation=0.2,0.3"]):
-        assert plan(override(spec, settings=settings), places).spec.objective == "val_top1"
+        assert plan(override(spec, settings=settings), files).spec.objective == "val_top1"
     given = override(spec, settings=["validation=0.25", "objective=test_loss"])
-    assert plan(given, places).spec.objective == "test_loss"
+    assert plan(given, files).spec.objective == "test_loss"
     with pytest.raises(UserError, match="unknown objective 'val_acc'"):
         override(spec, settings=["objective=val_acc"])
 
@@ -134,17 +135,17 @@ def test_aliases_are_of_settings_and_hide_none():
     assert not set(ELSEWHERE) & set(setting_keys())
 
 
-def test_an_alias_beside_a_model_of_ones_own(tiny, places, tmp_path, monkeypatch):
+def test_an_alias_beside_a_model_of_ones_own(tiny, files, tmp_path, monkeypatch):
     (tmp_path / "alias_networks.py").write_text("def small(build, outputs, width=4):\n    build.linear('a', outputs)\n")
     monkeypatch.syspath_prepend(tmp_path)
     table = tiny(model="alias_networks:small", data={"limit": 64})
     for sizes, message in (({"width": 3}, None), ({"lr": 3}, "unknown setting 'lr': did you mean 'learning_rate'")):
         table["sizes"] = sizes
         if message is None:
-            plan(parse_spec(table), places)
+            plan(parse_spec(table), files)
         else:
             with pytest.raises(UserError, match=message):
-                plan(parse_spec(table), places)
+                plan(parse_spec(table), files)
 
 
 @pytest.mark.parametrize("key", ["seeds", "seed", "out", "executor", "resume", "raw_dir"])
@@ -267,14 +268,14 @@ def test_a_dry_run_fails_as_the_run_would(command, arguments, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("optimizers", [["sgd", "lion"], ["lion", "rmsprop"], ["adam", "sgd", "lion"]])
-def test_a_number_that_one_optimizer_of_a_table_has(tiny, places, optimizers):
+def test_a_number_that_one_optimizer_of_a_table_has(tiny, files, optimizers):
     """It is not passed over where it has no effect; what the message says to write is taken."""
     table = tiny(grid={"optimizer": optimizers}, recipe={"batch_size": 16, "epochs": 1, "momentum": 0.9})
     with pytest.raises(
         UserError, match=r"momentum is 0\.9 for optimizer '(lion|adam)' too, .*: give it with"
     ) as caught:
-        plan(parse_spec(table), places)
+        plan(parse_spec(table), files)
     told = re.search(r"optimizer = (\[.*\])", str(caught.value)).group(1)
     axis = tomllib.loads(f"optimizer = {told}")
     spec = parse_spec(tiny(grid=axis, recipe={"batch_size": 16, "epochs": 1}))
-    assert sorted(trial.settings.get("momentum", 0) for trial in plan(spec, places).trials) == [0, 0.9]
+    assert sorted(trial.settings.get("momentum", 0) for trial in plan(spec, files).trials) == [0, 0.9]

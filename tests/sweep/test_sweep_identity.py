@@ -15,6 +15,7 @@ from PIL import Image
 import flaxvision as fv
 from flaxvision.errors import UserError
 from flaxvision.sweep import parse_spec, rerun, run
+from flaxvision.sweep.files import RunFiles
 from flaxvision.sweep.plan import plan
 from flaxvision.sweep.store import (
     append_records,
@@ -25,7 +26,6 @@ from flaxvision.sweep.store import (
     open_run,
     read_records,
 )
-from flaxvision.sweep.work import Places
 
 RANDOM = np.random.default_rng(0)
 PIXELS = RANDOM.integers(0, 256, (60, 4, 4), np.uint8)
@@ -133,7 +133,7 @@ def test_a_network_edited(fill, network, old, new, named):
     with pytest.raises(UserError, match=rf"code {model}.* {named} was [0-9a-f]+, is [0-9a-f]+.*: put that back"):
         fill(model=model, seeds=2, resume=True)
     if "WIDTH" in old:  # what the file holds now, though Python had the older one
-        now = plan(spec_of(model=model), Places(Path("new"))).parameters
+        now = plan(spec_of(model=model), RunFiles(Path("new"))).parameters
         assert list(now.values()) == [16 * 4 + 4 + 5 * 2]
         assert read_records(Path("run"))[0]["parameters"] == 16 * 3 + 3 + 4 * 2
 
@@ -165,10 +165,10 @@ def test_a_picture_moved_to_another_class(tmp_path):
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(RANDOM.integers(0, 256, (4, 4), np.uint8)).save(path)
     spec = spec_of(dataset=f"images:{tmp_path}", batch_size=4)
-    before = plan(spec, Places(tmp_path / "run")).identity
-    assert plan(spec, Places(tmp_path / "run")).identity == before
+    before = plan(spec, RunFiles(tmp_path / "run")).identity
+    assert plan(spec, RunFiles(tmp_path / "run")).identity == before
     (tmp_path / "a" / "0.png").rename(tmp_path / "b" / "0.png")
-    after = plan(spec, Places(tmp_path / "run")).identity  # in the same process
+    after = plan(spec, RunFiles(tmp_path / "run")).identity  # in the same process
     with pytest.raises(UserError, match=r"something else: data images:\S+ train was [0-9a-f]+, is"):
         check_identity(tmp_path / "run", [{"status": "ok", "identity": before}], after)
 

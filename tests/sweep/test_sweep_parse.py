@@ -106,7 +106,9 @@ def test_published_parameters_are_those_of_the_networks(name):
     counts = {}
     for trial in expand(spec):
         model = nnx.eval_shape(
-            lambda trial=trial: create(trial.settings["model"], input_shape=shape, num_classes=10, **trial.sizes)
+            lambda trial=trial: create(
+                trial.settings["model"], input_shape=shape, num_classes=10, **trial.config.model.arguments
+            )
         )
         counts[trial.cell] = count_parameters(model)
     published = [p for p in spec.published if p.metric == "parameters"]
@@ -175,9 +177,9 @@ def test_named_points_that_look_like_values_keep_their_names(spec_file, tiny):
 
 def test_sizes_of_a_model_of_ones_own_may_vary(tiny):
     table = tiny(model="some.module:function", sizes={"hidden": [8], "depth": 2}, grid={"branches": [1, 2]})
-    assert [trial.sizes["branches"] for trial in expand(parse_spec(table))] == [1, 2]
+    assert [trial.config.model.arguments["branches"] for trial in expand(parse_spec(table))] == [1, 2]
     table = tiny(model="some.module:function", variants=[{"name": "a", "branches": 1}])
-    assert expand(parse_spec(table))[0].sizes["branches"] == 1
+    assert expand(parse_spec(table))[0].config.model.arguments["branches"] == 1
 
 
 words = st.text(string.ascii_letters + string.digits + " .=#\"'\\é[]{}", min_size=1, max_size=8)

@@ -15,8 +15,8 @@ from flaxvision.sweep.progress import Bar, Lines, Watcher, clock
 
 def cohort(number: int, trials: int = 1, stage: str = "sweep"):
     """As much of a cohort as a watcher looks at."""
-    made = [SimpleNamespace(cohort=number, stage=stage) for _ in range(trials)]
-    return SimpleNamespace(trials=made, places=SimpleNamespace(directory="runs/x"))
+    made = [SimpleNamespace(program=number, stage=stage) for _ in range(trials)]
+    return SimpleNamespace(trials=made, files=SimpleNamespace(directory="runs/x"))
 
 
 def record(seed: int, value: float | None, status: str = "ok", **more):

@@ -21,9 +21,9 @@ from flaxvision.report import results_csv
 from flaxvision.sweep import parse_spec, run
 from flaxvision.sweep import rerun as rerun_trial
 from flaxvision.sweep.cli import main
+from flaxvision.sweep.files import RunFiles
 from flaxvision.sweep.progress import Failures, Watcher
 from flaxvision.sweep.store import read_records, usable
-from flaxvision.sweep.work import Places
 from tests.conftest import slow
 
 NOW = 1e-9
@@ -169,7 +169,7 @@ def test_a_trial_whose_files_are_gone_is_trained_again(tmp_path, files, straight
     assert [each["id"] for each in files["trials"](out)].count(record["id"]) == 2
     assert results_csv(result).count("\n") == 2
     assert files["without_seconds"](out)[-1] in files["without_seconds"](straight("loop"))
-    assert usable(read_records(out), Places(out)) == (read_records(out), [])  # of two records the newer counts
+    assert usable(read_records(out), RunFiles(out)) == (read_records(out), [])  # of two records the newer counts
     if (suffix, why) == ("safetensors", "is gone"):
         assert rerun_trial(out, record["id"]).equal
 

@@ -341,7 +341,7 @@ def test_what_does_not_start_pretrained_does_not_wait(last, monkeypatch):
     class Fake:
         name: str
 
-        places = types.SimpleNamespace(pretrained=Path(__file__))  # a file that exists
+        files = types.SimpleNamespace(pretrained=Path(__file__))  # a file that exists
         pretrains = property(lambda self: self.name == "pretraining")
         starts_pretrained = property(lambda self: self.name == "warm")
 

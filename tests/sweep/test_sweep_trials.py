@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flaxvision._cli import parse_setting
 from flaxvision.errors import UserError
 from flaxvision.sweep import load_spec, override, parse_spec
-from flaxvision.sweep.trials import cohorts, expand, parse_setting
+from flaxvision.sweep.trials import by_program, expand
 
 
 def test_order_first_axis_slowest_seeds_fastest(tiny):
@@ -51,7 +52,7 @@ def test_settings_of_points_replace_those_of_the_sweep(tiny):
 )
 def test_programs(tiny, grid, programs):
     trials = expand(parse_spec(tiny(grid=grid, seeds=3)))
-    groups = cohorts(trials, 100)
+    groups = by_program(trials, 100)
     assert len(groups) == programs
     assert sorted(t.id for group in groups for t in group) == sorted(t.id for t in trials)
 
@@ -59,7 +60,7 @@ def test_programs(tiny, grid, programs):
 @given(st.integers(1, 40), st.integers(1, 12))
 def test_chunks_are_near_equal_and_keep_the_order(seeds, most):
     trials = expand(parse_spec({"name": "x", "dataset": "glyphs", "model": "mlp", "seeds": seeds}))
-    groups = cohorts(trials, most)
+    groups = by_program(trials, most)
     assert [trial for group in groups for trial in group] == trials
     assert max(map(len, groups)) <= most
     assert len(groups) == -(-seeds // most)
@@ -195,8 +196,8 @@ def test_numbers_of_optimizers_vary_within_a_program(tiny):
     recipe = {"optimizer": "rmsprop", "momentum": 0.9}
     numbers = {"smoothing": [0.9, 0.5], "clip_norm": [0.5, 2], "label_smoothing": [0.1, 0.2], "epsilon": [1e-8, 1e-3]}
     trials = expand(parse_spec(tiny(recipe=recipe, grid=numbers)))
-    assert len({trial.cohort for trial in trials}) == 1
+    assert len({trial.program for trial in trials}) == 1
     other = expand(parse_spec(tiny(recipe=recipe, grid={**numbers, "centered": [False, True]})))
-    assert len({trial.cohort for trial in other}) == 2
+    assert len({trial.program for trial in other}) == 2
     without = expand(parse_spec(tiny(recipe=recipe, grid={"label_smoothing": [0, 0.1, 0.2]})))
-    assert len({trial.cohort for trial in without}) == 2
+    assert len({trial.program for trial in without}) == 2

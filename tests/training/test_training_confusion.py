@@ -11,8 +11,9 @@ import pytest
 
 import flaxvision as fv
 from flaxvision.errors import UserError
+from flaxvision.sweep.files import RunFiles
 from flaxvision.sweep.store import outcome_of
-from flaxvision.sweep.work import Places, write_history
+from flaxvision.sweep.work import write_history
 from flaxvision.training.confusion import as_pairs, confusion_matrix, confusion_pairs
 from flaxvision.training.metrics import Metrics
 from flaxvision.training.sums import sum_batch, zero_sums
@@ -115,7 +116,7 @@ def test_an_older_history_file_is_still_read(tmp_path):
         "id": "a", "stage": "sweep", "seed": 0, "status": "ok", "config": {}, "parameters": 1, "final": {},
         "best_epoch": 2, "converged_epoch": None, "seconds": 1.0, "cell": {},
     }  # fmt: skip
-    history = outcome_of(json.loads(json.dumps(record)), Places(tmp_path)).history
+    history = outcome_of(json.loads(json.dumps(record)), RunFiles(tmp_path)).history
     assert set(history) == {"test_pairs", "test_per_class"}
     np.testing.assert_array_equal(confusion_matrix(history["test_pairs"], 2), matrices[1])
     assert as_pairs({"train_loss": np.ones(2)}, 1).keys() == {"train_loss"}

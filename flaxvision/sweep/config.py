@@ -1,0 +1,84 @@
+"""A trial's configuration: its data set, its network and its recipe.
+
+A spec, `--set` and a grid name settings by bare names; `TrialConfig.of` sorts them, and nothing else does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from flaxvision.sweep.spec import Settings
+from flaxvision.training.recipe import field_names
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class DataConfig:
+    """A data set as `flaxvision.data.load` takes it; None: not given. `work.load_dataset` checks the values."""
+
+    dataset: str
+    validation: float | None = None
+    validation_seed: int | None = None
+    limit: int | None = None
+    size: int | str | tuple[int, int] | None = None
+    channels: int | None = None
+    fit: str | None = None
+    skip_damaged: bool | None = None
+    drawn: int | None = None  # `examples` of `load`: in a spec that is a duration of the recipe
+
+    @classmethod
+    def of(cls, settings: Settings) -> DataConfig:
+        """The data set of settings by their bare names; others are passed over."""
+        given: Settings = {key: settings[key] for key in DATA_KEYS if key in settings}
+        given |= {key: tuple(value) for key, value in given.items() if isinstance(value, list)}  # which can be hashed
+        return cls(**given)
+
+    @property
+    def options(self) -> Settings:
+        """What is given beside the data set's name."""
+        given = {key: getattr(self, key) for key in DATA_KEYS[1:]}
+        return {key: value for key, value in given.items() if value is not None}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """A network as `flaxvision.models.create` takes it."""
+
+    model: str
+    arguments: Settings  # beside shape, classes and seed: `init`, and what the network's function takes
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TrialConfig:
+    """What is trained on what, and how."""
+
+    data: DataConfig
+    model: ModelConfig
+    recipe: Settings  # of `Recipe`, but the seed; as given, since a value given as the default is part of a trial's id
+
+    @classmethod
+    def of(cls, settings: Settings) -> TrialConfig:
+        """The configuration of settings by their bare names."""
+        tables = {name: {k: v for k, v in settings.items() if table_of(k) == name} for name in ("sizes", "recipe")}
+        return cls(DataConfig.of(settings), ModelConfig(settings["model"], tables["sizes"]), tables["recipe"])
+
+    @property
+    def settings(self) -> Settings:
+        """Every setting that is given, by its bare name."""
+        data: dict[str, Any] = {"dataset": self.data.dataset, **self.data.options}
+        return {**data, "model": self.model.model, **self.model.arguments, **self.recipe}
+
+
+DATA_KEYS = tuple(field.name for field in dataclasses.fields(DataConfig))
+RECIPE_KEYS = tuple(name for name in field_names() if name != "seed")
+
+
+def table_of(key: str) -> str:
+    """The table of a spec in which a setting stands: "data", "recipe" or "sizes", or "" at the top.
+
+    >>> table_of("limit"), table_of("momentum"), table_of("hidden"), table_of("model")
+    ('data', 'recipe', 'sizes', '')
+    """
+    if key in ("dataset", "model"):
+        return ""
+    return "data" if key in DATA_KEYS else "recipe" if key in field_names() else "sizes"

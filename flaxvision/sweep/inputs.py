@@ -1,0 +1,162 @@
+"""What a trial takes: its data set, model, recipe and identity; and whether it can train."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flaxvision._cache import shared_cache
+from flaxvision.errors import UserError
+from flaxvision.runtime import on_host
+from flaxvision.sweep.config import DataConfig
+from flaxvision.sweep.files import DataFolders, RunFiles
+from flaxvision.sweep.spec import PRETRAINED, as_typed
+from flaxvision.sweep.trials import Trial
+from flaxvision.training.optimizers import code_of_optimizer
+from flaxvision.training.recipe import from_dict
+
+if TYPE_CHECKING:
+    from flaxvision.data import Dataset
+    from flaxvision.identity import Identity
+    from flaxvision.layers import Chain
+    from flaxvision.training import Recipe
+
+
+def check(trial: Trial, files: RunFiles, pretraining: Trial | None = None) -> int:
+    """Raise `UserError` for a trial that cannot train, before anything is written; gives its number of parameters."""
+    from flax import nnx
+
+    from flaxvision.models import count_parameters
+    from flaxvision.models.files import assign, read, variables
+    from flaxvision.training._fit import check_fit
+
+    dataset = dataset_of(trial, files)
+    recipe = recipe_of(trial, files)
+    recipe.total_steps(len(dataset.train))
+    recipe.selection(dataset.validation is not None)
+    with _one_line(trial):
+        model = nnx.eval_shape(lambda: create_model(trial, dataset))
+        check_fit(model, dataset, recipe)
+    if recipe.warm_start is not None:
+        if trial.starts_pretrained and pretraining is not None:
+            tensors = variables(create_model(pretraining, dataset_of(pretraining, files)))
+        else:
+            tensors, _ = read(recipe.warm_start)
+        with on_host():
+            assign(create_model(trial, dataset), tensors, recipe.warm_start, recipe.warm_start_only)
+    return count_parameters(model)
+
+
+def dataset_of(trial: Trial, files: RunFiles) -> Dataset:
+    """A trial's data set."""
+    return load_dataset(trial.config.data, files.data)
+
+
+def load_dataset(config: DataConfig, folders: DataFolders) -> Dataset:
+    """A data set, kept in memory for the next trial that asks for it.
+
+    Raises:
+        UserError: As `flaxvision.data.load`, and for an option that is no number where it should be one.
+    """
+    for key, value in config.options.items():
+        if key in ("size", "fit", "skip_damaged"):
+            continue  # `load` checks these
+        wanted = (int, float) if key == "validation" else (int,)
+        if not isinstance(value, wanted) or isinstance(value, bool) or value < 0:
+            words = "fraction" if key == "validation" else "whole number"
+            raise UserError(f"{key} is {as_typed(value)}: give a {words}, not negative")
+    return _load(config, folders, _stamp(config.dataset, folders.raw_dir))
+
+
+def look_again(trials: Iterable[Trial]) -> None:
+    """Take up what has changed on disk since this process read it: data sets, and networks of one's own."""
+    from flaxvision._own_code import refresh
+
+    _stamp.cache_clear()
+    configs = [trial.config for trial in trials]
+    for name in dict.fromkeys(str(name) for c in configs for name in (c.model.model, c.recipe.get("optimizer", ""))):
+        if ":" in name:
+            refresh(name)
+
+
+def identity_of(trial: Trial, files: RunFiles) -> Identity:
+    """What a trial rests on beside its configuration, by content, see `flaxvision.identity`."""
+    from flaxvision.identity import AROUND, checksum_of_file, circumstances, switches
+    from flaxvision.models.registry import code_of
+
+    config = trial.config
+    load_dataset(config.data, files.data)  # which refuses options that no key may hold
+    options = "".join(f" {option}={as_typed(value)}" for option, value in config.data.options.items())
+    stamp = _stamp(config.data.dataset, files.data.raw_dir)
+    identity: Identity = {f"data {config.data.dataset}{options}": _checksum(config.data, files.data, stamp)}
+    model, optimizer = config.model.model, config.recipe.get("optimizer")
+    for name, code in ((model, code_of(model)), (optimizer, code_of_optimizer(optimizer))):
+        if code is not None:
+            identity[f"code {name}"] = code
+    start = recipe_of(trial, files).warm_start
+    if start is not None and not trial.starts_pretrained:
+        identity[f"weights {config.recipe['warm_start']}"] = checksum_of_file(start)
+    return {**identity, **switches(), AROUND: circumstances()}
+
+
+@shared_cache(64)
+def _stamp(name: str, raw_dir: str | None) -> str:
+    from flaxvision.data._stamp import stamp
+
+    return stamp(name, raw_dir=raw_dir)
+
+
+@shared_cache(2)
+def _load(config: DataConfig, folders: DataFolders, stamp: str) -> Dataset:
+    from flaxvision.data import load
+
+    options = {"examples" if key == "drawn" else key: value for key, value in config.options.items()}
+    return load(config.dataset, raw_dir=folders.raw_dir, data_dir=folders.data_dir, **options)
+
+
+@shared_cache(64)
+def _checksum(config: DataConfig, folders: DataFolders, stamp: str) -> Identity:
+    from flaxvision.identity import checksum_of
+
+    return checksum_of(_load(config, folders, stamp))
+
+
+def create_model(trial: Trial, dataset: Dataset) -> Chain:
+    """A trial's model before training."""
+    from flaxvision.models.registry import grown
+
+    config = trial.config
+    outputs = 1 if config.recipe.get("loss") == "binary_cross_entropy" else dataset.num_classes
+    with _one_line(trial):
+        return grown(
+            config.model.model,
+            input_shape=dataset.input_shape,
+            num_classes=outputs,
+            seed=trial.seed,
+            **config.model.arguments,
+        )
+
+
+@contextlib.contextmanager
+def _one_line(trial: Trial) -> Iterator[None]:
+    """Raise as a `UserError` what building a model raises, such as a function of the user's own."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}; mend it or its sizes"
+        raise UserError(f"model {trial.config.model.model!r} cannot be built: {said}") from error
+
+
+def recipe_of(trial: Trial, files: RunFiles) -> Recipe:
+    """A trial's recipe, its warm start as a path."""
+    settings = {**trial.config.recipe, "seed": trial.seed}
+    start = settings.get("warm_start")
+    if start == PRETRAINED:
+        settings["warm_start"] = str(files.pretrained)
+    elif isinstance(start, str) and Path(start).is_dir():
+        settings["warm_start"] = str(Path(start) / "winner.safetensors")
+    return from_dict(settings)
