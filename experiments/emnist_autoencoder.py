@@ -12,26 +12,13 @@ does win the hold-out, and does not fail in its final runs, in none of 5 here an
 
 from __future__ import annotations
 
-import tempfile
 from typing import TYPE_CHECKING
 
 import numpy as np
 from common import Study, judge, number, read_options
-from emnist_common import (
-    DIGITS_ONLY,
-    HELD_OUT,
-    OPTIMIZERS,
-    Arrays,
-    is_lower,
-    judge_epochs,
-    load,
-    pretrain_encoder,
-    recipe_of,
-    train,
-    train_peer,
-    with_error,
-)
+from emnist_common import DIGITS_ONLY, QUICK, is_lower, judge_epochs, table, with_error
 from figures import draw_lines
+from sweeps import Arrays, Runs, dataset_of, fill, torch_runs
 
 import flaxvision as fv
 from flaxvision.report import COLUMN, figure_style, new_figure
@@ -39,9 +26,6 @@ from flaxvision.report import COLUMN, figure_style, new_figure
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-NETWORK = "emnist_autoencoder"
-PUBLISHED_HOLDOUT = {"Adam 0.001": 23.9, "SGD 0.1": 111.1, "SGD 0.01": 22.67}  # smallest validation loss, 10 epochs
-PUBLISHED_FINAL = {"Adam 0.001": 21.6}  # smallest test loss, 15 epochs
 PUBLISHED_EPOCH = 14  # of that loss, counted from 0
 PUBLISHED_PARAMETERS = 12869  # derived
 TOLERANCE = 1.5  # of the loss, from PyTorch on the same data
@@ -57,48 +41,29 @@ on.
 def main(arguments: list[str] | None = None) -> None:
     """Train, judge, draw."""
     options = read_options("emnist_autoencoder", __doc__, arguments, seeds=5)
-    quick = options.quick
-    seeds = range(options.seeds)
-    held = load(options, "emnist_balanced", validation=HELD_OUT)
-    everything = held if quick else load(options, "emnist_balanced")
-    about = ABOUT.format(len(everything.train))
-    study = Study(options, "D", "47 characters: an autoencoder behind a frozen encoder", about)
-    study.uses(held, network=NETWORK, init="torch")
+    few = 1 if options.quick else 3
+    study = Study(options, "D", "47 characters: an autoencoder behind a frozen encoder", ABOUT)
+    tables = table("emnist-autoencoder"), table("emnist-autoencoder", epochs=15, validation=0)
+    holdout = fill(study, tables[0], quick=QUICK)
+    final = fill(study, tables[1], only={"optimizer": ["Adam 0.001", "SGD 0.01"]}, quick=QUICK)
+    adam, sgd = final["Adam 0.001"], final["SGD 0.01"]
+    held, everything = (dataset_of(options, runs.config) for runs in (holdout["SGD 0.1"], adam))
+    study.about = ABOUT.format(len(everything.train))
     images = pick(everything.test, SHOWN)
+    seeds = {name: None if name == "SGD 0.1" else 1 for name in holdout}  # whose seeds differ
+    holdout_peers = {name: torch_runs(options, runs, seeds[name]) for name, runs in holdout.items()}
+    final_peers = {name: torch_runs(options, runs, few, quick=runs is sgd) for name, runs in final.items()}
 
-    with tempfile.TemporaryDirectory() as folder:
-        encoder = pretrain_encoder(study, folder)
-        holdout: dict[str, Arrays] = {}
-        holdout_peers: dict[str, Arrays] = {}
-        for optimizer in OPTIMIZERS:
-            recipe = recipe_of(options, optimizer, epochs=10, loss="squared_error")
-            study.uses(held, **{f"hold-out, {optimizer}": recipe})
-            holdout[optimizer] = train(options, held, NETWORK, recipe, seeds, encoder=encoder, show=images)
-            if not quick:
-                some = seeds if optimizer == "SGD 0.1" else seeds[:1]  # its seeds differ
-                holdout_peers[optimizer] = train_peer(options, held, NETWORK, recipe, some, encoder=encoder)
-        final: dict[str, Arrays] = {}
-        final_peers: dict[str, Arrays] = {}
-        for optimizer in ("Adam 0.001", "SGD 0.01"):
-            recipe = recipe_of(options, optimizer, epochs=15, loss="squared_error")
-            study.uses(everything, **{f"final, {optimizer}": recipe})
-            final[optimizer] = train(options, everything, NETWORK, recipe, seeds, encoder=encoder, show=images)
-            if not quick or optimizer == "SGD 0.01":
-                few = seeds[: 1 if quick else 3]
-                final_peers[optimizer] = train_peer(options, everything, NETWORK, recipe, few, encoder=encoder)
-
-    counts = fv.models.count_parameters(fv.models.create(NETWORK, init="torch"))
-    study.row("parameters", counts, "", published=PUBLISHED_PARAMETERS, tolerance=0)
-    add_rows(study, "val", held.splits["validation"], holdout, holdout_peers, PUBLISHED_HOLDOUT)
-    add_rows(study, "test", everything.test, final, final_peers, PUBLISHED_FINAL)
-    losses = final["Adam 0.001"]["test_loss"]
+    study.row("parameters", adam.parameters, "", published=PUBLISHED_PARAMETERS, tolerance=0)
+    add_rows(study, "val", held.splits["validation"], holdout, holdout_peers)
+    add_rows(study, "test", everything.test, final, final_peers)
+    losses = adam["test_loss"]
     study.row("final, Adam 0.001: last test loss", losses[:, -1], "")
     study.row("final, Adam 0.001: best epoch, from 0", losses.argmin(axis=1), "", published=PUBLISHED_EPOCH)
-    judge_black(study, held.splits["validation"], holdout["SGD 0.1"], holdout_peers.get("SGD 0.1", {}))
+    judge_black(study, held.splits["validation"], holdout["SGD 0.1"], holdout_peers["SGD 0.1"])
     judge_holdout(study, holdout)
-    adam = ({"Adam 0.001": runs["Adam 0.001"]} for runs in (final, holdout))
-    judge_epochs(study, *adam, ("loss",))
-    judge_final(study, everything.test, final["SGD 0.01"], final_peers.get("SGD 0.01", {}))
+    judge_epochs(study, {"Adam 0.001": adam}, {"Adam 0.001": holdout["Adam 0.001"]}, ("loss",))
+    judge_final(study, everything.test, sgd, final_peers["SGD 0.01"])
     draw_reconstructions(study, images, {**final, "SGD 0.1": holdout["SGD 0.1"]})
     draw_losses(study, held.splits["validation"], everything.test, holdout, final)
     study.write()
@@ -122,14 +87,7 @@ def failures(split: fv.data.Split, losses: np.ndarray) -> np.ndarray:
     return ~(losses[:, -1] < constant_losses(split)[0])
 
 
-def add_rows(
-    study: Study,
-    where: str,
-    split: fv.data.Split,
-    runs: dict[str, Arrays],
-    peers: dict[str, Arrays],
-    published: dict[str, float],
-) -> None:
+def add_rows(study: Study, where: str, split: fv.data.Split, runs: dict[str, Runs], peers: dict[str, Arrays]) -> None:
     """Smallest losses; held to PyTorch's where all runs shared one fate."""
     stage, name = ("hold-out", "validation") if where == "val" else ("final", "test")
     for optimizer, found in runs.items():
@@ -142,11 +100,12 @@ def add_rows(
         if len(theirs) > 1:
             error = np.hypot(*(runs.min(axis=1).std(ddof=1) / len(runs) ** 0.5 for runs in (ours, theirs)))
             note += f"; standard error of the difference: {number(float(error))}"
+        known = found.published(f"{where}_loss")["published"] if (stage, optimizer) != ("final", "SGD 0.01") else None
         study.row(
             f"{stage}, {optimizer}: smallest {name} loss",
             ours.min(axis=1),
             "",
-            published=published.get(optimizer),
+            published=known,
             peer=theirs.min(axis=1),
             peer_tolerance=TOLERANCE if one_fate else None,
             note=note,
@@ -158,16 +117,16 @@ def counted(seeds: np.ndarray) -> str:
     return f"{int(seeds.sum())} of {len(seeds)}"
 
 
-def judge_black(study: Study, split: fv.data.Split, runs: Arrays, peer: Arrays) -> None:
+def judge_black(study: Study, split: fv.data.Split, runs: Runs, peer: Arrays) -> None:
     """SGD 0.1 and its 111.1."""
-    mean, black = constant_losses(split)
+    (mean, black), published = constant_losses(split), runs.published("val_loss")["published"]
     failed = failures(split, runs["val_loss"])
     also = f" (PyTorch {counted(failures(split, peer['val_loss']))}; {by_seed(peer)})" if peer else ""
     study.claim(
         "SGD 0.1 fails to converge (validation loss 111.1)",
         judge(failed),
         f"fails for {counted(failed)} seeds; smallest losses {by_seed(runs)}{also}. On our validation split a black "
-        f"image scores {black:.1f}, {abs(PUBLISHED_HOLDOUT['SGD 0.1'] - black):.1f} from the published loss, and the "
+        f"image scores {black:.1f}, {abs(published - black):.1f} from the published loss, and the "
         f"best constant image {mean:.1f}",
     )
 
@@ -177,7 +136,7 @@ def by_seed(runs: Arrays) -> str:
     return ", ".join(f"{loss:.1f}" for loss in runs["val_loss"].min(axis=1))
 
 
-def judge_holdout(study: Study, runs: dict[str, Arrays]) -> None:
+def judge_holdout(study: Study, runs: dict[str, Runs]) -> None:
     """SGD 0.01 against Adam on the validation split."""
     sgd, adam = (runs[optimizer]["val_loss"].min(axis=1) for optimizer in ("SGD 0.01", "Adam 0.001"))
     study.claim(
@@ -188,7 +147,7 @@ def judge_holdout(study: Study, runs: dict[str, Arrays]) -> None:
     )
 
 
-def judge_final(study: Study, split: fv.data.Split, runs: Arrays, peer: Arrays) -> None:
+def judge_final(study: Study, split: fv.data.Split, runs: Runs, peer: Arrays) -> None:
     """SGD 0.01 trained on all training images."""
     failed = failures(split, runs["test_loss"])
     last = runs["test_loss"][:, -1]
@@ -201,9 +160,9 @@ def judge_final(study: Study, split: fv.data.Split, runs: Arrays, peer: Arrays) 
     )
 
 
-def draw_reconstructions(study: Study, images: np.ndarray, runs: dict[str, Arrays]) -> None:
+def draw_reconstructions(study: Study, images: np.ndarray, runs: dict[str, Runs]) -> None:
     """Originals above what seed 0 makes of them."""
-    outputs = {optimizer: found["outputs"][0] for optimizer, found in runs.items()}
+    outputs = {optimizer: fv.predict(found.models()[0], images) for optimizer, found in runs.items()}
     study.figure(
         "reconstructions",
         draw_images({"original": images / 255, **outputs}),
@@ -216,8 +175,8 @@ def draw_losses(
     study: Study,
     validation: fv.data.Split,
     test: fv.data.Split,
-    holdout: dict[str, Arrays],
-    final: dict[str, Arrays],
+    holdout: dict[str, Runs],
+    final: dict[str, Runs],
 ) -> None:
     """Loss curves, with the constant images that a decoder should beat."""
     solid: dict[str, dict[str, np.ndarray]] = {}

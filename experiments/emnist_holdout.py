@@ -13,7 +13,7 @@ chance, where some seeds of SGD 0.1 stay too.
 from __future__ import annotations
 
 import itertools
-import tempfile
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,39 +21,26 @@ from common import Study, judge, mean_std, plus_minus, read_options
 from emnist_common import (
     DIGITS_ONLY,
     HELD_OUT,
-    OPTIMIZERS,
-    Arrays,
+    QUICK,
     added,
     at,
     best_epochs,
     is_lower,
     judge_epochs,
     last_epochs,
-    load,
-    pretrain_encoder,
-    recipe_of,
-    time_alone,
-    train,
-    train_peer,
+    table,
     with_error,
 )
 from figures import draw_lines
+from sweeps import Arrays, Runs, dataset_of, fill, torch_runs
 
-import flaxvision as fv
 from flaxvision.report import COLUMN, FAINT, OKABE_ITO, figure_style, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-NETWORK = "emnist_cnn"
-WIDTHS = (32, 64)  # the final models have 64 units, the network's default
 WAYS = ("scratch", "pretrained")  # the encoder learns, or is pretrained and frozen
-PUBLISHED_HOLDOUT = {  # smallest validation loss by encoder and width, in the order of OPTIMIZERS
-    ("scratch", 32): (0.836, 0.8832, 3.851),
-    ("scratch", 64): (0.6833, 0.7601, 3.851),
-    ("pretrained", 32): (1.192, 1.119, 2.183),
-    ("pretrained", 64): (1.121, 1.063, 2.001),
-}
+OPTIMIZERS = ("Adam 0.001", "SGD 0.1", "SGD 0.01")
 PUBLISHED_PARAMETERS = {32: 8751, 64: 11311}  # by width; derived
 CHOSEN = {"scratch": "Adam 0.001", "pretrained": "SGD 0.1"}  # by the report, with 64 units
 PUBLISHED_FINAL = {  # five runs, each at its epoch of smallest test loss
@@ -88,52 +75,31 @@ def main(arguments: list[str] | None = None) -> None:
     """Train, judge, draw."""
     options = read_options("emnist_holdout", __doc__, arguments, seeds=5)
     quick = options.quick
-    seeds = range(options.seeds)
-    few = seeds[: 1 if quick else 3]  # for what takes long: the hold-out tables and PyTorch
-    held = load(options, "emnist_balanced", validation=HELD_OUT)
-    everything = held if quick else load(options, "emnist_balanced")
-    about = ABOUT.format(len(everything.train))
-    study = Study(options, "D", "47 characters: from scratch and behind a pretrained encoder", about)
-    study.uses(held, network=NETWORK, init="torch")
-    widths = WIDTHS[-1:] if quick else WIDTHS
+    few = 1 if quick else min(3, options.seeds)  # for what takes long: the hold-out tables and PyTorch
+    study = Study(options, "D", "47 characters: from scratch and behind a pretrained encoder", ABOUT)
+    holdout, final_models = table("emnist-holdout"), table("emnist-final")
+    only = {"hidden": ["64"]} if quick else {}
+    cells = fill(study, holdout, seeds=few, only=only, quick=QUICK)
+    if not quick:  # not every seed leaves chance
+        cells |= fill(study, holdout, only={"optimizer": ["SGD 0.1"], "encoder": ["scratch"]})
+    grid: dict[Cell, Runs] = {}
+    peers: dict[Cell, Arrays] = {}
+    for (width, optimizer, way), found in sorted(cells.items(), key=lambda item: WAYS.index(item[0][2])):
+        grid[way, int(width), optimizer] = found
+        peers[way, int(width), optimizer] = torch_runs(options, found, None if len(found.outcomes) > few else 1)
 
-    with tempfile.TemporaryDirectory() as folder:
-        pretrained = pretrain_encoder(study, folder)
-        encoders = {"scratch": None, "pretrained": pretrained}
+    final = fill(study, final_models, quick=QUICK, executor="loop")  # one after the other: they are timed
+    honest = fill(study, final_models, quick=QUICK, validation=HELD_OUT)  # with a split by which to choose the epoch
+    relu = fill(study, final_models, only={"variant": ["scratch"]}, quick=QUICK, inner_activation="relu")["scratch"]
+    final_peers = {way: torch_runs(options, found, few, quick=way == "pretrained") for way, found in final.items()}
 
-        grid: dict[Cell, Arrays] = {}
-        peers: dict[Cell, Arrays] = {}
-        for way, width, optimizer in itertools.product(WAYS, widths, OPTIMIZERS):
-            recipe, cell = recipe_of(options, optimizer, epochs=10), (way, width, optimizer)
-            unsteady = (way, optimizer) == ("scratch", "SGD 0.1") and not quick  # not every seed leaves chance
-            ours, theirs = (seeds, seeds) if unsteady else (few, seeds[:1])
-            grid[cell] = train(options, held, NETWORK, recipe, ours, encoder=encoders[way], hidden=width)
-            if not quick:
-                peers[cell] = train_peer(options, held, NETWORK, recipe, theirs, encoder=encoders[way], hidden=width)
-            study.uses(held, **{f"hold-out, {optimizer}": recipe})
+    study.about = ABOUT.format(len(dataset_of(options, final["scratch"].config).train))
 
-        final: dict[str, Arrays] = {}
-        honest: dict[str, Arrays] = {}  # with a validation split by which to choose the epoch
-        final_peers: dict[str, Arrays] = {}
-        seconds: dict[str, np.ndarray] = {}
-        for way, encoder in encoders.items():
-            recipe = recipe_of(options, CHOSEN[way], epochs=20)
-            study.uses(everything, **{f"final, {way}": recipe})
-            final[way] = train(options, everything, NETWORK, recipe, seeds, encoder=encoder)
-            honest[way] = train(options, held, NETWORK, recipe, seeds, encoder=encoder)
-            seconds[way] = time_alone(options, everything, NETWORK, recipe, seeds, encoder)
-            if encoder or not quick:
-                final_peers[way] = train_peer(options, everything, NETWORK, recipe, few, encoder=encoder)
-        recipe = recipe_of(options, CHOSEN["scratch"], epochs=20)
-        inner = "identity" if quick else "relu"  # with --quick nothing new to compile
-        relu = train(options, everything, NETWORK, recipe, seeds, inner_activation=inner)
-
-    for width in widths:
-        counted = fv.models.count_parameters(fv.models.create(NETWORK, init="torch", hidden=width))
-        study.row(f"H={width}: parameters", counted, "", published=PUBLISHED_PARAMETERS[width], tolerance=0)
+    for (_, width, _), found in {cell[1]: (cell, found) for cell, found in grid.items()}.values():
+        study.row(f"H={width}: parameters", found.parameters, "", published=PUBLISHED_PARAMETERS[width], tolerance=0)
     add_holdout(study, grid, peers)
     for way in WAYS:
-        add_final(study, way, final[way], final_peers.get(way, {}), seconds[way])
+        add_final(study, way, final[way], final_peers[way])
     add_activations(study, final["scratch"], relu)
     add_choices(study, final, honest)
     judge_chance(study, grid)
@@ -141,22 +107,22 @@ def main(arguments: list[str] | None = None) -> None:
     judge_holdout(study, grid)
     judge_epochs(study, final, honest, ("loss", "top1"))
     judge_best_run(study, final)
-    judge_encoders(study, final, seconds)
+    judge_encoders(study, final)
     draw(study, grid, final, honest)
     study.write()
 
 
-def lowest_losses(cells: dict[Cell, Arrays], cell: Cell) -> np.ndarray:
+def lowest_losses(cells: Mapping[Cell, Arrays], cell: Cell) -> np.ndarray:
     """The smallest validation loss of every seed of a cell, if there is any."""
     return cells[cell]["val_loss"].min(axis=1) if cells.get(cell) else np.zeros(0)
 
 
-def add_holdout(study: Study, grid: dict[Cell, Arrays], peers: dict[Cell, Arrays]) -> None:
+def add_holdout(study: Study, grid: Mapping[Cell, Runs], peers: Mapping[Cell, Arrays]) -> None:
     """Both hold-out tables, number by number and as the report has them."""
     tables: dict[str, dict[int, list[str]]] = {}
     for cell in grid:
         way, width, optimizer = cell
-        published = PUBLISHED_HOLDOUT[way, width][list(OPTIMIZERS).index(optimizer)]
+        published = grid[cell].published("val_loss")["published"]
         ours, peer = (lowest_losses(cells, cell) for cells in (grid, peers))
         stuck, stuck_there = ours > TRAINED, peer > TRAINED
         notes = [DIGITS_ONLY] if way == "pretrained" else []
@@ -174,7 +140,7 @@ def add_holdout(study: Study, grid: dict[Cell, Arrays], peers: dict[Cell, Arrays
         )
 
 
-def add_final(study: Study, way: str, runs: Arrays, peer: Arrays, seconds: np.ndarray) -> None:
+def add_final(study: Study, way: str, runs: Runs, peer: Arrays) -> None:
     """The final runs: as published, at the epoch of the smallest test loss, and at the last epoch."""
     published = PUBLISHED_FINAL[way]
     also = f"; {DIGITS_ONLY}" if way == "pretrained" else ""
@@ -206,17 +172,15 @@ def add_final(study: Study, way: str, runs: Arrays, peer: Arrays, seconds: np.nd
     )
     study.row(
         f"{way}: time of a run",
-        seconds,
+        runs.seconds,
         "s",
         published=PUBLISHED_SECONDS[way],
         peer=peer["seconds"] if peer else (),
-        note="another machine; ours one after the other, the first one compiles",
+        note="another machine; ours one after the other, without compilation",
     )
-    together = "share of a run when all train in one program"
-    study.row(f"{way}: {together}", runs["seconds"].mean(), "s")
 
 
-def add_activations(study: Study, identity: Arrays, relu: Arrays) -> None:
+def add_activations(study: Study, identity: Runs, relu: Runs) -> None:
     """No activation after the third convolution, as printed, or a ReLU, as others have it."""
     cells = []
     for metric, label in LABELS.items():
@@ -231,7 +195,7 @@ def add_activations(study: Study, identity: Arrays, relu: Arrays) -> None:
     )
 
 
-def add_choices(study: Study, final: dict[str, Arrays], honest: dict[str, Arrays]) -> None:
+def add_choices(study: Study, final: dict[str, Runs], honest: dict[str, Runs]) -> None:
     """What choosing the epoch on the test set adds."""
     cells = []
     for way in WAYS:
@@ -255,7 +219,7 @@ def add_choices(study: Study, final: dict[str, Arrays], honest: dict[str, Arrays
     )
 
 
-def judge_chance(study: Study, grid: dict[Cell, Arrays]) -> None:
+def judge_chance(study: Study, grid: Mapping[Cell, Runs]) -> None:
     """Is 3.851 the result of training?"""
     runs = [found for (way, _, optimizer), found in grid.items() if (way, optimizer) == ("scratch", "SGD 0.01")]
     losses = np.concatenate([found["val_loss"].min(axis=1) for found in runs])
@@ -270,7 +234,7 @@ def judge_chance(study: Study, grid: dict[Cell, Arrays]) -> None:
     )
 
 
-def judge_unsteady(study: Study, grid: dict[Cell, Arrays], peers: dict[Cell, Arrays]) -> None:
+def judge_unsteady(study: Study, grid: Mapping[Cell, Runs], peers: Mapping[Cell, Arrays]) -> None:
     """Does SGD 0.1 leave chance?"""
     evidence, trained = [], []
     for cell in (cell for cell in grid if (cell[0], cell[2]) == ("scratch", "SGD 0.1")):
@@ -287,7 +251,7 @@ def judge_unsteady(study: Study, grid: dict[Cell, Arrays], peers: dict[Cell, Arr
     )
 
 
-def judge_holdout(study: Study, grid: dict[Cell, Arrays]) -> None:
+def judge_holdout(study: Study, grid: Mapping[Cell, Runs]) -> None:
     """Does hold-out choose what the report chose?"""
     for way, optimizer in CHOSEN.items():
         losses = {cell[1:]: runs["val_loss"].min(axis=1) for cell, runs in grid.items() if cell[0] == way}
@@ -301,7 +265,7 @@ def judge_holdout(study: Study, grid: dict[Cell, Arrays]) -> None:
         )
 
 
-def judge_best_run(study: Study, final: dict[str, Arrays]) -> None:
+def judge_best_run(study: Study, final: dict[str, Runs]) -> None:
     """How far below the others is the best run?"""
     evidence = []
     for way, runs in final.items():
@@ -319,7 +283,7 @@ def judge_best_run(study: Study, final: dict[str, Arrays]) -> None:
     )
 
 
-def judge_encoders(study: Study, final: dict[str, Arrays], seconds: dict[str, np.ndarray]) -> None:
+def judge_encoders(study: Study, final: dict[str, Runs]) -> None:
     """From scratch against pretrained."""
     scratch, pretrained = (final[way] for way in WAYS)
     loss = scratch["test_loss"][:, -1] - pretrained["test_loss"][:, -1]
@@ -332,7 +296,7 @@ def judge_encoders(study: Study, final: dict[str, Arrays], seconds: dict[str, np
         f"epoch: {published[0]:+.3f} and {100 * published[1]:+.2f}. Our encoder knows digits only; the report's is not "
         "published",
     )
-    share = seconds["pretrained"] / seconds["scratch"]
+    share = final["pretrained"].seconds / final["scratch"].seconds
     study.claim(
         "a frozen encoder trains faster",
         is_lower(share - 0.9),
@@ -341,7 +305,7 @@ def judge_encoders(study: Study, final: dict[str, Arrays], seconds: dict[str, np
     )
 
 
-def draw(study: Study, grid: dict[Cell, Arrays], final: dict[str, Arrays], honest: dict[str, Arrays]) -> None:
+def draw(study: Study, grid: Mapping[Cell, Runs], final: dict[str, Runs], honest: dict[str, Runs]) -> None:
     """Learning curves, hold-out curves, and the three ways to choose an epoch."""
     solid: dict[str, dict[str, np.ndarray]] = {}
     dashed: dict[str, dict[str, np.ndarray]] = {}
@@ -375,7 +339,7 @@ def draw(study: Study, grid: dict[Cell, Arrays], final: dict[str, Arrays], hones
     )
 
 
-def draw_choices(honest: dict[str, Arrays]) -> Figure:
+def draw_choices(honest: dict[str, Runs]) -> Figure:
     """Test losses at the last epoch, at the best by validation, and at the best by the test set; a line a run."""
     places = ("last epoch", "best on\nvalidation", "best on\ntest")
     losses = {}

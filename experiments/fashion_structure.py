@@ -2,7 +2,7 @@
 
     python experiments/fashion_structure.py --raw-dir DATA
 
-Some 65 minutes on 2 CPU cores (5 for each run of the base, 25 for each of the others). Finished networks are kept in
+Some 65 minutes on 2 CPU cores (5 for each run of the base, 25 for each of the others). What is trained is kept in
 runs/fashion_structure, so that a second call goes on where the first one stopped. `--big-seeds 3` trains the deeper and
 the wider network as often as the base (one run of them decides no claim), `--epochs 50` trains less; `--quick` takes
 made data and seconds.
@@ -15,32 +15,29 @@ jumps most from epoch to epoch. In the first 100 steps the sum of mean gradients
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable
 
 import common
 import figures
 import numpy as np
+from sweeps import Runs, fill
 
 import flaxvision as fv
 from flaxvision.report import colors
 
-STRUCTURES = {"base": (256, 512), "deeper": (256, 512, 1024, 2048), "wider": (1024, 2048)}
-SMALL = {"base": (16,), "deeper": (16, 16), "wider": (16,)}  # for --quick; what is equal is compiled once
-PARAMETERS = {"base": 337_674, "deeper": 2_977_546, "wider": 2_923_530}
 MEGABYTES = {  # input, forward/backward, params, total
     "base": (0.00, 0.02, 1.29, 1.31),
     "deeper": (0.00, 0.06, 11.36, 11.43),
     "wider": (0.00, 0.05, 11.15, 11.21),
 }
-ACCURACY = {"base": 88.7, "deeper": 88.8, "wider": 89.1}
+STEPS = ("gradient_mean", "step_loss")  # of each step: the report's sum of mean gradients, and the loss
 LOWEST = {"base": 50, "deeper": 30, "wider": 50}  # about the epoch of the smallest test loss
 ABOUT = """
 ReLU networks of linear layers, plain SGD at 0.01, batches of 64 in the stored order, PyTorch's initialisation. The base
 network is trained with more seeds than the two big ones, which cost ten times as much.
 """
 
-Runs = dict[str, dict[str, np.ndarray]]  # structure -> metric -> (seeds, epochs)
+Structures = dict[str, Runs]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -50,20 +47,14 @@ def main(arguments: list[str] | None = None) -> None:
         "--big-seeds": {"type": int, "default": 1, "help": "runs of deeper and wider, at most --seeds (default 1)"},
     }
     options = common.read_options("fashion_structure", __doc__, arguments, seeds=3, extra=flags)
-    structures, epochs = (SMALL, 2) if options.quick else (STRUCTURES, options.extra.epochs)
     big_seeds = min(options.extra.big_seeds, options.seeds)
-    seeds = {"base": options.seeds, "deeper": big_seeds, "wider": big_seeds}
     study = common.Study(options, "E", "Width and depth on Fashion-MNIST, and gradients", ABOUT)
-    data = options.load("fashion_mnist")
-    recipe = fv.Recipe(learning_rate=0.01, batch_size=64, shuffle=False, epochs=epochs)
-    study.uses(data, recipe=recipe, structures=structures, init="torch", runs=seeds)
+    epochs, table = options.extra.epochs, "fashion-structure"
+    small, big = {"variant": ["base"]}, {"variant": ["deeper", "wider"]}
+    runs = fill(study, table, only=small, epochs=epochs) | fill(study, table, only=big, epochs=epochs, seeds=big_seeds)
+    gradients = fill(study, table, only=small, epochs=1, record_gradients=True)["base"]
 
-    add_sizes(study, structures)
-    gradients = record_gradients(options, data, structures["base"], dataclasses.replace(recipe, epochs=1))
-    runs: Runs = {}
-    for name, hidden in structures.items():
-        each = [train(options, data, hidden, dataclasses.replace(recipe, seed=seed)) for seed in range(seeds[name])]
-        runs[name] = {key: np.stack([run[key] for run in each]) for key in each[0]}
+    add_sizes(study, runs)
     add_accuracies(study, runs)
     judge_overfitting(study, runs)
     judge_stability(study, runs)
@@ -72,41 +63,11 @@ def main(arguments: list[str] | None = None) -> None:
     study.write()
 
 
-def create(data: fv.data.Dataset, hidden: tuple[int, ...], seed: int = 0) -> fv.layers.Chain:
-    """A network of linear layers with PyTorch's initialisation."""
-    return fv.models.create("mlp", hidden=hidden, input_shape=data.input_shape, init="torch", seed=seed)
-
-
-def train(
-    options: common.Options, data: fv.data.Dataset, hidden: tuple[int, ...], recipe: fv.Recipe
-) -> dict[str, np.ndarray]:
-    """One run's metrics, (epochs,), and "seconds" an epoch, its evaluation included."""
-
-    def make() -> dict[str, np.ndarray]:
-        result = fv.fit(create(data, hidden, recipe.seed), data, recipe)
-        names = ("train_loss", "train_top1", "test_loss", "test_top1")
-        seconds = len(data.train) / result.timing.examples_per_second
-        return {name: result.history[name] for name in names} | {"seconds": np.asarray(seconds)}
-
-    return common.cached(options, {"data": data.source.checksum, "hidden": hidden, "recipe": recipe}, make)
-
-
-def record_gradients(
-    options: common.Options, data: fv.data.Dataset, hidden: tuple[int, ...], recipe: fv.Recipe
-) -> dict[str, np.ndarray]:
-    """Of each step of the first epoch, (seeds, steps): "mean", the report's sum of mean gradients, and "loss"."""
-    recipes = [dataclasses.replace(recipe, seed=seed, record_gradients=True) for seed in range(options.seeds)]
-    histories = [fv.fit(create(data, hidden, each.seed), data, each).history for each in recipes]
-    names = {"mean": "gradient_mean", "loss": "step_loss"}
-    return {short: np.stack([history[name] for history in histories]) for short, name in names.items()}
-
-
-def add_sizes(study: common.Study, structures: dict[str, tuple[int, ...]]) -> None:
+def add_sizes(study: common.Study, structures: Structures) -> None:
     """Parameters, memory and layer summaries."""
-    data = next(iter(study.datasets.values()))
-    summaries = {name: fv.models.summary(create(data, hidden)) for name, hidden in structures.items()}
-    for name, summary in summaries.items():
-        study.row(f"parameters, {name}", summary.parameters, "", published=PARAMETERS[name], tolerance=0)
+    summaries = {name: fv.models.summary(runs.models()[0]) for name, runs in structures.items()}
+    for name, runs in structures.items():
+        study.row(f"parameters, {name}", runs.parameters, "", **runs.published("parameters"))
     rows = []
     for name, summary in summaries.items():
         sizes = summary.megabytes
@@ -123,18 +84,18 @@ def add_sizes(study: common.Study, structures: dict[str, tuple[int, ...]]) -> No
     study.text("Layers", "```text\n" + "\n\n\n".join(blocks) + "\n```")
 
 
-def add_accuracies(study: common.Study, runs: Runs) -> None:
+def add_accuracies(study: common.Study, runs: Structures) -> None:
     """Accuracy at the end and after one epoch, and the time of an epoch."""
     for name, run in runs.items():
-        accuracy = 100 * run["test_top1"][:, -1]
-        study.row(f"test accuracy, {name}", accuracy, published=ACCURACY[name], tolerance=1.5)
+        study.row(f"test accuracy, {name}", run.last("test_top1"), **run.published())
     base = runs["base"]
     study.row("test accuracy after epoch 1, base", 100 * base["test_top1"][:, 0], published=71.5)
     study.row("test loss after epoch 1, base", base["test_loss"][:, 0], "", published=0.7928)
-    study.row("time of one epoch and its evaluation, base", base["seconds"], "s", published=5.67, note="other hardware")
+    seconds = base.seconds / base["test_loss"].shape[1]
+    study.row("time of one epoch and its evaluation, base", seconds, "s", published=5.67, note="other hardware")
 
 
-def judged(holds: Iterable[bool], runs: Runs) -> tuple[str, str]:
+def judged(holds: Iterable[bool], runs: Structures) -> tuple[str, str]:
     """The verdict on a claim about all structures, and what to add to its evidence: a single run decides nothing."""
     single = [name for name, run in runs.items() if len(run["test_loss"]) == 1]
     if single:
@@ -142,7 +103,7 @@ def judged(holds: Iterable[bool], runs: Runs) -> tuple[str, str]:
     return common.judge(holds), ""
 
 
-def judge_overfitting(study: common.Study, runs: Runs) -> None:
+def judge_overfitting(study: common.Study, runs: Structures) -> None:
     """Where the test loss is smallest, and how far it rises afterwards."""
     lowest = {name: run["test_loss"].argmin(axis=1) + 1 for name, run in runs.items()}
     rise = {name: 100 * (run["test_loss"][:, -1] / run["test_loss"].min(axis=1) - 1) for name, run in runs.items()}
@@ -201,7 +162,7 @@ def judge_overfitting(study: common.Study, runs: Runs) -> None:
     )
 
 
-def judge_stability(study: common.Study, runs: Runs) -> None:
+def judge_stability(study: common.Study, runs: Structures) -> None:
     """Standard deviation of the changes from epoch to epoch in the second half of training."""
     changes: dict[str, dict[str, float]] = {}
     for key, scale in (("test_top1", 100), ("test_loss", 1)):
@@ -228,16 +189,16 @@ def judge_stability(study: common.Study, runs: Runs) -> None:
     )
 
 
-def judge_gradients(study: common.Study, steps: dict[str, np.ndarray]) -> None:
+def judge_gradients(study: common.Study, steps: Runs) -> None:
     """Whether the loss rises once the sum of mean gradients rises again."""
-    count = steps["mean"].shape[1]
+    count = steps["gradient_mean"].shape[1]
     window = max(1, count // 18)  # 52 steps
-    mean, loss = (means_over(steps[key], window) for key in ("mean", "loss"))
+    mean, loss = (means_over(steps[key], window) for key in STEPS)
     lowest = mean.argmin(axis=1)[:, None]
     before = np.take_along_axis(loss, lowest, 1)[:, 0]
 
     def correlations(until: int) -> str:
-        pairs = zip(steps["mean"][:, :until], steps["loss"][:, :until], strict=True)
+        pairs = zip(steps["gradient_mean"][:, :until], steps["step_loss"][:, :until], strict=True)
         return ", ".join(f"{np.corrcoef(mean, loss)[0, 1]:+.2f}" for mean, loss in pairs)
 
     study.claim(
@@ -258,7 +219,7 @@ def means_over(values: np.ndarray, window: int) -> np.ndarray:
     return values[:, : count * window].reshape(len(values), count, window).mean(axis=2)
 
 
-def draw(study: common.Study, runs: Runs, gradients: dict[str, np.ndarray]) -> None:
+def draw(study: common.Study, runs: Structures, gradients: Runs) -> None:
     """Losses with the smallest test loss, accuracies, gradients."""
     scales = {"loss": 1, "top1": 100}
     train, test = (
@@ -272,9 +233,9 @@ def draw(study: common.Study, runs: Runs, gradients: dict[str, np.ndarray]) -> N
         figure.axes[0].plot(mean.argmin() + 1, mean.min(), "o", color=color, markersize=3.5)
     study.figure("curves", figure, "Loss and accuracy over epochs; dots mark the smallest test loss")
 
-    steps = gradients["mean"].shape[1]
+    steps = gradients["gradient_mean"].shape[1]
     for name, count, window in (("gradient", min(100, steps), 1), ("gradient_epoch", steps, max(1, steps // 67))):
-        mean, loss = (means_over(gradients[key][:, :count], window) for key in ("mean", "loss"))
+        mean, loss = (means_over(gradients[key][:, :count], window) for key in STEPS)
         places = window * (np.arange(mean.shape[1]) + 0.5) + 0.5
         panels = {"Sum of mean gradients (thousandths)": {"": 1000 * mean}, "Loss": {"": loss}}
         figure = figures.draw_lines(panels, "", xlabel="step", x=places)

@@ -122,7 +122,9 @@ def fill(
         dataclasses.replace(axis, points=tuple(p for p in axis.points if p.label in points.get(axis.key, (p.label,))))
         for axis in spec.axes
     ]
-    spec = dataclasses.replace(spec, axes=tuple(axes), description="")
+    starts = [spec.base, *(point.settings for axis in axes for point in axis.points)]
+    pretrain = spec.pretrain if any(start.get("warm_start") == "pretrain" for start in starts) else None
+    spec = dataclasses.replace(spec, axes=tuple(axes), description="", pretrain=pretrain)
     folder = _folder(study, spec)
     made_by = folder.with_suffix(".commit")
     if folder.name not in study.config and not options.quick:
@@ -180,7 +182,9 @@ def torch_runs(options: Options, runs: Runs, seeds: int | None = None, *, quick:
         config = outcome.config
         data = dataset_of(options, config)
         start = pretrained(runs) if "warm_start" in config else {}
-        recipe = fv.Recipe(**{k: v for k, v in config.items() if k in RECIPE and not k.startswith(("warm_", "select"))})
+        recipe = fv.Recipe(
+            **{k: v for k, v in config.items() if k in RECIPE and not k.startswith(("warm_", "select", "frozen"))}
+        )
         sizes = {k: v for k, v in config.items() if k not in RECIPE | LOADED | OTHERS}
         make = functools.partial(
             train_torch, config["model"], data, recipe, weights=start, frozen=tuple(config.get("frozen", ())), **sizes
