@@ -124,7 +124,7 @@ def fill(
     ]
     starts = [spec.base, *(point.settings for axis in axes for point in axis.points)]
     pretrain = spec.pretrain if any(start.get("warm_start") == "pretrain" for start in starts) else None
-    spec = dataclasses.replace(spec, axes=tuple(axes), description="", pretrain=pretrain)
+    spec = dataclasses.replace(spec, axes=tuple(axes), pretrain=pretrain, published=())
     folder = _folder(study, spec)
     made_by = folder.with_suffix(".commit")
     if folder.name not in study.config and not options.quick:
