@@ -80,14 +80,15 @@ def _shape(layer: Conv, shapes: Sequence[Shape]) -> Shape:
 
 def _window(layer: Conv, shape: Shape) -> Window | None:
     """The window of a layer on inputs (N, H, W, C); None for a layer that has no form but XLA's own."""
-    if not _is_plain(layer) or len(shape) != 4 or layer.feature_group_count != 1 or layer.input_dilation not in ONE:
+    if not _is_plain(layer) or len(shape) != 4 or layer.input_dilation not in ONE:
         return None
     if isinstance(layer.padding, str) and layer.padding not in ("SAME", "VALID"):
         return None
     above, left = pads_of(layer, shape[1:3])
     kernel = _pair(layer.kernel.shape[:2])
     plain = min(*above, *left) >= 0
-    return Window((shape[1], shape[2]), kernel, _pair(layer.strides), (above, left)) if plain else None
+    strides, dilation = _pair(layer.strides), _pair(layer.kernel_dilation)
+    return Window((shape[1], shape[2]), kernel, strides, (above, left), dilation) if plain else None
 
 
 def _form(layer: Conv, shape: Shape, dtype: jnp.dtype, policy: Policy) -> tuple[Form | None, int]:
@@ -95,7 +96,8 @@ def _form(layer: Conv, shape: Shape, dtype: jnp.dtype, policy: Policy) -> tuple[
     if window is None:
         return Form.NATIVE, 0
     form = form_of(shape, layer.kernel.shape, window, dtype, policy)
-    return form, 0 if form in (Form.NATIVE, Form.WINOGRAD) else patch_bytes(shape[0], layer.kernel.shape, window)
+    none = form in (Form.NATIVE, Form.WINOGRAD) or (form is Form.GROUPS and layer.kernel.shape[2] == 1)
+    return form, 0 if none else patch_bytes(shape[0], layer.kernel.shape, window, layer.feature_group_count)
 
 
 def _apply(layer: Conv, maps: Sequence[Maps], context: Context) -> Maps:
@@ -132,7 +134,8 @@ def _transposed_shape(layer: ConvTranspose, shapes: Sequence[Shape]) -> Shape:
 
 def _transposed_form(layer: ConvTranspose, shape: Shape, dtype: jnp.dtype, policy: Policy) -> tuple[Form | None, int]:
     spread = math.prod(shape[:3]) * math.prod(layer.kernel.shape[:3]) * 4  # bytes of what is overlapped and added
-    if not _is_plain(layer) or len(shape) != 4 or layer.padding != "VALID" or not layer.transpose_kernel:
+    plain = _is_plain(layer) and layer.kernel_dilation in ONE
+    if not plain or len(shape) != 4 or layer.padding != "VALID" or not layer.transpose_kernel:
         return Form.NATIVE, 0
     overlapping = all(k >= s for k, s in zip(layer.kernel.shape[:2], _pair(layer.strides), strict=True))
     many = min(layer.kernel.shape[2:]) >= FEW
@@ -154,7 +157,7 @@ def _is_plain(layer: Conv | ConvTranspose) -> bool:
     """Whether a layer is one that has other forms than XLA's own: two axes, no settings beyond its shape."""
     own = getattr(layer, "conv_general_dilated", lax.conv_general_dilated)
     plain = is_plain(layer) and own is lax.conv_general_dilated and layer.mask is None
-    return plain and layer.kernel_dilation in ONE and len(layer.kernel.shape) == 4
+    return plain and len(layer.kernel.shape) == 4
 
 
 def _each(value: Any, axes: int) -> tuple[int, ...]:

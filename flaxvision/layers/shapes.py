@@ -11,7 +11,7 @@ from flax import nnx
 
 from flaxvision.layers.context import Context
 from flaxvision.layers.kinds import Kind, MisfitError, Shape, no_form, no_products, no_tensors, register
-from flaxvision.ops.maps import Maps
+from flaxvision.ops.maps import Maps, flattened
 
 __all__ = ["Flatten", "PolarTransform"]
 
@@ -44,10 +44,9 @@ class PolarTransform(nnx.Module):
 
 
 def _flatten(layer: Flatten, maps: Sequence[Maps], context: Context) -> Maps:
-    x = maps[0]
-    if x.batch_is_last and not layer.channels_last:  # (C, H, W, N)
-        return Maps(x.array.reshape(-1, x.array.shape[-1]).T)
-    return Maps(layer(x.first()))
+    if layer.channels_last or maps[0].array.ndim != 4:
+        return Maps(layer(maps[0].first()))
+    return flattened(maps[0])
 
 
 def _polar_shape(layer: PolarTransform, shapes: Sequence[Shape]) -> Shape:

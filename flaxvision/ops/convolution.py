@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import jax
@@ -11,7 +12,7 @@ from jax import lax
 from flaxvision.ops.maps import Maps
 from flaxvision.ops.patches import from_patches, patches
 from flaxvision.ops.policy import Form, Policy
-from flaxvision.ops.windows import FEW, Pair, Window
+from flaxvision.ops.windows import FEW, Pair, Window, add_slices, window_slices
 from flaxvision.ops.winograd import KERNELS, TILE, winograd
 
 PICTURE = 4  # channels of a picture, at most
@@ -25,36 +26,45 @@ def form_of(shape: tuple[int, ...], kernel: tuple[int, ...], window: Window, dty
 
     Args:
         shape: Of the input, (N, H, W, I).
-        kernel: Shape of the kernel, (h, w, I, O).
+        kernel: Shape of the kernel, (h, w, I / groups, O).
         window: Kernel, strides and padding on the map.
         dtype: Of the input.
         policy: Which forms there are.
     """
     height, width, inputs, outputs = kernel
-    if patch_bytes(shape[0], kernel, window) > policy.patch_bytes:
+    groups = shape[3] // inputs
+    if patch_bytes(shape[0], kernel, window, groups) > policy.patch_bytes:
         return Form.NATIVE
     if jnp.dtype(dtype).itemsize < 4 and not policy.half:
         return Form.NATIVE
+    if groups > 1:
+        return policy.groups
     if inputs <= PICTURE and outputs >= FEW:
         form = policy.first_layer
     else:
         form = policy.few_channels if min(inputs, outputs) < FEW else policy.many_channels
-    tiled = height == width and height in KERNELS and window.strides == (1, 1) and min(window.count) >= TILE
+    tiled = height == width and height in KERNELS and window.strides == window.dilation == (1, 1)
+    tiled = tiled and min(window.count) >= TILE
     if form is Form.WINOGRAD and not tiled:
         form = Form.PATCHES
     slow = form is Form.PATCHES and max(window.count) >= TILE  # forward, beside XLA's own
     return Form.NATIVE if policy.as_exact and slow else form
 
 
-def patch_bytes(examples: int, kernel: tuple[int, ...], window: Window) -> int:
+def patch_bytes(examples: int, kernel: tuple[int, ...], window: Window, groups: int = 1) -> int:
     """Bytes of the patches of so many examples in float32."""
-    return examples * math.prod(window.count) * math.prod(kernel[:3]) * 4
+    return examples * math.prod(window.count) * math.prod(kernel[:3]) * groups * 4
 
 
 def convolve(x: Maps, kernel: jax.Array, window: Window, form: Form) -> Maps:
     """The convolution of `x` (N, H, W, I) with `kernel` (h, w, I, O) in any form but XLA's own: (N, H', W', O)."""
     if form is Form.BATCH_LAST:
         return Maps(convolve_batch_last(x.last(), kernel, window), True)
+    if form is Form.GROUPS:
+        groups = x.shape[3] // kernel.shape[2]
+        if kernel.shape[2] == 1:
+            return Maps(convolve_depthwise(x.first(), kernel, window))
+        return convolve_groups(x, kernel, window, groups)
     if form is Form.WINOGRAD:
         return Maps(winograd(x.first(), kernel, window))
     if form is Form.PATCHES:
@@ -74,6 +84,52 @@ def convolve_batch_last(x: jax.Array, kernel: jax.Array, window: Window) -> jax.
     flat = kernel.reshape(-1, kernel.shape[-1])
     taken = patches(x, (window, 0)).reshape(len(flat), -1)  # (h * w * I, H' * W' * N)
     return (flat.T @ taken).reshape(-1, *window.count, x.shape[-1])
+
+
+def convolve_groups(x: Maps, kernel: jax.Array, window: Window, groups: int) -> Maps:
+    """The convolution of `x` (N, H, W, I) with `kernel` (h, w, I / groups, O), each group by itself, the batch last."""
+    inputs, outputs = kernel.shape[2], kernel.shape[3]
+    taken = patches(x.last(), (window, 0))  # (h * w, I, H', W', N)
+    taken = taken.reshape(-1, groups, inputs, math.prod(window.count) * x.shape[0])
+    kernel = kernel.reshape(-1, inputs, groups, outputs // groups)
+    y = jnp.einsum("tigo,tgix->gox", kernel, taken)
+    return Maps(y.reshape(outputs, *window.count, -1), True)
+
+
+def convolve_depthwise(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
+    """The convolution of `x` (N, H, W, I) with `kernel` (h, w, 1, I * m), tap by tap: (N, H', W', I * m)."""
+    times = kernel.shape[3] // x.shape[3]
+    return _depthwise(jnp.repeat(x, times, 3) if times > 1 else x, kernel.reshape(-1, kernel.shape[3]), window)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _depthwise(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
+    return functools.reduce(
+        jnp.add, (tap * k for tap, k in zip(_taps(x, window), kernel[:, None, None, None], strict=True))
+    )
+
+
+def _taps(x: jax.Array, window: Window) -> list[jax.Array]:
+    return [tap for row in window_slices(x, window) for tap in row]
+
+
+def _depthwise_backward(
+    window: Window, saved: tuple[jax.Array, jax.Array], g: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    x, kernel = saved
+    of_kernel = jnp.stack([(tap * g).sum((0, 1, 2)) for tap in _taps(x, window)])
+    if window.strides == (1, 1):  # the convolution of the gradient with the kernel turned round
+        (above, below), (left, right) = window.pads
+        down, across = (reach - 1 for reach in window.reach)
+        pads = (down - above, down - below), (across - left, across - right)
+        return _depthwise(
+            g, kernel[::-1], Window(window.count, window.kernel, (1, 1), pads, window.dilation)
+        ), of_kernel
+    width, given = window.kernel[1], [g * k for k in kernel[:, None, None, None]]
+    return add_slices([given[i : i + width] for i in range(0, len(given), width)], window), of_kernel
+
+
+_depthwise.defvjp(lambda x, kernel, window: (_depthwise(x, kernel, window), (x, kernel)), _depthwise_backward)
 
 
 def convolve_transpose(x: jax.Array, kernel: jax.Array, strides: Pair) -> jax.Array:

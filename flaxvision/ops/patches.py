@@ -18,8 +18,9 @@ def _patches(x: jax.Array, settings: tuple[Window, int]) -> jax.Array:
     x = pad_map(x, window.pads)
     for along in (1, 0):  # under each column of the window, then each row: h + w slices in place of h * w
         side = 1 + along + (axis == 0 and along == 0)
-        k, stride, count = (pair[along] for pair in (window.kernel, window.strides, window.count))
-        taps = [lax.slice_in_dim(x, i, i + (count - 1) * stride + 1, stride, side) for i in range(k)]
+        reach, stride, count = (pair[along] for pair in (window.reach, window.strides, window.count))
+        starts = range(0, reach, window.dilation[along])
+        taps = [lax.slice_in_dim(x, i, i + (count - 1) * stride + 1, stride, side) for i in starts]
         x = jnp.stack(taps, axis)  # (..., w, ...), then (..., h, w, ...)
     return x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
 

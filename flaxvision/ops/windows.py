@@ -28,6 +28,13 @@ class Window:
     kernel: Pair
     strides: Pair = (1, 1)
     pads: Pads = ((0, 0), (0, 0))
+    dilation: Pair = (1, 1)  # distance of a window's values on the map
+
+    @property
+    def reach(self) -> Pair:
+        """How much of the map a window spans along each axis."""
+        height, width = ((k - 1) * d + 1 for k, d in zip(self.kernel, self.dilation, strict=True))
+        return height, width
 
     @property
     def padded(self) -> Pair:
@@ -38,8 +45,8 @@ class Window:
     @property
     def count(self) -> Pair:
         """How many windows there are along each axis."""
-        pairs = zip(self.padded, self.kernel, self.strides, strict=True)
-        height, width = ((side - k) // stride + 1 for side, k, stride in pairs)
+        pairs = zip(self.padded, self.reach, self.strides, strict=True)
+        height, width = ((side - reach) // stride + 1 for side, reach, stride in pairs)
         return height, width
 
 
@@ -74,21 +81,24 @@ def pad_map(x: jax.Array, pads: Pads) -> jax.Array:
 def window_slices(x: jax.Array, window: Window) -> list[list[jax.Array]]:
     """The strided slice of the padded `x` (A, H, W, B) under each tap of the window, row by row."""
     x = pad_map(x, window.pads)
-    (height, width), (down, right) = window.count, window.strides
+    (height, width), (down, right), (rows, columns) = window.count, window.strides, window.dilation
     return [
         [
             x[:, i : i + (height - 1) * down + 1 : down, j : j + (width - 1) * right + 1 : right]
-            for j in range(window.kernel[1])
+            for j in range(0, window.reach[1], columns)
         ]
-        for i in range(window.kernel[0])
+        for i in range(0, window.reach[0], rows)
     ]
 
 
-def overlap_add(taps: list[jax.Array], axis: int, stride: int, length: int) -> jax.Array:
-    """Sum `taps` into an axis of `length`: element t of tap j lands on position j + stride * t.
+def overlap_add(taps: list[jax.Array], axis: int, stride: int, length: int, dilation: int = 1) -> jax.Array:
+    """Sum `taps` into an axis of `length`: element t of tap j lands on position j * dilation + stride * t.
 
-    The adjoint of taking the strided slices `x[j : j + stride * (t - 1) + 1 : stride]`.
+    The adjoint of taking the strided slices `x[j : j + stride * (t - 1) + 1 : stride]` of every j * dilation.
     """
+    if dilation > 1:
+        nothing = jnp.zeros_like(taps[0])
+        taps = [taps[j // dilation] if j % dilation == 0 else nothing for j in range((len(taps) - 1) * dilation + 1)]
     total = None
     for start in range(0, len(taps), stride):
         group = taps[start : start + stride]
@@ -107,7 +117,7 @@ def overlap_add(taps: list[jax.Array], axis: int, stride: int, length: int) -> j
 def add_slices(taps: list[list[jax.Array]], window: Window) -> jax.Array:
     """The adjoint of `window_slices`: (A, H, W, B)."""
     height, width = window.padded
-    rows = [overlap_add(row, 2, window.strides[1], width) for row in taps]
-    padded = overlap_add(rows, 1, window.strides[0], height)
+    rows = [overlap_add(row, 2, window.strides[1], width, window.dilation[1]) for row in taps]
+    padded = overlap_add(rows, 1, window.strides[0], height, window.dilation[0])
     (above, below), (left, right) = window.pads
     return pad_map(padded, ((-above, -below), (-left, -right)))

