@@ -8,7 +8,8 @@ from collections.abc import Iterable
 
 import numpy as np
 import optax
-from common import Options, decimals_of, number
+from common import Options
+from rows import decimals_of, number
 
 import flaxvision as fv
 from flaxvision.layers import Activation, Chain

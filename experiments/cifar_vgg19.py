@@ -31,9 +31,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from common import Options, Study, cached, means_of, plus_minus, read_options, torch_runs
+from common import Options, Study, cached, means_of, read_options, torch_runs
 from figures import draw_confusions, draw_lines
 from flax import nnx
+from rows import plus_minus
 
 import export
 import flaxvision as fv

@@ -11,7 +11,6 @@ import dataclasses
 import functools
 import importlib.util
 import json
-import math
 import os
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from rows import Row, cells_of, rows_markdown
 
 import flaxvision as fv
 from flaxvision.report import encode, markdown_table
@@ -100,75 +100,6 @@ def command_of(script: str, typed: Sequence[str]) -> str:
     return " ".join(["python", script, *shown])
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One number of a report beside ours."""
-
-    what: str  # such as "test accuracy, SGD 0.1"
-    unit: str  # of every number of the row, such as "%"
-    values: tuple[float, ...]  # ours, a value a seed
-    published: float | None = None
-    published_range: tuple[float, float] | None = None  # or the lowest and highest of several
-    tolerance: float | None = None  # largest difference that counts as the same
-    interval: tuple[float, float] | None = None  # or the values that do
-    peer: tuple[float, ...] = ()  # PyTorch on the same data, a value a seed
-    peer_tolerance: float | None = None  # largest difference of our mean from the peer's
-    note: str = ""
-
-    @property
-    def ours(self) -> float:
-        """Mean over seeds."""
-        return float(np.mean(self.values))
-
-    @property
-    def std(self) -> float | None:
-        """Sample standard deviation over seeds."""
-        return float(np.std(self.values, ddof=1)) if len(self.values) > 1 else None
-
-    @property
-    def from_published(self) -> float | None:
-        """The difference from the published value, or from the nearer end of the published range."""
-        if self.published_range is not None:
-            return self.ours - float(np.clip(self.ours, *self.published_range))
-        return None if self.published is None else self.ours - self.published
-
-    @property
-    def from_peer(self) -> float | None:
-        """The difference from PyTorch's mean."""
-        return self.ours - float(np.mean(self.peer)) if self.peer else None
-
-    @property
-    def verdict(self) -> str:
-        """ "within" or "outside" what is allowed; "" where nothing is."""
-        if self.interval is not None:
-            return "within" if self.interval[0] <= self.ours <= self.interval[1] else "outside"
-        if self.from_peer is not None and self.peer_tolerance is not None:
-            return "within" if abs(self.from_peer) <= self.peer_tolerance else "outside"
-        if self.from_published is not None and self.tolerance is not None:
-            return "within" if abs(self.from_published) <= self.tolerance + 1e-9 else "outside"
-        return ""
-
-    def record(self, seeds: Sequence[int]) -> dict[str, Any]:
-        """The row as JSON."""
-        return {
-            "what": self.what,
-            "unit": self.unit,
-            "published": self.published,
-            "published_range": self.published_range,
-            "ours": self.ours,
-            "std": self.std,
-            "n": len(self.values),
-            "seeds": list(seeds)[: len(self.values)],
-            "values": list(self.values),
-            "tolerance": self.tolerance,
-            "interval": self.interval and [bound if np.isfinite(bound) else None for bound in self.interval],
-            "peer": list(self.peer),
-            "peer_tolerance": self.peer_tolerance,
-            "verdict": self.verdict,
-            "note": self.note,
-        }
-
-
 class Study:
     """One experiment's results, in the order in which they are given."""
 
@@ -197,7 +128,7 @@ class Study:
         peer = tuple(float(value) for value in rest.pop("peer", ()))
         row = Row(what, unit, tuple(float(value) for value in numbers), peer=peer, **rest)
         self.rows.append(row)
-        print(_cells(row), flush=True)
+        print(cells_of(row), flush=True)
         return row
 
     def claim(self, statement: str, verdict: str, evidence: str) -> None:
@@ -337,87 +268,6 @@ def kept_in_words() -> str:
 def claims_markdown(claims: Iterable[Mapping[str, str]]) -> str:
     """Claims as a Markdown table."""
     return markdown_table(CLAIMS, [(c["claim"], f"**{c['verdict']}**", c["evidence"]) for c in claims]) + "\n"
-
-
-def rows_markdown(rows: Sequence[Row]) -> str:
-    """Rows as a Markdown table; a column that would be empty is left out."""
-    differences = ("difference from published", "difference from PyTorch")
-    header = ["", "published", "ours", "n", "PyTorch, same data", *differences, "allowed", "verdict", "note"]
-    cells = [_cells(row) for row in rows]
-    keep = [i for i in range(len(header)) if i < 3 or any(line[i] for line in cells)]
-    return markdown_table([header[i] for i in keep], [[line[i] for i in keep] for line in cells]) + "\n"
-
-
-def _cells(row: Row) -> list[str]:
-    decimals = decimals_of(row.std or math.nan)
-
-    def text(value: float | None, sign: bool = False) -> str:
-        return "" if value is None else number(value, row.unit, sign, decimals if sign else None)
-
-    if row.interval is not None:
-        low, high = row.interval
-        allowed = f"≥ {text(low)}" if high == np.inf else f"≤ {text(high)}" if low == -np.inf else ""
-        allowed = allowed or f"{text(low)} to {text(high)}"
-    elif row.peer and row.peer_tolerance is not None:
-        allowed = f"± {number(row.peer_tolerance)} of PyTorch"
-    else:
-        allowed = "" if row.tolerance is None else f"± {number(row.tolerance)}"
-    published = text(row.published) if row.published_range is None else " to ".join(map(text, row.published_range))
-    return [
-        f"{row.what} ({row.unit})" if row.unit else row.what,
-        published,
-        mean_std(row.values, row.unit),
-        str(len(row.values)),
-        mean_std(row.peer, row.unit, decimals) if row.peer else "",
-        text(row.from_published, sign=True),
-        text(row.from_peer, sign=True),
-        allowed,
-        row.verdict,
-        row.note,
-    ]
-
-
-def decimals_of(spread: float) -> int | None:
-    """The decimals that show two significant digits of a deviation; None where there is none."""
-    return max(0, 1 - math.floor(math.log10(spread))) if 1e-9 < spread < math.inf else None
-
-
-def mean_std(values: Sequence[float] | np.ndarray, unit: str = "", decimals: int | None = None) -> str:
-    """Mean and sample deviation of numbers in words; `decimals` are those of a single one.
-
-    >>> mean_std([0.42, 0.38, 0.41]), mean_std([97.5], "%")
-    ('0.403 ± 0.021', '97.50')
-    """
-    if len(values) == 1:
-        return number(float(values[0]), unit, decimals=decimals)
-    return plus_minus(float(np.mean(values)), float(np.std(values, ddof=1)), unit)
-
-
-def plus_minus(mean: float, spread: float, unit: str = "", sign: bool = False) -> str:
-    """A mean and its deviation or error (not a number: there is none), to two significant digits of that."""
-    decimals = decimals_of(spread)
-    shown = number(mean, unit, sign, decimals)
-    return shown if math.isnan(spread) else f"{shown} ± {number(spread, unit, decimals=decimals)}"
-
-
-def number(value: float, unit: str = "", sign: bool = False, decimals: int | None = None) -> str:
-    """Shares in hundredths of a percent, whole numbers with commas, anything else with four significant digits.
-
-    >>> number(88.6543, "%"), number(3274634), number(0.00123456), number(0.5, sign=True), number(-0.001, "%")
-    ('88.65', '3,274,634', '0.001235', '+0.5', '0.00')
-    """
-    plus = "+" if sign else ""
-    if not np.isfinite(value):
-        return str(value)
-    if decimals is None and unit == "%":
-        decimals = 2
-    if decimals is not None:
-        shown = f"{value:{plus},.{decimals}f}"
-    elif (value == round(value) and abs(value) < 1e12) or abs(value) >= 1e4:
-        shown = f"{value:{plus},.0f}"
-    else:
-        shown = f"{value:{plus},.4g}"
-    return shown if float(shown.replace(",", "")) else shown.lstrip("+-")
 
 
 def all_versions() -> dict[str, str]:

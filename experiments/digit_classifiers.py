@@ -14,8 +14,9 @@ transposed; which of 4 and 9 is taken for the other more often is luck.
 from __future__ import annotations
 
 import numpy as np
-from common import Study, judge, mean_std, number, read_options
+from common import Study, judge, read_options
 from figures import draw_confusions, draw_lines
+from rows import mean_std, number
 from sweeps import Arrays, Runs, dataset_of, fill, torch_runs
 
 import flaxvision as fv

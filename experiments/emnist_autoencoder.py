@@ -15,9 +15,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from common import Study, judge, number, read_options
+from common import Study, judge, read_options
 from emnist_common import DIGITS_ONLY, QUICK, is_lower, judge_epochs, table, with_error
 from figures import draw_lines
+from rows import number
 from sweeps import Arrays, Runs, dataset_of, fill, torch_runs
 
 import flaxvision as fv

@@ -10,7 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from common import Study, plus_minus
+from common import Study
+from rows import plus_minus
 from sweeps import Arrays
 
 from flaxvision.sweep import Spec, load_spec

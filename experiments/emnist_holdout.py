@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
-from common import Study, judge, mean_std, plus_minus, read_options
+from common import Study, judge, read_options
 from emnist_common import (
     DIGITS_ONLY,
     HELD_OUT,
@@ -32,6 +32,7 @@ from emnist_common import (
     with_error,
 )
 from figures import draw_lines
+from rows import mean_std, plus_minus
 from sweeps import Arrays, Runs, dataset_of, fill, torch_runs
 
 from flaxvision.report import COLUMN, FAINT, OKABE_ITO, figure_style, new_figure

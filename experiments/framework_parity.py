@@ -47,6 +47,7 @@ from frameworks import (
     time_graphs,
     train_cells,
 )
+from rows import mean_std, plus_minus
 
 import export
 import flaxvision as fv
@@ -186,7 +187,7 @@ def tabulate_cells(study: Study, cells: Cells) -> None:
         [
             (
                 *cell,
-                *(common.mean_std(last(cells, metric)[cell], unit) for metric, (_, _, unit) in METRICS.items()),
+                *(mean_std(last(cells, metric)[cell], unit) for metric, (_, _, unit) in METRICS.items()),
             )
             for cell in cells
         ],
@@ -200,7 +201,7 @@ def tabulate_cells(study: Study, cells: Cells) -> None:
 def words(metric: str, difference: float, half: float = np.nan, sign: bool = True) -> str:
     """A difference, with half of its interval and its unit."""
     unit = METRICS[metric][2]
-    shown = common.plus_minus(difference, half, unit, sign)
+    shown = plus_minus(difference, half, unit, sign)
     return f"{shown}{' points' if unit else ''}"
 
 

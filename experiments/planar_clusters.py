@@ -16,8 +16,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from common import Study, mean_std, plus_minus, read_options
+from common import Study, read_options
 from figures import draw_lines
+from rows import mean_std, plus_minus
 from sweeps import Arrays, Runs, dataset_of, fill, torch_runs
 
 import flaxvision as fv

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from pathlib import Path
-from typing import Any
 
-from common import RESULTS, Row, claims_markdown, rows_markdown
+from common import RESULTS, claims_markdown
+from rows import Row, rows_markdown
 
 REPORTS = {
     "A": "One CNN in two frameworks (MNIST)",
@@ -51,7 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
         parts.append(f"## {letter}. {title}\n")
         for record in (record for record in records if record["report"].startswith(letter)):
             parts.append(f"### [{record['title']}]({record['name']}/README.md)\n")
-            rows = [_row(row) for row in record["rows"]]
+            rows = [Row.of(row) for row in record["rows"]]
             compared = [row for row in rows if row.verdict or row.from_published is not None]
             if compared:
                 parts.append(rows_markdown(compared))
@@ -60,23 +59,6 @@ def main(arguments: list[str] | None = None) -> None:
             if record["claims"]:
                 parts.append(claims_markdown(record["claims"]))
     (folder / "README.md").write_text("\n".join(parts), encoding="utf-8")
-
-
-def _row(record: dict[str, Any]) -> Row:
-    low, high = record["interval"] or (None, None)
-    bounds = (-math.inf if low is None else low, math.inf if high is None else high)
-    return Row(
-        record["what"],
-        record["unit"],
-        tuple(record["values"]),
-        record["published"],
-        record.get("published_range"),  # older results have none
-        record["tolerance"],
-        bounds if record["interval"] else None,
-        tuple(record["peer"]),
-        record["peer_tolerance"],
-        record["note"],
-    )
 
 
 if __name__ == "__main__":

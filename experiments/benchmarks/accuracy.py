@@ -6,7 +6,8 @@ import dataclasses
 from typing import Any
 
 import numpy as np
-from common import Options, Study, cached, mean_std, plus_minus
+from common import Options, Study, cached
+from rows import mean_std, plus_minus
 
 import flaxvision as fv
 

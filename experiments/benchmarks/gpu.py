@@ -15,10 +15,11 @@ from typing import Any
 
 import contestants
 import numpy as np
-from common import Options, Study, number
+from common import Options, Study
 from contest import Contestant, Times, Turn, contest
 from contestants import TASKS, Task
 from figures import draw_lines
+from rows import number
 from steps import BEST_TORCH, COMPILED, EAGER, JAX_JIT, OURS, milliseconds, ratios_of
 from tables import mean_accuracy
 from whole import run as whole_run

@@ -6,8 +6,9 @@ import dataclasses
 import functools
 
 import numpy as np
-from common import Options, Study, number
+from common import Options, Study
 from contest import Times, Turn, contest, kept
+from rows import number
 
 ABOUT = """
 One pool, its values and the gradient of its input, beside PyTorch as it is and compiled. Maps are (N, C, H, W) in

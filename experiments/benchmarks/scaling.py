@@ -8,10 +8,11 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from common import Options, Study, number
+from common import Options, Study
 from contest import Times, Turn, contest, kept
 from contestants import TASKS, Task
 from figures import draw_lines
+from rows import number
 
 from flaxvision.errors import check_choice
 

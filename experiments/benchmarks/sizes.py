@@ -7,9 +7,10 @@ import functools
 from typing import Any
 
 import contestants
-from common import Options, Study, number
+from common import Options, Study
 from contest import Times, contest, kept
 from contestants import TASKS, Task
+from rows import number
 
 BATCHES = (16, 64, 256, 1024)
 NETWORKS = ("emnist_cnn", "tiny_cnn", "mnist_net")  # the last with BatchNorm

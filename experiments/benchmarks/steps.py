@@ -10,9 +10,10 @@ from typing import Any
 import contestants
 import numpy as np
 from bars import draw_ratios
-from common import Options, Study, number
+from common import Options, Study
 from contest import Contestant, Times, contest, kept
 from contestants import TASKS
+from rows import number
 
 from flaxvision.errors import check_choice
 

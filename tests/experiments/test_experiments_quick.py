@@ -84,10 +84,15 @@ def test_a_study(name, script, tmp_path, capsys, torch):
 
 def test_rows_and_kept_parts(script, tmp_path, monkeypatch):
     common = script("common")
-    assert doctest.testmod(common).failed == 0
-    row = common.Row("speed", "it/s", (5.0,), published_range=(1.0, 3.0), peer=(4.0, 6.0))
+    rows = script("rows")
+    assert doctest.testmod(rows).failed == 0
+    row = rows.Row("speed", "it/s", (5.0,), published_range=(1.0, 3.0), peer=(4.0, 6.0))
     assert (row.from_published, row.from_peer, row.verdict) == (2.0, 0.0, "")
-    assert "| 1 to 3 | 5 | 1 | 5.0 ± 1.4 | +2 | 0 |" in common.rows_markdown([row])
+    assert "| 1 to 3 | 5 | 1 | 5.0 ± 1.4 | +2 | 0 |" in rows.rows_markdown([row])
+    bounded = rows.Row("error", "", (1.0, 2.0), interval=(-np.inf, 3.0))
+    for given in (row, bounded):
+        text = json.dumps(given.record([0, 1]))
+        assert json.dumps(rows.Row.of(json.loads(text)).record([0, 1])) == text
 
     monkeypatch.setattr(common, "RESULTS", tmp_path / "experiments" / "results")
     options = common.read_options("some", None, [])
