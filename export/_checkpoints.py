@@ -89,7 +89,7 @@ def _foreign(path: Path, head: bytes) -> UserError:
         why = "it is an HDF5 file, as Keras writes them: give it to export.from_keras"
     else:
         why = f"it begins with {head[:16]!r}: give one that torch.save or safetensors wrote, or download it again"
-    return UserError(f"{path} is no {what} file: {why}")
+    return UserError(f"{path} is not a {what} file: {why}")
 
 
 def _read_shards(path: Path) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def _read_shards(path: Path) -> dict[str, Any]:
         names = sorted(set(files.values()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{path} is no index of shards: it has no weight_map; give a .safetensors, .pt or .bin file"
+            f"{path} is not an index of shards: it has no weight_map; give a .safetensors, .pt or .bin file"
         ) from error
     missing = [name for name in names if not (path.parent / name).is_file()]
     if missing:
@@ -120,7 +120,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     try:
         return load_file(path)
     except (SafetensorError, OSError, AttributeError) as error:  # the last: a type that numpy lacks, such as float8
-        raise UserError(f"{path} is no safetensors file ({error}): save the state_dict again") from error
+        raise UserError(f"{path} is not a safetensors file ({error}): save the state_dict again") from error
 
 
 def _check_archive(path: Path) -> None:
@@ -138,10 +138,10 @@ def _check_archive(path: Path) -> None:
             f"{path} is a torch.export program; for its numbers type: {_command(_EXPORTED, path, converted)}"
         )
     if "model.weights.h5" in names:
-        raise UserError(f"{path} is no PyTorch file: it is a Keras file; give it to export.from_keras")
+        raise UserError(f"{path} is not a PyTorch file: it is a Keras file; give it to export.from_keras")
     if "data.pkl" not in inner:
         raise UserError(
-            f"{path} is no PyTorch file: it is an archive of {', '.join(names[:3]) or 'nothing'}"
+            f"{path} is not a PyTorch file: it is an archive of {', '.join(names[:3]) or 'nothing'}"
             f"{', …' if len(names) > 3 else ''}; give one that torch.save wrote"
         )
 
@@ -166,7 +166,9 @@ def _read_torch(path: Path) -> Any:
                 f"where you trust it, type: {command}"
             ) from error
         reason = str(error).partition("\n")[0][:200]
-        raise UserError(f"{path} is no PyTorch file ({reason}): save the state_dict again with torch.save") from error
+        raise UserError(
+            f"{path} is not a PyTorch file ({reason}): save the state_dict again with torch.save"
+        ) from error
     if not isinstance(content, (Mapping, tuple, list)) or not any(states(content)):
         raise UserError(f"{path} holds a {type(content).__name__} without named tensors: save a state_dict")
     return content

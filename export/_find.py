@@ -83,7 +83,7 @@ class Fit:
     key: str
     taken: dict[str, Any]  # the model's name -> value
     wrong: dict[str, list[str]]  # in words, by what is wrong: `_MISSING`, `_OTHER`, `_LEFT`
-    others: tuple[str, ...]  # entries beside them that are no tensors
+    others: tuple[str, ...]  # entries beside them that are not tensors
 
     @property
     def count(self) -> int:
@@ -170,7 +170,7 @@ def _mismatch(name: str, value: Any, shape: tuple[int, ...]) -> str:
     """What is wrong with the value of a tensor that should have `shape`; "" for nothing."""
     if not isinstance(value, np.ndarray):
         kind = "quantized tensor" if getattr(value, "is_quantized", False) else type(value).__name__
-        return f"{name!r}, a {kind}, is no tensor of plain numbers"
+        return f"{name!r}, a {kind}, is not a tensor of plain numbers"
     if not jnp.issubdtype(value.dtype, jnp.floating):  # which knows bfloat16, as numpy does not
         return f"{name} is {value.dtype} {value.shape}, not floating-point {shape}"
     return f"{name} is {value.shape}, not {shape}" if value.shape != shape else ""

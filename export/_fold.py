@@ -1,4 +1,4 @@
-"""Folds batch normalisation into the layer before it, as a network of its own."""
+"""Folds batch normalization into the layer before it, as a network of its own."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def from_keras(source: str | Path | keras.Model) -> Chain:
         A Keras file knows no class names: set `classes` where they matter.
 
     Raises:
-        UserError: If Keras is missing, the file is no Keras file, the model is no chain, or a layer has no
+        UserError: If Keras is missing, the file is not a Keras file, the model is not a chain, or a layer has no
             counterpart; it is named.
 
     >>> import export
@@ -315,7 +315,7 @@ def _plain(value: Any) -> np.ndarray:
 
 
 def _layer(name: str, kind: str, layer: Any, config: dict[str, Any], shape: Shape, pads: tuple | None) -> nnx.Module:
-    """Our layer for one of Keras's, with parameters of no meaning yet."""
+    """Our layer for one of Keras's, with placeholder parameters."""
     rngs = nnx.Rngs(0)
     if kind == "Dense":
         return nnx.Linear(math.prod(shape), config["units"], use_bias=config["use_bias"], rngs=rngs)
@@ -400,4 +400,4 @@ def _load(path: Path) -> Any:
             return keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # whatever zip, json, h5py or Keras raise for a damaged or foreign file
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path} is no Keras file that can be loaded ({reason})") from error
+        raise UserError(f"{path} is not a Keras file that can be loaded ({reason})") from error

@@ -24,26 +24,26 @@ def from_onnx(path: str | Path) -> Chain:
     become float32 where JAX has no 64-bit mode, and that is said.
 
     Raises:
-        UserError: If the file is missing, is no ONNX file, was not written by `to_onnx`, is damaged, or weights that
-            lie beside it are gone.
+        UserError: If the file is missing, is not an ONNX file, was not written by `to_onnx`, is damaged, or weights
+            that lie beside it are gone.
     """
     try:
         proto = onnx.load(path, load_external_data=False)
     except FileNotFoundError as error:
         raise UserError(f"no ONNX file {path}: give a file that export.to_onnx wrote") from error
     except (DecodeError, OSError) as error:
-        raise UserError(f"{path} is no ONNX file ({error}): give a file that export.to_onnx wrote") from error
+        raise UserError(f"{path} is not an ONNX file ({error}): give a file that export.to_onnx wrote") from error
     about = {entry.key: entry.value for entry in proto.metadata_props}
     if DESCRIPTION not in about:
         raise UserError(f"{path} was not written by export.to_onnx: it has no {DESCRIPTION} in its metadata")
     try:
         description = json.loads(about[DESCRIPTION])
     except ValueError as error:
-        raise UserError(f"{path} is damaged: {DESCRIPTION} in its metadata is no JSON ({error})") from error
+        raise UserError(f"{path} is damaged: {DESCRIPTION} in its metadata is not valid JSON ({error})") from error
     model = build_model(description, str(path))
     given = _numbers(Path(path), proto)
     wanted = {name: array.shape for name, array in state_dict(model).items()}
-    for name, shape in wanted.items():  # a number a channel has axes of 1 after it in the graph
+    for name, shape in wanted.items():  # one number per channel has axes of 1 after it in the graph
         if name in given and given[name].shape == (*shape, 1, 1):
             given[name] = given[name].reshape(shape)
     wrong = [f"{name} is missing" for name in wanted if name not in given]

@@ -1,4 +1,4 @@
-"""A network as an ONNX file that an engineer likes to open: one node a layer, PyTorch's tensor names, no detours."""
+"""A network as an ONNX file that an engineer likes to open: one node per layer, PyTorch's tensor names, no detours."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from flaxvision.training.losses import loss_of
 LAYOUTS = ("NCHW", "NHWC")
 OPSETS = range(13, 24)  # what the nodes below mean the same in
 OPSET = 17  # the default: read by every onnxruntime since 1.12
-LARGEST = 2**31 - 2**24  # bytes of weights that a file holds: protobuf takes less than 2 GiB in all
-SMALL = 1024  # bytes of a tensor that always stays in the file: shapes may depend on its numbers
-ALIGNED = 4096  # bytes at whose multiples weights beside the file begin, so that they can be mapped into memory
+LARGEST_FILE = 2**31 - 2**24  # bytes of weights that a file holds: protobuf takes less than 2 GiB in all
+SMALL_TENSOR = 1024  # bytes of a tensor that always stays in the file: shapes may depend on its numbers
+ALIGNMENT = 4096  # bytes at whose multiples weights beside the file begin, so that they can be mapped into memory
 
 
 class Graph:
@@ -62,7 +62,7 @@ class Graph:
         return name
 
     def constant(self, name: str, value: np.ndarray) -> str:
-        """Add an initializer that is no weight and return its name."""
+        """Add an initializer that is not a weight and return its name."""
         name = self._unique(name)
         self.initializers[name] = value
         return name
@@ -120,10 +120,10 @@ def to_onnx(
         The path.
 
     Raises:
-        UserError: For what is no model, a layer that cannot be exported (its name, place and the allowed kinds),
+        UserError: For what is not a model, a layer that cannot be exported (its name, place and the allowed kinds),
             weights of another type than float16, float32 or float64, an unknown layout or opset, normalize on a model
-            of points, softmax on a model without class scores, metadata that is no JSON or has the name of an entry of
-            ours, or a path that cannot be written.
+            of points, softmax on a model without class scores, metadata that is not valid JSON or has the name of an
+            entry of ours, or a path that cannot be written.
 
     Example:
         >>> export.to_onnx(model, "phone.onnx", normalize=True, softmax=True, batch=1)  # doctest: +SKIP
@@ -159,7 +159,7 @@ def _build(
     graph, value = Graph("input", (name, *tensors)), "input"
     if normalize:
         value = graph.add("Cast", [value], "pixels", to=helper.np_dtype_to_tensor_dtype(dtype))
-        along = (-1, 1, 1) if layout == "NCHW" else (-1,)  # where there is a number a channel
+        along = (-1, 1, 1) if layout == "NCHW" else (-1,)  # where there is one number per channel
         for part, op, nothing in (("scale", "Mul", 1), ("offset", "Add", 0)):
             number = np.asarray(getattr(model.preprocess, part), dtype)
             if np.any(number != nothing):
@@ -204,7 +204,7 @@ def _check(proto: onnx.ModelProto, weights: Mapping[str, np.ndarray]) -> None:
     lean = onnx.ModelProto()
     lean.CopyFrom(proto)
     for name, array in weights.items():
-        if array.nbytes <= SMALL:
+        if array.nbytes <= SMALL_TENSOR:
             lean.graph.initializer.append(numpy_helper.from_array(array, name))
         else:
             element = helper.np_dtype_to_tensor_dtype(array.dtype)
@@ -216,33 +216,33 @@ def _check(proto: onnx.ModelProto, weights: Mapping[str, np.ndarray]) -> None:
 
 def _write(path: Path, proto: onnx.ModelProto, weights: Mapping[str, np.ndarray]) -> Path:
     """Write the file with its weights, or with those beside it where protobuf cannot hold them."""
-    if sum(array.nbytes for array in weights.values()) <= LARGEST:
+    if sum(array.nbytes for array in weights.values()) <= LARGEST_FILE:
         proto.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in weights.items())
     else:
         beside = path.with_name(f"{path.name}.data")
         end = 0
         for name, array in weights.items():
-            if array.nbytes <= SMALL:
+            if array.nbytes <= SMALL_TENSOR:
                 proto.graph.initializer.append(numpy_helper.from_array(array, name))
                 continue
-            start = -(-end // ALIGNED) * ALIGNED
+            start = -(-end // ALIGNMENT) * ALIGNMENT
             end = start + array.nbytes
             element = helper.np_dtype_to_tensor_dtype(array.dtype)
             tensor = TensorProto(name=name, data_type=element, dims=array.shape, data_location=TensorProto.EXTERNAL)
             for key, value in (("location", beside.name), ("offset", start), ("length", array.nbytes)):
                 tensor.external_data.add(key=key, value=str(value))
             proto.graph.initializer.append(tensor)
-        write_atomically(beside, _pieces(array for array in weights.values() if array.nbytes > SMALL))
+        write_atomically(beside, _pieces(array for array in weights.values() if array.nbytes > SMALL_TENSOR))
     return write_atomically(path, proto.SerializeToString(deterministic=True))
 
 
 def _pieces(arrays: Iterable[np.ndarray]) -> Iterator[bytes | memoryview]:
-    """The arrays' bytes, each from a multiple of `ALIGNED` on."""
+    """The arrays' bytes, each from a multiple of `ALIGNMENT` on."""
     end = 0
     for array in arrays:
-        yield bytes(-end % ALIGNED)
+        yield bytes(-end % ALIGNMENT)
         yield array.reshape(-1).view(np.uint8).data
-        end += -end % ALIGNED + array.nbytes
+        end += -end % ALIGNMENT + array.nbytes
 
 
 def _probabilities(graph: Graph, value: str, output: tuple[int, ...], dtype: Any) -> str:

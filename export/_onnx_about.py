@@ -66,7 +66,7 @@ def describe_input(model: Chain, dims: tuple[object, ...], layout: str, normaliz
     if model.preprocess == Preprocess():
         return f"{images}, with values as the network was trained on: they are not scaled."
     ends = np.outer((0, 255), np.asarray(model.preprocess.scale)) + np.asarray(model.preprocess.offset)
-    each = ", a number a channel" if ends.shape[1] > 1 else ""
+    each = ", one number per channel" if ends.shape[1] > 1 else ""
     scaled = f"{_formula(model.preprocess)} of pixels from 0 to 255{each}"
     return f"{images}: {scaled}, which gives {ends.min():.6g} to {ends.max():.6g}."
 

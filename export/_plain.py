@@ -401,7 +401,7 @@ def _polar(graph: Graph, place: Place, inputs: Sequence[str]) -> str:
     width, height = graph.add("Abs", [x]), graph.add("Abs", [y])
     larger, smaller = graph.add("Max", [width, height]), graph.add("Min", [width, height])
     zero, one = number("zero", 0), number("one", 1)
-    finite = number("largest", np.finfo(place.dtype).max)  # infinity by infinity is no number
+    finite = number("largest", np.finfo(place.dtype).max)  # infinity by infinity is not a number
     divisor = graph.add("Where", [graph.add("Equal", [larger, zero]), one, graph.add("Min", [larger, finite])])
     ratio = graph.add("Div", [graph.add("Min", [smaller, finite]), divisor])
     root = graph.add("Sqrt", [graph.add("Add", [graph.add("Mul", [ratio, ratio]), one])])

@@ -136,7 +136,7 @@ def row_of(position: int, name: str, layer: nnx.Module, kind: str) -> Row:
 
 
 def check_layers(model: Chain) -> None:
-    """Raise for what is no model, or the first layer that cannot be exported, before anything is done with any."""
+    """Raise for what is not a model, or the first layer that cannot be exported, before anything is done with any."""
     _check_numbers(model)
     for position, (name, layer) in enumerate(model.named_layers()):
         row_of(position, name, layer, model.kind)

@@ -70,7 +70,7 @@ def from_torch(
 
     Where a checkpoint keeps its weights ("state_dict", "model_state_dict", "net", …), what all their names begin with
     ("module.", "model.") and the names of wrappers within ("_orig_mod") are found by the model's own names, and said on
-    standard error. Where several sets fit, it takes the first that is no running average; `key` takes another.
+    standard error. Where several sets fit, it takes the first that is not a running average; `key` takes another.
 
     Args:
         weights: A `state_dict`, a module, a checkpoint that holds one of these at any level, or a file: `.safetensors`,
@@ -88,7 +88,7 @@ def from_torch(
         The filled copy.
 
     Raises:
-        UserError: For a file that is no such file, and for any mismatch: how many there are, the first of them, and
+        UserError: For a file of another kind, and for any mismatch: how many there are, the first of them, and
             what to do.
 
     >>> import export, flaxvision as fv

@@ -208,21 +208,21 @@ class ChannelsLastFlatten(torch.nn.Module):
 
 
 class LastAxisBatchNorm(torch.nn.BatchNorm1d):
-    """Batch normalisation over the last axis of examples that are no maps, such as (T, C)."""
+    """Batch normalization over the last axis of examples that are not maps, such as (T, C)."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalise `x`, (N, ..., C)."""
+        """Normalize `x`, (N, ..., C)."""
         return super().forward(x.reshape(-1, x.shape[-1])).reshape(x.shape)
 
 
 class LayerNorm2d(torch.nn.LayerNorm):
-    """Layer normalisation over the channels of (N, C, H, W), which `torch.nn.LayerNorm` takes on the last axis."""
+    """Layer normalization over the channels of (N, C, H, W), which `torch.nn.LayerNorm` takes on the last axis."""
 
     def __init__(self, place: Place):
         super().__init__(place.layer.num_features, place.layer.epsilon)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalise `x`."""
+        """Normalize `x`."""
         return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 

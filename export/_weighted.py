@@ -204,7 +204,7 @@ register(
 )
 
 
-# Normalisation.
+# Normalization.
 
 
 def _batch_norm(graph: Graph, place: Place, inputs: Sequence[str]) -> str:
@@ -238,7 +238,7 @@ def standardized(graph: Graph, place: Place, x: str, axes: Sequence[int]) -> str
 
 
 def scaled_by_channel(graph: Graph, place: Place, x: str) -> str:
-    """`x` times the layer's weight plus its bias, a number a channel each."""
+    """`x` times the layer's weight plus its bias, each one number per channel."""
     along = (-1, 1, 1) if len(place.shape) == 3 else (-1,)
     weight, bias = (
         graph.initializer(f"{place.layer_name}.{part}", place.tensors[part].reshape(along))

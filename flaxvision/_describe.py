@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-MOST = 20_000  # parts of one object
+MOST_PARTS = 20_000  # parts of one object
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{6,}")
 _INSTALLED = ("site-packages", "dist-packages")
 _COMPUTE = ("jax", "jaxlib", "flax", "optax", "chex", "numpy")  # wherever they lie
@@ -96,7 +96,7 @@ class _Describer:
         self.within[id(value)] = len(self.within)
         self.count += 1
         try:
-            if self.count > MOST:
+            if self.count > MOST_PARTS:
                 raise Indescribable(f"a {_name(type(value))} of too many parts")
             return self._compound(value)
         except Indescribable:

@@ -11,7 +11,7 @@ _PLAIN = {"±": "+/-", "–": "-", "−": "-", "…": "...", "×": "x", "†": "
 
 
 def _substitute(error: UnicodeError) -> tuple[str, int]:
-    r"""Signs by their ASCII likeness, letters as \u732b, bytes of a file's name that are no UTF-8 as \xe9."""
+    r"""Signs by their ASCII likeness, letters as \u732b, bytes of a file's name that are not UTF-8 as \xe9."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     return "".join(map(_escape, error.object[error.start : error.end])), error.end

@@ -52,7 +52,7 @@ ELSEWHERE = {
     }.items()
     for alias in aliases.split()
 }
-LONG = 12  # names that a message lists beside the one that was probably meant
+MOST_LISTED = 12  # names that a message lists beside the one that was probably meant
 
 
 class UserError(ValueError):
@@ -77,8 +77,8 @@ def unknown(what: str, given: object, allowed: Iterable[object]) -> UserError:
     if isinstance(given, str):
         plain = given.lower().replace("-", "_").replace(" ", "_")
         same = [name for name in names if name == ELSEWHERE.get(plain, plain)]
-        near = same or difflib.get_close_matches(given, names, n=1, cutoff=0.6 if len(names) > LONG else 0.5)
-    if near and len(names) > LONG:
+        near = same or difflib.get_close_matches(given, names, n=1, cutoff=0.6 if len(names) > MOST_LISTED else 0.5)
+    if near and len(names) > MOST_LISTED:
         return UserError(f"unknown {what} {str(given)!r}: did you mean {near[0]!r}?")
     hint = f" did you mean {near[0]!r}?" if near else ""
     return UserError(f"unknown {what} {str(given)!r}:{hint} Allowed: {', '.join(names)}")

@@ -16,7 +16,7 @@ from flaxvision.errors import UserError, check_whole, unknown
 _GLYPHS = {"glyphs": (DIGITS, 10_000), "glyphs47": (BALANCED, 23_500)}  # characters, default training examples
 _FOLDERS = ("npz", "images")
 _SIZE = re.compile(r"\d{1,5}x\d{1,5}", re.ASCII)  # width x height
-_TEST_SHARE = 5  # a generated set has one test example for so many training examples
+_TEST_SHARE = 5  # a generated set has one test example per this many training examples
 
 
 def list_datasets() -> tuple[str, ...]:
@@ -54,8 +54,8 @@ def load(
 
     Args:
       name: one of `list_datasets()`; `npz:FOLDER` and `images:FOLDER` name a folder of one's own.
-      raw_dir: folder with the original files, best in a sub-folder a set; `FLAXVISION_RAW_DIR`, for which the same
-        holds, when left out.
+      raw_dir: folder with the original files, best with one sub-folder per set; when left out,
+        `FLAXVISION_RAW_DIR`, for which the same holds.
       data_dir: folder for prepared sets; `FLAXVISION_DATA_DIR`, else the user's cache folder, when left out.
       limit: examples of every split to keep, see `Dataset.limit`.
       validation: fraction of the training examples, after `limit`, to hold out, see `Dataset.hold_out`.

@@ -83,7 +83,7 @@ def build(
         scaled[split] = any("multiplied" in words for words in of_images)
         if len(images[split]) != len(labels[split]):
             raise UserError(
-                f"{where}: {len(images[split])} examples but {len(labels[split])} labels: give one label an example"
+                f"{where}: {len(images[split])} examples but {len(labels[split])} labels: give one label per example"
             )
         if images[split].size == 0:
             raise UserError(f"{where}: there are no examples: their shape is {images[split].shape}")

@@ -30,7 +30,7 @@ def unpickle_cifar(content: bytes, where: str) -> bytes:
     batch = load_plain(content, where)
     names = {key.decode() if isinstance(key, bytes) else key: key for key in batch} if isinstance(batch, dict) else {}
     if not {"data", "labels"} <= set(names):
-        raise UserError(f"{where} is no batch of CIFAR-10: it has no data and labels")
+        raise UserError(f"{where} is not a batch of CIFAR-10: it has no data and labels")
     pixels, labels = np.asarray(batch[names["data"]]), np.asarray(batch[names["labels"]])
     if (
         pixels.dtype != np.uint8
@@ -39,9 +39,9 @@ def unpickle_cifar(content: bytes, where: str) -> bytes:
         or labels.shape != pixels.shape[:1]
     ):
         raise UserError(
-            f"{where} is no batch of CIFAR-10: data are {pixels.dtype} {pixels.shape} and labels {labels.shape}, "
+            f"{where} is not a batch of CIFAR-10: data are {pixels.dtype} {pixels.shape} and labels {labels.shape}, "
             f"not uint8 (N, {RECORD - 1}) and (N,)"
         )
     if labels.dtype.kind not in "iu" or ((labels < 0) | (labels > 255)).any():
-        raise UserError(f"{where} is no batch of CIFAR-10: its labels are not whole numbers from 0 to 9")
+        raise UserError(f"{where} is not a batch of CIFAR-10: its labels are not whole numbers from 0 to 9")
     return np.concatenate([labels.astype(np.uint8)[:, None], pixels], axis=1).tobytes()

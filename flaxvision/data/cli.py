@@ -27,7 +27,7 @@ examples:
   {PROGRAM} mnist --raw-dir DATA
   {PROGRAM} images:photos --size 64 --fit pad --validation 0.1
   {PROGRAM} npz:FOLDER --out samples.html"""
-CLASSES = 40  # so many stand in the terminal; the page has all
+CLASSES = 40  # at most in the terminal; the page has all
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -31,7 +31,7 @@ class Split:
         if y.dtype != np.int32 or y.ndim != 1:
             raise UserError(f"labels are {y.dtype} {y.shape}: allowed is int32 (N,)")
         if len(x) != len(y):
-            raise UserError(f"{len(x)} images but {len(y)} labels: give one label an image")
+            raise UserError(f"{len(x)} images but {len(y)} labels: give one label per image")
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -30,7 +30,7 @@ def as_array(where: str, x: Any) -> np.ndarray:
         x = np.asanyarray(x)
     except (ValueError, TypeError, RuntimeError) as error:  # the last: a tensor on another device
         reason = str(error).partition("\n")[0]
-        raise UserError(f"{where}: examples are no array ({reason}): give one NumPy array (N, …)") from error
+        raise UserError(f"{where}: examples are not an array ({reason}): give one NumPy array (N, …)") from error
     _check_unmasked(where, x)
     if x.dtype.kind not in "biuf":
         raise UserError(f"{where}: examples are {x.dtype} {x.shape}: give numbers, such as uint8 images (N, H, W, C)")
@@ -48,7 +48,7 @@ def as_examples(where: str, x: Any) -> tuple[np.ndarray, Said]:
     """Images uint8 (N, H, W, C) or points float32 (N, D), and what was converted.
 
     Raises:
-        UserError: For what is no example, or could be read in two ways.
+        UserError: For what is not an example, or could be read in two ways.
     """
     x = as_array(where, x)
     if x.ndim in (3, 4):
@@ -155,7 +155,7 @@ def as_pixels(where: str, x: np.ndarray) -> tuple[np.ndarray, Said]:
 
 
 def check_pixels(where: str, x: np.ndarray, name: str) -> tuple[float, float]:
-    """The least and the largest pixel; `UserError` for values that are no pixels 0 to 255, nor 0 to 1.
+    """The least and the largest pixel; `UserError` for values that are neither pixels 0 to 255 nor 0 to 1.
 
     `name` is what the message calls the array.
     """
@@ -188,7 +188,7 @@ def as_labels(where: str, given: Any) -> tuple[np.ndarray, int | None, Said]:
     try:
         y = np.asanyarray(given)
     except (ValueError, TypeError, RuntimeError) as error:
-        raise UserError(f"{where}: labels are no array: give one label an example, (N,)") from error
+        raise UserError(f"{where}: labels are not an array: give one label per example, (N,)") from error
     _check_unmasked(where, y)
     y, columns = _of_one_kind(where, np.asarray(y), given), None
     said: Said = []
@@ -198,7 +198,7 @@ def as_labels(where: str, given: Any) -> tuple[np.ndarray, int | None, Said]:
     elif y.ndim == 2 and y.dtype.kind in "biuf" and len(y):
         if not (((y == 0) | (y == 1)).all() and (y.sum(axis=1) == 1).all()):
             raise UserError(
-                f"{where}: labels are {y.dtype} {y.shape} and not one-hot: give one label an example, (N,), such as "
+                f"{where}: labels are {y.dtype} {y.shape} and not one-hot: give one label per example, (N,), such as "
                 "y.argmax(axis=1)"
             )
         said.append(f"one-hot labels {y.shape[1:]} were taken by their 1")
@@ -241,7 +241,7 @@ def _spelt_alike(where: str, y: np.ndarray) -> tuple[np.ndarray, Said]:
     names, numbers = np.unique(y, return_inverse=True)
     plain = [spelt(name) for name in names.tolist()]
     if "" in plain:
-        raise UserError(f"{where}: label '' at index {int(np.flatnonzero(y == '')[0])} is no class name: give one")
+        raise UserError(f"{where}: label '' at index {int(np.flatnonzero(y == '')[0])} is not a class name: give one")
     changed = [f"{old!r} for {new!r}" for old, new in zip(names.tolist(), plain, strict=True) if old != new]
     if not changed:
         return y, []
@@ -262,7 +262,7 @@ def numbered(where: str, labels: Sequence[np.ndarray], classes: Sequence[str] | 
         classes: Their names in the order of the numbers; None for those in the labels, which must then leave no gap.
 
     Raises:
-        UserError: For a name that is no class, or numbers with gaps.
+        UserError: For a name that is not a class, or numbers with gaps.
     """
     kinds = {array.dtype.kind for array in labels}
     if len(kinds) > 1:

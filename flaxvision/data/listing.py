@@ -52,7 +52,7 @@ def list_images(folder: Path) -> Listing:
 
 
 def shown(path: Path | str) -> str:
-    r"""A name as it can be printed and stored anywhere: what is no UTF-8 or no printable character as \x, \n, …"""
+    r"""A name as it can be printed and stored anywhere: what is not UTF-8 or not printable as \x, \n, …"""
     text = os.fsencode(path).decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
@@ -205,8 +205,8 @@ class _Sorter:
                 self.notes.append(f"the folder {named} is taken for a class, as {others} beside it")
                 return {}
             raise UserError(
-                f"{where} has {named} beside {others}: is {named} a split or a class? Move what is no split elsewhere, "
-                f"or, for a class, its images out of the folders in it"
+                f"{where} has {named} beside {others}: is {named} a split or a class? Move what is not a split "
+                f"elsewhere, or, for a class, its images out of the folders in it"
             )
         for head in flat:
             raise UserError(
@@ -275,7 +275,7 @@ class _Sorter:
             one = len(empty) == 1
             raise UserError(
                 f"{some(folders)} {'has' if one else 'have'} no images: fill {'it' if one else 'them'}, "
-                f"or remove what is no class{self.walk.hint((*at, empty[0]))}"
+                f"or remove what is not a class{self.walk.hint((*at, empty[0]))}"
             )
 
     def _named_alike(self, splits: dict[str, Files]) -> tuple[tuple[str, ...], dict[str, Files]]:

@@ -15,7 +15,7 @@ _SHOWN = 4  # numbers of a point that are written out
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SplitLook:
-    """One split: how many examples of each class, and their values as text, a number a channel."""
+    """One split: how many examples of each class, and their values as text, one number per channel."""
 
     name: str
     examples: int

@@ -25,7 +25,7 @@ _Pairs = dict[str, tuple[np.ndarray, np.ndarray]]
 def read_npz(name: str, place: Path) -> Dataset:
     """A set of the archives of a folder, or of one archive.
 
-    A folder holds an archive a split, `train.npz`, `valid.npz` (or val, validation, dev), `test.npz`, each with
+    A folder holds an archive per split, `train.npz`, `valid.npz` (or val, validation, dev), `test.npz`, each with
     `samples` and `annotations` (or images and labels, x and y, …): points (N, D) or uint8 images (N, H, W) or
     (N, H, W, C), and labels (N,). Or a single archive has all, such as x_train, y_train, x_test, y_test. Without a test
     split the validation split becomes it. Pickled objects are not read.

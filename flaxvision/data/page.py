@@ -76,7 +76,7 @@ def _samples(split: Split, number: int) -> dict[str, Any] | None:
 
 
 def _plot(dataset: Dataset) -> str:
-    """Points of the plane, a panel a split."""
+    """Points of the plane, one panel per split."""
     from flaxvision.report.style import PAGE, colors, encode, new_figure, style
 
     with style():

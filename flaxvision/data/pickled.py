@@ -47,4 +47,4 @@ def load_plain(content: bytes, where: str) -> Any:
     try:
         return _Unpickler(io.BytesIO(content), encoding="latin1").load()
     except Exception as error:  # a damaged pickle can raise anything
-        raise UserError(f"{where} is no pickle of plain arrays ({error or type(error).__name__})") from error
+        raise UserError(f"{where} is not a pickle of plain arrays ({error or type(error).__name__})") from error

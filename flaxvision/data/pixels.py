@@ -138,7 +138,7 @@ def read_header(path: str) -> tuple[Header, bytes]:
             size=size,
             mode=image.mode,
             deep=image.mode[0] in "IF" or ";16" in str(getattr(image, "tile", "")),
-            frames=image.format != "MPO" and getattr(image, "is_animated", False),  # an MPO's others are no frames
+            frames=image.format != "MPO" and getattr(image, "is_animated", False),  # an MPO's others are not frames
             transparent=image.has_transparency_data,
         )
         return header, hashlib.sha256(content).digest()

@@ -1,7 +1,7 @@
 """The published data sets: their files, where they are downloaded from, their checksums and how to decode them.
 
 URLs, sizes and sha256 of the downloads are those that tensorflow-datasets registers. Checksums of the decompressed
-files recognise an original however it was compressed again; none are known for EMNIST.
+files recognize an original however it was compressed again; none are known for EMNIST.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Download:
     url: str
     size: int  # bytes
     sha256: str
-    files: tuple[tuple[str, str], ...]  # (file name, its path inside the archive; "" when it is no archive)
+    files: tuple[tuple[str, str], ...]  # (file name, its path inside the archive; "" when it is not an archive)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ class Context:
         return dataclasses.replace(self, key=jax.random.fold_in(self.key, position))
 
     def example_keys(self, examples: int) -> jax.Array:
-        """One random key an example, shape (examples,)."""
+        """One random key per example, shape (examples,)."""
         if self.key is None:
             raise ValueError("training mode needs a random key: pass Context(train=True, key=jax.random.key(0))")
         place = jnp.arange(examples) if self.place is None else self.place

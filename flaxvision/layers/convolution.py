@@ -16,18 +16,18 @@ from flaxvision.layers.linear import biased, is_plain
 from flaxvision.ops.convolution import convolve, convolve_transpose, form_of, patch_bytes
 from flaxvision.ops.maps import Maps
 from flaxvision.ops.policy import Form, Policy
-from flaxvision.ops.windows import FEW, Pair, Window
+from flaxvision.ops.windows import FEW_CHANNELS, Pair, Window
 
 __all__ = ["Conv", "ConvTranspose"]
 
-ONE = (None, 1, (1, 1))  # a dilation of one
+NO_DILATION = (None, 1, (1, 1))  # a dilation of 1, as Flax has it
 
 
 def pads_of(layer: Conv, sides: Sequence[int]) -> list[tuple[int, int]]:
     """(before, after) of each axis that a convolution of a map with such sides pads.
 
     Raises:
-        MisfitError: For padding that is no number of pixels, "SAME" or "VALID".
+        MisfitError: For padding that is not a number of pixels, "SAME" or "VALID".
     """
     axes = len(layer.kernel_size)
     strides, dilation = _each(layer.strides, axes), _each(layer.kernel_dilation, axes)
@@ -80,7 +80,7 @@ def _shape(layer: Conv, shapes: Sequence[Shape]) -> Shape:
 
 def _window(layer: Conv, shape: Shape) -> Window | None:
     """The window of a layer on inputs (N, H, W, C); None for a layer that has no form but XLA's own."""
-    if not _is_plain(layer) or len(shape) != 4 or layer.input_dilation not in ONE:
+    if not _is_plain(layer) or len(shape) != 4 or layer.input_dilation not in NO_DILATION:
         return None
     if isinstance(layer.padding, str) and layer.padding not in ("SAME", "VALID"):
         return None
@@ -134,11 +134,11 @@ def _transposed_shape(layer: ConvTranspose, shapes: Sequence[Shape]) -> Shape:
 
 def _transposed_form(layer: ConvTranspose, shape: Shape, dtype: jnp.dtype, policy: Policy) -> tuple[Form | None, int]:
     spread = math.prod(shape[:3]) * math.prod(layer.kernel.shape[:3]) * 4  # bytes of what is overlapped and added
-    plain = _is_plain(layer) and layer.kernel_dilation in ONE
+    plain = _is_plain(layer) and layer.kernel_dilation in NO_DILATION
     if not plain or len(shape) != 4 or layer.padding != "VALID" or not layer.transpose_kernel:
         return Form.NATIVE, 0
     overlapping = all(k >= s for k, s in zip(layer.kernel.shape[:2], _pair(layer.strides), strict=True))
-    many = min(layer.kernel.shape[2:]) >= FEW
+    many = min(layer.kernel.shape[2:]) >= FEW_CHANNELS
     spreads = (policy.many_channels if many else policy.few_channels) is not Form.NATIVE
     if not overlapping or not spreads or spread > policy.patch_bytes:
         return Form.NATIVE, 0

@@ -1,4 +1,4 @@
-"""The default initialisations of Flax, PyTorch and Keras, for linear, convolution and transposed convolution layers."""
+"""The default initializations of Flax, PyTorch and Keras, for linear, convolution and transposed convolution layers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from flaxvision.errors import check_choice
 
 Initializer = Callable[..., jax.Array]
 INITS = ("flax", "torch", "keras")
-LEAST = 4096  # numbers that are drawn at once
+DRAWN_AT_ONCE = 4096  # numbers, at least
 
 
 def uniform(bound: float) -> Initializer:
@@ -51,7 +51,7 @@ def _initializer(
 
     def init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32, **_: object) -> jax.Array:
         count = math.prod(shape)
-        drawn = draw(key, (max(LEAST, 1 << (count - 1).bit_length()),), dtype)
+        drawn = draw(key, (max(DRAWN_AT_ONCE, 1 << (count - 1).bit_length()),), dtype)
         concrete = not isinstance(drawn, jax.core.Tracer)
         kept = (np.asarray(drawn) if concrete else drawn)[:count].reshape(shape)
         if (factors := scale(shape)) is not None:

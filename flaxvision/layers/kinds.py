@@ -1,7 +1,7 @@
 """The registry of layer kinds: for each, one record of all that the library knows about it.
 
 A kind is added by its class and its `register(Kind(…))` beside it. The record says of every fact what it is; there is
-no default that could be wrong in silence. What other frameworks make of a kind is in `export`, one record a kind, too.
+no default that could be wrong in silence. What other frameworks make of a kind is in `export`, also in one record.
 """
 
 from __future__ import annotations
@@ -104,12 +104,12 @@ def no_products(layer: nnx.Module, shapes: Sequence[Shape], output: Shape) -> in
 
 
 def no_form(layer: nnx.Module, shape: Shape, dtype: jnp.dtype, policy: Policy) -> tuple[Form | None, int]:
-    """The form of what is no convolution; of one, the form for inputs (N, H, W, C) and the bytes of its patches."""
+    """The form of what is not a convolution; of one, the form for inputs (N, H, W, C) and the bytes of its patches."""
     return None, 0
 
 
 def as_map(shape: Shape) -> tuple[int, int, int]:
-    """A shape as a map's, or the error that it is none."""
+    """A shape as a map's, or the error that it is not one."""
     if len(shape) != 3:
         raise MisfitError("needs a map (H, W, C)")
     return shape[0], shape[1], shape[2]
@@ -123,7 +123,7 @@ def non_empty(before: Shape, after: Shape) -> Shape:
 
 
 def placeholders() -> dict[str, Any]:
-    """Arguments of Flax's layers for parameters of no meaning: drawing would compile a program for every shape."""
+    """Arguments of Flax's layers for placeholder parameters: drawing would compile a program for every shape."""
     zeros = nnx.initializers.zeros_init()
     return {"rngs": nnx.Rngs(0), "kernel_init": zeros, "bias_init": zeros}
 

@@ -11,7 +11,7 @@ from jax import lax
 
 from flaxvision.layers.context import Context
 from flaxvision.layers.kinds import Kind, MisfitError, Shape, Tensor, no_form, placeholders, register
-from flaxvision.ops.convolution import NARROW, narrow_product
+from flaxvision.ops.convolution import NARROW_OUTPUTS, narrow_product
 from flaxvision.ops.maps import Maps
 
 __all__ = ["Linear"]
@@ -27,7 +27,7 @@ def _shape(layer: Linear, shapes: Sequence[Shape]) -> Shape:
 def _apply(layer: Linear, maps: Sequence[Maps], context: Context) -> Maps:
     x, kernel = maps[0].first(), layer.kernel[...]
     inputs, outputs = kernel.shape
-    narrow = context.policy.narrow_products and outputs <= min(NARROW, inputs // 2)
+    narrow = context.policy.narrow_products and outputs <= min(NARROW_OUTPUTS, inputs // 2)
     if not narrow or not is_plain(layer) or layer.dot_general is not lax.dot_general:
         return Maps(layer(x))
     if x.ndim != 2 or x.dtype != kernel.dtype:

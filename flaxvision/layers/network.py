@@ -43,7 +43,7 @@ class Step:
         return self.kind.multiply_adds(self.layer, self.inputs, self.output)
 
     def form(self, examples: int, dtype: jnp.dtype, policy: Policy) -> tuple[Form | None, int]:
-        """The form of a convolution on so many examples and the bytes of its patches; (None, 0) for another kind."""
+        """The form of a convolution on `examples` examples and the bytes of its patches; (None, 0) for another kind."""
         return self.kind.form(self.layer, (examples, *self.inputs[0]), dtype, policy)
 
 
@@ -89,7 +89,7 @@ class Network(nnx.Module):
         known: set[str | None] = {None}
         for node in self.nodes:
             if node.layer not in self.names:
-                raise UserError(f"node {node.name!r} applies {node.layer!r}, which is no layer of the network")
+                raise UserError(f"node {node.name!r} applies {node.layer!r}, which is not a layer of the network")
             if node.name in known:
                 raise UserError(f"two nodes are named {node.name!r}: give each a name of its own")
             missing = [name for name in node.takes if name not in known]

@@ -1,4 +1,4 @@
-"""Normalisation: over the batch, over groups of channels, and over the features of an example."""
+"""Normalization: over the batch, over groups of channels, and over the features of an example."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ __all__ = ["BatchNorm", "GroupNorm", "LayerNorm"]
 
 
 class BatchNorm(ContextLayer):
-    """Batch normalisation over all axes but the last, with exact statistics under masks and across devices.
+    """Batch normalization over all axes but the last, with exact statistics under masks and across devices.
 
-    Training normalises by the (biased) batch statistics and moves the running ones towards them; the running variance
+    Training normalizes by the (biased) batch statistics and moves the running ones towards them; the running variance
     takes the unbiased estimate, n / (n - 1) times the biased one, as in PyTorch (Flax and Keras keep the biased one).
     Padding never counts, and with an axis name the sums go over all devices.
 
-    A batch with one value a channel (a last batch of one example) has no variance: PyTorch refuses it, others let its
+    A batch with one value per channel (a last batch of one example) has no variance: PyTorch refuses it, others let its
     zero into the running variance. Here such a step gives the shift alone and leaves the running statistics alone;
     `fit` refuses batches that all are so.
 
@@ -55,11 +55,11 @@ class BatchNorm(ContextLayer):
         self.var = nnx.BatchStat(jnp.ones(num_features, jnp.float32))
 
     def __call__(self, x: jax.Array, context: Context = EVALUATION) -> jax.Array:
-        """Normalise `x`, shape (B, ..., num_features)."""
+        """Normalize `x`, shape (B, ..., num_features)."""
         return self.normalize(Maps(x), context).array
 
     def normalize(self, maps: Maps, context: Context) -> Maps:
-        """Normalise maps in any layout."""
+        """Normalize maps in any layout."""
         if context.train:
             mean, var = self._batch_statistics(maps, context)
         else:
@@ -100,7 +100,7 @@ class BatchNorm(ContextLayer):
 
 
 class GroupNorm(nnx.Module):
-    """Normalisation of every example over the map and groups of channels, then a scale and a bias a channel.
+    """Normalization of every example over the map and groups of channels, then a scale and a bias per channel.
 
     Args:
         num_groups: How many groups of equal size the channels make.
@@ -123,11 +123,11 @@ class GroupNorm(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(num_channels, jnp.float32))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Normalise `x`, shape (B, ..., num_channels)."""
+        """Normalize `x`, shape (B, ..., num_channels)."""
         return self.normalize(Maps(x)).array
 
     def normalize(self, maps: Maps) -> Maps:
-        """Normalise maps in any layout."""
+        """Normalize maps in any layout."""
         x = maps.array.astype(at_least_float32(maps.array.dtype))
         axis = maps.features
         grouped = x.reshape(*x.shape[:axis], self.num_groups, -1, *x.shape[axis + 1 :])
@@ -143,7 +143,7 @@ class GroupNorm(nnx.Module):
 
 
 class LayerNorm(nnx.Module):
-    """Normalisation over the last axis, at every place of a map by itself, then a scale and a bias a channel.
+    """Normalization over the last axis, at every position of a map by itself, then a scale and a bias per channel.
 
     Args:
         num_features: Size of the last axis.
@@ -159,11 +159,11 @@ class LayerNorm(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(num_features, jnp.float32))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Normalise `x`, shape (B, ..., num_features)."""
+        """Normalize `x`, shape (B, ..., num_features)."""
         return self.normalize(Maps(x)).array
 
     def normalize(self, maps: Maps) -> Maps:
-        """Normalise maps in any layout."""
+        """Normalize maps in any layout."""
         x = maps.array.astype(at_least_float32(maps.array.dtype))
         centred = x - x.mean(axis=maps.features, keepdims=True)
         variance = jnp.square(centred).mean(axis=maps.features, keepdims=True)
@@ -174,7 +174,7 @@ class LayerNorm(nnx.Module):
 def _features(count: int, shape: Shape) -> Shape:
     """The shape, or the error that its last axis has another size."""
     if shape[-1] != count:
-        raise MisfitError(f"normalises {count} channels, not {shape[-1]} (shape {shape})")
+        raise MisfitError(f"normalizes {count} channels, not {shape[-1]} (shape {shape})")
     return shape
 
 

@@ -109,7 +109,7 @@ class AvgPool(_Pool):
         return mean / jnp.asarray(shares[None, :, :, None], x.dtype)
 
     def _counted(self, side: int, pads: Pair, axis: int) -> np.ndarray:
-        """Which share of each window along an axis is no padding."""
+        """Which share of each window along an axis is not padding."""
         windows = np.lib.stride_tricks.sliding_window_view(np.pad(np.ones(side), pads), self.window[axis])
         return windows[:: self.strides[axis]].mean(axis=1)
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 class Preprocess:
     """How stored values become a network's input: `value * scale + offset` (Keras's Rescaling).
 
-    Each is one number, or a tuple of one a channel (for points: one a coordinate).
+    Each is one number, or a tuple of one per channel (for points: per coordinate).
     """
 
     scale: float | tuple[float, ...] = 1.0

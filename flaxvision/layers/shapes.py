@@ -29,7 +29,7 @@ class Flatten(nnx.Module):
         self.channels_last = channels_last
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Flatten all axes of `x` but the first; what are no maps keep their order."""
+        """Flatten all axes of `x` but the first; what is not a map keeps its order."""
         if x.ndim == 4 and not self.channels_last:
             x = x.transpose(0, 3, 1, 2)
         return x.reshape(x.shape[0], -1)

@@ -29,7 +29,7 @@ def flatten_as_pytorch(model: Network, tensors: dict[str, np.ndarray]) -> dict[s
         order = np.arange(math.prod(shape))
         order = order if plain else order.reshape(shape).transpose(2, 0, 1).ravel()
         for other in behind[: 0 if linear is None else linear + 1]:
-            axes = 2 if isinstance(other.layer, Linear) else 1  # a kernel (in, out), or a number a feature
+            axes = 2 if isinstance(other.layer, Linear) else 1  # a kernel (in, out), or one number per feature
             own = {n: v for n, v in tensors.items() if n.rpartition(".")[0] == other.node.layer and v.ndim == axes}
             tensors = tensors | {name: value[order] for name, value in own.items()}
     return tensors

@@ -67,7 +67,7 @@ class Build:
         kind: Name of the network, for files and errors.
         input_shape: Shape of one example, (H, W, C) or (D,).
         seed: Seed of the initial parameters.
-        init: Framework whose default initialisation to use: "flax", "torch" or "keras".
+        init: Framework whose default initialization to use: "flax", "torch" or "keras".
     """
 
     def __init__(self, kind: str, input_shape: Shape, *, seed: int = 0, init: str = "flax"):
@@ -190,15 +190,15 @@ class Build:
         return self.layer(name, layer)
 
     def batch_norm(self, name: str) -> Value:
-        """Add batch normalisation over the last axis."""
+        """Add batch normalization over the last axis."""
         return self.layer(name, BatchNorm(self.shape[-1]))
 
     def group_norm(self, name: str, groups: int) -> Value:
-        """Add group normalisation of the channels in so many groups."""
+        """Add group normalization of the channels in `groups` groups."""
         return self.layer(name, GroupNorm(groups, self.shape[-1]))
 
     def layer_norm(self, name: str) -> Value:
-        """Add layer normalisation over the last axis, at every place of a map by itself."""
+        """Add layer normalization over the last axis, at every position of a map by itself."""
         return self.layer(name, LayerNorm(self.shape[-1]))
 
     def prelu(self, name: str, slopes: int = 1) -> Value:
@@ -252,7 +252,7 @@ class Build:
     def affine(
         self, name: str, scale: float | tuple[float, ...] = 1.0, shift: float | tuple[float, ...] = 0.0
     ) -> Value:
-        """Add a constant scale and shift, one number each or one a channel."""
+        """Add a constant scale and shift, one number each or one per channel."""
         return self.layer(name, Affine(scale, shift))
 
     def polar(self, name: str) -> Value:

@@ -20,7 +20,7 @@ from flaxvision.layers.kinds import build, describe
 from flaxvision.models._flattened import flatten_as_pytorch
 
 FORMAT = "flaxvision-2"
-FIRST = "flaxvision-1"  # flattened (row, column, channel)
+FIRST_FORMAT = "flaxvision-1"  # flattened (row, column, channel)
 _LOG = logging.getLogger("flaxvision")
 
 
@@ -49,7 +49,7 @@ def load_model(path: str | Path) -> Chain:
     that is said.
 
     Raises:
-        UserError: If the file is missing, is no such file, or its tensors do not fit its layers.
+        UserError: If the file is missing, is of another kind, or its tensors do not fit its layers.
     """
     tensors, about = read(path)
     model = build_model(about["model"], str(path))
@@ -74,10 +74,10 @@ def describe_model(model: Chain) -> dict[str, Any]:
 
 
 def build_model(description: Any, source: str = "the file") -> Chain:
-    """The model that `describe_model` described, with parameters of no meaning.
+    """The model that `describe_model` described, with placeholder parameters.
 
     Raises:
-        UserError: If that is no such description, or one of a later version; `source` is named.
+        UserError: If that is not such a description, or one of a later version; `source` is named.
     """
     try:
         model = Chain(
@@ -114,13 +114,13 @@ def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     except FileNotFoundError as error:
         raise UserError(f"no weights file {path}: give a file that flaxvision.save_model wrote") from error
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is no weights file ({error}): give one that flaxvision.save_model wrote") from error
-    known = next((name for name in (FORMAT, FIRST) if name in metadata), None)
+        raise UserError(f"{path} is not a weights file ({error}): give one that flaxvision.save_model wrote") from error
+    known = next((name for name in (FORMAT, FIRST_FORMAT) if name in metadata), None)
     if known is None:
         raise UserError(f"{path} was not written by flaxvision.save_model: it has no {FORMAT} metadata")
     try:
         about = json.loads(metadata[known])
-        if known == FIRST:
+        if known == FIRST_FORMAT:
             model = build_model(about["model"], str(path))
             for layer in model.layers:
                 if isinstance(layer, Flatten):

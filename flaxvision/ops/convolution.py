@@ -12,11 +12,11 @@ from jax import lax
 from flaxvision.ops.maps import Maps
 from flaxvision.ops.patches import from_patches, patches
 from flaxvision.ops.policy import Form, Policy
-from flaxvision.ops.windows import FEW, Pair, Window, add_slices, window_slices
-from flaxvision.ops.winograd import KERNELS, TILE, winograd
+from flaxvision.ops.windows import FEW_CHANNELS, Pair, Window, add_slices, window_slices
+from flaxvision.ops.winograd import KERNEL_SIDES, TILE, winograd
 
-PICTURE = 4  # channels of a picture, at most
-NARROW = 64  # outputs of a narrow product, at most
+PICTURE_CHANNELS = 4  # at most
+NARROW_OUTPUTS = 64  # of a narrow product, at most
 
 
 def form_of(shape: tuple[int, ...], kernel: tuple[int, ...], window: Window, dtype: jnp.dtype, policy: Policy) -> Form:
@@ -39,11 +39,11 @@ def form_of(shape: tuple[int, ...], kernel: tuple[int, ...], window: Window, dty
         return Form.NATIVE
     if groups > 1:
         return policy.groups
-    if inputs <= PICTURE and outputs >= FEW:
+    if inputs <= PICTURE_CHANNELS and outputs >= FEW_CHANNELS:
         form = policy.first_layer
     else:
-        form = policy.few_channels if min(inputs, outputs) < FEW else policy.many_channels
-    tiled = height == width and height in KERNELS and window.strides == window.dilation == (1, 1)
+        form = policy.few_channels if min(inputs, outputs) < FEW_CHANNELS else policy.many_channels
+    tiled = height == width and height in KERNEL_SIDES and window.strides == window.dilation == (1, 1)
     tiled = tiled and min(window.count) >= TILE
     if form is Form.WINOGRAD and not tiled:
         form = Form.PATCHES
@@ -52,7 +52,7 @@ def form_of(shape: tuple[int, ...], kernel: tuple[int, ...], window: Window, dty
 
 
 def patch_bytes(examples: int, kernel: tuple[int, ...], window: Window, groups: int = 1) -> int:
-    """Bytes of the patches of so many examples in float32."""
+    """Bytes of the patches of `examples` examples in float32."""
     return examples * math.prod(window.count) * math.prod(kernel[:3]) * groups * 4
 
 

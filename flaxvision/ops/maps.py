@@ -1,6 +1,6 @@
 """A batch of maps with its layout: the batch first, or last where channels are few.
 
-Where channels are few the batch is the better axis to vectorise over. Layers hand such maps on with the batch last, and
+Where channels are few the batch is the better axis to vectorize over. Layers hand such maps on with the batch last, and
 the next ones take them so, as long as they can: between two transpositions XLA computes in either order, and stores
 both. In mnist_net at batch 1024 those copies took 270 of 390 us an example. Maps of many channels that come batch last
 stay so: a network of one convolution from 16 to 64 channels, BatchNorm, ReLU, dropout, max-pool and a linear layer took
@@ -14,7 +14,7 @@ from typing import NamedTuple
 import jax
 from jax import lax
 
-from flaxvision.ops.windows import FEW
+from flaxvision.ops.windows import FEW_CHANNELS
 
 
 class Maps(NamedTuple):
@@ -49,11 +49,11 @@ class Maps(NamedTuple):
 
     def few_last(self) -> Maps:
         """The same maps, with the batch last where channels are few."""
-        few = self.array.ndim == 4 and self.shape[3] < FEW
+        few = self.array.ndim == 4 and self.shape[3] < FEW_CHANNELS
         return Maps(self.last(), True) if few else self
 
     def along_features(self, vector: jax.Array) -> jax.Array:
-        """A value a channel, shape (C,), as it is broadcast over the array."""
+        """One value per channel, shape (C,), as it is broadcast over the array."""
         shape = [1] * self.array.ndim
         shape[self.features] = -1
         return vector.reshape(shape)

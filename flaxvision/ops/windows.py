@@ -17,7 +17,7 @@ from jax import lax
 
 Pair = tuple[int, int]
 Pads = tuple[Pair, Pair]  # ((above, below), (left, right)); zeros are added
-FEW = 32  # channels; with fewer, the batch is the better axis to vectorise over, and is laid innermost
+FEW_CHANNELS = 32  # with fewer, the batch is the better axis to vectorize over, and is laid innermost
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -31,12 +31,12 @@ from jax import lax
 from flaxvision.ops.windows import Window, adjoint_pair, overlap_add, pad_map
 
 TILE = 4  # side of a tile of outputs
-KERNELS = (3, 5)  # sides of kernels for which the rounding is small enough
+KERNEL_SIDES = (3, 5)  # sides of kernels for which the rounding is small enough
 POINTS = (0, 1, -1, 2, -2, Fraction(1, 2), Fraction(-1, 2))
 
 
 def winograd(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
-    """The convolution of `x` (N, H, W, I) with `kernel` (k, k, I, O) for k in `KERNELS`, stride 1: (N, H', W', O)."""
+    """The convolution of `x` (N, H, W, I) with `kernel` (k, k, I, O), k in `KERNEL_SIDES`, stride 1: (N, H', W', O)."""
     tiles = transform_input(x, (window, len(x)))
     weights = lax.optimization_barrier(transform_kernel(kernel, len(kernel)))
     products = jnp.einsum("ptc,pco->pto", lax.optimization_barrier(tiles), weights)

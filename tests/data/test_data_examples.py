@@ -59,7 +59,7 @@ REFUSED = {
     "channels first": (np.zeros((12, 3, 5, 6), np.uint8), r"channels first: write x.transpose\(0, 2, 3, 1\)"),
     "complex": (IMAGES.astype(complex), "examples are complex128"),
     "text": (IMAGES.astype(str), "give numbers, such as uint8 images"),
-    "unequal rows": ([[1, 2], [3]], "examples are no array"),
+    "unequal rows": ([[1, 2], [3]], "examples are not an array"),
     "rows of pixels": (
         np.repeat(IMAGES.reshape(12, 60), 2, 1)[:, :64],
         r"x.reshape\(-1, 8, 8\)",
@@ -213,7 +213,7 @@ WRONG = {
     "missing": (np.array(["a", None, "b"] * 4, object), r"text \('a'\) and NoneType \(None\)"),
     "not a number": (np.array(["a", np.nan, "b"] * 4, object), r"text \('a'\) and float \(nan\)"),
     "mixed rows": ([["a"], [1]] * 6, r"text \('a'\) and int \(1\)"),
-    "no name": (["a", "", "b"] * 4, "label '' at index 1 is no class name"),
+    "no name": (["a", "", "b"] * 4, "label '' at index 1 is not a class name"),
 }
 
 

@@ -204,7 +204,7 @@ def test_images_that_need_a_plugin(tmp_path, monkeypatch):
 def test_a_class_without_images(tmp_path):
     name = fill(tmp_path, "cat*5", "fox*5")
     (tmp_path / "dog").mkdir()
-    refuse(name, "dog has no images: fill it, or remove what is no class$")
+    refuse(name, "dog has no images: fill it, or remove what is not a class$")
     (tmp_path / "owl").mkdir()
     (tmp_path / "dog" / "a.txt").write_text("dogs")
     refuse(

@@ -228,7 +228,7 @@ def test_a_malicious_pickle_runs_nothing(batches, tmp_path):
         batch = {"data": records[:, 1:].copy(), "labels": records[:, 0].tolist(), "more": harm}
         _put(tmp_path / "cifar-10-batches-py", {**good, "data_batch_1": pickle.dumps(batch, protocol=2)})
         with pytest.raises(
-            UserError, match=r"data_batch_1 is no pickle of plain arrays \(it asks for .*, which data do"
+            UserError, match=r"data_batch_1 is not a pickle of plain arrays \(it asks for .*, which data do"
         ):
             locate(PUBLISHED["cifar10"], tmp_path, "").contents()
     assert not (tmp_path / "harmed").exists()
@@ -237,8 +237,8 @@ def test_a_malicious_pickle_runs_nothing(batches, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "no pickle of plain arrays"),
-        (b"\x80\x02}", "no pickle of plain arrays"),  # cut short
+        (b"", "not a pickle of plain arrays"),
+        (b"\x80\x02}", "not a pickle of plain arrays"),  # cut short
         (pickle.dumps([1, 2]), "it has no data and labels"),
         (pickle.dumps({"data": np.zeros((2, 3072), np.uint8), "fine_labels": [0, 1]}), "it has no data and labels"),
         (pickle.dumps({"data": np.zeros((2, 3072), np.float32), "labels": [0, 1]}), "data are float32"),

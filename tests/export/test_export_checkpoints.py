@@ -205,7 +205,7 @@ def test_a_misfit_of_a_large_network_is_three_short_lines(caplog):
 def test_quantized_tensors_are_named(net, model):
     state = {**net.state_dict()}
     state["linear_relu_stack.0.weight"] = torch.quantize_per_tensor(torch.zeros(5, 12), 0.1, 0, torch.qint8)
-    assert "'linear_relu_stack.0.weight', a quantized tensor, is no tensor of plain numbers" in refusal(state, model)
+    assert "'linear_relu_stack.0.weight', a quantized tensor, is not a tensor of plain numbers" in refusal(state, model)
 
 
 def test_harmless_objects_do_not_open_the_door(tmp_path, model):

@@ -738,9 +738,9 @@ def test_evaluation_mode_whatever_mode_the_object_is_in(tmp_path):
     [
         (lambda path: None, "no ONNX file"),
         (lambda path: path.write_bytes(b""), "was not written by export.to_onnx"),
-        (lambda path: path.write_text("some text\n"), "is no ONNX file"),
-        (lambda path: path.mkdir(), "is no ONNX file"),
-        (lambda path: path.write_bytes(export.to_onnx(small()[0], path).read_bytes()[:-200]), "is no ONNX file"),
+        (lambda path: path.write_text("some text\n"), "is not an ONNX file"),
+        (lambda path: path.mkdir(), "is not an ONNX file"),
+        (lambda path: path.write_bytes(export.to_onnx(small()[0], path).read_bytes()[:-200]), "is not an ONNX file"),
         (lambda path: onnx.save(onnx.helper.make_model(onnx.GraphProto()), path), "was not written by export.to_onnx"),
     ],
     ids=["missing", "empty", "text", "folder", "truncated", "foreign"],

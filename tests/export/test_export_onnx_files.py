@@ -81,7 +81,7 @@ def test_a_scale_for_each_channel_is_described_and_comes_back(tmp_path):
         np.testing.assert_allclose(run(path, fed), fv.predict(model, images), atol=1e-5)
     path = export.to_onnx(model, tmp_path / "net.onnx")
     said = onnx.load(path).graph.input[0].doc_string
-    assert said.endswith("of pixels from 0 to 255, a number a channel, which gives -0.5 to 5.35.")
+    assert said.endswith("of pixels from 0 to 255, one number per channel, which gives -0.5 to 5.35.")
     assert export.from_onnx(path).preprocess == model.preprocess
 
 
@@ -173,7 +173,7 @@ def test_metadata_does_not_replace_ours(network, tmp_path):
 
 def test_weights_that_protobuf_cannot_hold_lie_beside_the_file(network, images, expected, tmp_path, monkeypatch):
     whole = export.to_onnx(network, tmp_path / "whole.onnx", normalize=True, softmax=True)
-    monkeypatch.setattr(_onnx, "LARGEST", 20_000)
+    monkeypatch.setattr(_onnx, "LARGEST_FILE", 20_000)
     folder = tmp_path / "my models"
     folder.mkdir()
     path = export.to_onnx(network, folder / "net 1.onnx", normalize=True, softmax=True)
@@ -205,7 +205,7 @@ def test_weights_that_protobuf_cannot_hold_lie_beside_the_file(network, images, 
 
 
 def test_a_folder_that_cannot_be_written_leaves_no_weights(network, tmp_path, monkeypatch):
-    monkeypatch.setattr(_onnx, "LARGEST", 20_000)
+    monkeypatch.setattr(_onnx, "LARGEST_FILE", 20_000)
     with pytest.raises(UserError, match="cannot write"):
         export.to_onnx(network, tmp_path / "missing" / "net.onnx")
     assert not list(tmp_path.iterdir())
@@ -245,7 +245,7 @@ DAMAGED = {
         lambda p: setattr(p.graph.initializer[0], "raw_data", b"123"),
         "is damaged .*: export the model again",
     ),
-    "no JSON": (lambda p: _entry(p, "{"), "is damaged: flaxvision.model in its metadata is no JSON"),
+    "no JSON": (lambda p: _entry(p, "{"), "is damaged: flaxvision.model in its metadata is not valid JSON"),
     "a list": (lambda p: _entry(p, "[1, 2]"), "describes a network that this version of flaxvision cannot build"),
     "other fields": (
         lambda p: _entry(p, '{"kind": "x"}'),

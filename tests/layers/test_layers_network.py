@@ -196,7 +196,7 @@ def test_the_container_is_closed_and_checks_its_nodes():
         type("Mine", (Network,), {})
     flat = [("a", Flatten()), ("b", Add())]
     for nodes, message in (
-        ([Node("a", "c", (None,))], "applies 'c', which is no layer"),
+        ([Node("a", "c", (None,))], "applies 'c', which is not a layer"),
         ([Node("a", "a", (None,)), Node("a", "a", ("a",))], "two nodes are named 'a'"),
         ([Node("b", "b", (None, "a")), Node("a", "a", (None,))], "takes 'a', which no node before it gives"),
     ):

@@ -166,7 +166,7 @@ def test_wrong_weights_files_are_named(tmp_path):
     with pytest.raises(UserError, match="no weights file"):
         fv.load_model(tmp_path / "missing.safetensors")
     (tmp_path / "text.safetensors").write_text("hello")
-    with pytest.raises(UserError, match="is no weights file"):
+    with pytest.raises(UserError, match="is not a weights file"):
         fv.load_model(tmp_path / "text.safetensors")
     from safetensors.numpy import save_file
 
@@ -175,7 +175,7 @@ def test_wrong_weights_files_are_named(tmp_path):
         fv.load_model(tmp_path / "other.safetensors")
     path = fv.save_model(fv.models.create("linear"), tmp_path / "good.safetensors")
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(UserError, match="is no weights file"):
+    with pytest.raises(UserError, match="is not a weights file"):
         fv.load_model(path)
     with pytest.raises(UserError, match="cannot write"):
         fv.save_model(fv.models.create("linear"), tmp_path / "no" / "folder.safetensors")

@@ -126,7 +126,7 @@ DEMO = ("demo", "--limit", 64)
         ([*DEMO, "--set", "frozen=linear_relu_stck"], "did you mean 'linear_relu_stack'"),
         ([*DEMO, "--set", "warm_start=nowhere.safetensors"], "no weights file nowhere.safetensors"),
         ([*DEMO, "--set", "warm_start=pretrain"], r"needs a \[pretrain\] stage"),
-        ([*DEMO, "--set", f"warm_start={__file__}"], "is no weights file"),
+        ([*DEMO, "--set", f"warm_start={__file__}"], "is not a weights file"),
         ([*DEMO, "--set", "augment=flop"], "did you mean 'flip'"),
         (["demo", "--dataset", "npz:nowhere"], "there is no folder 'nowhere'"),
         (["demo", "--dataset", "images:nowhere"], "there is no folder 'nowhere'"),

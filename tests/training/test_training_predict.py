@@ -57,7 +57,7 @@ REFUSED = {
     "channels first": (IMAGES.transpose(0, 3, 1, 2), r"channels come last, write x.transpose\(0, 2, 3, 1\)"),
     "rows of pixels": (IMAGES.reshape(7, -1), r"write x.reshape\(-1, 6, 5, 1\)"),
     "another size": (np.zeros((2, 8, 8, 1), np.uint8), r"given are \(8, 8, 1\): give an array \(N, 6, 5, 1\)"),
-    "unequal": ([[1, 2], [3]], "examples are no array"),
+    "unequal": ([[1, 2], [3]], "examples are not an array"),
     "a number": (3, "give an array"),
 }
 
