@@ -18,7 +18,7 @@ from flaxvision.sweep.files import DataFolders, RunFiles
 from flaxvision.sweep.inputs import dataset_of
 from flaxvision.sweep.plan import Plan, one_each, plan
 from flaxvision.sweep.progress import Watcher
-from flaxvision.sweep.results import Outcome, Problem, SweepResult
+from flaxvision.sweep.results import Cell, Outcome, Problem, SweepResult
 from flaxvision.sweep.spec import Spec, config_hash
 from flaxvision.sweep.store import (
     check_directory,
@@ -90,13 +90,10 @@ def run(
     Raises:
         UserError: For a spec, data or folder that does not work; found before anything is trained or written.
     """
-    check_executor(executor)
     if not checkpoint_every >= 0:
         raise UserError(f"checkpoint_every is {checkpoint_every}: give seconds, 0 or more, or math.inf for never")
-    directory = run_directory(spec.name, out_dir, resume=resume)
-    files = RunFiles(directory, DataFolders(raw_dir, data_dir))
-    checked = plan(spec, files)
-    check_models([trial.config.model.model for trial in checked.trials], executor)
+    checked, files = check(spec, out_dir, DataFolders(raw_dir, data_dir), executor, resume=resume)
+    directory = files.directory
     if out_dir is None:
         files = dataclasses.replace(files, directory=claim(directory))
     else:
@@ -112,15 +109,32 @@ def run(
         return _fill(train, [*notes, *damaged], command, [*([export_winner] if export else []), *after], report)
 
 
+def check(
+    spec: Spec, out_dir: str | Path | None, data: DataFolders, executor: str, *, resume: bool
+) -> tuple[Plan, RunFiles]:
+    """What a run would do, and where; checked, but for what is in the run directory.
+
+    Raises:
+        UserError: As `run`.
+    """
+    check_executor(executor)
+    if resume and out_dir is None:
+        raise UserError("--resume goes on with a run that exists: name it with --out DIR")
+    new = Path("runs") / f"{spec.name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    files = RunFiles(new if out_dir is None else Path(out_dir), data)
+    checked = plan(spec, files)
+    check_models([trial.config.model.model for trial in checked.trials], executor)
+    return checked, files
+
+
 def _fill(
     train: Training, notes: Sequence[str], command: str | None, after: Sequence[After], report: bool
 ) -> SweepResult:
     """Train what is not on record, and report all of it."""
-    checked, files, done = train.plan, train.files, train.done
-    spec, stages, trials, directory = checked.spec, checked.stages, checked.trials, files.directory
+    spec, stages, trials, files = train.plan.spec, train.plan.stages, train.plan.trials, train.files
     files.pretrained.unlink(missing_ok=True)
     for stage in stages:
-        if stage.id in done:
+        if stage.id in train.done:
             shutil.copyfile(files.weights(stage.id), files.pretrained)
     if all(trial.starts_pretrained for trial in trials):  # nothing can train beside it, so it takes all cores
         train(stages)
@@ -134,13 +148,11 @@ def _fill(
         cells += cells_of(spec, finals, train(finals))
         best = best_cell(cells[-1:], spec.objective) or best
     winner = None if best is None else nearest_to_mean(best, spec.objective)
-    (directory / WINNER).unlink(missing_ok=True)  # of an earlier run of fewer trials
+    (files.directory / WINNER).unlink(missing_ok=True)  # of an earlier run of fewer trials
     if winner is not None:
-        shutil.copyfile(files.weights(winner.id), directory / WINNER)
-    executors = ", ".join(dict.fromkeys(train.used)) or train.executor
+        shutil.copyfile(files.weights(winner.id), files.directory / WINNER)
     everything = [*stages, *trials, *finals]
-    problems = [Problem("pretraining", done[trial.id]["message"]) for trial in stages if "message" in done[trial.id]]
-    result = _result(spec, everything, cells, winner, files, executors, command, notes, problems)
+    result = _result(train, everything, cells, winner, command, notes)
     return _reported(result, everything, files, after, report)
 
 
@@ -181,41 +193,24 @@ def _reported(
     return so_far()
 
 
-def run_directory(name: str, out_dir: str | Path | None, *, resume: bool) -> Path:
-    """Where a run goes: as given, or to a new folder.
-
-    Raises:
-        UserError: If a run is to be continued that is not named.
-    """
-    if resume and out_dir is None:
-        raise UserError("--resume goes on with a run that exists: name it with --out DIR")
-    return default_directory(name) if out_dir is None else Path(out_dir)
-
-
-def default_directory(name: str) -> Path:
-    """runs/NAME-TIMESTAMP."""
-    return Path("runs") / f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
-
-
 def _result(
-    spec: Spec,
+    train: Training,
     trials: Sequence[Trial],
-    cells: tuple,
+    cells: tuple[Cell, ...],
     winner: Outcome | None,
-    files: RunFiles,
-    executor: str,
     command: str | None,
     notes: Sequence[str],
-    problems: Sequence[Problem],
 ) -> SweepResult:
     from flaxvision.sweep.provenance import data_sources, device, versions
 
+    spec, files = train.plan.spec, train.files
+    failed = [train.done[stage.id] for stage in train.plan.stages if "message" in train.done[stage.id]]
     datasets = {id(dataset): dataset for trial in one_each(trials) for dataset in [dataset_of(trial, files)]}
     shown = trials[-1] if winner is None else _trial_of(winner, trials)
     provenance = {
         "command": command or f"flaxvision.sweep.run(load_spec({spec.name!r}))",
         "config hash": config_hash(dump_spec(spec)),
-        "executor": executor,
+        "executor": ", ".join(dict.fromkeys(train.used)) or train.executor,
         "seeds": list(spec.seeds),
         "data sets": data_sources(datasets.values()),
         "device": device(),
@@ -236,5 +231,5 @@ def _result(
         provenance=provenance,
         directory=files.directory,
         convergence_threshold=spec.convergence_threshold,
-        problems=tuple(problems),
+        problems=tuple(Problem("pretraining", record["message"]) for record in failed),
     )

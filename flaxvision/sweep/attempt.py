@@ -46,16 +46,7 @@ def singly(cohort: Cohort) -> list[Cohort]:
 
 def failure(trial: Trial, message: str, trace: str = "") -> dict[str, Any]:
     """The record of a trial that could not be trained; it is tried again when the run is resumed."""
-    return {
-        "id": trial.id,
-        "stage": trial.stage,
-        "cell": dict(trial.cell),
-        "seed": trial.seed,
-        "status": "failed",
-        "message": message,
-        **({"traceback": trace} if trace else {}),
-        "config": trial.as_json(),
-    }
+    return trial.record("failed", message=message, **({"traceback": trace} if trace else {}))
 
 
 def reason(error: BaseException) -> str:

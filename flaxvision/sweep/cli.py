@@ -39,8 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     own_process = arguments is None
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    run, left = (_rerun, arguments[1:]) if arguments[:1] == ["rerun"] else (_sweep, arguments)
-    return exit_status(lambda: run(left, own_process), interrupted="interrupted before anything was trained")
+    command, left = _sweep, arguments
+    if arguments and arguments[0] in COMMANDS:
+        command, left = COMMANDS[arguments[0]], arguments[1:]
+    return exit_status(lambda: command(left, own_process), interrupted="interrupted before anything was trained")
 
 
 def _sweep(arguments: list[str], own_process: bool) -> int:
@@ -186,16 +188,14 @@ def _say_data(checked: Plan) -> None:
 
 def _dry_run(spec: Spec, options: argparse.Namespace) -> int:
     """Check what a run would check, and print what it would do."""
-    from flaxvision.sweep._run import run_directory
-    from flaxvision.sweep.executors import check_models
-    from flaxvision.sweep.files import DataFolders, RunFiles
-    from flaxvision.sweep.plan import plan
+    from flaxvision.sweep._run import check
+    from flaxvision.sweep.files import DataFolders
     from flaxvision.sweep.store import check_directory, check_identity, read_records
     from flaxvision.sweep.trials import by_program
 
-    directory = run_directory(spec.name, options.out, resume=options.resume)
-    checked = plan(spec, RunFiles(directory, DataFolders(options.raw_dir, options.data_dir)))
-    check_models([trial.config.model.model for trial in checked.trials], options.executor)
+    data = DataFolders(options.raw_dir, options.data_dir)
+    checked, files = check(spec, options.out, data, options.executor, resume=options.resume)
+    directory = files.directory
     check_directory(directory, checked.spec, resume=options.resume)
     check_identity(directory, read_records(directory), checked.identity)
     spec, trials = checked.spec, checked.trials
@@ -211,3 +211,6 @@ def _dry_run(spec: Spec, options: argparse.Namespace) -> int:
     after = f", after them trials of the winner: {len(spec.final.seeds)}" if spec.final else ""
     print(f"programs: {len(groups)}, trials: {len(trials)}{before}{after}; nothing was trained or written")
     return 0
+
+
+COMMANDS = {"rerun": _rerun}  # no sub-parsers of argparse, which would take the name of a sweep for a wrong command

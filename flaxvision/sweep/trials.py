@@ -45,6 +45,11 @@ class Trial:
         """All that determines it, as JSON values."""
         return {"stage": self.stage, "seed": self.seed, **self.settings}
 
+    def record(self, status: str, **rest: Any) -> dict[str, Any]:
+        """Its line of trials.jsonl: what it is, how it ended, and `rest` of that."""
+        about = {"id": self.id, "stage": self.stage, "cell": dict(self.cell), "seed": self.seed}
+        return {**about, "status": status, **rest, "config": self.as_json()}
+
     @property
     def settings(self) -> Settings:
         """Every setting that is given, by its bare name."""

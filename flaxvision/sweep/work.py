@@ -85,21 +85,16 @@ class Cohort:
         write_history(self.files.history(trial.id), result.history.arrays)
         accuracy = result.history["test_top1"]
         scored = self.threshold is not None and bool(np.isfinite(accuracy).all())
-        return {
-            "id": trial.id,
-            "stage": trial.stage,
-            "cell": dict(trial.cell),
-            "seed": trial.seed,
-            "status": "diverged" if result.diverged else "ok",
-            "final": final,
-            "best_epoch": result.best_epoch,
-            "converged_epoch": converged(accuracy, self.threshold or 0.0) if scored else None,
-            "parameters": count_parameters(result.model),
-            "seconds": round(max(0.0, result.timing.total - result.timing.compilation), 3),
-            "cores": len(cores()),
-            "config": trial.as_json(),
-            "identity": identity,
-        }
+        record = trial.record(
+            "diverged" if result.diverged else "ok",
+            final=final,
+            best_epoch=result.best_epoch,
+            converged_epoch=converged(accuracy, self.threshold or 0.0) if scored else None,
+            parameters=count_parameters(result.model),
+            seconds=round(max(0.0, result.timing.total - result.timing.compilation), 3),
+            cores=len(cores()),
+        )
+        return {**record, "identity": identity}
 
 
 def name_of(ids: Sequence[str]) -> str:
