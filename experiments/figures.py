@@ -11,13 +11,12 @@ from flaxvision.report import (
     COLUMN,
     FAINT,
     INK,
-    PAGE,
     End,
     colors,
     draw_matrix,
     figure_style,
     label_ends,
-    new_figure,
+    new_panels,
     plain_logarithmic,
 )
 
@@ -72,14 +71,9 @@ def draw_lines(
     color_of = dict(zip(names, colors(names), strict=True))
     several = not each and any(np.ndim(v) == 2 and len(v) > 1 for lines in panels.values() for v in lines.values())
     with figure_style():
-        columns = min(len(panels), columns)
-        rows = -(-len(panels) // columns)
-        figure = new_figure(COLUMN if columns == 1 else PAGE, height * rows + 0.2)
-        grid = list(figure.subplots(rows, columns, squeeze=False, sharey=limits is not None).flat)
-        for axes in grid[len(panels) :]:
-            axes.remove()
+        figure, grid = new_panels(len(panels), height, columns, sharey=limits is not None)
         ends: list[tuple[Axes, list[End]]] = []
-        for axes, (title, lines) in zip(grid, panels.items(), strict=False):
+        for axes, (title, lines) in zip(grid, panels.items(), strict=True):
             axes.set_yscale("log" if log else "linear")
             for name, values in ((dashed or {}).get(title) or {}).items():
                 _draw_line(axes, x, values, color_of.get(name, INK), each, linestyle=DASHES, linewidth=0.9)
@@ -139,13 +133,9 @@ def _draw_line(
 def draw_confusions(matrices: Mapping[str, np.ndarray], classes: Sequence[str]) -> Figure:
     """Confusion matrices, two side by side, rows true and columns predicted, the errors in colour."""
     with figure_style():
-        columns, rows = min(len(matrices), 2), -(-len(matrices) // 2)
-        figure = new_figure(COLUMN if columns == 1 else PAGE, rows * (COLUMN + 0.25))
+        figure, grid = new_panels(len(matrices), COLUMN + 0.2)
         most = max(1, max(int((m * ~np.eye(len(m), dtype=bool)).max()) for m in matrices.values()))
-        grid = list(figure.subplots(rows, columns, squeeze=False).flat)
-        for axes in grid[len(matrices) :]:
-            axes.remove()
-        for axes, (title, matrix) in zip(grid, matrices.items(), strict=False):
+        for axes, (title, matrix) in zip(grid, matrices.items(), strict=True):
             draw_matrix(axes, matrix, classes, most)
             axes.set_title(title, loc="left")
     return figure

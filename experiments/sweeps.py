@@ -18,6 +18,7 @@ import flaxvision as fv
 from flaxvision.sweep import Outcome, Spec, config_hash, load_spec, override, run
 from flaxvision.sweep.progress import watcher
 from flaxvision.sweep.store import read_records
+from flaxvision.training.metrics import metric_of
 
 DRAWN = {"two_clusters": "two_clusters", "emnist_balanced": "glyphs47"}  # data set -> what --quick takes; else glyphs
 RECIPE = {field.name for field in dataclasses.fields(fv.Recipe)}
@@ -60,7 +61,7 @@ class Runs(Mapping[str, np.ndarray]):
 
     def last(self, metric: str) -> np.ndarray:
         """A metric after the last epoch, (seeds,); accuracies in percent."""
-        return (100 if "top" in metric else 1) * self[metric][:, -1]
+        return metric_of(metric).scale * self[metric][:, -1]
 
     def confusions(self) -> np.ndarray:
         """Confusion matrices of the test set, (seeds, C, C), rows true."""
@@ -78,7 +79,7 @@ class Runs(Mapping[str, np.ndarray]):
 def published(spec: Spec, metric: str, where: Mapping[str, str]) -> dict[str, float]:
     """What `Study.row` takes of a cell's published value and its tolerance; accuracies in percent."""
     (entry,) = [p for p in spec.published if p.metric == metric and p.where.items() <= where.items()]
-    scale = 100 if "top" in metric else 1
+    scale = metric_of(metric).scale
     return {"published": round(scale * entry.value, 6), "tolerance": round(scale * entry.tolerance, 6)}
 
 

@@ -27,6 +27,7 @@ from flaxvision.report.style import (
     colors,
     encode,
     new_figure,
+    new_panels,
     plain_logarithmic,
 )
 from flaxvision.report.style import style as figure_style
@@ -53,6 +54,7 @@ __all__ = [
     "markdown_table",
     "most_confused",
     "new_figure",
+    "new_panels",
     "plain_logarithmic",
     "report_html",
     "results_csv",

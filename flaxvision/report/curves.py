@@ -10,7 +10,7 @@ import numpy as np
 
 from flaxvision.report import formats
 from flaxvision.report.labels import End, label_ends
-from flaxvision.report.style import COLUMN, FAINT, PAGE, colors, new_figure, plain_logarithmic, style
+from flaxvision.report.style import FAINT, colors, new_panels, plain_logarithmic, style
 from flaxvision.sweep.results import Cell, Outcome, SweepResult
 from flaxvision.training.metrics import metric_of
 
@@ -140,19 +140,12 @@ def _panels(result: SweepResult) -> tuple[Sequence[str], dict[str, list[int]]]:
 
 
 def _grid(panels: dict[str, list[int]]) -> tuple[Figure, list[Axes]]:
-    """One column wide for one panel, else two panels a row."""
+    """A panel each, two a row."""
     lines = max(len(indices) for indices in panels.values())
-    height = max(2.3, 0.5 + 0.125 * min(lines, LABELS))
-    if len(panels) == 1:
-        figure = new_figure(COLUMN, height + 0.2)
-        return figure, [figure.add_subplot()]
-    rows = -(-len(panels) // 2)
-    figure = new_figure(PAGE, height * rows + 0.2)
-    grid = list(figure.subplots(rows, 2, sharex=True, sharey=True, squeeze=False).flat)
-    for axes in grid[len(panels) :]:
-        axes.remove()
-        grid[len(panels) - 2].tick_params(labelbottom=True)  # the panel above the gap
-    return figure, grid[: len(panels)]
+    figure, grid = new_panels(len(panels), max(2.3, 0.5 + 0.125 * min(lines, LABELS)), sharex=True, sharey=True)
+    if len(grid) > 1 and len(grid) % 2:
+        grid[-2].tick_params(labelbottom=True)  # the panel above the gap
+    return figure, grid
 
 
 def _draw_cell(axes: Axes, pair: dict[str, Curve], cell: Cell, name: str, color: str, scene: _Scene) -> End:

@@ -152,8 +152,10 @@ def _metric_columns(result: SweepResult) -> list[str]:
 
 def tells_more(result: SweepResult, metric: Metric) -> bool:
     """Whether a metric tells more than the one beside which it stands: on the test set they differ in a cell."""
-    pairs = [[cell.mean(f"test_{key}") for key in (metric.key, metric.beside)] for cell in result.cells]
-    return not metric.beside or any(a is not None and b is not None and abs(a - b) > DIFFERENT for a, b in pairs)
+    if not metric.beside:
+        return True
+    pairs = ([cell.mean(f"test_{key}") for key in (metric.key, metric.beside)] for cell in result.cells)
+    return any(a is not None and b is not None and abs(a - b) > DIFFERENT for a, b in pairs)
 
 
 def _metric_entry(cell: Cell, metric: str, best: list[Cell]) -> Entry:

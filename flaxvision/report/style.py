@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from flaxvision.report.fonts import families
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
@@ -75,6 +76,24 @@ def new_figure(width: float, height: float) -> Figure:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def new_panels(count: int, height: float, columns: int = 2, **shared: Any) -> tuple[Figure, list[Axes]]:
+    """An empty figure and its panels, row by row: one is a column wide, more share a page's width.
+
+    Args:
+        count: How many panels.
+        height: Of each, in inches.
+        columns: Panels side by side.
+        **shared: `sharex` and `sharey` of matplotlib's `subplots`.
+    """
+    columns = min(count, columns)
+    rows = -(-count // columns)
+    figure = new_figure(COLUMN if columns == 1 else PAGE, height * rows + 0.2)
+    panels = list(figure.subplots(rows, columns, squeeze=False, **shared).flat)
+    for axes in panels[count:]:
+        axes.remove()
+    return figure, panels[:count]
 
 
 def encode(figure: Figure, kind: str) -> bytes:
