@@ -20,7 +20,9 @@ from flaxvision.errors import UserError
 # Turns a file with pickled objects into one of plain dictionaries, numbers, text and tensors, which always loads.
 _PLAIN = (
     "p = lambda x: p(x.state_dict()) if hasattr(x, 'state_dict') else {k: p(v) for k, v in x.items()} "
-    "if isinstance(x, dict) else x if isinstance(x, (torch.Tensor, int, float, str)) else None; "
+    "if isinstance(x, dict) else [p(v) for v in x] if isinstance(x, (list, tuple)) "
+    "else torch.as_tensor(x) if type(x).__module__ == 'numpy' and getattr(x, 'dtype', None) != object "
+    "else x if isinstance(x, (torch.Tensor, int, float, str)) else None; "
     "torch.save(p(torch.load(sys.argv[1], map_location='cpu', weights_only=False)), sys.argv[2])"
 )
 _SCRIPTED = "torch.save(torch.jit.load(sys.argv[1], map_location='cpu').state_dict(), sys.argv[2])"
@@ -159,13 +161,19 @@ def _read_torch(path: Path) -> Any:
         ):  # by a path, the suffix would count
             content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file raises whatever its bytes mean to the unpickler
-        if isinstance(error, pickle.UnpicklingError):
+        # PyTorch's own words where a class was met; a damaged file is an UnpicklingError as well.
+        if (
+            isinstance(error, pickle.UnpicklingError)
+            and "weights_only" in str(error)
+            and "global" in str(error).lower()
+        ):
             command = _command(_PLAIN, path, path.with_name(f"{path.stem}.state_dict.pt"))
             raise UserError(
                 f"{path} holds a pickled module or other objects, which are not loaded because they can run code; "
                 f"where you trust it, type: {command}"
             ) from error
-        reason = str(error).partition("\n")[0][:200]
+        told = str(error).partition("WeightsUnpickler error:")[2] or str(error) or "it ends too soon"
+        reason = told.strip().partition("\n")[0][:200]
         raise UserError(
             f"{path} is not a PyTorch file ({reason}): save the state_dict again with torch.save"
         ) from error

@@ -96,6 +96,12 @@ def from_torch(
     >>> path = export.save_torch(model, "line.safetensors")  # doctest: +SKIP
     >>> export.from_torch(path, model)  # doctest: +SKIP
     """
+    if not isinstance(model, Chain):
+        swapped = "; they are the other way round" if isinstance(weights, Chain) else ""
+        raise UserError(
+            f"from_torch got a {type(model).__name__} for the model{swapped}: give from_torch(weights, model), "
+            "weights of PyTorch and a model of fv.models.create or fv.load_model"
+        )
     only = (only,) if isinstance(only, str) else tuple(only)
     filled = nnx.clone(model)
     wanted = [pair for pair in correspondence(model) if not only or matches(pair.name, only)]

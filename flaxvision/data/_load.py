@@ -17,6 +17,7 @@ _GLYPHS = {"glyphs": (DIGITS, 10_000), "glyphs47": (BALANCED, 23_500)}  # charac
 _FOLDERS = ("npz", "images")
 _SIZE = re.compile(r"\d{1,5}x\d{1,5}", re.ASCII)  # width x height
 _TEST_SHARE = 5  # a generated set has one test example per this many training examples
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".avif")
 
 
 def list_datasets() -> tuple[str, ...]:
@@ -124,6 +125,8 @@ def _folder(name: str, *, file: bool = False) -> Path:
     if path.is_file() and file:
         return path
     if path.is_file():
+        if path.suffix.lower() in PICTURES:
+            raise UserError(f"{name}: {folder} is one picture: type {kind}:FOLDER with the folder of the class folders")
         raise UserError(f"{name}: {folder} is a file: unpack it, and type {kind}:FOLDER with the path of its folder")
     if not folder or not path.is_dir():
         raise UserError(f"{name}: there is no folder {folder!r}: type {kind}:FOLDER with the path of one")

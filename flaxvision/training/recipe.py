@@ -161,7 +161,7 @@ class Recipe:
         if self.batch_size > training_examples:
             raise UserError(
                 f"batch_size is {self.batch_size} but there are {training_examples} training examples: "
-                f"give a batch_size of at most {training_examples}"
+                f"give a batch_size of at most {training_examples}, in a sweep --set batch_size={training_examples}"
             )
         per_epoch = -(-training_examples // self.batch_size)
         if self.steps is not None:

@@ -219,3 +219,17 @@ def test_harmless_objects_do_not_open_the_door(tmp_path, model):
     (tmp_path / "c.pt").write_bytes(pickle.dumps(Trap()))
     refusal(tmp_path / "c.pt", model)
     assert not (tmp_path / "trap").exists()
+
+
+def test_weights_and_model_the_other_way_round_and_files_cut_or_foreign(torch, tmp_path):
+    model = fv.models.create("linear", input_shape=(2,), num_classes=3)
+    net = torch.nn.Linear(2, 3)
+    with pytest.raises(UserError, match=r"the other way round: give from_torch\(weights, model\)"):
+        export.from_torch(model, net)
+    torch.save(net.state_dict(), tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    whole = (tmp_path / "old.pt").read_bytes()
+    for name, content in {"cut": whole[: len(whole) // 2], "foreign": b"\x80\x02garbage"}.items():
+        (tmp_path / f"{name}.pt").write_bytes(content)
+        with pytest.raises(UserError, match=r"is not a PyTorch file \([^()]+\): save the state_dict again") as caught:
+            export.from_torch(tmp_path / f"{name}.pt", model)
+        assert "run code" not in str(caught.value)
