@@ -85,8 +85,10 @@ def from_keras(source: str | Path | keras.Model) -> Chain:
         UserError: If Keras is missing, the file is not a Keras file, the model is not a chain, or a layer has no
             counterpart; it is named.
 
-    >>> import export
-    >>> export.from_keras("classifier.keras")  # doctest: +SKIP
+    >>> import export, flaxvision as fv
+    >>> twin = export.to_keras(fv.models.create("linear", num_classes=3), "three.keras")
+    >>> export.from_keras("three.keras").output_shape
+    (3,)
     """
     twin: Any = _load(Path(source)) if isinstance(source, (str, os.PathLike)) else source
     if not isinstance(twin, import_keras().Model):

@@ -26,6 +26,11 @@ def from_onnx(path: str | Path) -> Chain:
     Raises:
         UserError: If the file is missing, is not an ONNX file, was not written by `to_onnx`, is damaged, or weights
             that lie beside it are gone.
+
+    >>> import export, flaxvision as fv
+    >>> path = export.to_onnx(fv.models.create("linear", num_classes=3), "three.onnx")
+    >>> export.from_onnx(path).output_shape
+    (3,)
     """
     try:
         proto = onnx.load(path, load_external_data=False)

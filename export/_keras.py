@@ -33,6 +33,10 @@ def to_keras(model: Chain, path: str | Path | None = None) -> keras.Model:
 
     Raises:
         UserError: If Keras is missing, a layer cannot be exported, or the path cannot be written.
+
+    >>> import export, flaxvision as fv
+    >>> export.to_keras(fv.models.create("linear", num_classes=3)).output_shape
+    (None, 3)
     """
     keras = import_keras()
     check_layers(model)

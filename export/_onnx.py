@@ -125,8 +125,9 @@ def to_onnx(
             of points, softmax on a model without class scores, metadata that is not valid JSON or has the name of an
             entry of ours, or a path that cannot be written.
 
-    Example:
-        >>> export.to_onnx(model, "phone.onnx", normalize=True, softmax=True, batch=1)  # doctest: +SKIP
+    >>> import export, flaxvision as fv
+    >>> export.to_onnx(fv.models.create("linear"), "phone.onnx", normalize=True, softmax=True, batch=1).name
+    'phone.onnx'
     """
     check_choice("layout", layout, LAYOUTS)
     if isinstance(opset, bool) or not isinstance(opset, (int, np.integer)) or opset not in OPSETS:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import export
 import flaxvision as fv
 from flaxvision.errors import check_choice, unknown
 
@@ -48,15 +49,28 @@ def test_an_unknown_name_is_answered_with_the_nearest():
         check_choice("init", ["torch"], ("flax", "torch"))
 
 
-def test_examples_in_docstrings():
+def run_examples(package) -> int:
+    """Run the examples in the docstrings of a package's modules, and say how many there were."""
     attempted = 0
-    for module in pkgutil.walk_packages(fv.__path__, "flaxvision."):
+    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
         if module.name.endswith("__main__"):
             continue
         result = doctest.testmod(importlib.import_module(module.name))
         assert result.failed == 0, module.name
         attempted += result.attempted
-    assert attempted >= 4
+    return attempted
+
+
+def test_examples_in_docstrings(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run_examples(fv) >= 60
+
+
+@pytest.mark.slow
+def test_examples_in_docstrings_of_export(tmp_path, monkeypatch, torch):
+    pytest.importorskip("keras")
+    monkeypatch.chdir(tmp_path)
+    assert run_examples(export) >= 15
 
 
 @pytest.mark.slow

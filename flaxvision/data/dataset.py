@@ -124,6 +124,11 @@ class Dataset:
         It has the classes in the proportions of the training split, one of each at least where that goes; a class of
         one example stays in training. Of a published set it is drawn from all examples alike, as its reports drew it.
         With `in_place` the splits take the memory of this data set, which is of no use then.
+
+        >>> import flaxvision as fv
+        >>> dataset = fv.data.load("glyphs", examples=100).hold_out(0.2)
+        >>> len(dataset.train), len(dataset.validation), len(dataset.test)
+        (80, 20, 20)
         """
         if fraction is None:
             return self

@@ -69,6 +69,9 @@ class Activation(nnx.Module):
 
     Raises:
         UserError: For an unknown name, and for a number where the activation has none.
+
+    >>> Activation("leaky_relu", 0.5)(jnp.array([[-2.0, 3.0]])).tolist()
+    [[-1.0, 3.0]]
     """
 
     def __init__(self, function: str, number: float | None = None):
@@ -105,6 +108,9 @@ class PReLU(nnx.Module):
         init: The slope to start from.
 
     Reference: He et al., "Delving Deep into Rectifiers", ICCV 2015; PyTorch's PReLU.
+
+    >>> PReLU(2)(jnp.array([[-4.0, 3.0]])).tolist()
+    [[-1.0, 3.0]]
     """
 
     def __init__(self, num_parameters: int = 1, init: float = 0.25):

@@ -37,7 +37,11 @@ class Subtract(nnx.Module):
 
 
 class Multiply(nnx.Module):
-    """The product of two or more values; an axis of size 1 is broadcast, so that (B, 1, 1, C) gates (B, H, W, C)."""
+    """The product of two or more values; an axis of size 1 is broadcast, so that (B, 1, 1, C) gates (B, H, W, C).
+
+    >>> Multiply()(jnp.ones((1, 2, 2, 3)), jnp.full((1, 1, 1, 3), 0.5)).shape
+    (1, 2, 2, 3)
+    """
 
     def __call__(self, *values: jax.Array) -> jax.Array:
         """Multiply `values`, shapes (B, ...) of one number of axes."""
@@ -45,7 +49,11 @@ class Multiply(nnx.Module):
 
 
 class Concat(nnx.Module):
-    """The channels, or features, of two or more values one after the other."""
+    """The channels, or features, of two or more values one after the other.
+
+    >>> Concat()(jnp.ones((1, 2, 2, 3)), jnp.ones((1, 2, 2, 5))).shape
+    (1, 2, 2, 8)
+    """
 
     def __call__(self, *values: jax.Array) -> jax.Array:
         """Concatenate `values`, shapes (B, ..., C) that differ in C only, along their last axis."""
@@ -58,6 +66,9 @@ class Affine(nnx.Module):
     Args:
         scale: A number, or a sequence of one a channel.
         shift: A number, or a sequence of one a channel.
+
+    >>> Affine(2.0, (0.0, 1.0))(jnp.ones((1, 2))).tolist()
+    [[2.0, 3.0]]
     """
 
     def __init__(self, scale: float | Sequence[float] = 1.0, shift: float | Sequence[float] = 0.0):

@@ -30,6 +30,9 @@ class Dropout(ContextLayer):
         UserError: If the rate is outside that range.
 
     Reference: Srivastava et al., "Dropout", JMLR 2014.
+
+    >>> Dropout(0.5)(jnp.ones((1, 3))).tolist()  # evaluation keeps everything
+    [[1.0, 1.0, 1.0]]
     """
 
     def __init__(self, rate: float):

@@ -59,6 +59,11 @@ class Network(nnx.Module):
 
     Raises:
         UserError: If two layers or nodes share a name, or a node takes what no earlier one gives.
+
+    >>> from flaxvision.layers import Flatten, Linear
+    >>> net = Network([("flat", Flatten()), ("out", Linear(16, 10, rngs=nnx.Rngs(0)))], input_shape=(4, 4, 1))
+    >>> [(step.node.name, step.inputs, step.output) for step in net.walk()]
+    [('flat', ((4, 4, 1),), (16,)), ('out', ((16,),), (10,))]
     """
 
     def __init__(

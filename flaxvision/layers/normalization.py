@@ -43,6 +43,10 @@ class BatchNorm(ContextLayer):
         epsilon: Added to the variance.
 
     Reference: Ioffe and Szegedy, "Batch Normalization", ICML 2015.
+
+    >>> batch = jnp.array([[1.0], [3.0]])
+    >>> BatchNorm(1)(batch, Context(train=True)).round(2).tolist()
+    [[-1.0], [1.0]]
     """
 
     def __init__(self, num_features: int, momentum: float = 0.9, epsilon: float = 1e-5):
@@ -111,6 +115,9 @@ class GroupNorm(nnx.Module):
         UserError: If the channels do not divide into the groups.
 
     Reference: Wu and He, "Group Normalization", ECCV 2018; PyTorch's GroupNorm.
+
+    >>> GroupNorm(2, 4)(jnp.array([[1.0, 3.0, 10.0, 30.0]])).round(2).tolist()
+    [[-1.0, 1.0, -1.0, 1.0]]
     """
 
     def __init__(self, num_groups: int, num_channels: int, epsilon: float = 1e-5):
@@ -150,6 +157,9 @@ class LayerNorm(nnx.Module):
         epsilon: Added to the variance.
 
     Reference: Ba et al., "Layer Normalization", 2016; PyTorch's LayerNorm, and on maps ConvNeXt's.
+
+    >>> LayerNorm(2)(jnp.array([[1.0, 3.0]])).round(2).tolist()
+    [[-1.0, 1.0]]
     """
 
     def __init__(self, num_features: int, epsilon: float = 1e-5):

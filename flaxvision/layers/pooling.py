@@ -67,6 +67,9 @@ class MaxPool(_Pool):
         window: Height and width of the window, or one number for both.
         strides: Step between windows; None for the window's own size.
         padding: "VALID", "SAME", or pixels on each side (of height and width), at most half of the window.
+
+    >>> MaxPool(2)(jnp.arange(16.0).reshape(1, 4, 4, 1)).ravel().tolist()
+    [5.0, 7.0, 13.0, 15.0]
     """
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -85,6 +88,9 @@ class AvgPool(_Pool):
         strides: Step between windows; None for the window's own size.
         padding: "VALID", "SAME", or pixels on each side (of height and width), at most half of the window.
         count_include_pad: Whether padding counts towards the mean, as zeros; PyTorch's default is that it does.
+
+    >>> AvgPool(2)(jnp.arange(16.0).reshape(1, 4, 4, 1)).ravel().tolist()
+    [2.5, 4.5, 10.5, 12.5]
     """
 
     def __init__(
@@ -135,6 +141,9 @@ class Upsample(nnx.Module):
 
     Args:
         scale: How often, along height and width, or one number for both.
+
+    >>> Upsample(2)(jnp.arange(2.0).reshape(1, 1, 2, 1)).squeeze().tolist()
+    [[0.0, 0.0, 1.0, 1.0], [0.0, 0.0, 1.0, 1.0]]
     """
 
     def __init__(self, scale: int | Pair):

@@ -13,6 +13,9 @@ class Preprocess:
     """How stored values become a network's input: `value * scale + offset` (Keras's Rescaling).
 
     Each is one number, or a tuple of one per channel (for points: per coordinate).
+
+    >>> Preprocess(scale=1 / 255)(jnp.array([[0, 255]], jnp.uint8), jnp.dtype(jnp.float32)).tolist()
+    [[0.0, 1.0]]
     """
 
     scale: float | tuple[float, ...] = 1.0

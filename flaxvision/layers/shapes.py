@@ -23,6 +23,9 @@ class Flatten(nnx.Module):
 
     Args:
         channels_last: Whether the order is row, column, channel instead, as in Keras.
+
+    >>> Flatten()(jnp.arange(4.0).reshape(1, 1, 2, 2)).tolist()  # channel 0, then channel 1
+    [[0.0, 2.0, 1.0, 3.0]]
     """
 
     def __init__(self, channels_last: bool = False):

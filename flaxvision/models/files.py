@@ -50,6 +50,11 @@ def load_model(path: str | Path) -> Chain:
 
     Raises:
         UserError: If the file is missing, is of another kind, or its tensors do not fit its layers.
+
+    >>> import flaxvision as fv
+    >>> path = fv.save_model(fv.models.create("linear", num_classes=3), "three.safetensors")
+    >>> fv.load_model(path).output_shape
+    (3,)
     """
     tensors, about = read(path)
     model = build_model(about["model"], str(path))

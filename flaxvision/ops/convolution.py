@@ -57,7 +57,12 @@ def patch_bytes(examples: int, kernel: tuple[int, ...], window: Window, groups: 
 
 
 def convolve(x: Maps, kernel: jax.Array, window: Window, form: Form) -> Maps:
-    """The convolution of `x` (N, H, W, I) with `kernel` (h, w, I, O) in any form but XLA's own: (N, H', W', O)."""
+    """The convolution of `x` (N, H, W, I) with `kernel` (h, w, I, O) in any form but XLA's own: (N, H', W', O).
+
+    >>> x, kernel = Maps(jnp.ones((1, 3, 3, 1))), jnp.ones((3, 3, 1, 1))
+    >>> convolve(x, kernel, Window((3, 3), (3, 3)), Form.PATCHES).array.tolist()
+    [[[[9.0]]]]
+    """
     if form is Form.BATCH_LAST:
         return Maps(convolve_batch_last(x.last(), kernel, window), True)
     if form is Form.GROUPS:

@@ -49,7 +49,11 @@ class Policy:
 
     @classmethod
     def for_training(cls, platform: str, *, stacked: bool = False) -> Policy:
-        """How a platform ("cpu", "gpu", …) trains one network, or the `stacked` members of a `vmap`."""
+        """How a platform ("cpu", "gpu", …) trains one network, or the `stacked` members of a `vmap`.
+
+        >>> Policy.for_training("cpu").many_channels
+        <Form.WINOGRAD: "Winograd's minimal filtering">
+        """
         if platform == "cpu":
             return CPU_TRAINING
         if platform == "gpu":

@@ -30,6 +30,9 @@ def max_pool(x: jax.Array, window: Pair, strides: Pair) -> jax.Array:
 
     The gradient goes to the first maximum of each window in row order, as in PyTorch: the first maximum of a row, and
     the first row that has it.
+
+    >>> max_pool(jnp.arange(16.0).reshape(1, 4, 4, 1), (2, 2), (2, 2)).ravel().tolist()
+    [5.0, 7.0, 13.0, 15.0]
     """
     return _pool(x, window, strides, _Forms(_max_of_few, _max_of_blocks, _max_along))
 

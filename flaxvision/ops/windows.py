@@ -22,7 +22,11 @@ FEW_CHANNELS = 32  # with fewer, the batch is the better axis to vectorize over,
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Window:
-    """Where the windows of a convolution or pool lie on a map."""
+    """Where the windows of a convolution or pool lie on a map.
+
+    >>> Window((28, 28), kernel=(5, 5), pads=((2, 2), (2, 2))).count
+    (28, 28)
+    """
 
     size: Pair  # (H, W) of the map, before padding
     kernel: Pair
