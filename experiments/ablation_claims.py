@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ablation_networks import CLIPPED, DEPTHS, EQUAL, SIX, THRESHOLDS, Estimate, Runs, all_of, create
+from ablation_networks import CLIPPED, DEPTHS, EQUAL, NETWORKS, SIX, THRESHOLDS, Estimate, Network, all_of
 from common import Study
 from figures import draw_lines
 from flax import nnx
@@ -22,7 +22,7 @@ from flaxvision.layers import Chain, Context
 CONVOLUTIONS = ((28, 3, 1, 1), (28, 5, 2, 1), (28, 5, 0, 1), (28, 6, 0, 2), (28, 3, 0, 2), (7, 5, 2, 2))  # H, F, P, S
 
 
-def judge_clearing(study: Study, pairs: Mapping[str, tuple[Runs, ...]], smooth: int) -> None:
+def judge_clearing(study: Study, pairs: Mapping[str, tuple[Network, ...]], smooth: int) -> None:
     """What happens when gradients are not cleared: optimiser -> (runs with clearing, runs without)."""
     study.claim(
         "gradients that are not cleared accumulate, which spoils training",
@@ -58,7 +58,7 @@ def both_modes(graphdef: nnx.GraphDef, state: nnx.State, batches: jax.Array) -> 
     return lax.map(predict, jnp.arange(len(batches)))
 
 
-def judge_modes(study: Study, runs: Mapping[str, Runs], test: fv.data.Split) -> None:
+def judge_modes(study: Study, runs: Mapping[str, Network], test: fv.data.Split) -> None:
     """Evaluate networks as one should, and in training mode by mistake."""
     rows, verdicts = [], []
     for name, run in runs.items():
@@ -66,7 +66,7 @@ def judge_modes(study: Study, runs: Mapping[str, Runs], test: fv.data.Split) -> 
             count = len(test) // batch * batch
             batches = test.images[:count].reshape(-1, batch, *test.images.shape[1:])
             labels = test.labels[:count].reshape(-1, batch)
-            modes = [jax.device_get(both_modes(*nnx.split(result.model), batches)) for result in run.results]
+            modes = [jax.device_get(both_modes(*nnx.split(model), batches)) for model in run.models()]
             right, wrong = (Estimate.of(np.array([100 * (m[i] == labels).mean() for m in modes])) for i in (0, 1))
             changed = Estimate.of(np.array([100 * (one != other).mean() for one, other in modes]))
             rows.append((name, batch, right, wrong, changed))
@@ -99,17 +99,17 @@ def saturated(model: Chain, images: np.ndarray) -> float:
     return 100 * float(np.mean(np.concatenate(slopes, axis=1) < 0.025))
 
 
-def judge_sigmoid(study: Study, runs: Mapping[str, Runs], images: np.ndarray, smooth: int) -> None:
+def judge_sigmoid(study: Study, runs: Mapping[str, Network], images: np.ndarray, smooth: int) -> None:
     """Gradient norms by layer, and how many sigmoids are saturated."""
-    options = study.options
     before, after, decades, at_end = {}, {}, {}, {}
     for depth in DEPTHS:
         sigmoid = runs[f"{depth} layers, sigmoid"]
-        starts = [create(options, f"{depth} layers, sigmoid", seed) for seed in range(options.seeds)]
+        sizes = NETWORKS[f"{depth} layers, sigmoid"]
+        starts = [fv.models.create("mlp", init="torch", seed=seed, **sizes) for seed in range(study.options.seeds)]
         before[depth] = Estimate.of(np.array([saturated(model, images) for model in starts]))
-        after[depth] = Estimate.of(np.array([saturated(result.model, images) for result in sigmoid.results]))
+        after[depth] = Estimate.of(np.array([saturated(model, images) for model in sigmoid.models()]))
         for name, run in (("ReLU", runs[f"{depth} layers"]), ("sigmoid", sigmoid)):
-            norms = run.steps("gradient_norm")
+            norms = run["gradient_norm"]
             first, last = (part.mean(axis=1) for part in (norms[:, :smooth], norms[:, -smooth:]))
             decades[name, depth] = Estimate.of(np.log10(first[:, 0] / first[:, -1]))
             at_end[name, depth] = Estimate.of(np.log10(last[:, 0] / last[:, -1]))
@@ -130,7 +130,7 @@ def judge_sigmoid(study: Study, runs: Mapping[str, Runs], images: np.ndarray, sm
         + "; ".join(f"{n} layers: sigmoid {at_end['sigmoid', n]}" for n in DEPTHS),
     )
     names = {"ReLU": f"{deep} layers", "sigmoid": f"{deep} layers, sigmoid"}
-    norms = {name: runs[key].steps("gradient_norm") for name, key in names.items()}
+    norms = {name: runs[key]["gradient_norm"] for name, key in names.items()}
     panels = {
         f"First {smooth} steps": {name: values[:, :smooth].mean(axis=1) for name, values in norms.items()},
         f"Last {smooth} steps": {name: values[:, -smooth:].mean(axis=1) for name, values in norms.items()},
@@ -139,10 +139,10 @@ def judge_sigmoid(study: Study, runs: Mapping[str, Runs], images: np.ndarray, sm
     study.figure("gradients", figure, f"Norm of the gradient of each layer, {deep} layers.")
 
 
-def judge_59_and_85(study: Study, runs: Mapping[str, Runs]) -> None:
+def judge_59_and_85(study: Study, runs: Mapping[str, Network]) -> None:
     """Does any depth give the report's accuracies? A guess at their cause: a ReLU after the last layer too."""
     pairs = {depth: (runs[f"{depth} layers"].accuracy, runs[f"{depth} layers, sigmoid"].accuracy) for depth in DEPTHS}
-    lost = {int((result.history["test_per_class"][-1] == 0).sum()) for result in runs[CLIPPED].results}
+    lost = {int((shares[-1] == 0).sum()) for shares in runs[CLIPPED]["test_per_class"]}
     dead = " or ".join(map(str, sorted(lost)))
     study.claim(
         "a network reaches 85 % with ReLU and 59 % with sigmoid (read in this order)",
@@ -163,15 +163,15 @@ def steps_to(losses: np.ndarray, threshold: float, window: int) -> float:
     return float(below[0] + window) if len(below) else math.inf
 
 
-def judge_speed(study: Study, pairs: Mapping[str, tuple[Runs, Runs]], smooth: int) -> None:
+def judge_speed(study: Study, pairs: Mapping[str, tuple[Network, Network]], smooth: int) -> None:
     """How many more steps a network with sigmoid takes to a training loss than the same with ReLU, seed by seed."""
     rows, faster, six = [], [], []
     for name, pair in pairs.items():
         cells = [name]
         for threshold in THRESHOLDS:
-            steps = [np.array([steps_to(x, threshold, smooth) for x in run.steps("step_loss")]) for run in pair]
+            steps = [np.array([steps_to(x, threshold, smooth) for x in run["step_loss"]]) for run in pair]
             reached = bool(np.isfinite(steps).all())
-            relu, sigmoid = (np.minimum(x, pair[0].steps("step_loss").shape[1]) for x in steps)
+            relu, sigmoid = (np.minimum(x, pair[0]["step_loss"].shape[1]) for x in steps)
             ratio = Estimate.of(sigmoid / relu)  # at least, where a network never got there
             cells.append(f"{'' if reached else '≥ '}{ratio}")
             if threshold == THRESHOLDS[1]:
@@ -201,11 +201,11 @@ def product_error(model: Chain, images: np.ndarray) -> float:
     return float(np.abs(exponentials / exponentials.sum(axis=1, keepdims=True) - fv.predict(model, images)).max())
 
 
-def judge_depth(study: Study, runs: Mapping[str, Runs], images: np.ndarray) -> None:
+def judge_depth(study: Study, runs: Mapping[str, Network], images: np.ndarray) -> None:
     """Depth without an activation, against depth with ReLU."""
     one = runs["1 layer"].accuracy
     plain = {depth: runs[f"{depth} layers, no activation"] for depth in (2, 3)}
-    error = max(product_error(result.model, images) for run in plain.values() for result in run.results)
+    error = max(product_error(model, images) for run in plain.values() for model in run.models())
     study.claim(
         "without an activation depth buys nothing",
         all_of((run.accuracy - one).inside(-math.inf, EQUAL) for run in plain.values()),
@@ -217,7 +217,7 @@ def judge_depth(study: Study, runs: Mapping[str, Runs], images: np.ndarray) -> N
     )
 
 
-def judge_batch_norm(study: Study, runs: Mapping[str, Runs]) -> None:
+def judge_batch_norm(study: Study, runs: Mapping[str, Network]) -> None:
     """What BatchNorm adds, by depth."""
     gains = {n: runs[f"{n} layers, BatchNorm"].accuracy - runs[f"{n} layers"].accuracy for n in DEPTHS}
     study.claim(
@@ -229,16 +229,16 @@ def judge_batch_norm(study: Study, runs: Mapping[str, Runs]) -> None:
     )
 
 
-def judge_width(study: Study, runs: Mapping[int, Runs], split: fv.data.Split) -> None:
+def judge_width(study: Study, runs: Mapping[int, Network], split: fv.data.Split) -> None:
     """Memory, and accuracy on training and test images, by the width of the hidden layer."""
     train = {
-        width: np.array([100 * float(fv.evaluate(result.model, split).top1) for result in run.results])
+        width: np.array([100 * float(fv.evaluate(model, split).top1) for model in run.models()])
         for width, run in runs.items()
     }
-    test = {width: 100 * run.last("test_top1") for width, run in runs.items()}
+    test = {width: run.last("test_top1") for width, run in runs.items()}
     gaps = {width: Estimate.of(train[width] - test[width]) for width in runs}
     narrow, wide = min(runs), max(runs)
-    sizes = [fv.models.summary(run.start).megabytes["params"] for run in runs.values()]
+    sizes = [fv.models.summary(run.models()[0]).megabytes["params"] for run in runs.values()]
     study.claim(
         "more parameters cost memory",
         "supported" if all(np.diff(sizes) > 0) else "not supported",
@@ -264,11 +264,11 @@ def judge_width(study: Study, runs: Mapping[int, Runs], split: fv.data.Split) ->
     study.figure("width", figure, "Accuracy after 4 epochs on training and on test images, one hidden layer.")
 
 
-def judge_convolution(study: Study, runs: Mapping[str, Runs]) -> None:
+def judge_convolution(study: Study, runs: Mapping[str, Network]) -> None:
     """A convolution against a hidden layer, and with max-pool against without."""
     dense, conv, pool = (runs[name] for name in ("2 layers, BatchNorm", "convolution", "convolution, max-pool"))
 
-    def judge(statement: str, small: Runs, large: Runs, low: float, high: float) -> None:
+    def judge(statement: str, small: Network, large: Network, low: float, high: float) -> None:
         gain = small.accuracy - large.accuracy
         verdict = gain.inside(low, high) if small.parameters < large.parameters else "not supported"
         numbers = [f"{run.parameters:,} parameters {run.accuracy} %" for run in (small, large)]

@@ -8,40 +8,59 @@ from collections.abc import Iterable
 
 import numpy as np
 import optax
-from common import Options
+from common import Study
 from rows import decimals_of, number
+from sweeps import Runs, fill
 
-import flaxvision as fv
-from flaxvision.layers import Activation, Chain
+from flaxvision.models import Build
+from flaxvision.models.dense import mlp
+from flaxvision.sweep import load_spec
+from flaxvision.sweep.spec import Axis, Point
 
 EQUAL = 0.7  # points of accuracy
 THRESHOLDS = (0.5, 0.3, 0.2)  # training losses at which networks are compared; claims rest on the second
 SIX = (4.0, 9.0)  # what counts as "about six": within a factor of 1.5
 
-REST = {"batch_size": 32, "epochs": 4, "record_gradients": True}
-RECIPE = fv.Recipe(optimizer="adam", learning_rate=1e-3, **REST)
-SGD = dataclasses.replace(RECIPE, optimizer="sgd", learning_rate=0.1)
-SUM = optax.trace(decay=1.0)  # momentum that forgets nothing: the sum of all gradients so far
-CLEARED = {  # optimiser -> recipe, and recipe without clearing
-    "Adam 0.001": (RECIPE, fv.Recipe(optimizer=optax.chain(SUM, optax.adam(1e-3)), **REST)),
-    "SGD 0.1": (SGD, fv.Recipe(optimizer=optax.chain(SUM, optax.sgd(0.1)), **REST)),
-}
-DEPTHS = {2: (30,), 3: (30, 30), 6: (30,) * 5}  # linear layers -> hidden units
+OPTIMIZERS = {"Adam 0.001": {}, "SGD 0.1": {"optimizer": "sgd", "learning_rate": 0.1}}  # the first is the sweep's
+UNCLEARED = {"Adam 0.001": "ablation_networks:adam_of_sums", "SGD 0.1": "ablation_networks:sgd_of_sums"}
+DEPTHS = {2: [30], 3: [30, 30], 6: [30] * 5}  # linear layers -> hidden units
 WIDTHS = {"2 layers": 30, "100 units": 100, "300 units": 300, "1,000 units": 1000}
 CLIPPED = "2 layers, ReLU after both"
-NETWORKS = {  # name -> model and sizes, as `fv.models.create` takes them
-    "1 layer": ("linear", {}),
-    **{f"{n} layers": ("mlp", {"hidden": hidden}) for n, hidden in DEPTHS.items()},
-    **{f"{n} layers, BatchNorm": ("mlp", {"hidden": hidden, "batch_norm": True}) for n, hidden in DEPTHS.items()},
-    **{f"{n} layers, sigmoid": ("mlp", {"hidden": hidden, "activation": "sigmoid"}) for n, hidden in DEPTHS.items()},
-    **{f"{n} layers, no activation": ("mlp", {"hidden": DEPTHS[n], "activation": "identity"}) for n in (2, 3)},
-    CLIPPED: ("mlp", {"hidden": (30,)}),
-    "2 layers, dropout": ("mlp", {"hidden": (30,), "dropout": 0.25}),
-    **{name: ("mlp", {"hidden": (width,)}) for name, width in WIDTHS.items()},
-    "convolution": ("strided_cnn", {}),
-    "convolution, max-pool": ("strided_cnn", {"pool": True}),
+NETWORKS = {  # name -> settings that make it
+    "1 layer": {"model": "linear"},
+    **{f"{n} layers": {"hidden": hidden} for n, hidden in DEPTHS.items()},
+    **{f"{n} layers, BatchNorm": {"hidden": hidden, "batch_norm": True} for n, hidden in DEPTHS.items()},
+    **{f"{n} layers, sigmoid": {"hidden": hidden, "activation": "sigmoid"} for n, hidden in DEPTHS.items()},
+    **{f"{n} layers, no activation": {"hidden": DEPTHS[n], "activation": "identity"} for n in (2, 3)},
+    CLIPPED: {"model": "ablation_networks:clipped"},
+    "2 layers, dropout": {"hidden": [30], "dropout": 0.25},
+    **{name: {"hidden": [width]} for name, width in WIDTHS.items()},
+    "convolution": {"model": "strided_cnn"},
+    "convolution, max-pool": {"model": "strided_cnn", "pool": True},
 }
-STAND_IN = ("mlp", {"hidden": (30,), "batch_norm": True})  # for all networks with --quick: one program to compile
+STAND_IN = "2 layers, BatchNorm"  # for all networks with --quick: one program to compile
+LIBRARY = load_spec("mnist-ablations")  # whose networks are fewer, and named otherwise
+TABLE = dataclasses.replace(
+    LIBRARY,
+    base={**LIBRARY.base, "record_gradients": True},
+    axes=(Axis("variant", tuple(Point(name, settings) for name, settings in NETWORKS.items())),),
+)
+
+
+def clipped(b: Build, outputs: int) -> None:
+    """A hidden layer, and a ReLU after the last layer too."""
+    mlp(b, outputs, hidden=(30,))
+    b.activation("output_relu", "relu")
+
+
+def adam_of_sums(rate: float) -> optax.GradientTransformation:
+    """Adam on the sum of all gradients so far: momentum that forgets nothing."""
+    return optax.chain(optax.trace(decay=1.0), optax.adam(rate))
+
+
+def sgd_of_sums(rate: float) -> optax.GradientTransformation:
+    """Gradient descent by the same sum."""
+    return optax.chain(optax.trace(decay=1.0), optax.sgd(rate))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,52 +97,24 @@ def all_of(verdicts: Iterable[str]) -> str:
     return "not supported" if "not supported" in given else "supported" if given == {"supported"} else "not decided"
 
 
-@dataclasses.dataclass(frozen=True)
-class Runs:
-    """One network's training runs, one a seed."""
-
-    start: Chain  # the first seed's network before training
-    results: list[fv.Result]
-
-    @property
-    def parameters(self) -> int:
-        """How many the network has."""
-        return fv.models.count_parameters(self.start)
-
-    def last(self, metric: str) -> np.ndarray:
-        """A metric after the last epoch, (seeds,)."""
-        return np.array([float(result.history[metric][-1]) for result in self.results])
+class Network(Runs):
+    """A network's runs, and what claims rest on."""
 
     @property
     def accuracy(self) -> Estimate:
         """Test accuracy in percent."""
-        return Estimate.of(100 * self.last("test_top1"))
-
-    def steps(self, name: str) -> np.ndarray:
-        """What was recorded at each step, (seeds, steps, ...)."""
-        return np.stack([result.history[name] for result in self.results])
+        return Estimate.of(self.last("test_top1"))
 
     def curve(self, every: int) -> np.ndarray:
         """Mean training loss of every so many steps, (seeds, points)."""
-        losses = self.steps("step_loss")
+        losses = self["step_loss"]
         points = losses.shape[1] // every
         return losses[:, : points * every].reshape(len(losses), points, every).mean(axis=2)
 
 
-def create(options: Options, name: str, seed: int) -> Chain:
-    """A network of `NETWORKS`."""
-    model, sizes = STAND_IN if options.quick else NETWORKS[name]
-    network = fv.models.create(model, init="torch", seed=seed, **sizes)
-    if name == CLIPPED and not options.quick:
-        layers = [*network.named_layers(), ("output_relu", Activation("relu"))]
-        network = Chain(layers, input_shape=network.input_shape, kind=network.kind)
-    return network
-
-
-def train(options: Options, data: fv.data.Dataset, name: str, recipe: fv.Recipe = RECIPE) -> Runs:
-    """Train a network from every seed, as one cohort."""
-    if options.quick:
-        recipe = dataclasses.replace(recipe, epochs=2)
-    models = [create(options, name, seed) for seed in range(options.seeds)]
-    recipes = [dataclasses.replace(recipe, seed=seed) for seed in range(options.seeds)]
-    return Runs(models[0], fv.training.train_cohort(models, data, recipes))
+def train(study: Study, *names: str, **settings: str | float) -> dict[str, Network]:
+    """The runs of some networks."""
+    taken = (STAND_IN,) if study.options.quick else names
+    found = fill(study, TABLE, only={"variant": taken}, **settings)
+    networks = {name: Network(runs.outcomes, runs.folder, runs.spec) for name, runs in found.items()}
+    return {name: networks[STAND_IN if study.options.quick else name] for name in names}

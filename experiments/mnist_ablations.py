@@ -16,19 +16,20 @@ from collections.abc import Mapping
 import ablation_claims as claims
 import numpy as np
 from ablation_networks import (
-    CLEARED,
     CLIPPED,
     DEPTHS,
-    EQUAL,
+    LIBRARY,
     NETWORKS,
-    RECIPE,
+    OPTIMIZERS,
+    UNCLEARED,
     WIDTHS,
     Estimate,
-    Runs,
+    Network,
     train,
 )
 from common import Study, means_of, read_options
 from figures import draw_lines
+from sweeps import dataset_of, published
 
 ABOUT = """
 The report prints the parameters of three networks, from which their sizes follow; the other sizes, and the depth of
@@ -40,8 +41,7 @@ lies inside, for each quantity that it is about; *not supported* if it lies outs
 in brackets are these 2 standard errors. Memory and output sizes are exact: they are as claimed in every case, or not.
 """
 EVERY, SMOOTH = 500, 100  # iterations that a printed loss and a point of our curves are the mean of
-PARAMETERS = {"2 layers, BatchNorm": 23_920, "convolution": 11_842, "convolution, max-pool": 3_202}
-ACCURACIES = {"2 layers, BatchNorm": 96.34, "convolution": 97.96}
+PUBLISHED = {"2 layers, BatchNorm": "two-bn", "convolution": "conv", "convolution, max-pool": "conv-pool"}  # variants
 LOSSES = {
     "2 layers, BatchNorm": (
         (0.712, 0.342, 0.273), (0.225, 0.217, 0.200), (0.176, 0.175, 0.169), (0.149, 0.157, 0.155),
@@ -50,14 +50,14 @@ LOSSES = {
         (0.391, 0.184, 0.130), (0.091, 0.085, 0.088), (0.065, 0.067, 0.067), (0.062, 0.052, 0.054),
     ),
 }  # fmt: skip
-OTHER_ACCURACIES = {  # network -> accuracy and what there is to say; these have no tolerance
+OTHERS = {  # network -> the sweep's counterpart, and what there is to say; these have no tolerance
     "convolution, max-pool": (None, 'published: "similar"'),
-    "2 layers": (96, "published: about"),
-    "3 layers": (97, "sizes assumed"),
-    "3 layers, BatchNorm": (98, "sizes assumed"),
-    "6 layers, sigmoid": (59, "the report does not describe the network, nor say which accuracy is whose"),
-    "6 layers": (85, "the same"),
-    CLIPPED: (85, "a guess: a ReLU that is always 0 is a class that is never predicted"),
+    "2 layers": ("two-plain", "published: about"),
+    "3 layers": ("three-plain", "sizes assumed"),
+    "3 layers, BatchNorm": ("three-bn", "sizes assumed"),
+    "6 layers, sigmoid": ("deep-sigmoid", "the report does not describe the network, nor say which accuracy is whose"),
+    "6 layers": ("deep-relu", "the same"),
+    CLIPPED: ("deep-relu", "a guess: a ReLU that is always 0 is a class that is never predicted"),
 }
 
 
@@ -65,21 +65,22 @@ def main(arguments: list[str] | None = None) -> None:
     """Train every network, judge every claim, write the tables and figures."""
     options = read_options("mnist_ablations", __doc__, arguments, seeds=5)
     study = Study(options, "B2", "Ten small networks on MNIST, and what they are said to show", ABOUT)
-    data = study.uses(options.load("mnist"), recipe=RECIPE, init="torch", networks=NETWORKS)
-    if options.quick:
-        every, smooth, optimizers = 2, 2, ["Adam 0.001"]
-        runs = dict.fromkeys(NETWORKS, train(options, data, "2 layers"))
-    else:
-        every, smooth, optimizers = EVERY, SMOOTH, list(CLEARED)
-        runs = {name: train(options, data, name) for name in NETWORKS}
-    clearing = {name: tuple(train(options, data, "2 layers", r) for r in CLEARED[name]) for name in optimizers}
+    every, smooth, optimizers = (2, 2, ["Adam 0.001"]) if options.quick else (EVERY, SMOOTH, list(OPTIMIZERS))
+    runs = train(study, *NETWORKS)
+    data = dataset_of(options, runs["2 layers"].config)
     pairs = {f"{n} layers, Adam 0.001": (runs[f"{n} layers"], runs[f"{n} layers, sigmoid"]) for n in DEPTHS}
-    for name in optimizers[1:]:
-        sigmoid = train(options, data, "2 layers, sigmoid", CLEARED[name][0])
-        pairs[f"2 layers, {name}"] = (clearing[name][0], sigmoid)
+    clearing = {}
+    for name in optimizers:
+        settings = OPTIMIZERS[name]
+        (cleared,), (kept,) = (
+            train(study, "2 layers", **{**settings, **own}).values() for own in ({}, {"optimizer": UNCLEARED[name]})
+        )
+        clearing[name] = (cleared, kept)
+        if settings:
+            pairs[f"2 layers, {name}"] = (cleared, *train(study, "2 layers, sigmoid", **settings).values())
 
     compare_numbers(study, runs)
-    compare_losses(study, runs, every, -(-len(data.train) // RECIPE.batch_size))
+    compare_losses(study, runs, every, -(-len(data.train) // runs["2 layers"].config["batch_size"]))
     list_networks(study, runs)
     claims.judge_clearing(study, clearing, smooth)
     claims.judge_modes(study, {name: runs[name] for name in ("2 layers, dropout", "2 layers, BatchNorm")}, data.test)
@@ -94,30 +95,32 @@ def main(arguments: list[str] | None = None) -> None:
     study.write()
 
 
-def compare_numbers(study: Study, runs: Mapping[str, Runs]) -> None:
+def compare_numbers(study: Study, runs: Mapping[str, Network]) -> None:
     """A row for each parameter count and accuracy of the report."""
-    accuracies = {name: 100 * run.last("test_top1") for name, run in runs.items()}
-    for name, published in PARAMETERS.items():
-        study.row(f"parameters, {name}", runs[name].parameters, "", published=published, tolerance=0)
-    for name, published in ACCURACIES.items():
-        study.row(f"test accuracy, {name}", accuracies[name], published=published, tolerance=EQUAL)
-    for name, (published, note) in OTHER_ACCURACIES.items():
-        study.row(f"test accuracy, {name}", accuracies[name], published=published, note=note)
+    for name, variant in PUBLISHED.items():
+        known = published(LIBRARY, "parameters", {"variant": variant})
+        study.row(f"parameters, {name}", runs[name].parameters, "", **known)
+    for name, variant in list(PUBLISHED.items())[:2]:
+        known = published(LIBRARY, "test_top1", {"variant": variant})
+        study.row(f"test accuracy, {name}", runs[name].last("test_top1"), **known)
+    for name, (variant, note) in OTHERS.items():
+        about = published(LIBRARY, "test_top1", {"variant": variant})["published"] if variant else None
+        study.row(f"test accuracy, {name}", runs[name].last("test_top1"), published=about, note=note)
 
 
-def compare_losses(study: Study, runs: Mapping[str, Runs], every: int, per_epoch: int) -> None:
+def compare_losses(study: Study, runs: Mapping[str, Network], every: int, per_epoch: int) -> None:
     """A row and a point of the figure for each mean loss of the report."""
     ours, theirs = {}, {}
-    for name, published in LOSSES.items():
-        means = np.array([means_of(losses, every, per_epoch) for losses in runs[name].steps("step_loss")])[:, :, :3]
+    for name, printed in LOSSES.items():
+        means = np.array([means_of(losses, every, per_epoch) for losses in runs[name]["step_loss"]])[:, :, :3]
         places = [(epoch, i) for epoch in range(means.shape[1]) for i in range(3)]
         for epoch, i in places:
             what = f"mean loss, {name}, epoch {epoch + 1}, iterations {i * every + 1} to {(i + 1) * every}"
             note = "published: 0.054 or 0.056" if name == "convolution" and (epoch, i) == (3, 2) else ""
-            study.row(what, means[:, epoch, i], "", published=published[epoch][i], note=note)
+            study.row(what, means[:, epoch, i], "", published=printed[epoch][i], note=note)
         title = f"{name} ({runs[name].parameters:,} parameters)"
         ours[title] = {"": means.reshape(len(means), -1)}
-        theirs[title] = {"report": np.array([published[epoch][i] for epoch, i in places])}
+        theirs[title] = {"report": np.array([printed[epoch][i] for epoch, i in places])}
     figure = draw_lines(
         ours,
         f"training loss, mean of {every}",
@@ -131,7 +134,7 @@ def compare_losses(study: Study, runs: Mapping[str, Runs], every: int, per_epoch
     study.figure("losses", figure, f"Training loss, mean of every {every} iterations: the report's and ours.")
 
 
-def list_networks(study: Study, runs: Mapping[str, Runs]) -> None:
+def list_networks(study: Study, runs: Mapping[str, Network]) -> None:
     """All networks as a table."""
     metrics = ("test_loss", "train_loss")
     rows = [
