@@ -16,14 +16,15 @@ from common import KEPT, RESULTS, Options, Study, cached, commit
 
 import flaxvision as fv
 from flaxvision.sweep import Outcome, Spec, config_hash, load_spec, override, run
+from flaxvision.sweep.config import DataConfig
+from flaxvision.sweep.files import DataFolders
+from flaxvision.sweep.inputs import load_dataset
 from flaxvision.sweep.progress import watcher
 from flaxvision.sweep.store import read_records
+from flaxvision.sweep.trials import Trial
 from flaxvision.training.metrics import metric_of
 
 DRAWN = {"two_clusters": "two_clusters", "emnist_balanced": "glyphs47"}  # data set -> what --quick takes; else glyphs
-RECIPE = {field.name for field in dataclasses.fields(fv.Recipe)}
-OTHERS = {"dataset", "drawn", "model", "init", "stage", "seed"}
-LOADED = {"validation", "validation_seed", "limit", "size", "channels"}  # settings of `fv.data.load`
 Arrays = Mapping[str, np.ndarray]  # metric -> (seeds, epochs)
 
 
@@ -164,8 +165,7 @@ def _folder(study: Study, spec: Spec) -> Path:
 
 def dataset_of(options: Options, config: Mapping[str, Any]) -> fv.data.Dataset:
     """The data set of a trial's configuration."""
-    settings = {key: config[key] for key in LOADED & config.keys()} | {"examples": config.get("drawn")}
-    return fv.data.load(config["dataset"], raw_dir=options.raw_dir, **settings)
+    return load_dataset(DataConfig.of(dict(config)), DataFolders(options.raw_dir))
 
 
 def torch_runs(options: Options, runs: Runs, seeds: int | None = None, *, quick: bool = False) -> Arrays:
@@ -180,18 +180,16 @@ def torch_runs(options: Options, runs: Runs, seeds: int | None = None, *, quick:
 
     found = []
     for outcome in runs.outcomes[: 1 if options.quick else seeds]:
-        config = outcome.config
-        data = dataset_of(options, config)
-        start = pretrained(runs) if "warm_start" in config else {}
-        recipe = fv.Recipe(
-            **{k: v for k, v in config.items() if k in RECIPE and not k.startswith(("warm_", "select", "frozen"))}
-        )
-        sizes = {k: v for k, v in config.items() if k not in RECIPE | LOADED | OTHERS}
-        make = functools.partial(
-            train_torch, config["model"], data, recipe, weights=start, frozen=tuple(config.get("frozen", ())), **sizes
-        )
+        data = dataset_of(options, outcome.config)
+        config = Trial.of_record({"config": outcome.config, "cell": dict(outcome.cell)}).config
+        start = pretrained(runs) if "warm_start" in config.recipe else {}
+        frozen = tuple(config.recipe.get("frozen", ()))
+        kept = {k: v for k, v in config.recipe.items() if not k.startswith(("warm_", "select", "frozen"))}
+        recipe = fv.Recipe(**kept, seed=outcome.seed)
+        sizes = {k: v for k, v in config.model.arguments.items() if k != "init"}
+        make = functools.partial(train_torch, config.model.model, data, recipe, weights=start, frozen=frozen, **sizes)
         checksums = [data.source.checksum, hashlib.sha256(b"".join(t.tobytes() for t in start.values())).hexdigest()]
-        found.append(cached(options, {"peer": config, "checksums": checksums}, make))
+        found.append(cached(options, {"peer": outcome.config, "checksums": checksums}, make))
     return {metric: np.stack([run[metric] for run in found]) for metric in found[0]}
 
 
