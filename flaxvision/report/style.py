@@ -14,12 +14,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
+    from matplotlib.typing import RcKeyType
 
 COLUMN, PAGE = 3.4, 7.0  # inches: one column of a two-column paper, and both
 DPI = 200
 INK, FAINT, GRID = "#222222", "#6b6b6b", "#e4e4e4"
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
-_RC: dict[str, Any] = {
+_RC: dict[RcKeyType, Any] = {
     "font.size": 8.0,
     "axes.labelsize": 8.0,
     "axes.titlesize": 8.0,
@@ -66,7 +67,7 @@ def style() -> Iterator[None]:
 
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_RC)  # type: ignore[arg-type]
+        matplotlib.rcParams.update(_RC)
         matplotlib.rcParams["font.family"] = [*matplotlib.rcParams["font.family"], *families()]
         yield
 

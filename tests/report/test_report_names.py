@@ -99,5 +99,9 @@ def test_figures_of_common_names_are_the_same_bytes_beside_others():
 
 def test_columns_are_as_wide_as_their_signs():
     table = terminal_table(_named(*CHINESE)).tables[0]
-    wide = dataclasses.replace(table, header=("猫" * len(table.header[0]), *table.header[1:]))
-    assert _width(wide) > _width(dataclasses.replace(table, header=("a" * len(table.header[0]), *table.header[1:])))
+    first, *others = table.columns
+    wide, narrow = (
+        dataclasses.replace(table, columns=(dataclasses.replace(first, heading=sign * len(first.heading)), *others))
+        for sign in "猫a"
+    )
+    assert _width(wide) > _width(narrow)
