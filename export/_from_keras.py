@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import math
 import os
 import warnings
 from collections.abc import Iterator
@@ -17,41 +16,17 @@ import numpy as np
 from flax import nnx
 
 from export._keras import import_keras
-from export._place import Place, keras_crop, pair
+from export._keras_layers import ALLOWED, WEIGHTS, Shape, as_numpy, check_plain, cut, function_of, made_layer
 from flaxvision.errors import UserError
-from flaxvision.layers import (
-    ACTIVATIONS,
-    Activation,
-    AvgPool,
-    BatchNorm,
-    Chain,
-    Dropout,
-    Flatten,
-    GlobalAvgPool,
-    GlobalMaxPool,
-    MaxPool,
-    Preprocess,
-)
+from flaxvision.layers import Activation, Chain, Flatten, Preprocess
 from flaxvision.models._flattened import flatten_as_pytorch
 from flaxvision.models.files import assign, variables
 
 if TYPE_CHECKING:
     import keras
 
-Shape = tuple[int, ...]  # of one example
 Layers = list[tuple[str, nnx.Module]]
 
-# What a Keras layer's settings must be for ours to equal it, by kind, where they could be otherwise.
-PLAIN: dict[str, Any] = {"data_format": "channels_last", "dilation_rate": (1, 1), "groups": 1, "output_padding": None}
-PLAIN |= {"max_value": None, "threshold": 0, "noise_shape": None}
-ALLOWED = "Dense, Conv2D, Conv2DTranspose, BatchNormalization, Dropout, Flatten, pools, activations"
-# Our variables by Keras's names of its own.
-WEIGHTS: dict[type[nnx.Module], dict[str, str]] = {
-    nnx.Linear: {"kernel": "kernel", "bias": "bias"},
-    nnx.Conv: {"kernel": "kernel", "bias": "bias"},
-    nnx.ConvTranspose: {"kernel": "kernel", "bias": "bias"},
-    BatchNorm: {"scale": "gamma", "bias": "beta", "mean": "moving_mean", "var": "moving_variance"},
-}
 # Layers that do something while training only.
 TRAINING = (
     *("RandomBrightness", "RandomColorDegeneration", "RandomColorJitter", "RandomContrast", "RandomElasticTransform"),
@@ -231,7 +206,7 @@ class _Reader:
         if kind == "Rescaling" and first:
             self._scale(layer.scale, layer.offset)
         elif kind == "Normalization" and first and not layer.invert:
-            mean, deviation = _plain(layer.mean), np.maximum(np.sqrt(_plain(layer.variance)), 1e-7)
+            mean, deviation = as_numpy(layer.mean), np.maximum(np.sqrt(as_numpy(layer.variance)), 1e-7)
             self._scale(1 / deviation, -mean / deviation)
         elif kind == "Reshape" and first and len(self.shape) == 1 and isinstance(self.preprocess.scale, float):
             self.input_shape = tuple(int(size) for size in layer.compute_output_shape((None, *self.shape))[1:])
@@ -249,7 +224,7 @@ class _Reader:
     def _scale(self, scale: Any, offset: Any) -> None:
         """Put `value * scale + offset` after the preprocessing so far."""
         so_far, channels = self.preprocess, self.shape[-1]
-        scale, offset = (np.asarray(_plain(part), np.float64) for part in (scale, offset))
+        scale, offset = (np.asarray(as_numpy(part), np.float64) for part in (scale, offset))
         both = np.broadcast_arrays(scale * so_far.scale, scale * np.asarray(so_far.offset) + offset)
         if both[0].size not in (1, channels) or (both[0].size > 1 and both[0].shape[-1] != channels):
             raise UserError(
@@ -279,17 +254,17 @@ class _Reader:
     def _made(self, name: str, layer: Any, shape: Shape, crop: tuple | None, *, last: bool) -> Layers:
         kind, config = type(layer).__name__, layer.get_config()
         pads, self.pads = self.pads, None
-        _check_plain(name, kind, config, shape, pads is not None)
-        made = _layer(name, kind, layer, config, shape, None if pads is None else tuple(map(tuple, pads.tolist())))
+        check_plain(name, kind, config, shape, pads is not None)
+        made = made_layer(name, kind, layer, config, shape, None if pads is None else tuple(map(tuple, pads.tolist())))
         if crop is not None:
-            _cut(name, made, config["padding"].upper(), crop)
+            cut(name, made, config["padding"].upper(), crop)
         self._fill(name, made, layer)
         after = config.get("activation") if kind in ("Dense", "Conv2D", "Conv2DTranspose") else None
         extra: Layers = []
         if after not in (None, "linear"):
             output = tuple(layer.compute_output_shape((None, *shape))[1:])
             if not (last and self._drops(after, output)):
-                extra = [(f"{name}_{after}", Activation(_function(name, after)))]
+                extra = [(f"{name}_{after}", Activation(function_of(name, after)))]
         squeeze = kind.startswith("Global") and not config["keepdims"]
         return [(name, made), *extra, *([(f"{name}_flatten", Flatten())] if squeeze else [])]
 
@@ -305,87 +280,10 @@ class _Reader:
         for ours, their in WEIGHTS.get(type(made), {}).items():
             value = getattr(layer, their)
             if value is not None:
-                array = _plain(value)
+                array = as_numpy(value)
                 if jax.dtypes.canonicalize_dtype(array.dtype) != array.dtype:
                     self.said.append("float64 weights are made float32: JAX_ENABLE_X64=1 keeps them")
                 getattr(made, ours)[...] = jnp.asarray(array)
-
-
-def _plain(value: Any) -> np.ndarray:
-    """A number, array or variable of Keras as numpy."""
-    return np.asarray(import_keras().ops.convert_to_numpy(getattr(value, "value", value)))
-
-
-def _layer(name: str, kind: str, layer: Any, config: dict[str, Any], shape: Shape, pads: tuple | None) -> nnx.Module:
-    """Our layer for one of Keras's, with placeholder parameters."""
-    rngs = nnx.Rngs(0)
-    if kind == "Dense":
-        return nnx.Linear(math.prod(shape), config["units"], use_bias=config["use_bias"], rngs=rngs)
-    if kind in ("Conv2D", "Conv2DTranspose"):
-        sizes = (shape[-1], config["filters"], tuple(config["kernel_size"]), tuple(config["strides"]))
-        settings = {"padding": pads or config["padding"].upper(), "use_bias": config["use_bias"], "rngs": rngs}
-        if kind == "Conv2D":
-            return nnx.Conv(*sizes, **settings)
-        return nnx.ConvTranspose(*sizes, transpose_kernel=True, **settings)
-    if kind == "BatchNormalization":
-        return BatchNorm(shape[-1], config["momentum"], config["epsilon"])
-    if kind == "Dropout":
-        return Dropout(config["rate"])
-    if kind == "Flatten" or (kind == "Reshape" and tuple(config["target_shape"]) in ((-1,), (math.prod(shape),))):
-        return Flatten(channels_last=True)
-    if kind in ("MaxPooling2D", "AveragePooling2D"):
-        pool = MaxPool if kind == "MaxPooling2D" else AvgPool
-        return pool(pair(tuple(config["pool_size"])), pair(tuple(config["strides"])), config["padding"].upper())
-    if kind in ("GlobalMaxPooling2D", "GlobalAveragePooling2D"):
-        return GlobalMaxPool() if kind == "GlobalMaxPooling2D" else GlobalAvgPool()
-    if kind in ("Activation", "ReLU", "LeakyReLU", "ELU"):
-        plain = {"ReLU": "relu", "LeakyReLU": "leaky_relu", "ELU": "elu"}
-        return Activation(plain.get(kind) or _function(name, config["activation"]))
-    raise UserError(f"Keras layer {name!r} is a {kind}, which has no counterpart; allowed kinds: {ALLOWED}")
-
-
-def _cut(name: str, layer: Any, padding: str, crop: tuple) -> None:
-    """Make a transposed convolution give what is left of it after Keras's cropping."""
-    sizes = tuple(zip(layer.kernel_size, pair(layer.strides), crop, strict=True))
-    explicit = tuple((k - 1 - low, k - 1 - high + max(s - k, 0)) for k, s, (low, high) in sizes)
-    if padding != "VALID" or min(map(min, explicit)) < 0:
-        raise UserError(
-            f"the cropping after Keras layer {name!r} has no counterpart: only a 'valid' Conv2DTranspose takes it, "
-            f"and no more than its kernel {layer.kernel_size}"
-        )
-    layer.padding = "SAME"  # where it is the same, since not every explicit padding can be exported
-    if keras_crop(Place(name, layer, (), {})) != tuple(map(tuple, crop)):
-        layer.padding = explicit
-
-
-def _check_plain(name: str, kind: str, config: dict[str, Any], shape: Shape, padded: bool) -> None:
-    plain = dict(PLAIN)
-    if kind in ("ReLU", "LeakyReLU"):
-        plain["negative_slope"] = 0.01 if kind == "LeakyReLU" else 0
-    if kind == "ELU":
-        plain["alpha"] = 1
-    if kind == "BatchNormalization":
-        plain |= {"axis": -1, "center": True, "scale": True}
-        config = config | {"axis": -1 if int(np.ravel(config["axis"])[0]) in (-1, len(shape)) else "other"}
-    if kind == "Dense":
-        config = config | {"an input of more than one axis": len(shape) > 1}
-        plain["an input of more than one axis"] = False
-    for setting, value in plain.items():
-        given = config.get(setting, value)
-        if (tuple(given) if isinstance(given, list) else given) != value:
-            raise UserError(f"Keras layer {name!r} has {setting}={given!r}, which has no counterpart: give {value!r}")
-    if padded and (kind != "Conv2D" or config["padding"] != "valid"):
-        raise UserError(
-            f"the zero padding before Keras layer {name!r} has no counterpart: only a 'valid' Conv2D takes it"
-        )
-
-
-def _function(name: str, activation: Any) -> str:
-    function = "identity" if activation == "linear" else activation
-    if not isinstance(function, str) or function not in ACTIVATIONS or function == "leaky_relu":  # Keras's slope is 0.2
-        allowed = [name for name in ACTIVATIONS if name not in ("leaky_relu", "identity")]
-        raise UserError(f"Keras layer {name!r} has activation {activation!r}: allowed are {', '.join(allowed)}")
-    return function
 
 
 def _load(path: Path) -> Any:

@@ -21,13 +21,14 @@ if TYPE_CHECKING:
     from export._onnx import Graph
 
 TYPES = ("float32", "float64", "float16")  # of the numbers that can be exported
+Emit = Callable[["Graph", Place, Sequence[str]], str]  # adds nodes on the values so named, returns the output's name
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Row:
     """One kind of layer in the three worlds."""
 
-    onnx: Callable[[Graph, Place, Sequence[str]], str]  # adds nodes on the values so named, returns the output's name
+    onnx: Emit
     torch: Callable[[Place], Any]  # a torch.nn.Module, its weights as they come
     keras: Callable[[Place, Sequence[Any]], Any]  # applied to Keras tensors, channels last
     weights: Callable[[Any, Mapping[str, np.ndarray]], list[np.ndarray]]  # of the Keras layer, of our variables
@@ -50,6 +51,21 @@ def check_registry() -> None:
 
 
 # What many rows have in common.
+
+
+def node(op: str, attributes: Callable[[Place], dict[str, Any]] = lambda place: {}) -> Emit:
+    """A single ONNX node."""
+    return lambda graph, place, inputs: graph.add(op, inputs, place.name, **attributes(place))
+
+
+def no_node(graph: Graph, place: Place, inputs: Sequence[str]) -> str:
+    """Dropout and the identity leave no node."""
+    return inputs[0]
+
+
+def number_of(graph: Graph, place: Place, name: str, value: object, dtype: Any = None) -> str:
+    """A constant of a layer's graph, of the layer's type unless told otherwise."""
+    return graph.constant(f"{place.name}.{name}", np.asarray(value, place.dtype if dtype is None else dtype))
 
 
 def no_weights(layer: Any, ours: Mapping[str, np.ndarray]) -> list[np.ndarray]:
