@@ -23,9 +23,10 @@ from flaxvision.errors import UserError
 from flaxvision.layers import Chain
 from flaxvision.models import create
 from flaxvision.training import Recipe, fit
-from flaxvision.training._fit import PREPROCESS, check_fit
 from flaxvision.training.batches import epoch_order
+from flaxvision.training.checks import check_fit
 from flaxvision.training.optimizers import settings_of_optimizers
+from flaxvision.training.preparing import PREPROCESS
 
 FLAX, TORCH, AGAIN = "flax", "torch", "torch again"  # the last: another summation order, the same mathematics
 DATA_ORDER = ("batch_size", "shuffle", "seed")

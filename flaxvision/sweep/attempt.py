@@ -14,7 +14,7 @@ from flaxvision.errors import UserError
 if TYPE_CHECKING:
     from flaxvision.sweep.trials import Trial
     from flaxvision.sweep.work import Cohort
-    from flaxvision.training._fit import Callback
+    from flaxvision.training.callbacks import Callback
 
 Records = list[dict[str, Any]]
 LONGEST = 400  # characters of a message

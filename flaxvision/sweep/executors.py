@@ -18,7 +18,7 @@ from flaxvision.sweep.workers import EVERY, Worker, WorkerDied, every_so_often
 
 if TYPE_CHECKING:
     from flaxvision.sweep.work import Cohort
-    from flaxvision.training._fit import Callback, Progress
+    from flaxvision.training.callbacks import Callback, Progress
 
 CHECKPOINT_EVERY = 60.0  # seconds
 EXECUTORS = ("auto", "loop", "threads", "processes", "unroll", "vmap", "ray")

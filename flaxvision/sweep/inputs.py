@@ -30,7 +30,7 @@ def check(trial: Trial, files: RunFiles, pretraining: Trial | None = None) -> in
 
     from flaxvision.models import count_parameters
     from flaxvision.models.files import assign, read, variables
-    from flaxvision.training._fit import check_fit
+    from flaxvision.training.checks import check_fit
 
     dataset = dataset_of(trial, files)
     recipe = recipe_of(trial, files)

@@ -14,7 +14,7 @@ from flaxvision.training.metrics import metric_of
 
 if TYPE_CHECKING:
     from flaxvision.sweep.work import Cohort
-    from flaxvision.training._fit import Callback, Progress
+    from flaxvision.training.callbacks import Callback, Progress
 
 EVERY = 30.0  # seconds between two lines where there is no terminal
 

@@ -20,7 +20,7 @@ from flaxvision.sweep.trials import Trial
 if TYPE_CHECKING:
     from flaxvision.identity import Identity
     from flaxvision.training import Result
-    from flaxvision.training._fit import Callback
+    from flaxvision.training.callbacks import Callback
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from flaxvision.runtime import handed_on
 if TYPE_CHECKING:
     from flaxvision.sweep.attempt import Records
     from flaxvision.sweep.work import Cohort
-    from flaxvision.training._fit import Callback, Progress
+    from flaxvision.training.callbacks import Callback, Progress
 
 _START = (
     "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); "

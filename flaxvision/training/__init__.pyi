@@ -3,11 +3,11 @@ from ._evaluate import (
     predict as predict,
 )
 from ._fit import (
-    Progress as Progress,
     fit as fit,
     train_cohort as train_cohort,
 )
 from .batches import epoch_order as epoch_order
+from .callbacks import Progress as Progress
 from .history import (
     History as History,
     Result as Result,

@@ -19,6 +19,7 @@ from flaxvision.errors import UserError
 from flaxvision.identity import AROUND, Identity, differences, listed
 from flaxvision.training.identity import with_defaults
 from flaxvision.training.selection import Best
+from flaxvision.training.step import StepRecord
 
 Arrays = dict[str, np.ndarray]
 CHECKSUM = "checksum"  # a file in each checkpoint
@@ -47,6 +48,28 @@ class Kept:
     histories: list[Arrays]  # one a member
     best: list[Best]  # likewise
     seconds: tuple[float, float]  # so far, and of these for compiling
+
+    def check(self, total_steps: int, steps_per_epoch: int) -> None:
+        """Raise `UserError` unless it is the beginning of a run of so many updates."""
+        epochs = self.epochs + bool(self.updates)
+        if self.step > total_steps:
+            raise UserError(
+                f"the checkpoint is {self.step} updates on ({epochs} epochs) but the recipe ends after {total_steps}: "
+                "give a longer duration, or another folder"
+            )
+        if not self.updates and self.step < min(epochs * steps_per_epoch, total_steps):
+            raise UserError(
+                f"the checkpoint ends after {self.step} updates, within epoch {epochs}, and cannot be continued from "
+                "there: give the same duration, or another folder"
+            )
+
+    def records(self, steps: int) -> StepRecord:
+        """Those of an epoch of `steps` steps, zero where nothing is known."""
+
+        def of_length(rows: np.ndarray) -> np.ndarray:
+            return np.concatenate([rows[:steps], np.zeros((max(0, steps - len(rows)), *rows.shape[1:]), rows.dtype)])
+
+        return jax.tree.map(of_length, self.trees["records"])
 
 
 class Checkpoints:

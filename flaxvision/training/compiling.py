@@ -8,8 +8,11 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Hashable, Iterator
+from concurrent.futures import Future
 
 import jax
+
+from flaxvision.training.history import Timing
 
 COMPILING = "/jax/core/compile/"  # JAX's events of tracing, lowering and compiling start so
 
@@ -33,6 +36,41 @@ def compiled_seconds() -> float:
     _spans.before += sum(end - start for start, end in _spans.found)
     _spans.found.clear()
     return _spans.before
+
+
+class Clock:
+    """A run's seconds, shared equally by its members, with those `before` an interruption."""
+
+    def __init__(self, members: int):
+        self.members = members
+        self.before = 0.0, 0.0
+        self.marks: list[float] = []  # when an epoch began or ended
+        self._began, self._compiled, self._waited = time.perf_counter(), compiled_seconds(), 0.0
+
+    def mark(self) -> None:
+        """Note that an epoch begins or ends."""
+        self.marks.append(time.perf_counter())
+
+    def wait(self, compiling: Future) -> None:
+        """Wait for what another thread compiles."""
+        since = time.perf_counter()
+        compiling.result()
+        self._waited += time.perf_counter() - since
+
+    def seconds(self, now: float) -> tuple[float, float]:
+        """Seconds until `now`, and of these for compiling."""
+        compiling = compiled_seconds() - self._compiled + self._waited
+        total, before = self.before
+        return total + (now - self._began) / self.members, before + compiling / self.members
+
+    def timing(self, examples: int) -> Timing:
+        """What took how long, in epochs of so many examples."""
+        epochs = len(self.marks) - 1
+        if not epochs:
+            return Timing(*self.before, 0.0, 0.0)
+        steady = self.marks[1:] if epochs > 1 else self.marks
+        rate = examples * self.members * (len(steady) - 1) / (steady[-1] - steady[0])
+        return Timing(*self.seconds(self.marks[-1]), (self.marks[1] - self._began) / self.members, rate)
 
 
 @contextlib.contextmanager

@@ -64,9 +64,13 @@ class History:
 class HistoryBuilder:
     """Collects one member's epochs."""
 
-    def __init__(self, layers: tuple[str, ...], arrays: dict[str, np.ndarray] | None = None):
+    def __init__(self, layers: tuple[str, ...]):
         self.layers = layers
-        self.parts: dict[str, list[np.ndarray]] = {name: [rows] for name, rows in (arrays or {}).items()}
+        self.parts: dict[str, list[np.ndarray]] = {}
+
+    def go_on(self, arrays: dict[str, np.ndarray]) -> None:
+        """Take up the rows of the epochs before."""
+        self.parts = {name: [rows] for name, rows in arrays.items()}
 
     def add_epoch(self, split: str, metrics: Metrics) -> None:
         """Add what one split scored after an epoch."""

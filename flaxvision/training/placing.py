@@ -5,16 +5,18 @@ from __future__ import annotations
 import dataclasses
 import threading
 import weakref
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TypeVar, cast
 
 import jax
 import numpy as np
 
 from flaxvision._memory import empty
 from flaxvision.data import Dataset
+from flaxvision.training.plan import AXIS
 
 Examples = tuple[jax.Array, jax.Array]  # images, labels
+Tree = TypeVar("Tree")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -31,8 +33,16 @@ _placed: weakref.WeakValueDictionary[tuple[int, tuple[jax.Device, ...]], Placed]
 _placing = threading.Lock()
 
 
-def place(dataset: Dataset, devices: tuple[jax.Device, ...], put: Callable[[Any], Any]) -> Placed:
-    """A data set's examples where `put` puts them; the same arrays for all who ask while one of them holds them.
+def put(tree: Tree, devices: tuple[jax.Device, ...]) -> Tree:
+    """Arrays on devices, a copy on each; committed, since jit compiles anew for uncommitted ones."""
+    if len(devices) == 1:
+        return jax.device_put(tree, devices[0])
+    mesh = jax.sharding.Mesh(np.array(devices), (AXIS,))
+    return jax.device_put(tree, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+
+
+def place(dataset: Dataset, devices: tuple[jax.Device, ...]) -> Placed:
+    """A data set's examples on devices; the same arrays for all who ask while one of them holds them.
 
     Trials in threads would each hold a copy otherwise.
     """
@@ -40,12 +50,13 @@ def place(dataset: Dataset, devices: tuple[jax.Device, ...], put: Callable[[Any]
     with _placing:
         found = _placed.get(key)
         if found is None:
-            held_out = [(name, split) for name, split in dataset.splits.items() if name != "train"]
-            ends = np.cumsum([0, *(len(split) for _, split in held_out)]).tolist()
-            ranges = {name: range(ends[i], ends[i + 1]) for i, (name, _) in enumerate(held_out)}
-            images, labels = (_joined([getattr(s, name) for _, s in held_out]) for name in ("images", "labels"))
-            train = put((dataset.train.images, dataset.train.labels))
-            found = _placed[key] = Placed(dataset, train, put((images, labels)), ranges)
+            others = [(name, split) for name, split in dataset.splits.items() if name != "train"]
+            ends = np.cumsum([0, *(len(split) for _, split in others)]).tolist()
+            ranges = {name: range(ends[i], ends[i + 1]) for i, (name, _) in enumerate(others)}
+            images, labels = (_joined([getattr(s, name) for _, s in others]) for name in ("images", "labels"))
+            host = (dataset.train.images, dataset.train.labels), (images, labels)
+            train, held_out = cast(tuple[Examples, Examples], put(host, devices))
+            found = _placed[key] = Placed(dataset, train, held_out, ranges)
     return found
 
 

@@ -13,10 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from flaxvision._describe import digest
+from flaxvision.data import Dataset
 from flaxvision.layers import Chain
 from flaxvision.ops.policy import NATIVE, Form, Policy
 from flaxvision.training.batches import Shard
+from flaxvision.training.optimizers import code_of_optimizer
 from flaxvision.training.recipe import Recipe
+from flaxvision.training.state import learning_layers, split_model
 
 AXIS = "batch"  # the device axis
 IN_PLACE = "xla_cpu_copy_insertion_use_region_analysis", True  # weights change after what reads them: no copies
@@ -36,11 +40,23 @@ class Plan:
     classes: int  # how many there are; 0 without classes
     steps_per_epoch: int
     total_steps: int
-    vmapped: bool  # members by `vmap`; otherwise unrolled in one program
-    part: int | None  # examples of a batch whose gradient is computed at a time; None: all of them
+    stacked: bool  # members by `vmap`; otherwise unrolled in one program
     devices: tuple[jax.Device, ...]
+    dtype: jnp.dtype  # of activations
+    layers: int = 0  # how many learn
+    microbatch: int | None = None  # examples of a batch whose gradient is computed at a time; None: all of them
+    looped: bool = True  # whether steps run in a compiled loop, see `may_loop`
     own_code: str = ""  # checksum of an optimizer of one's own
     tuned: bool = True  # whether XLA times kernels on a GPU before it chooses some, see `tuning_pays`
+
+    @property
+    def epochs(self) -> int:
+        """How many there are, the last one whole or not."""
+        return -(-self.total_steps // self.steps_per_epoch)
+
+    def steps_of(self, epoch: int) -> int:
+        """How many updates epoch `epoch` (from 0) has."""
+        return min(self.steps_per_epoch, self.total_steps - epoch * self.steps_per_epoch)
 
     @property
     def sharded(self) -> bool:
@@ -60,16 +76,46 @@ class Plan:
     @property
     def policy(self) -> Policy:
         """Which forms layers take in training."""
-        return NATIVE if self.recipe.conv == "native" else Policy.for_training(self.platform, stacked=self.vmapped)
+        return NATIVE if self.recipe.conv == "native" else Policy.for_training(self.platform, stacked=self.stacked)
 
     def of_evaluation(self) -> Plan:
         """What of it evaluation depends on, so that one program serves optimizers, frozen layers and durations."""
         recipe = Recipe(loss=self.recipe.loss, precision=self.recipe.precision, conv=self.recipe.conv)
-        return dataclasses.replace(self, recipe=recipe, steps_per_epoch=0, total_steps=0, part=None, own_code="")
+        return Plan(self.graphdef, recipe, self.classes, 0, 0, self.stacked, self.devices, self.dtype, tuned=self.tuned)
 
 
-def part_of(model: Chain, recipe: Recipe, platform: str) -> int | None:
-    """`Plan.part`: what patches and gradients of it stay in the cache, if the batch is larger.
+def plan_for(
+    model: Chain, recipe: Recipe, dataset: Dataset, total_steps: int, devices: tuple[jax.Device, ...], *, stacked: bool
+) -> Plan:
+    """The plan of members like `model`, as it is prepared, and `recipe`."""
+    graphdef, params, _, _ = split_model(model, recipe.frozen)
+    code = code_of_optimizer(recipe.optimizer)
+    plan = Plan(
+        graphdef,
+        recipe.structure(),
+        0 if recipe.loss == "squared_error" else dataset.num_classes,
+        -(-len(dataset.train) // recipe.batch_size),
+        total_steps,
+        stacked,
+        devices,
+        _dtype_of(recipe, params),
+        len(learning_layers(params)),
+        None if stacked else microbatch_of(model, recipe, devices[0].platform),
+        own_code=digest(code) if code else "",
+    )
+    return dataclasses.replace(plan, looped=may_loop(model, plan), tuned=tuning_pays(model, plan))
+
+
+def _dtype_of(recipe: Recipe, params: nnx.State) -> jnp.dtype:
+    """The type of activations: the recipe's, else that of the parameters."""
+    if recipe.precision in ("bfloat16", "float64"):
+        return jnp.dtype(recipe.precision)
+    leaves = jax.tree.leaves(params)
+    return jax.dtypes.canonicalize_dtype(leaves[0].dtype) if leaves else jnp.dtype(jnp.float32)
+
+
+def microbatch_of(model: Chain, recipe: Recipe, platform: str) -> int | None:
+    """`Plan.microbatch`: what patches and gradients of it stay in the cache, if the batch is larger.
 
     Batch statistics are those of the whole batch, so not with any layer that has some.
     """
@@ -79,8 +125,8 @@ def part_of(model: Chain, recipe: Recipe, platform: str) -> int | None:
     gradient = sum(leaf.nbytes for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
     if gradient > IN_CACHE or jax.tree.leaves(nnx.state(model, nnx.BatchStat)):
         return None
-    part = examples_in_cache(model)
-    return None if part is None or part >= recipe.batch_size else part
+    size = examples_in_cache(model)
+    return None if size is None or size >= recipe.batch_size else size
 
 
 def examples_in_cache(model: Chain) -> int | None:
@@ -88,7 +134,7 @@ def examples_in_cache(model: Chain) -> int | None:
 
     With few channels the patches of many examples leave the cache: an example of emnist_cnn takes 23 us among 32,
     38 among 256 and 86 among 1024, on two cores of an AMD EPYC with 1 MB of second-level cache each. XLA's own
-    convolutions may not run in the loop over parts (jax-ml/jax#12868).
+    convolutions may not run in the loop over microbatches (jax-ml/jax#12868).
     """
     forms = [step.form(1, model.dtype, Policy.for_training("cpu")) for step in model.walk()]
     most = max((size for form, size in forms if form is not Form.PATCHES), default=0)
@@ -100,6 +146,12 @@ def examples_in_cache(model: Chain) -> int | None:
 def has_native_convolution(model: Chain, examples: int, dtype: jnp.dtype, policy: Policy) -> bool:
     """Whether a network computes a convolution of so many examples in XLA's own form, as a layer of one's own may."""
     return any(step.form(examples, dtype, policy)[0] is Form.NATIVE for step in model.walk())
+
+
+def may_loop(model: Chain, plan: Plan) -> bool:
+    """`Plan.looped`: not where XLA's own convolution has gradients 50 times as slow in a loop (jax-ml/jax#12868)."""
+    examples = plan.microbatch or plan.recipe.batch_size
+    return not (plan.on_cpu and has_native_convolution(model, examples, plan.dtype, plan.policy))
 
 
 def tuning_pays(model: Chain, plan: Plan) -> bool:

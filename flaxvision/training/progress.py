@@ -13,7 +13,7 @@ from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 
 if TYPE_CHECKING:
-    from flaxvision.training._fit import Callback, Progress
+    from flaxvision.training.callbacks import Callback, Progress
 
 
 class ProgressBar:

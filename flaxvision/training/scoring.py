@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
@@ -13,17 +14,18 @@ from flaxvision._cache import shared_cache
 from flaxvision.layers.context import Context
 from flaxvision.ops.dtypes import at_least_float32
 from flaxvision.training.batches import Batch, Shard, take_range
+from flaxvision.training.members import Members
 from flaxvision.training.plan import AXIS, EVALUATED, Plan, compile_for
-from flaxvision.training.step import cast, compute_dtype
-from flaxvision.training.sums import Sums, add, sum_batch, zero_sums
+from flaxvision.training.state import cast
+from flaxvision.training.sums import Sums, sum_batch, zero_sums
 
 
 @shared_cache(32)
 def evaluation_for(plan: Plan) -> Callable:
     """The evaluation of a plan made by `Plan.of_evaluation`, compiled: equal ones share a program.
 
-    It takes a member's variables (in a vmapped plan: all members', with a leading axis), the images and labels, and the
-    start and stop of the examples to score, so that one program serves every part of the data.
+    It takes members' variables, the images and labels, and the start and stop of the examples to score, so that one
+    program serves every part of the data.
     """
     return compile_for(plan, functools.partial(_evaluate, plan), static=(), donated=())
 
@@ -31,29 +33,26 @@ def evaluation_for(plan: Plan) -> Callable:
 def _evaluate(
     plan: Plan,
     shard: Shard,
-    variables: nnx.State,
+    variables: Members[nnx.State],
     images: jax.Array,
     labels: jax.Array,
     first: jax.Array,
     stop: jax.Array,
-) -> Sums:
+) -> Members[Sums]:
     size = min(EVALUATED, len(labels))
     context = Context(policy=plan.policy.for_evaluation())
-    dtype = compute_dtype(plan.recipe, nnx.filter_state(variables, nnx.Param))
 
     def score(variables: nnx.State, batch: Batch) -> Sums:
         stats, others = nnx.split_state(variables, nnx.BatchStat, ...)
-        model = nnx.merge(plan.graphdef, cast(others, dtype), stats, copy=True)
-        inputs = model.preprocess(batch.images, dtype)
+        model = nnx.merge(plan.graphdef, cast(others, plan.dtype), stats, copy=True)
+        inputs = model.preprocess(batch.images, plan.dtype)
         outputs, inputs = (x.astype(at_least_float32(x.dtype)) for x in (model(inputs, context), inputs))
         return sum_batch(plan.recipe.loss, plan.classes, outputs, batch.labels, inputs, batch.mask)
 
-    score_all = jax.vmap(score, (0, None)) if plan.vmapped else score
+    def one(number: jax.Array, total: Members[Sums]) -> Members[Sums]:
+        batch = take_range(images, labels, first + number * size, stop, size, shard)
+        return jax.tree.map(jnp.add, total, variables.map(lambda one: score(one, batch)))
 
-    def one(number: jax.Array, total: Sums) -> Sums:
-        return add(total, score_all(variables, take_range(images, labels, first + number * size, stop, size, shard)))
-
-    members = len(jax.tree.leaves(variables)[0]) if plan.vmapped else None
-    zeros = zero_sums(plan.classes, at_least_float32(dtype), members)
+    zeros = variables.zeros(functools.partial(zero_sums, plan.classes, at_least_float32(plan.dtype)))
     total = lax.fori_loop(0, (stop - first + size - 1) // size, one, zeros)
     return lax.psum(total, AXIS) if plan.sharded else total

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 
+from flaxvision.training.metrics import metric_of
+from flaxvision.training.recipe import Recipe
 from flaxvision.training.state import TrainState
 
 
@@ -17,3 +19,22 @@ class Best:
     epoch: int = 0  # the epoch, from 1, whose parameters are kept
     stopped: bool = False
     state: TrainState | None = None  # None: those of the last step
+
+    def update(self, epoch: int, value: float, recipe: Recipe, metric: str) -> bool:
+        """Note what an epoch (from 1) was worth; whether its parameters are to be kept in `state`.
+
+        Args:
+            epoch: The epoch that just ended.
+            value: What it scored by `metric`.
+            recipe: What to select, and how long to wait for a better epoch.
+            metric: `Recipe.selection`.
+        """
+        value = -value if metric_of(metric).lower_is_better else value
+        improved = value > self.value  # never for NaN
+        if improved:
+            self.value, self.at = value, epoch
+        first = self.state is None
+        if recipe.select == "last" or improved or first:
+            self.epoch = epoch
+        self.stopped = bool(recipe.early_stopping) and epoch - self.at >= recipe.early_stopping
+        return self.stopped if recipe.select == "last" else improved or first

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +13,9 @@ from flax import nnx
 
 from flaxvision.layers import Chain
 from flaxvision.layers.context import matches
+from flaxvision.training.members import Members, Stacked, Unrolled
+from flaxvision.training.recipe import Recipe
+from flaxvision.training.updates import build_optimizer, init_many
 
 
 class TrainState(NamedTuple):
@@ -26,6 +29,16 @@ class TrainState(NamedTuple):
     seed: jax.Array  # uint32 (): of order, dropout and augmentation
     smoothing: jax.Array | None = None  # (): of labels; None: none
 
+    @property
+    def variables(self) -> nnx.State:
+        """Those of the model: what evaluation reads."""
+        return nnx.merge_state(self.params, self.stats, self.fixed)
+
+    @property
+    def selected(self) -> TrainState:
+        """What is kept of the selected epoch: all but the optimizer's state."""
+        return self._replace(opt=())
+
 
 def split_model(model: Chain, frozen: tuple[str, ...]) -> tuple[nnx.GraphDef, nnx.State, nnx.State, nnx.State]:
     """The model as its static definition, the parameters that learn, the running statistics, and the rest."""
@@ -38,31 +51,55 @@ def split_model(model: Chain, frozen: tuple[str, ...]) -> tuple[nnx.GraphDef, nn
     return graphdef, params, stats, fixed
 
 
-def init_state(
-    model: Chain, frozen: tuple[str, ...], tx: optax.GradientTransformation, seed: int, smoothing: float = 0.0
-) -> TrainState:
-    """The state before the first step; it shares no buffer with the model, so that it may be donated."""
-    _, *parts = split_model(model, frozen)
-    params, stats, fixed = jax.tree.map(lambda x: jnp.array(np.asarray(x)), parts)  # `jnp.copy` compiles every shape
-    step, smooth = jnp.zeros((), jnp.int32), jnp.asarray(np.asarray(smoothing)) if smoothing else None
-    return TrainState(params, stats, fixed, tx.init(params), step, jnp.asarray(seed, jnp.uint32), smooth)
-
-
-def init_states(
+def init_members(
     models: Sequence[Chain],
-    frozen: tuple[str, ...],
-    init: Callable[[nnx.State], optax.OptState],
-    seeds: Sequence[int],
-    smoothings: Sequence[float],
-) -> TrainState:
-    """The states of several members as one, every array with an axis of members; `init` makes the optimizers'."""
-    parts = zip(*(split_model(model, frozen)[1:] for model in models), strict=True)
+    recipes: Sequence[Recipe],
+    total_steps: int,
+    steps_per_epoch: int,
+    *,
+    stacked: bool,
+) -> Members[TrainState]:
+    """The states before the first step, a model and a recipe each.
+
+    They share no buffer with the models, so that they may be donated.
+    """
+    dtype = jnp.dtype("float64" if recipes[0].precision == "float64" else "float32")
+    duration = total_steps, steps_per_epoch
+
+    def init(model: Chain, recipe: Recipe) -> TrainState:
+        _, *parts = split_model(model, recipe.frozen)
+        params, stats, fixed = jax.tree.map(lambda x: jnp.array(np.asarray(x)), parts)  # jnp.copy compiles every shape
+        step, seed = jnp.zeros((), jnp.int32), jnp.asarray(recipe.seed, jnp.uint32)
+        smoothing = jnp.asarray(np.asarray(recipe.label_smoothing)) if recipe.label_smoothing else None
+        opt = build_optimizer(recipe, *duration, dtype).init(params)
+        return TrainState(params, stats, fixed, opt, step, seed, smoothing)
+
+    if not stacked:
+        return Unrolled(tuple(map(init, models, recipes)))
+    parts = zip(*(split_model(model, recipes[0].frozen)[1:] for model in models), strict=True)
     params, stats, fixed = (jax.tree.map(lambda *x: np.stack(x), *part) for part in parts)
-    step, seed = jnp.zeros(len(models), jnp.int32), jnp.asarray(seeds, jnp.uint32)
-    smoothing = jnp.asarray(np.asarray(smoothings)) if any(smoothings) else None
-    return TrainState(params, stats, fixed, init(params), step, seed, smoothing)
+    step, seed = jnp.zeros(len(models), jnp.int32), jnp.asarray([recipe.seed for recipe in recipes], jnp.uint32)
+    smoothings = np.asarray([recipe.label_smoothing for recipe in recipes])
+    opt = init_many(recipes, *duration, params, dtype)
+    smoothing = jnp.asarray(smoothings) if smoothings.any() else None
+    return Stacked(TrainState(params, stats, fixed, opt, step, seed, smoothing), len(models))
 
 
 def merge_model(graphdef: nnx.GraphDef, state: TrainState) -> Chain:
     """A new model with the state's variables."""
     return nnx.merge(graphdef, state.params, state.stats, state.fixed, copy=True)
+
+
+def cast(state: nnx.State, dtype: jnp.dtype) -> nnx.State:
+    """Floating-point arrays as `dtype`."""
+    return jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, state)
+
+
+def learning_layers(params: nnx.State) -> tuple[int, ...]:
+    """The positions, in order, of the layers that own leaves of `params`."""
+    return tuple(sorted({layer_of(path) for path, _ in jax.tree.leaves_with_path(params)}))
+
+
+def layer_of(path: tuple) -> int:
+    """The position among the model's layers of the one that a leaf of `params` belongs to."""
+    return int(path[1].key)

@@ -13,12 +13,11 @@ from jax import lax
 
 from flaxvision.layers.context import Context
 from flaxvision.ops.dtypes import at_least_float32
-from flaxvision.ops.policy import NATIVE, Policy
 from flaxvision.training.augment import augment_images
 from flaxvision.training.batches import Batch, split_batch
 from flaxvision.training.losses import example_losses
-from flaxvision.training.recipe import Recipe
-from flaxvision.training.state import TrainState
+from flaxvision.training.plan import AXIS, Plan
+from flaxvision.training.state import TrainState, cast, layer_of
 from flaxvision.training.sums import Sums, sum_batch
 
 
@@ -30,25 +29,27 @@ class StepRecord(NamedTuple):
     gradient_mean: jax.Array  # sum over parameter tensors of the mean of the tensor's gradient (report E), ()
 
 
-Step = Callable[[TrainState, Batch], tuple[TrainState, Sums, StepRecord]]
+class Stepped(NamedTuple):
+    """What a step leaves."""
+
+    state: TrainState
+    sums: Sums  # of the batch
+    record: StepRecord
 
 
-def make_step(
-    graphdef: nnx.GraphDef,
-    recipe: Recipe,
-    tx: optax.GradientTransformation,
-    classes: int,
-    axis_name: str | None = None,
-    policy: Policy = NATIVE,
-    part: int | None = None,
-) -> Step:
-    """The step of a model and a recipe.
+Step = Callable[[TrainState, Batch], Stepped]
 
-    With an axis name it runs under `jax.pmap` on one share of the batch: losses are divided by the count of the whole
-    batch and gradients summed over devices, so that uneven and empty shares give the update of one device. `policy`
-    says which forms layers take. Of a batch of more than `part` examples the gradient is summed part by part, which
-    takes a network without batch statistics.
+
+def make_step(plan: Plan, tx: optax.GradientTransformation) -> Step:
+    """The step of a plan's members, by the optimizer `tx`.
+
+    On several devices it runs under `jax.pmap` on one share of the batch: losses are divided by the count of the whole
+    batch and gradients summed over devices, so that uneven and empty shares give the update of one device. Of a batch
+    of more than `Plan.microbatch` examples the gradient is summed by microbatches, which takes a network without batch
+    statistics.
     """
+    recipe, dtype, microbatch = plan.recipe, plan.dtype, plan.microbatch
+    axis_name = AXIS if plan.sharded else None
 
     def total(value: Any) -> Any:
         return value if axis_name is None else lax.psum(value, axis_name)
@@ -56,10 +57,9 @@ def make_step(
     def loss_fn(
         params: nnx.State, state: TrainState, batch: Batch, examples: jax.Array
     ) -> tuple[jax.Array, tuple[nnx.State, Sums]]:
-        dtype = compute_dtype(recipe, params)
-        model = nnx.merge(graphdef, cast(params, dtype), state.stats, cast(state.fixed, dtype), copy=True)
+        model = nnx.merge(plan.graphdef, cast(params, dtype), state.stats, cast(state.fixed, dtype), copy=True)
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(state.seed), 2), state.step)
-        context = Context(True, key, batch.place, batch.mask, axis_name, policy, recipe.frozen)
+        context = Context(True, key, batch.place, batch.mask, axis_name, plan.policy, recipe.frozen)
         images = batch.images
         if recipe.augment:
             images = augment_images(recipe.augment, images, context.example_keys(len(images)))
@@ -70,25 +70,25 @@ def make_step(
         if batch.mask is not None:
             losses = jnp.where(batch.mask, losses, jnp.zeros((), losses.dtype))
         scored = lax.stop_gradient((outputs, batch.labels, inputs))
-        sums = sum_batch(recipe.loss, classes, *scored, batch.mask, confusion=False)
+        sums = sum_batch(recipe.loss, plan.classes, *scored, batch.mask, confusion=False)
         loss = losses.sum() / examples.astype(losses.dtype)
         return loss, (nnx.state(model, nnx.BatchStat), sums)
 
     gradient = jax.value_and_grad(loss_fn, has_aux=True)
 
-    def gradient_of_parts(state: TrainState, batch: Batch, examples: jax.Array, part: int) -> Any:
+    def gradient_of_microbatches(state: TrainState, batch: Batch, examples: jax.Array, size: int) -> Any:
         def one(so_far: Any, some: Batch) -> tuple[Any, None]:
             return jax.tree.map(jnp.add, so_far, gradient(state.params, state, some, examples)), None
 
-        parts = split_batch(batch, part)
+        parts = split_batch(batch, size)
         first = jax.tree.map(lambda x: x[0], parts)
         shapes = jax.eval_shape(gradient, state.params, state, first, examples)
         return lax.scan(one, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), parts)[0]
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums, StepRecord]:
+    def step(state: TrainState, batch: Batch) -> Stepped:
         examples = total(jnp.float32(len(batch.labels)) if batch.mask is None else batch.mask.astype(jnp.float32).sum())
-        if part is not None and len(batch.labels) > part:
-            (loss, (stats, sums)), grads = gradient_of_parts(state, batch, examples, part)
+        if microbatch is not None and len(batch.labels) > microbatch:
+            (loss, (stats, sums)), grads = gradient_of_microbatches(state, batch, examples, microbatch)
         else:
             (loss, (stats, sums)), grads = gradient(state.params, state, batch, examples)
         loss, sums, grads = total((loss, sums, grads))
@@ -96,22 +96,9 @@ def make_step(
             updates, opt = tx.update(grads, state.opt, state.params)
         params = optax.apply_updates(state.params, updates)
         record = StepRecord(loss, *_gradient_record(grads, recipe.record_gradients))
-        return state._replace(params=params, stats=stats, opt=opt, step=state.step + 1), sums, record
+        return Stepped(state._replace(params=params, stats=stats, opt=opt, step=state.step + 1), sums, record)
 
     return step
-
-
-def compute_dtype(recipe: Recipe, params: nnx.State) -> jnp.dtype:
-    """The type of activations: the recipe's, else that of the parameters."""
-    if recipe.precision in ("bfloat16", "float64"):
-        return jnp.dtype(recipe.precision)
-    leaves = jax.tree.leaves(params)
-    return leaves[0].dtype if leaves else jnp.dtype(jnp.float32)
-
-
-def cast(state: nnx.State, dtype: jnp.dtype) -> nnx.State:
-    """Floating-point arrays as `dtype`."""
-    return jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, state)
 
 
 def _gradient_record(grads: nnx.State, wanted: bool) -> tuple[jax.Array, jax.Array]:
@@ -120,13 +107,8 @@ def _gradient_record(grads: nnx.State, wanted: bool) -> tuple[jax.Array, jax.Arr
     squares: dict[int, jax.Array] = {}
     means = jnp.zeros((), jnp.float32)
     for path, leaf in jax.tree.leaves_with_path(grads):
-        layer = gradient_layer(path)
+        layer = layer_of(path)
         gradient = leaf.astype(jnp.float32)
         squares[layer] = squares.get(layer, jnp.zeros((), jnp.float32)) + jnp.square(gradient).sum()
         means = means + gradient.mean()
     return jnp.sqrt(jnp.stack(list(squares.values()))), means
-
-
-def gradient_layer(path: tuple) -> int:
-    """The position in the chain of the layer that a leaf of `params` belongs to."""
-    return int(path[1].key)

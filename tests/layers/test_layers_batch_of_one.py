@@ -12,7 +12,7 @@ from flaxvision.errors import UserError
 from flaxvision.layers import BatchNorm, Context
 from flaxvision.models.files import variables
 from flaxvision.ops.maps import Maps
-from flaxvision.training._fit import check_fit
+from flaxvision.training.checks import check_fit
 
 MEAN, VAR = [1.0, -2.0], [4.0, 0.5]
 

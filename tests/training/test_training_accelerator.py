@@ -99,7 +99,7 @@ def test_every_program_is_compiled_once_and_before_the_first_epoch(mode, data, g
 
     def compiled():
         lines = [record.getMessage() for record in caplog.records if "XLA compilation" in record.getMessage()]
-        return [sum(f"jit({name})" in line for line in lines) for name in ("epoch_order", "_train_many", "_evaluate")]
+        return [sum(f"jit({name})" in line for line in lines) for name in ("_epoch_orders", "_train_many", "_evaluate")]
 
     epoch = Engine.epoch
     monkeypatch.setattr(Engine, "epoch", lambda *arguments: begun.append(compiled()) or epoch(*arguments))

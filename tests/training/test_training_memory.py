@@ -31,10 +31,6 @@ def dataset(*, on_boundary=True, validation=True):
     return Dataset("made", parts["train"], parts["test"], ("a", "b"), Source("arrays", "0", None), held)
 
 
-def put(tree):
-    return jax.device_put(tree, CPU[0])
-
-
 def lies_at(array):
     return array.unsafe_buffer_pointer() if isinstance(array, jax.Array) else array.ctypes.data
 
@@ -48,7 +44,7 @@ def test_arrays_begin_on_a_boundary(shape, dtype):
 
 def test_arrays_on_a_boundary_are_not_copied():
     data = dataset(validation=False)
-    placed = place(data, tuple(CPU), put)
+    placed = place(data, tuple(CPU))
     assert lies_at(placed.train[0]) == lies_at(data.train.images)
     assert lies_at(placed.held_out[0]) == lies_at(data.test.images)
     assert placed.ranges == {"test": range(40)}
@@ -56,7 +52,7 @@ def test_arrays_on_a_boundary_are_not_copied():
 
 def test_two_held_out_splits_are_joined_once():
     data = dataset()
-    placed = place(data, tuple(CPU), put)
+    placed = place(data, tuple(CPU))
     assert placed.ranges == {"validation": range(24), "test": range(24, 64)}
     expected = np.concatenate([data.validation.images, data.test.images])
     np.testing.assert_array_equal(placed.held_out[0], expected)
@@ -65,10 +61,10 @@ def test_two_held_out_splits_are_joined_once():
 
 def test_runs_at_the_same_time_share_and_leave_nothing():
     data = dataset(on_boundary=False)
-    first, second = place(data, tuple(CPU), put), place(data, tuple(CPU), put)
+    first, second = place(data, tuple(CPU)), place(data, tuple(CPU))
     assert first is second
     assert lies_at(first.train[0]) != lies_at(data.train.images)
-    assert place(dataset(on_boundary=False), tuple(CPU), put) is not first
+    assert place(dataset(on_boundary=False), tuple(CPU)) is not first
     gone = weakref.ref(first)
     del first, second
     gc.collect()
@@ -78,7 +74,7 @@ def test_runs_at_the_same_time_share_and_leave_nothing():
 def test_a_run_holds_no_examples_after_its_end():
     data = dataset(on_boundary=False)
     model = fv.models.create("linear", input_shape=(8, 8, 1), num_classes=2)
-    held = [place(data, tuple(CPU), put)]
+    held = [place(data, tuple(CPU))]
     gone = weakref.ref(held[0])
     result = fv.fit(model, data, fv.Recipe(epochs=1, batch_size=32), devices=CPU)
     held.clear()
@@ -95,4 +91,4 @@ def test_what_an_image_folder_gives_is_trained_on_without_a_copy(tmp_path):
         for i in range(3):
             Image.new("L", (8, 8), 40 * i).save(tmp_path / name / f"{i}.png")
     data = fv.data.load(f"images:{tmp_path}")
-    assert lies_at(place(data, tuple(CPU), put).train[0]) == lies_at(data.train.images)
+    assert lies_at(place(data, tuple(CPU)).train[0]) == lies_at(data.train.images)

@@ -116,13 +116,13 @@ def test_patches_stay_in_the_cache(network, bytes_of_an_example, part):
     ],
 )
 def test_which_batches_are_taken_in_parts(network, settings, part):
-    assert planning.part_of(fv.models.create(network), Recipe(**settings), "cpu") == part
-    assert planning.part_of(fv.models.create(network), Recipe(**settings), "gpu") is None
+    assert planning.microbatch_of(fv.models.create(network), Recipe(**settings), "cpu") == part
+    assert planning.microbatch_of(fv.models.create(network), Recipe(**settings), "gpu") is None
 
 
 def test_a_chain_of_one_wide_convolution_is_not_taken_in_parts():
     chain = Chain([("a", Conv(1, 32, (3, 3), rngs=nnx.Rngs(0)))], input_shape=(28, 28, 1))
-    assert planning.part_of(chain, Recipe(batch_size=64), "cpu") is None
+    assert planning.microbatch_of(chain, Recipe(batch_size=64), "cpu") is None
 
 
 class Normalized(ContextLayer):
@@ -152,4 +152,4 @@ def _layers(*more):
 def test_what_else_a_network_may_hold(more, part):
     layers = [(f"l{i}", layer) for i, layer in enumerate(_layers(*more))]
     chain = Chain(layers, input_shape=(28, 28, 1))
-    assert planning.part_of(chain, Recipe(batch_size=64), "cpu") == part
+    assert planning.microbatch_of(chain, Recipe(batch_size=64), "cpu") == part

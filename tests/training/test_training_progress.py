@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from flaxvision.training import ProgressBar, progress
-from flaxvision.training._fit import Progress
+from flaxvision.training.callbacks import Progress
 
 
 @pytest.fixture

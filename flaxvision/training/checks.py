@@ -1,0 +1,103 @@
+"""Whether a model, the data and a recipe fit each other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from flax import nnx
+
+from flaxvision.data import Dataset
+from flaxvision.errors import UserError, unknown
+from flaxvision.layers import BatchNorm, Chain, Dropout
+from flaxvision.layers.context import matches
+from flaxvision.training.losses import loss_of
+from flaxvision.training.metrics import check_metric
+from flaxvision.training.recipe import VARYING, Recipe
+from flaxvision.training.state import split_model
+from flaxvision.training.updates import check_own
+
+
+def check_cohort(models: Sequence[Chain], recipes: Sequence[Recipe]) -> None:
+    """Raise `UserError` unless there is one recipe a model, and they differ in what may vary within a program only."""
+    if len(models) != len(recipes) or not models:
+        raise UserError(f"{len(models)} models and {len(recipes)} recipes: give one recipe a model, and one at least")
+    if len({recipe.structure() for recipe in recipes}) > 1:
+        raise UserError(
+            f"recipes of a cohort may differ in learning_rate, {', '.join(VARYING)} (all with one or all without), "
+            "seed and warm start only"
+        )
+
+
+def check_alike(models: Sequence[Chain], frozen: tuple[str, ...]) -> None:
+    """Raise `UserError` unless models, which are prepared, differ in their numbers only."""
+    first, *others = (_structure(model, frozen) for model in models)
+    if any(other != first for other in others):
+        raise UserError("models of a cohort differ in structure: give models of one name and one set of sizes")
+
+
+def _structure(model: Chain, frozen: tuple[str, ...]) -> tuple[nnx.GraphDef, object]:
+    graphdef, *parts = split_model(model, frozen)
+    return graphdef, jax.tree.map(np.shape, tuple(parts))
+
+
+def check_fit(model: Chain, dataset: Dataset, recipe: Recipe) -> None:
+    """Raise `UserError` unless the model (which may be abstract), the data and the recipe fit each other."""
+    if model.input_shape != dataset.input_shape:
+        raise UserError(
+            f"{model.kind} takes examples of shape {model.input_shape} but {dataset.name} has {dataset.input_shape}: "
+            f"create it with input_shape={dataset.input_shape}"
+        )
+    output = model.output_shape
+    if loss_of(output) != recipe.loss:
+        raise UserError(
+            f"loss {recipe.loss!r} does not fit {model.kind}, whose output for one example has shape {output}: "
+            f"use loss {loss_of(output)!r}, or a model with other outputs"
+        )
+    wanted = {"cross_entropy": dataset.num_classes, "binary_cross_entropy": 1}.get(recipe.loss)
+    if wanted is not None and output[0] != wanted:
+        raise UserError(
+            f"{model.kind} has {output[0]} outputs but {dataset.name} has {dataset.num_classes} classes: "
+            f"create it with num_classes={wanted}"
+        )
+    if recipe.loss == "binary_cross_entropy" and dataset.num_classes != 2:
+        raise UserError(f"loss 'binary_cross_entropy' takes 2 classes, {dataset.name} has {dataset.num_classes}")
+    if recipe.loss == "squared_error" and output != dataset.input_shape:
+        raise UserError(f"{model.kind} gives {output} for examples of {dataset.input_shape}: they must be equal")
+    if recipe.augment and len(dataset.input_shape) != 3:
+        raise UserError(f"augment={recipe.augment} is for images; {dataset.name} holds points")
+    if recipe.pixels != "unit" and dataset.train.images.dtype != np.uint8:
+        raise UserError(
+            f"pixels is {recipe.pixels!r} but has no effect: {dataset.name} holds {dataset.train.images.dtype} points, "
+            "which are taken as they are; leave it out"
+        )
+    if recipe.select == "best" or recipe.early_stopping:
+        metric = recipe.selection(dataset.validation is not None)
+        check_metric("select_on", metric, recipe.loss, dataset.num_classes)
+    if recipe.precision == "float64" and not jax.config.read("jax_enable_x64"):
+        raise UserError("precision 'float64' needs 64-bit mode: set the environment variable JAX_ENABLE_X64=1")
+    _check_batch_norm(model, min(recipe.batch_size, len(dataset.train)))
+    for prefix in recipe.frozen:
+        if not any(matches(name, (prefix,)) for name in model.names):
+            raise unknown(f"layer of {model.kind}", prefix, dict.fromkeys(n.split(".")[0] for n in model.names))
+        layers = [layer for name, layer in zip(model.names, model.layers, strict=True) if matches(name, (prefix,))]
+        if not any(isinstance(layer, Dropout) or jax.tree.leaves(nnx.state(layer)) for layer in layers):
+            raise UserError(f"frozen={prefix!r} has no effect: those layers of {model.kind} have nothing to learn")
+    params = split_model(model, recipe.frozen)[1]
+    if not jax.tree.leaves(params):
+        raise UserError(f"{model.kind} has nothing to learn with frozen={list(recipe.frozen)}: leave a layer to learn")
+    check_own(recipe, params)
+
+
+def _check_batch_norm(model: Chain, batch: int) -> None:
+    """Raise `UserError` where every step would leave BatchNorm a single value a channel, and nothing to learn from."""
+    if batch > 1:
+        return
+    for step in model.walk():
+        if isinstance(step.layer, BatchNorm) and math.prod(step.output[:-1]) == 1:
+            raise UserError(
+                f"{step.node.name} of {model.kind} normalises over the batch, and batches hold one example: "
+                "give batch_size=2 or more (and as many examples), or a network without BatchNorm"
+            )
