@@ -132,6 +132,7 @@ def _draw_most_confused(result: SweepResult, pairs: np.ndarray) -> Figure:
     """The most frequent errors as bars, and how the accuracies of all classes are spread."""
     names = [shorten(name, 22) for name in class_names(result)]
     shown = confused_pairs(pairs, SHOWN)
+    kinds = int((pairs[:, 0] != pairs[:, 1]).sum())
     accuracies = 100 * np.asarray(winner_accuracies(result), float)
     with style():
         figure = new_figure(PAGE, max(1.6, 0.7 + 0.17 * len(shown)))
@@ -142,17 +143,13 @@ def _draw_most_confused(result: SweepResult, pairs: np.ndarray) -> Figure:
         bars.invert_yaxis()
         bars.tick_params(axis="y", length=0)
         bars.xaxis.get_major_locator().set_params(integer=True)
-        bars.set_xlabel(f"errors: the {len(shown)} most frequent of {_kinds(pairs)} kinds")
+        bars.set_xlabel(f"errors: the {len(shown)} most frequent of {kinds:,} kinds")
         spread.hist(accuracies[~np.isnan(accuracies)], bins=np.arange(0, 101, 10), color=OKABE_ITO[0])
         spread.set_xlim(0, 100)
         spread.set_xlabel("accuracy of a class (%)")
         spread.set_ylabel(f"classes of {len(names):,}")
         figure.suptitle(_title(result, pairs), x=0.02, ha="left", fontsize=8)
     return figure
-
-
-def _kinds(pairs: np.ndarray) -> str:
-    return f"{int((pairs[:, 0] != pairs[:, 1]).sum()):,}"
 
 
 def _title(result: SweepResult, pairs: np.ndarray) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from flaxvision.report.display import Table, display_tables
 from flaxvision.report.remarks import cautions, data_used
-from flaxvision.sweep.results import TABLE_METRICS, Cell, SweepResult
+from flaxvision.sweep.results import TABLE_METRICS, SweepResult
 
 _NUMERIC = re.compile(r"([-+±≥≤]? ?[\d.,]+(e[-+]\d+)?( %)?( ± [\d.,]+| to [\d.,]+)?)?")  # one or two, or nothing
 _UPRIGHT = re.compile(r"(?<!\\)\|")
@@ -26,22 +26,11 @@ def results_csv(result: SweepResult) -> str:
     for cell in result.cells:
         where = [cell.where.get(key, "") for key in result.keys] + ([cell.stage] if final else [])
         counts = [cell.n, cell.diverged, cell.failed, cell.parameters]
-        writer.writerow([*where, *counts, *_numbers(cell)])
+        scores = [value for metric in TABLE_METRICS for value in (cell.mean(metric), cell.std(metric))]
+        means = [cell.mean(name) for name in ("best_epoch", "converged_epoch")]
+        epochs = [int(mean) if mean is not None and mean.is_integer() else mean for mean in means]
+        writer.writerow([*where, *counts, *scores, *epochs, cell.mean("seconds")])
     return text.getvalue()
-
-
-def _numbers(cell: Cell) -> list[str]:
-    pairs = [value for metric in TABLE_METRICS for value in (cell.mean(metric), cell.std(metric))]
-    epochs = [cell.mean(name) for name in ("best_epoch", "converged_epoch")]
-    return (
-        [_number(value) for value in pairs]
-        + [_number(value).removesuffix(".0") for value in epochs]
-        + [_number(cell.mean("seconds"))]
-    )
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else repr(value)
 
 
 def results_markdown(result: SweepResult) -> str:
