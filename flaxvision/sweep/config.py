@@ -6,7 +6,6 @@ A spec, `--set` and a grid name settings by bare names; `TrialConfig.of` sorts t
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 from flaxvision.sweep.spec import Settings
 from flaxvision.training.recipe import field_names
@@ -54,19 +53,15 @@ class TrialConfig:
 
     data: DataConfig
     model: ModelConfig
-    recipe: Settings  # of `Recipe`, but the seed; as given, since a value given as the default is part of a trial's id
+    recipe: Settings  # of `Recipe`, but the seed
+    settings: Settings  # all of that by bare names, as given: also a value that is the default is part of a trial's id
 
     @classmethod
     def of(cls, settings: Settings) -> TrialConfig:
         """The configuration of settings by their bare names."""
         tables = {name: {k: v for k, v in settings.items() if table_of(k) == name} for name in ("sizes", "recipe")}
-        return cls(DataConfig.of(settings), ModelConfig(settings["model"], tables["sizes"]), tables["recipe"])
-
-    @property
-    def settings(self) -> Settings:
-        """Every setting that is given, by its bare name."""
-        data: dict[str, Any] = {"dataset": self.data.dataset, **self.data.options}
-        return {**data, "model": self.model.model, **self.model.arguments, **self.recipe}
+        model = ModelConfig(settings["model"], tables["sizes"])
+        return cls(DataConfig.of(settings), model, tables["recipe"], settings)
 
 
 DATA_KEYS = tuple(field.name for field in dataclasses.fields(DataConfig))

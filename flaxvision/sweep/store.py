@@ -64,19 +64,16 @@ def locked(directory: Path) -> Iterator[None]:
     with _writable(directory):
         directory.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(directory / LOCK, timeout=0)
-    try:
-        lock.acquire()
-    except filelock.Timeout as error:
-        raise UserError(
-            f"another process is filling {directory}: wait until it has ended, or give another --out DIR"
-        ) from error
-    except (OSError, NotImplementedError):  # a file system without locks
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(lock)
+        except filelock.Timeout as error:
+            raise UserError(
+                f"another process is filling {directory}: wait until it has ended, or give another --out DIR"
+            ) from error
+        except (OSError, NotImplementedError):  # a file system without locks
+            pass
         yield
-        return
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def claim(stem: Path) -> Path:
