@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import itertools
 import sys
 from pathlib import Path
@@ -21,18 +21,8 @@ from tests.conftest import slow
 from tests.export.conftest import assert_alive
 
 torch = pytest.importorskip("torch")
-SCRIPT = Path(__file__).parents[2] / "experiments" / "random_networks.py"
-
-
-def _script():
-    spec = importlib.util.spec_from_file_location("random_networks", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-random_networks = _script()
+sys.path.append(str(Path(__file__).parents[2] / "experiments"))
+random_networks = importlib.import_module("random_networks")
 
 
 @pytest.fixture(autouse=True)
