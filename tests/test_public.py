@@ -99,6 +99,15 @@ def test_the_readmes_sweep_is_valid(tmp_path):
     assert len(loaded.published) == 1
 
 
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", "REPORTS.md", "CHANGELOG.md", "experiments/README.md"]
+)
+def test_links_lead_to_files(page):
+    path = README.parent / page
+    links = re.findall(r"\]\(([^)#\s]+)\)", path.read_text(encoding="utf-8"))
+    assert [link for link in links if "://" not in link and not (path.parent / link).exists()] == []
+
+
 def test_the_readme_lists_every_sweep():
     text = README.read_text(encoding="utf-8")
     assert all(f"`{name}`" in text for name in fv.sweep.list_specs())
