@@ -9,11 +9,13 @@ import numpy as np
 
 from flaxvision.report import (
     COLUMN,
+    DASHED,
     FAINT,
     INK,
     End,
     colors,
     draw_matrix,
+    explain_lines,
     figure_style,
     label_ends,
     new_panels,
@@ -23,8 +25,6 @@ from flaxvision.report import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-DASHES = (0, (2.5, 1.5))
 
 
 def draw_lines(
@@ -63,8 +63,6 @@ def draw_lines(
         columns: Panels side by side.
         height: Of a panel, in inches.
     """
-    from matplotlib.lines import Line2D
-    from matplotlib.patches import Patch
     from matplotlib.ticker import MaxNLocator
 
     names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
@@ -76,7 +74,7 @@ def draw_lines(
         for axes, (title, lines) in zip(grid, panels.items(), strict=True):
             axes.set_yscale("log" if log else "linear")
             for name, values in ((dashed or {}).get(title) or {}).items():
-                _draw_line(axes, x, values, color_of.get(name, INK), each, linestyle=DASHES, linewidth=0.9)
+                _draw_line(axes, x, values, color_of.get(name, INK), each, **DASHED)
             panel = [
                 End(*_draw_line(axes, x, values, color_of[name], each), name, color_of[name])
                 for name, values in lines.items()
@@ -96,16 +94,7 @@ def draw_lines(
                 plain_logarithmic(axes.yaxis)
             ends.append((axes, [end for end in panel if end.text]))
         grid[0].set_ylabel(ylabel)
-        handles: list[Any] = []
-        if dashed:
-            handles = [
-                Line2D([], [], label=solid_means, color=FAINT),
-                Line2D([], [], label=dashed_means, color=FAINT, linestyle=DASHES, linewidth=0.9),
-            ]
-        if several:
-            handles.append(Patch(color=FAINT, alpha=0.25, linewidth=0, label="± std over seeds"))
-        if handles:
-            figure.legend(handles=handles, loc="outside upper left", ncols=len(handles))
+        explain_lines(figure, solid_means, dashed_means if dashed else "", band=several)
         label_ends(ends, heading)
     return figure
 

@@ -19,6 +19,7 @@ from flaxvision.report.latex import results_latex
 from flaxvision.report.page import report_html
 from flaxvision.report.style import (
     COLUMN,
+    DASHED,
     FAINT,
     GRID,
     INK,
@@ -26,6 +27,7 @@ from flaxvision.report.style import (
     PAGE,
     colors,
     encode,
+    explain_lines,
     new_figure,
     new_panels,
     plain_logarithmic,
@@ -38,6 +40,7 @@ from flaxvision.sweep.results import SweepResult
 
 __all__ = [
     "COLUMN",
+    "DASHED",
     "FAINT",
     "GRID",
     "INK",
@@ -48,6 +51,7 @@ __all__ = [
     "draw_figures",
     "draw_matrix",
     "encode",
+    "explain_lines",
     "figure_files",
     "figure_style",
     "label_ends",

@@ -10,7 +10,7 @@ import numpy as np
 
 from flaxvision.report import formats
 from flaxvision.report.labels import End, label_ends
-from flaxvision.report.style import FAINT, colors, new_panels, plain_logarithmic, style
+from flaxvision.report.style import CROSS, DASHED, colors, explain_lines, new_panels, plain_logarithmic, style
 from flaxvision.sweep.results import Cell, Outcome, SweepResult
 from flaxvision.training.metrics import metric_of
 
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_DASHED: dict[str, Any] = {"linestyle": (0, (2.5, 1.5)), "linewidth": 0.9}
-_CROSS: dict[str, Any] = {"marker": "x", "linestyle": "", "markersize": 4, "markeredgewidth": 1}
 LINES = 8  # cells that one panel holds
 LABELS = 30  # names that one panel holds
 LOG_RANGE = 30  # a loss that spans more than this factor gets a logarithmic axis
@@ -116,7 +114,8 @@ def draw_curves(result: SweepResult, kind: str) -> Figure | None:
             ends.append((axes, panel_ends if any(names) or len(names) > 1 else []))
             axes.set_title(title, loc="left")
             _set_axes(axes, kind, scene)
-        _explain(figure, split, any(cell.n > 1 for cell in result.cells), any(cell.diverged for cell in result.cells))
+        several, diverged = any(cell.n > 1 for cell in result.cells), any(cell.diverged for cell in result.cells)
+        explain_lines(figure, split, "train", band=several, cross="diverged" * diverged)
         keep = [(axes, _some(panel)) for axes, panel in ends]
         label_ends(keep, formats.key_label([key for key in result.keys if key not in panel_keys]))
     return figure
@@ -152,7 +151,7 @@ def _draw_cell(axes: Axes, pair: dict[str, Curve], cell: Cell, name: str, color:
     for split, curve in pair.items():
         look: dict[str, Any] = {"color": color, "linestyle": "-"}
         if split == "train":
-            look |= _DASHED
+            look |= DASHED
         if scene.last == 1:
             look |= {"marker": "o", "markersize": 4, "markerfacecolor": "white" if split == "train" else color}
         axes.plot(np.arange(1, len(curve.mean) + 1), curve.mean, **look)
@@ -165,7 +164,7 @@ def _draw_cell(axes: Axes, pair: dict[str, Curve], cell: Cell, name: str, color:
         for line in curve.single:
             axes.plot(np.arange(1, len(line) + 1), line, **{**look, "linewidth": 0.6})
             if cell.diverged:
-                axes.plot(len(line), min(line[-1], scene.limits[1]), color=color, clip_on=False, **_CROSS)
+                axes.plot(len(line), min(line[-1], scene.limits[1]), color=color, clip_on=False, **CROSS)
     shown = list(pair.values())[-1]
     if cell.diverged:
         note = "diverged" if cell.diverged == cell.n else f"{cell.diverged} of {cell.n} diverged"
@@ -188,22 +187,6 @@ def _set_axes(axes: Axes, kind: str, scene: _Scene) -> None:
         axes.set_xlabel("epoch")
     if axes.yaxis.get_tick_params().get("labelleft", True):
         axes.set_ylabel("top-1 accuracy (%)" if kind == "top1" else "loss")
-
-
-def _explain(figure: Figure, split: str, seeds: bool, diverged: bool) -> None:
-    """What the kinds of lines mean, above the panels."""
-    from matplotlib.lines import Line2D
-    from matplotlib.patches import Patch
-
-    handles: list[Line2D | Patch] = [
-        Line2D([], [], color=FAINT, label=split),
-        Line2D([], [], color=FAINT, label="train", **_DASHED),
-    ]
-    if seeds:
-        handles.append(Patch(color=FAINT, alpha=0.25, linewidth=0, label="± std over seeds"))
-    if diverged:
-        handles.append(Line2D([], [], color=FAINT, label="diverged", **_CROSS))
-    figure.legend(handles=handles, loc="outside upper left", ncols=len(handles))
 
 
 def _some(ends: list[End]) -> list[End]:

@@ -20,6 +20,8 @@ COLUMN, PAGE = 3.4, 7.0  # inches: one column of a two-column paper, and both
 DPI = 200
 INK, FAINT, GRID = "#222222", "#6b6b6b", "#e4e4e4"
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
+DASHED: dict[str, Any] = {"linestyle": (0, (2.5, 1.5)), "linewidth": 0.9}
+CROSS: dict[str, Any] = {"marker": "x", "linestyle": "", "markersize": 4, "markeredgewidth": 1}
 _RC: dict[RcKeyType, Any] = {
     "font.size": 8.0,
     "axes.labelsize": 8.0,
@@ -95,6 +97,21 @@ def new_panels(count: int, height: float, columns: int = 2, **shared: Any) -> tu
     for axes in panels[count:]:
         axes.remove()
     return figure, panels[:count]
+
+
+def explain_lines(figure: Figure, solid: str, dashed: str, *, band: bool, cross: str = "") -> None:
+    """Say above the panels what solid and dashed lines, bands over seeds and crosses are; "" for what is not there."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    lines = [Line2D([], [], color=FAINT, label=solid), Line2D([], [], color=FAINT, label=dashed, **DASHED)]
+    handles: list[Line2D | Patch] = [*lines] if dashed else []
+    if band:
+        handles.append(Patch(color=FAINT, alpha=0.25, linewidth=0, label="± std over seeds"))
+    if cross:
+        handles.append(Line2D([], [], color=FAINT, label=cross, **CROSS))
+    if handles:
+        figure.legend(handles=handles, loc="outside upper left", ncols=len(handles))
 
 
 def encode(figure: Figure, kind: str) -> bytes:
