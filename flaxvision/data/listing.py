@@ -12,20 +12,13 @@ from pathlib import Path
 
 from flaxvision._text import some
 from flaxvision.data import pixels
+from flaxvision.data.split_names import WORDS, split_names, split_of
 from flaxvision.errors import UserError
 
 # Paths begin at the folder that was given.
 Files = dict[str, list[str]]  # class -> the paths of its images, in their order
 _Dirs = tuple[str, ...]  # the names of a folder and of those above it
 
-_WORDS = {
-    "train": ("training", "train"),
-    "validation": ("validation", "valid", "val", "dev", "eval"),
-    "test": ("testing", "test"),
-}
-_SPLITS = {word: split for split, words in _WORDS.items() for word in words}
-_WORD = re.compile(rf"(?<![^\W\d_])({'|'.join(_SPLITS)})(?=set|data|image|[\W\d_]|$)")  # "testset", but no "tested"
-_FILLING = re.compile(r"[\W_]|data(?:set)?|set|images?|split")  # says nothing of what is in a folder
 _SYSTEM = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "$recycle.bin", "#recycle"}
 _SYSTEM |= {"system volume information", "lost+found", "__pycache__"}
 
@@ -188,7 +181,7 @@ class _Sorter:
 
     def _roles(self, root: _Dirs, heads: list[str]) -> dict[str, str]:
         """Which of the folders `heads` is which split; none where they are classes."""
-        roles = _split_names(heads)
+        roles = split_names(heads)
         if not roles:
             return {}
         where = shown(self.folder.joinpath(*root))
@@ -225,7 +218,7 @@ class _Sorter:
         """The split names one level below the classes, where it is they that hold the splits."""
         depth = len(root) + 1
         found = [dirs[depth] if len(dirs) > depth else "" for dirs, _ in self.walk.below(*root) if len(dirs) >= depth]
-        roles = _split_names(sorted(set(found) - {""}))
+        roles = split_names(sorted(set(found) - {""}))
         if len(set(roles.values())) < 2:
             return {}
         if set(found) != set(roles) or "train" not in roles.values():
@@ -306,7 +299,7 @@ class _Sorter:
                     self.notes.append(f"{split}: the folder {shown(label)} is taken for the class {shown(name)}")
                 renamed[split][name] = paths
         ordered = tuple(sorted(names.values(), key=_class_order(names.values())))
-        return ordered, {split: renamed[split] for split in _WORDS if split in renamed}
+        return ordered, {split: renamed[split] for split in WORDS if split in renamed}
 
     def _stray(self, where: str, found: list[tuple[_Dirs, list[str]]]) -> None:
         self.strays.setdefault(where, []).extend(path for _, paths in found for path in paths)
@@ -326,28 +319,6 @@ class _Sorter:
 def _plural(number: int, noun: str) -> str:
     first, _, rest = noun.partition(" ")
     return count(number, first) + (f" {rest}" if rest else "")
-
-
-def split_of(name: str) -> str | None:
-    """The split that a folder's whole name means."""
-    found = _WORD.search(name.casefold())
-    return _SPLITS[found[1]] if found and not _rest(name, found) else None
-
-
-def _rest(name: str, found: re.Match[str]) -> str:
-    name = name.casefold()
-    return _FILLING.sub("", name[: found.start()] + name[found.end() :])
-
-
-def _split_names(names: list[str]) -> dict[str, str]:
-    """Name -> split, of folders called so alone ("Training Set") or alike but for it ("seg_train", "seg_test")."""
-    words = {name: found for name in names if (found := _WORD.search(name.casefold()))}
-    splits_of: dict[str, set[str]] = {}
-    for name, found in words.items():
-        splits_of.setdefault(_rest(name, found), set()).add(_SPLITS[found[1]])
-    plain = {name: _SPLITS[f[1]] for name, f in words.items() if not _rest(name, f)}
-    alike = {name: _SPLITS[f[1]] for name, f in words.items() if len(splits_of[_rest(name, f)]) > 1}
-    return plain or alike
 
 
 def _folded(name: str) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 
 from flaxvision.data import arrays, raw
 from flaxvision.data.dataset import SPLITS, Dataset
-from flaxvision.data.listing import split_of
+from flaxvision.data.split_names import split_of
 from flaxvision.errors import UserError
 
 # What examples and labels are called in archives.
