@@ -187,7 +187,7 @@ def torch_runs(options: Options, runs: Runs, seeds: int | None = None, *, quick:
         kept = {k: v for k, v in config.recipe.items() if not k.startswith(("warm_", "select", "frozen"))}
         recipe = fv.Recipe(**kept, seed=outcome.seed)
         sizes = {k: v for k, v in config.model.arguments.items() if k != "init"}
-        make = functools.partial(train_torch, config.model.model, data, recipe, weights=start, frozen=frozen, **sizes)
+        make = functools.partial(train_torch, config.model.name, data, recipe, weights=start, frozen=frozen, **sizes)
         checksums = [data.source.checksum, hashlib.sha256(b"".join(t.tobytes() for t in start.values())).hexdigest()]
         found.append(cached(options, {"peer": outcome.config, "checksums": checksums}, make))
     return {metric: np.stack([run[metric] for run in found]) for metric in found[0]}

@@ -114,7 +114,7 @@ def trajectory(
     orders: int = 5,
     tolerance: float = 1e-4,
     init: str = "torch",
-    **sizes: Any,
+    **arguments: Any,
 ) -> Trajectory:
     """Train a network of the reports and its hand-written PyTorch reference side by side.
 
@@ -133,7 +133,7 @@ def trajectory(
         orders: How many other summation orders.
         tolerance: Relative difference of a loss beyond which runs have parted.
         init: As in `flaxvision.models.create`; the seed is the recipe's.
-        **sizes: As in `flaxvision.models.create`.
+        **arguments: As in `flaxvision.models.create`.
 
     Raises:
         UserError: If PyTorch is missing, the network has no reference or one that does not fit, or the recipe cannot be
@@ -141,19 +141,19 @@ def trajectory(
     """
     import_torch()
     _check_recipe(recipe)
-    if sizes.get("dropout"):
-        raise UserError(f"a trajectory trains without dropout, given is {sizes['dropout']}: leave it out")
+    if arguments.get("dropout"):
+        raise UserError(f"a trajectory trains without dropout, given is {arguments['dropout']}: leave it out")
     outputs = 1 if recipe.loss == "binary_cross_entropy" else dataset.num_classes
-    sizes = sizes | ({"dropout": 0.0} if name == "mnist_net" else {})
+    arguments = arguments | ({"dropout": 0.0} if name == "mnist_net" else {})
     shape: dict[str, Any] = {"input_shape": dataset.input_shape, "num_classes": outputs}
     recipe = dataclasses.replace(recipe, epochs=None, examples=None, steps=steps, conv="native")
     dataset = dataclasses.replace(dataset, test=dataset.test[:1], validation=None)  # only the training is compared
     losses: dict[tuple[str, str], np.ndarray] = {}
     for precision, matmul in (("float32", "highest"), ("float64", "float64")):
         with jax.enable_x64(precision == "float64"):
-            model = create(name, seed=recipe.seed, init=init, **shape, **sizes)
+            model = create(name, seed=recipe.seed, init=init, **shape, **arguments)
             check_fit(model, dataset, recipe)
-            twin = _reference(name, shape | sizes, model, precision)
+            twin = _reference(name, shape | arguments, model, precision)
             run = fit(model, dataset, dataclasses.replace(recipe, precision=matmul), devices=1)
             order = _orders(recipe, len(dataset.train))
         losses[FLAX, precision] = run.history["step_loss"]

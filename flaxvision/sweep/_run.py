@@ -123,7 +123,7 @@ def check(
     new = Path("runs") / f"{spec.name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
     files = RunFiles(new if out_dir is None else Path(out_dir), data)
     checked = plan(spec, files)
-    check_models([trial.config.model.model for trial in checked.trials], executor)
+    check_models([trial.config.model.name for trial in checked.trials], executor)
     return checked, files
 
 

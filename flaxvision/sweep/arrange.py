@@ -66,7 +66,7 @@ def arrange(trials: Sequence[Trial], files: RunFiles, executor: str, platform: s
     vmapped = executor == "vmap" or (executor == "auto" and platform != "cpu")
     if executor == "auto":
         executor = "threads" if vmapped else _on_cores(trials, cost)
-        if executor == "processes" and any(trial.config.model.model.startswith("__main__:") for trial in trials):
+        if executor == "processes" and any(trial.config.model.name.startswith("__main__:") for trial in trials):
             executor = "threads"  # workers do not import the script
     groups = by_program(trials, VMAPPED if vmapped else UNROLLED if executor == "unroll" else 1)
     if executor in ("threads", "processes"):  # the longest first, so that none is left for the end

@@ -43,7 +43,7 @@ class DataConfig:
 class ModelConfig:
     """A network as `flaxvision.models.create` takes it."""
 
-    model: str
+    name: str
     arguments: Settings  # beside shape, classes and seed: `init`, and what the network's function takes
 
 

@@ -76,7 +76,7 @@ def look_again(trials: Iterable[Trial]) -> None:
 
     _stamp.cache_clear()
     configs = [trial.config for trial in trials]
-    for name in dict.fromkeys(str(name) for c in configs for name in (c.model.model, c.recipe.get("optimizer", ""))):
+    for name in dict.fromkeys(str(name) for c in configs for name in (c.model.name, c.recipe.get("optimizer", ""))):
         if ":" in name:
             refresh(name)
 
@@ -91,7 +91,7 @@ def identity_of(trial: Trial, files: RunFiles) -> Identity:
     options = "".join(f" {option}={as_typed(value)}" for option, value in config.data.options.items())
     stamp = _stamp(config.data.dataset, files.data.raw_dir)
     identity: Identity = {f"data {config.data.dataset}{options}": _checksum(config.data, files.data, stamp)}
-    model, optimizer = config.model.model, config.recipe.get("optimizer")
+    model, optimizer = config.model.name, config.recipe.get("optimizer")
     for name, code in ((model, code_of(model)), (optimizer, code_of_optimizer(optimizer))):
         if code is not None:
             identity[f"code {name}"] = code
@@ -131,7 +131,7 @@ def create_model(trial: Trial, dataset: Dataset) -> Chain:
     outputs = 1 if config.recipe.get("loss") == "binary_cross_entropy" else dataset.num_classes
     with _one_line(trial):
         return grown(
-            config.model.model,
+            config.model.name,
             input_shape=dataset.input_shape,
             num_classes=outputs,
             seed=trial.seed,
@@ -148,7 +148,7 @@ def _one_line(trial: Trial) -> Iterator[None]:
         raise
     except Exception as error:
         said = f"{type(error).__name__}: {error}; mend it or its sizes"
-        raise UserError(f"model {trial.config.model.model!r} cannot be built: {said}") from error
+        raise UserError(f"model {trial.config.model.name!r} cannot be built: {said}") from error
 
 
 def recipe_of(trial: Trial, files: RunFiles) -> Recipe:

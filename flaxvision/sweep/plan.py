@@ -116,7 +116,7 @@ def _check_effects(trial: Trial) -> None:
     data, model = trial.config.data, trial.config.model
     for key in model.arguments.keys() & ELSEWHERE.keys():
         with contextlib.suppress(TypeError):  # of what is no function, of which building it says more
-            taken = argument_names(model.model)
+            taken = argument_names(model.name)
             if taken is not None and key not in taken:
                 raise unknown("setting", key, setting_keys())
     if data.validation_seed is not None and data.validation is None:
