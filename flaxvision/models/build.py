@@ -103,6 +103,10 @@ class Build:
         """
         return self._node(name, name, layer, others)
 
+    def _add(self, name: str, layer: nnx.Module, shape: Shape) -> Value:
+        """As `layer`, whose name this was while it was private; the shape is found, not taken."""
+        return self.layer(name, layer)
+
     def again(self, name: str, layer: str, *others: Value) -> Value:
         """Apply a layer that the network has already, with the same parameters, as node `name`."""
         layers = dict(self.layers)
