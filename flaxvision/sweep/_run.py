@@ -61,7 +61,7 @@ def run(
     Args:
         spec: The sweep, from `load_spec`.
         out_dir: The run directory; None for runs/NAME-TIMESTAMP.
-        executor: "loop" (one trial after the other; those of one structure share their compiled program), "threads" (so
+        executor: "loop" (one trial after the other; those of one structure share their compiled program), "threads" (as
             many at a time as there are cores), "unroll" or "vmap" (cohorts that train together), "processes" (one
             worker a core), "ray", or "auto", see `flaxvision.sweep.arrange`. On a CPU "loop", "threads" and "unroll"
             give the same results.csv, times apart; a worker of "processes" has one core, and sums that several would

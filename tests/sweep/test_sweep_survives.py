@@ -18,6 +18,7 @@ import flaxvision as fv
 from flaxvision.errors import UserError
 from flaxvision.report import report_html, results_csv, results_markdown
 from flaxvision.report.formats import best_cells
+from flaxvision.report.section import Section
 from flaxvision.sweep import parse_spec, run, workers
 from flaxvision.sweep.attempt import out_of_memory, reason
 from flaxvision.sweep.cli import main
@@ -236,6 +237,21 @@ def test_each_step_fails_alone(trained, monkeypatch, target, what, left):
     assert left <= {path.name for path in out.iterdir()}
     if "report.html" in left:
         assert f"{what}: RuntimeError: no font" in (out / "report.html").read_text(encoding="utf-8")
+
+
+def test_what_follows_a_run_adds_to_its_page_or_fails_alone(trained):
+    spec, out = trained
+
+    def count(result, dataset, failed):
+        failed("half of it", ValueError("odd"))
+        return [Section("Counted <twice>", ("split", "images"), (("test & more", str(len(dataset.test))),))]
+
+    result = run(spec, out, resume=True, export=False, after=[count, broken])
+    assert [problem.what for problem in result.problems] == ["half of it", "broken"]
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "<h2>Counted &lt;twice&gt;</h2>" in page
+    assert "<td>test &amp; more</td><td>64</td>" in page
+    assert "half of it: ValueError: odd" in page
 
 
 def outcome(cell: str, seed: int, value: float | None, status: str = "ok") -> Outcome:
