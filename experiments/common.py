@@ -38,9 +38,9 @@ VERDICTS = ("supported", "not supported", "not decided")
 CLAIMS = ("statement", "verdict", "evidence")  # header of their table
 PEERS = {  # package -> modules of which one is imported where it takes part, maybe in a process of its own
     "torch": ("torch", "peers", "steps", "tables", "scaling", "sizes", "startup", "gpu"),
-    "keras": ("keras", "frameworks", "random_chains", "steps", "tables"),
-    "onnx": ("onnx", "random_chains"),
-    "onnxruntime": ("onnxruntime", "random_chains"),
+    "keras": ("keras", "frameworks", "random_networks", "steps", "tables"),
+    "onnx": ("onnx", "random_networks"),
+    "onnxruntime": ("onnxruntime", "random_networks"),
 }
 
 
@@ -232,28 +232,14 @@ def cached(options: Options, key: Any, make: Callable[[], dict[str, np.ndarray]]
     return arrays
 
 
-def torch_runs(
-    options: Options,
-    data: fv.data.Dataset,
-    network: tuple[str, dict[str, Any]],
-    recipe: fv.Recipe,
-    **also: Any,
-) -> dict[str, np.ndarray]:
-    """What `peers.train_torch` gives for every seed, (seeds, ...), of a network and its sizes; `also` is for the key.
+def stacked(runs: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Arrays of several runs by name, with an axis of runs in front."""
+    return {name: np.stack([run[name] for run in runs]) for name in (runs[0] if runs else ())}
 
-    Empty where PyTorch is not installed, and with --quick.
-    """
-    if options.quick or importlib.util.find_spec("torch") is None:
-        return {}
-    from peers import train_torch
 
-    name, sizes = network
-    key = {"peer": network, "recipe": recipe, "data": data.source.checksum, **also}
-    runs = []
-    for seed in range(options.seeds):
-        make = functools.partial(train_torch, name, data, dataclasses.replace(recipe, seed=seed), **sizes)
-        runs.append(cached(options, {**key, "seed": seed}, make))
-    return {metric: np.stack([run[metric] for run in runs]) for metric in runs[0]}
+def installed(package: str) -> bool:
+    """Whether there is a peer to compare with."""
+    return importlib.util.find_spec(package) is not None
 
 
 def kept_in_words() -> str:

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from common import Study
 from rows import plus_minus
-from sweeps import Arrays
+from sweeps import Arrays, Runs
 
+from flaxvision.report import COLUMN, FAINT, OKABE_ITO, figure_style, new_figure
 from flaxvision.sweep import Spec, load_spec
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 DIGITS_ONLY = "our encoder knows digits only"
 HELD_OUT = 0.2  # share of the training images of which the hold-out tables are made
@@ -90,3 +94,25 @@ def judge_epochs(study: Study, final: Mapping[str, Arrays], held: Mapping[str, A
         f"is too good by construction. By how much, mean and standard error over seeds: {'; '.join(sizes)}"
         + (" (top-1 in points)" if "top1" in metrics else ""),
     )
+
+
+def draw_choices(honest: dict[str, Runs]) -> Figure:
+    """Test losses at the last epoch, at the best by validation, and at the best by the test set; a line a run."""
+    places = ("last epoch", "best on\nvalidation", "best on\ntest")
+    losses = {}
+    for way, runs in honest.items():
+        chosen = (last_epochs(runs), best_epochs(runs, "val"), best_epochs(runs))
+        losses[way] = np.stack([at(runs["test_loss"], epochs) for epochs in chosen])
+    reach = 0.55 * max(np.ptp(values) for values in losses.values())
+    with figure_style():
+        figure = new_figure(COLUMN, 2.0)
+        for axes, (way, values), color in zip(figure.subplots(1, 2), losses.items(), OKABE_ITO, strict=False):
+            axes.plot(values, color=FAINT, linewidth=0.7, alpha=0.7)
+            axes.plot(values.mean(axis=1), "o", color=color, markersize=4)
+            axes.set_xticks(range(3), places, fontsize=6)
+            axes.set_ylim(values.min() + np.ptp(values) / 2 - reach, values.min() + np.ptp(values) / 2 + reach)
+            axes.set_title(way, loc="left")
+            axes.grid(axis="y")
+            axes.margins(x=0.2)
+        figure.axes[0].set_ylabel("test loss")
+    return figure

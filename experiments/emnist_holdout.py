@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 from common import Study, judge, read_options
@@ -25,6 +24,7 @@ from emnist_common import (
     added,
     at,
     best_epochs,
+    draw_choices,
     is_lower,
     judge_epochs,
     last_epochs,
@@ -34,11 +34,6 @@ from emnist_common import (
 from figures import draw_lines
 from rows import mean_std, plus_minus
 from sweeps import Arrays, Runs, dataset_of, fill, torch_runs
-
-from flaxvision.report import COLUMN, FAINT, OKABE_ITO, figure_style, new_figure
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 WAYS = ("scratch", "pretrained")  # the encoder learns, or is pretrained and frozen
 OPTIMIZERS = ("Adam 0.001", "SGD 0.1", "SGD 0.01")
@@ -93,11 +88,12 @@ def main(arguments: list[str] | None = None) -> None:
     honest = fill(study, final_models, quick=QUICK, validation=HELD_OUT)  # with a split by which to choose the epoch
     relu = fill(study, final_models, only={"variant": ["scratch"]}, quick=QUICK, inner_activation="relu")["scratch"]
     final_peers = {way: torch_runs(options, found, few, quick=way == "pretrained") for way, found in final.items()}
-
     study.about = ABOUT.format(len(dataset_of(options, final["scratch"].config).train))
 
-    for (_, width, _), found in {cell[1]: (cell, found) for cell, found in grid.items()}.values():
-        study.row(f"H={width}: parameters", found.parameters, "", published=PUBLISHED_PARAMETERS[width], tolerance=0)
+    for (way, width, optimizer), found in grid.items():
+        if (way, optimizer) == ("scratch", "Adam 0.001"):
+            counted = PUBLISHED_PARAMETERS[width]
+            study.row(f"H={width}: parameters", found.parameters, "", published=counted, tolerance=0)
     add_holdout(study, grid, peers)
     for way in WAYS:
         add_final(study, way, final[way], final_peers[way])
@@ -338,28 +334,6 @@ def draw(study: Study, grid: Mapping[Cell, Runs], final: dict[str, Runs], honest
         "The test loss of every run (lines) and their mean (dots) at three epochs: the last, the best on a validation "
         "split, and the best on the test set itself. Both panels span the same difference.",
     )
-
-
-def draw_choices(honest: dict[str, Runs]) -> Figure:
-    """Test losses at the last epoch, at the best by validation, and at the best by the test set; a line a run."""
-    places = ("last epoch", "best on\nvalidation", "best on\ntest")
-    losses = {}
-    for way, runs in honest.items():
-        chosen = (last_epochs(runs), best_epochs(runs, "val"), best_epochs(runs))
-        losses[way] = np.stack([at(runs["test_loss"], epochs) for epochs in chosen])
-    reach = 0.55 * max(np.ptp(values) for values in losses.values())
-    with figure_style():
-        figure = new_figure(COLUMN, 2.0)
-        for axes, (way, values), color in zip(figure.subplots(1, 2), losses.items(), OKABE_ITO, strict=False):
-            axes.plot(values, color=FAINT, linewidth=0.7, alpha=0.7)
-            axes.plot(values.mean(axis=1), "o", color=color, markersize=4)
-            axes.set_xticks(range(3), places, fontsize=6)
-            axes.set_ylim(values.min() + np.ptp(values) / 2 - reach, values.min() + np.ptp(values) / 2 + reach)
-            axes.set_title(way, loc="left")
-            axes.grid(axis="y")
-            axes.margins(x=0.2)
-        figure.axes[0].set_ylabel("test loss")
-    return figure
 
 
 if __name__ == "__main__":

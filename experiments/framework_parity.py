@@ -18,108 +18,56 @@ two seeds of one training differ. (Two runs in Flax, the padded network's first 
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import itertools
-from collections.abc import Iterable
 from importlib import metadata
 
 import common
-import figures
 import numpy as np
 from common import Study
-from effects import Effect, Size, by_seed, draw_effects
+from effects import Effect, Size, by_seed
 from flax import nnx
+from framework_figures import draw_figures
 from frameworks import (
-    FLAX_KERAS,
+    CAUSES,
+    EFFECTS,
     FLAX_TORCH,
+    GAP,
+    GAP_NAME,
+    INITIALISATION,
     KERAS,
+    METRICS,
+    NETWORK,
     NETWORKS,
+    NUMERICS,
     PADDED,
-    SAME_KERAS,
-    SAME_TORCH,
-    TORCH,
+    PARAMETERS,
+    PER_CLASS,
+    PUBLISHED,
+    SECONDS,
+    TOLERANCE,
     UNPADDED,
-    Cell,
     Cells,
     create,
+    last,
     networks_of,
     time_graphs,
     train_cells,
+    train_flax,
 )
 from rows import mean_std, plus_minus
+from sweeps import Runs, dataset_of, recipe_of
 
 import export
 import flaxvision as fv
-from flaxvision.report import OKABE_ITO
 
-NAME = "framework_parity"
-METRICS = {  # metric -> (name, scale, unit)
-    "train_loss": ("training loss", 1, ""),
-    "train_top1": ("training accuracy", 100, "%"),
-    "test_top1": ("test accuracy", 100, "%"),
-    "test_loss": ("test loss", 1, ""),
-}
-
-# What the report prints: (framework, our counterpart in Flax, network) -> metric -> epoch -> value.
-PUBLISHED = {
-    (TORCH, FLAX_TORCH, PADDED): {
-        "train_loss": {10: 0.0228},
-        "train_top1": {1: 95.69, 2: 97.66, 3: 98.25, 10: 99.28},
-        "test_top1": {1: 97.14, 2: 98.05, 10: 98.93},
-    },
-    (KERAS, FLAX_KERAS, UNPADDED): {
-        "train_loss": {2: 0.0695, 6: 0.0247, 10: 0.0125},
-        "train_top1": {2: 97.86, 6: 99.24, 10: 99.65},
-        "test_top1": {10: 99.13},
-        "test_loss": {2: 0.0495, 6: 0.0382, 10: 0.0264},
-    },
-}
-PARAMETERS = {PADDED: 3_274_634, UNPADDED: 1_111_946}
-PER_CLASS = (0.9970, 0.9960, 0.9924, 0.9923, 0.9930, 0.9924, 0.9956, 0.9907, 0.9901, 0.9884)
-SECONDS = 63.5  # an epoch of Keras
 UNLIKE = "the report does not say how it counted its first epoch"
-TOLERANCE = 0.3  # points of test accuracy after the last epoch
-
-
-def cells_of(names: Iterable[str], networks: Iterable[str]) -> tuple[Cell, ...]:
-    return tuple(itertools.product(names, networks))
-
-
-FLAX_TORCH_BOTH, FLAX_KERAS_BOTH = cells_of([FLAX_TORCH], NETWORKS), cells_of([FLAX_KERAS], NETWORKS)
-FLAX_PADDED, FLAX_UNPADDED = (cells_of([FLAX_TORCH, FLAX_KERAS], [network]) for network in NETWORKS)
-NUMERICS, TORCH_NUMERICS, KERAS_NUMERICS = (
-    Effect(f"(1) One start and order: |{names}|", ((one, UNPADDED),), ((other, UNPADDED),), paired=True)
-    for names, one, other in (
-        ("Keras − PyTorch", SAME_KERAS, SAME_TORCH),
-        ("PyTorch − Flax", SAME_TORCH, FLAX_TORCH),
-        ("Keras − Flax", SAME_KERAS, FLAX_TORCH),
-    )
-)
-INITIALISATION = Effect("(2) Initialisation in Flax: Keras's − PyTorch's", FLAX_KERAS_BOTH, FLAX_TORCH_BOTH)
-NETWORK = Effect("(3) Network in Flax: unpadded − padded", FLAX_UNPADDED, FLAX_PADDED)
-CAUSES = {"the two networks": NETWORK, "default initialisation": INITIALISATION, "numerics": NUMERICS}
-EFFECTS = (
-    NUMERICS,
-    TORCH_NUMERICS,
-    KERAS_NUMERICS,
-    INITIALISATION,
-    Effect("(2) Unpadded, own defaults: Keras − PyTorch", ((KERAS, UNPADDED),), ((TORCH, UNPADDED),)),
-    NETWORK,
-    Effect("(3) As published: Keras − PyTorch", ((KERAS, UNPADDED),), ((TORCH, PADDED),)),
-    Effect("Framework alone: PyTorch − Flax", cells_of([TORCH], NETWORKS), FLAX_TORCH_BOTH),
-    Effect("Framework alone: Keras − Flax", ((KERAS, UNPADDED),), ((FLAX_KERAS, UNPADDED),)),
-)
-GAP_NAME = "Published: TensorFlow − PyTorch"
-GAP = {"test_top1": 99.13 - 98.93, "train_top1": 99.65 - 99.28, "train_loss": 0.0125 - 0.0228}
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Train every cell, take the difference apart, judge the report's answers, write everything."""
     epochs = {"type": int, "default": 10, "help": "of every run (default 10, the report's)"}
-    options = common.read_options(NAME, __doc__, arguments, seeds=3, extra={"--epochs": epochs})
+    options = common.read_options("framework_parity", __doc__, arguments, seeds=3, extra={"--epochs": epochs})
     quick = options.quick
-    recipe = fv.Recipe(learning_rate=0.1, batch_size=32 if quick else 128, epochs=2 if quick else options.extra.epochs)
     study = Study(
         options,
         "A",
@@ -127,11 +75,13 @@ def main(arguments: list[str] | None = None) -> None:
         'The report trains "the same" network in PyTorch and in Keras and ends 0.20 points of test accuracy apart. '
         f"Here its two networks are trained in both frameworks and in Flax, {options.seeds} seeds each.",
     )
-    data = study.uses(options.load("mnist", quick_limit=64), recipe=recipe, keras=metadata.version("keras"))
-    cells = train_cells(options, data, recipe)
+    flax = train_flax(study, options.extra.epochs)
+    found = flax[FLAX_TORCH, UNPADDED]
+    data, recipe = dataset_of(options, found.config), recipe_of(found.outcomes[0])
+    study.uses(data, keras=metadata.version("keras"))
+    cells = train_cells(options, data, recipe, flax)
     name, sizes = networks_of(options)[UNPADDED]
-    in_order = dataclasses.replace(recipe, shuffle=not quick)
-    trajectory = export.trajectory(name, data, in_order, steps=2 if quick else 40, **sizes)
+    trajectory = export.trajectory(name, data, recipe, steps=2 if quick else 40, **sizes)
     graphs = time_graphs(data, recipe, create(data, name, sizes, init="torch"), steps=2 if quick else 20)
 
     compare_with_published(study, cells)
@@ -149,10 +99,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 def compare_with_published(study: Study, cells: Cells) -> None:
     """For every printed number a row of the report's framework, and one of Flax."""
-    for network, published in PARAMETERS.items():
+    for network, counted in PARAMETERS.items():
         name, sizes = NETWORKS[network]
         shapes = nnx.eval_shape(functools.partial(fv.models.create, name, **sizes))
-        study.row(f"parameters, {network}", fv.models.count_parameters(shapes), "", published=published, tolerance=0)
+        study.row(f"parameters, {network}", fv.models.count_parameters(shapes), "", published=counted, tolerance=0)
     for (framework, flax, network), metrics in PUBLISHED.items():
         for metric, epochs in metrics.items():
             label, scale, unit = METRICS[metric]
@@ -171,11 +121,6 @@ def compare_with_published(study: Study, cells: Cells) -> None:
     for digit, share in enumerate(PER_CLASS):
         what = f"{FLAX_TORCH}, {PADDED}: training accuracy of digit {digit}"
         study.row(what, per_class[:, digit], published=100 * share)
-
-
-def last(cells: Cells, metric: str) -> dict[Cell, np.ndarray]:
-    """What a metric is after the last epoch, in its unit, a number a seed."""
-    return {cell: METRICS[metric][1] * runs[metric][:, -1] for cell, runs in cells.items()}
 
 
 def tabulate_cells(study: Study, cells: Cells) -> None:
@@ -326,7 +271,8 @@ def judge_accuracies(study: Study, cells: Cells, data: fv.data.Dataset) -> None:
         f"printed training accuracy. Ours: {train.min():.2f} to {train.max():.2f} % in training, {test.min():.2f} to "
         f"{test.max():.2f} % on test images",
     )
-    right = np.concatenate([runs["right"] for runs in cells.values() if "right" in runs])
+    models = [model for runs in cells.values() if isinstance(runs, Runs) for model in runs.models()]
+    right = np.stack([fv.predict(model, data.test.images).argmax(axis=1) == data.test.labels for model in models])
     batches = [right[:, start : start + 128].mean(axis=1) for start in range(0, right.shape[1], 128)]
     off = 100 * (np.mean(batches, axis=0) - right.mean(axis=1))
     study.claim(
@@ -334,74 +280,6 @@ def judge_accuracies(study: Study, cells: Cells, data: fv.data.Dataset) -> None:
         "supported" if np.abs(off).max() < 0.005 else "not supported",
         f"the last batch counts as much as the others but has {right.shape[1] % 128 or 128} of 128 images: in "
         f"{len(off)} runs of Flax the mean is off by {off.min():+.3f} to {off.max():+.3f} points",
-    )
-
-
-# The figures.
-
-
-def draw_figures(study: Study, cells: Cells, trajectory: export.Trajectory, classes: tuple[str, ...]) -> None:
-    """Curves, classes, effects and trajectories."""
-
-    def curves(metric: str, scale: float) -> dict[str, dict[str, np.ndarray]]:
-        return {
-            f"{network.capitalize()}, {count:,} parameters": {
-                name: scale * runs[metric]
-                for (name, of), runs in cells.items()
-                if of == network and name not in (SAME_TORCH, SAME_KERAS)
-            }
-            for network, count in PARAMETERS.items()
-        }
-
-    def limits(*panels: dict[str, dict[str, np.ndarray]]) -> tuple[float, float]:
-        values = np.concatenate(
-            [np.ravel(line) for panel in panels for lines in panel.values() for line in lines.values()]
-        )
-        return float(np.nanmin(values)) * 0.999, float(np.nanmax(values)) * 1.001
-
-    for name, metric, scale in (("accuracy (%)", "top1", 100), ("loss", "loss", 1)):
-        training, test = curves(f"train_{metric}", scale), curves(f"test_{metric}", scale)
-        look = {"log": metric == "loss", "limits": limits(training, test)}
-        figure = figures.draw_lines(test, name, dashed=training, dashed_means="training (running)", **look)
-        name = name.split()[0]
-        study.figure(name, figure, f"The {name} of every framework and initialisation over epochs.")
-
-    runs = cells[FLAX_TORCH, PADDED]
-    training, test = (
-        {f"digit {c}": {"": 100 * runs[f"{split}_per_class"][..., i]} for i, c in enumerate(classes)}
-        for split in ("train", "test")
-    )
-    look = {"limits": limits(training, test), "columns": 5, "height": 1.5}
-    figure = figures.draw_lines(test, "accuracy (%)", dashed=training, dashed_means="training (running)", **look)
-    for axes, share in zip(figure.axes, PER_CLASS, strict=False):
-        axes.plot(10, 100 * share, "D", ms=3.5, color=OKABE_ITO[1], clip_on=False, zorder=4)
-    caption = f"Accuracy of each class over epochs: {FLAX_TORCH}, padded. Diamonds: the report, on training images."
-    study.figure("classes", figure, caption)
-
-    measures = {"test accuracy (points)": "test_top1", "training loss": "train_loss"}
-    shown = {title: (last(cells, metric), GAP[metric]) for title, metric in measures.items()}
-    study.figure(
-        "effects",
-        draw_effects(EFFECTS, shown, GAP_NAME),
-        "Effects after the last epoch with 95 % intervals, below the published gap. In the band lie 95 % of pairs of "
-        "runs that differ in their seeds alone. In (1) they are absolute differences.",
-    )
-
-    names = {("flax", "float32"): "Flax", ("torch again", "float32"): "PyTorch reordered"}
-    names |= {("flax", "float64"): "Flax, float64"}
-    apart = {
-        name: np.abs(trajectory.losses[f, p] / trajectory.losses["torch", p] - 1) for (f, p), name in names.items()
-    }
-    lines = {name: np.maximum.accumulate(values, axis=-1) for name, values in apart.items()}
-    lines = {name: np.maximum(values, 1e-17) for name, values in lines.items()}  # 0 has no logarithm
-    label = "largest relative difference"
-    figure = figures.draw_lines({"": lines}, label, xlabel="step", log=True, limits=(8e-18, 1))
-    study.figure(
-        "trajectories",
-        figure,
-        "The unpadded network from one start in one order: the largest difference of a loss from PyTorch's up to each "
-        "step. In float32 rounding grows, between frameworks as between two orders of summation in PyTorch; in float64 "
-        "there is next to none.",
     )
 
 

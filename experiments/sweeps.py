@@ -5,18 +5,17 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import importlib.util
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import KEPT, RESULTS, Options, Study, cached, commit
+from common import KEPT, RESULTS, Options, Study, cached, commit, installed, stacked
 
 import flaxvision as fv
 from flaxvision.sweep import Outcome, Spec, config_hash, load_spec, override, run
-from flaxvision.sweep.config import DataConfig
+from flaxvision.sweep.config import DataConfig, TrialConfig
 from flaxvision.sweep.files import DataFolders
 from flaxvision.sweep.inputs import load_dataset
 from flaxvision.sweep.progress import watcher
@@ -168,29 +167,38 @@ def dataset_of(options: Options, config: Mapping[str, Any]) -> fv.data.Dataset:
     return load_dataset(DataConfig.of(dict(config)), DataFolders(options.raw_dir))
 
 
+def config_of(outcome: Outcome) -> TrialConfig:
+    """A trial's data, model and recipe."""
+    return Trial.of_record({"config": outcome.config, "cell": dict(outcome.cell)}).config
+
+
+def recipe_of(outcome: Outcome) -> fv.Recipe:
+    """How a trial trains, but for what it starts from and which epoch it keeps."""
+    settings = config_of(outcome).recipe.items()
+    kept = {key: value for key, value in settings if not key.startswith(("warm_", "select", "frozen"))}
+    return fv.Recipe(**kept, seed=outcome.seed)
+
+
 def torch_runs(options: Options, runs: Runs, seeds: int | None = None, *, quick: bool = False) -> Arrays:
     """The same trials in plain PyTorch: what `peers.train_torch` gives, (seeds, ...).
 
     It starts from the same pretrained weights where the trials do. Empty where PyTorch is not installed, and with
     --quick, unless `quick` asks for a seed.
     """
-    if (options.quick and not quick) or importlib.util.find_spec("torch") is None:
+    if (options.quick and not quick) or not installed("torch"):
         return {}
     from peers import train_torch
 
+    data, config = dataset_of(options, runs.config), config_of(runs.outcomes[0])
+    start = pretrained(runs) if "warm_start" in config.recipe else {}
+    checksum = hashlib.sha256(b"".join(tensor.tobytes() for tensor in start.values())).hexdigest()
+    rest = {"weights": start, "frozen": tuple(config.recipe.get("frozen", ()))}
+    rest |= {key: value for key, value in config.model.arguments.items() if key != "init"}
     found = []
     for outcome in runs.outcomes[: 1 if options.quick else seeds]:
-        data = dataset_of(options, outcome.config)
-        config = Trial.of_record({"config": outcome.config, "cell": dict(outcome.cell)}).config
-        start = pretrained(runs) if "warm_start" in config.recipe else {}
-        frozen = tuple(config.recipe.get("frozen", ()))
-        kept = {k: v for k, v in config.recipe.items() if not k.startswith(("warm_", "select", "frozen"))}
-        recipe = fv.Recipe(**kept, seed=outcome.seed)
-        sizes = {k: v for k, v in config.model.arguments.items() if k != "init"}
-        make = functools.partial(train_torch, config.model.name, data, recipe, weights=start, frozen=frozen, **sizes)
-        checksums = [data.source.checksum, hashlib.sha256(b"".join(t.tobytes() for t in start.values())).hexdigest()]
-        found.append(cached(options, {"peer": outcome.config, "checksums": checksums}, make))
-    return {metric: np.stack([run[metric] for run in found]) for metric in found[0]}
+        make = functools.partial(train_torch, config.model.name, data, recipe_of(outcome), **rest)
+        found.append(cached(options, {"peer": outcome.config, "data": data.source.checksum, "start": checksum}, make))
+    return stacked(found)
 
 
 def pretrained(runs: Runs) -> dict[str, np.ndarray]:
