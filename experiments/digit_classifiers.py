@@ -81,12 +81,6 @@ def arithmetic(layer: Linear | Conv) -> tuple[str, int]:
     return f"({layer.in_features:,} + 1) · {layer.out_features}", (layer.in_features + 1) * layer.out_features
 
 
-def published_accuracy(network: str, found: Runs) -> tuple[float, ...]:
-    """Of each epoch, in percent; with --quick there are fewer."""
-    every = (*PUBLISHED_ACCURACY[network], found.published()["published"])
-    return every[: found["test_top1"].shape[1]]
-
-
 def add_rows(study: Study, network: str, found: Runs, peer: Arrays, at_half: np.ndarray) -> None:
     """Accuracies, losses and speed beside the published ones; only the last accuracy is held to its one.
 
@@ -94,7 +88,8 @@ def add_rows(study: Study, network: str, found: Runs, peer: Arrays, at_half: np.
     """
     accuracy = 100 * found["test_top1"]
     tolerance = found.published()["tolerance"]
-    for epoch, (ours, published) in enumerate(zip(accuracy.T, published_accuracy(network, found), strict=True), 1):
+    every = found.by_epoch(PUBLISHED_ACCURACY[network])
+    for epoch, (ours, published) in enumerate(zip(accuracy.T, every, strict=True), 1):
         last = epoch == accuracy.shape[1]
         outside = last and abs(ours.mean() - published) > tolerance and len(ours) > 1
         note = f"{abs(ours.mean() - published) / ours.std(ddof=1):.1f} times the std over seeds" if outside else ""
@@ -195,7 +190,7 @@ def draw(study: Study, data: fv.data.Dataset, runs: dict[str, Runs]) -> None:
         accuracy: {network: 100 * found["test_top1"] for network, found in runs.items()},
         loss: {network: found["test_loss"] for network, found in runs.items()},
     }
-    published = {network: np.array(published_accuracy(network, found)) for network, found in runs.items()}
+    published = {network: np.array(found.by_epoch(PUBLISHED_ACCURACY[network])) for network, found in runs.items()}
     study.figure(
         "curves",
         draw_lines(panels, "", dashed={accuracy: published}, solid_means="ours", dashed_means="published"),

@@ -67,12 +67,6 @@ def main(arguments: list[str] | None = None) -> None:
     study.write()
 
 
-def published_accuracy(network: str, found: Runs) -> tuple[float, ...]:
-    """Of each epoch, in percent; with --quick there are fewer."""
-    every = (*PUBLISHED_ACCURACY[network], found.published()["published"])
-    return every[: found["test_top1"].shape[1]]
-
-
 def add_rows(study: Study, network: str, found: Runs, peer: Arrays) -> None:
     """Loss and accuracy beside the published ones; only the last epoch is held to them."""
     loss, accuracy = found["train_loss"], 100 * found["test_top1"]
@@ -92,7 +86,7 @@ def add_rows(study: Study, network: str, found: Runs, peer: Arrays) -> None:
     for epoch in range(1, epochs + 1):
         known = {"published_range": PUBLISHED_RANGE.get(network)}
         if network in PUBLISHED_ACCURACY:
-            known = {"published": published_accuracy(network, found)[epoch - 1]}
+            known = {"published": found.by_epoch(PUBLISHED_ACCURACY[network])[epoch - 1]}
         study.row(
             f"{network}: accuracy, epoch {epoch}",
             accuracy[:, epoch - 1],
@@ -174,7 +168,7 @@ def draw(study: Study, data: fv.data.Dataset, runs: dict[str, Runs], polar_longe
         "test accuracy (%)": accuracy,
         "training loss": {name: found["train_loss"] for name, found in runs.items()},
     }
-    published = {name: np.array(published_accuracy(name, runs[name])) for name in PUBLISHED_ACCURACY}
+    published = {name: np.array(runs[name].by_epoch(PUBLISHED_ACCURACY[name])) for name in PUBLISHED_ACCURACY}
     study.figure(
         "curves",
         draw_lines(panels, "", dashed={"test accuracy (%)": published}, solid_means="ours", dashed_means="published"),

@@ -75,6 +75,10 @@ class Runs(Mapping[str, np.ndarray]):
         """See `published`."""
         return published(self.spec, metric, dict(self.outcomes[0].cell))
 
+    def by_epoch(self, earlier: Sequence[float]) -> tuple[float, ...]:
+        """Published accuracies, as many as there are epochs here: the earlier ones as given, the last the spec's."""
+        return (*earlier, self.published()["published"])[: self["test_top1"].shape[1]]
+
 
 def published(spec: Spec, metric: str, where: Mapping[str, str]) -> dict[str, float]:
     """What `Study.row` takes of a cell's published value and its tolerance; accuracies in percent."""

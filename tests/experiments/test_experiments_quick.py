@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 
+import flaxvision as fv
 from flaxvision.training import engine
 from tests.conftest import slow
 
@@ -103,6 +104,39 @@ def test_rows_and_kept_parts(script, tmp_path, monkeypatch):
     (record,) = common.KEPT.values()
     assert {"commit", "seconds", "versions"} == record.keys()
     assert common.kept_in_words().startswith("1 part kept")
+
+
+def test_a_table_goes_on_with_other_points_and_seeds(script, tmp_path, monkeypatch):
+    common, sweeps = script("common"), script("sweeps")
+    monkeypatch.setattr(sweeps, "RESULTS", tmp_path / "experiments" / "results")
+    table = fv.sweep.parse_spec(
+        {
+            "name": "table",
+            "dataset": "two_clusters",
+            "model": "linear",
+            "data": {"limit": 64},
+            "recipe": {"batch_size": 32, "epochs": 1, "loss": "binary_cross_entropy"},
+            "grid": {"learning_rate": [0.1, 0.01]},
+            "published": [{"where": {"learning_rate": 0.1}, "metric": "test_top1", "value": 0.9, "tolerance": 0.01}],
+        }
+    )
+
+    def fill(seeds, **rest):
+        study = common.Study(common.read_options("some", None, [], seeds=seeds), "", "", "")
+        return study, sweeps.fill(study, table, executor="loop", **rest)
+
+    _, first = fill(1, only={"learning_rate": ["0.01"]})
+    assert list(first) == ["0.01"]
+    study, both = fill(2)
+    assert both["0.1"]["test_top1"].shape == (2, 1)
+    assert both["0.01"].outcomes[0].seconds == first["0.01"].outcomes[0].seconds  # not trained again
+    assert both["0.1"].published() == {"published": 90.0, "tolerance": 1.0}
+    assert sweeps.recipe_of(both["0.01"].outcomes[1]) == fv.Recipe(
+        learning_rate=0.01, batch_size=32, epochs=1, loss="binary_cross_entropy", seed=1
+    )
+    assert list(study.sources) == ["two_clusters"]
+    assert common.kept_in_words().startswith("1 part kept")
+    common.KEPT.clear()
 
 
 @pytest.mark.slow
