@@ -13,20 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-from flax import nnx
 
 from export._onnx import to_onnx
 from flaxvision._files import write_atomically
 from flaxvision.data import Dataset
 from flaxvision.layers import Chain
-from flaxvision.layers.context import evaluation_on
 from flaxvision.models import save_model
+from flaxvision.training.checks import as_model_takes
 from flaxvision.training.losses import class_scores, loss_of
+from flaxvision.training.scoring import Evaluator, batches
 
 if TYPE_CHECKING:
     from flaxvision.report.section import Section
 
-BATCH = 500
 NEAR_TIE = 1e-4  # two best scores closer than this: either may win in float32
 REPEATS = 20
 HEADER = ("runtime", "max abs. difference", "relative", "same arg max", "accuracy", "file", "batch 1", "batch 64")
@@ -115,8 +114,6 @@ def compare(model: Chain, dataset: Dataset, *, onnx: str | Path | None = None) -
     Raises:
         UserError: If a layer cannot be exported or the images do not fit the model.
     """
-    from flaxvision.training._evaluate import as_model_takes
-
     images, labels = dataset.test.images, dataset.test.labels
     as_model_takes(model, images)
     loss = loss_of(model.output_shape)
@@ -181,9 +178,8 @@ class _Runtime:
 
 def _runtimes(model: Chain, folder: Path, onnx_file: Path | None) -> dict[str, _Runtime]:
     """Every runtime that is installed."""
-    graphdef, state = nnx.split(model)
-    context = evaluation_on(jax.default_backend())
-    apply = jax.jit(lambda state, x: nnx.merge(graphdef, state)(x, context))
+    evaluator, state = Evaluator.of(model)
+    apply = jax.jit(lambda state, x: evaluator.network(state)(x, evaluator.context))
     size = save_model(model, folder / "model.safetensors").stat().st_size
     runtimes = {"Flax": _Runtime(lambda x: np.asarray(apply(state, x)), False, size)}
 
@@ -233,8 +229,7 @@ def _scaled(model: Chain, images: np.ndarray) -> np.ndarray:
 
 
 def _outputs(runtime: _Runtime, model: Chain, images: np.ndarray) -> np.ndarray:
-    starts = range(0, len(images), BATCH)
-    parts = (runtime.call(runtime.enter(_scaled(model, images[start : start + BATCH]))) for start in starts)
+    parts = (runtime.call(runtime.enter(_scaled(model, images[rows]))) for rows in batches(len(images)))
     return np.concatenate([runtime.leave(part) for part in parts])
 
 

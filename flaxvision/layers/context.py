@@ -46,11 +46,6 @@ class Context:
 EVALUATION = Context()
 
 
-def evaluation_on(platform: str) -> Context:
-    """How a platform ("cpu", "gpu", …) evaluates: with XLA's convolutions, but for its slowest ones on a CPU."""
-    return Context(policy=Policy.for_training(platform).for_evaluation()) if platform == "cpu" else EVALUATION
-
-
 def matches(name: str, prefixes: tuple[str, ...]) -> bool:
     """Whether `name` is one of `prefixes` or lies under one: "encoder" covers "encoder.0", not "encoder2"."""
     return any(name == prefix or name.startswith(prefix + ".") for prefix in prefixes)

@@ -1,7 +1,3 @@
-from ._evaluate import (
-    evaluate as evaluate,
-    predict as predict,
-)
 from ._fit import (
     fit as fit,
     train_cohort as train_cohort,
@@ -16,3 +12,7 @@ from .history import (
 from .metrics import Metrics as Metrics
 from .progress import ProgressBar as ProgressBar
 from .recipe import Recipe as Recipe
+from .scoring import (
+    evaluate as evaluate,
+    predict as predict,
+)

@@ -1,17 +1,19 @@
-"""Whether a model, the data and a recipe fit each other."""
+"""Whether a model, examples and a recipe fit each other."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
 
-from flaxvision.data import Dataset
+from flaxvision.data import Dataset, Split
+from flaxvision.data.examples import as_array, check_pixels
 from flaxvision.errors import UserError, unknown
-from flaxvision.layers import BatchNorm, Chain, Dropout
+from flaxvision.layers import BatchNorm, Chain, Dropout, Preprocess
 from flaxvision.layers.context import matches
 from flaxvision.training.losses import loss_of
 from flaxvision.training.metrics import check_metric
@@ -101,3 +103,48 @@ def _check_batch_norm(model: Chain, batch: int) -> None:
                 f"{step.node.name} of {model.kind} normalises over the batch, and batches hold one example: "
                 "give batch_size=2 or more (and as many examples), or a network without BatchNorm"
             )
+
+
+def as_model_takes(model: Chain, images: Any) -> np.ndarray:
+    """Examples as an array that fits the model; `UserError` for another shape, and for values that are no pixels."""
+    check_model(model)
+    if isinstance(images, (Split, Dataset)):
+        raise UserError(f"examples are a {type(images).__name__}: give its images, such as data.test.images")
+    where, shape = f"{model.kind} on these examples", model.input_shape
+    x = as_array(where, images)
+    if len(shape) == 3 and x.ndim == 3 and shape[2] == 1 and x.shape != shape and x.shape[1:] == shape[:2]:
+        x = x[..., None]
+    if x.shape[1:] != shape:
+        raise UserError(
+            f"{model.kind} takes examples of shape {shape}, given are {x.shape[1:]}: {_remedy(x.shape, shape)}"
+        )
+    if not x.size:
+        return x
+    if len(shape) == 3 and model.preprocess != Preprocess():
+        low, high = check_pixels(where, x, "images")
+        if x.dtype.kind == "f" and 0 < high <= 1:
+            raise UserError(
+                f"{where}: images are {x.dtype} from {low:g} to {high:g}, and seem scaled: the model scales pixels "
+                "itself, give them as stored, 0 to 255 (np.rint(images * 255).astype('uint8'))"
+            )
+    elif x.dtype.kind == "f" and not np.isfinite(x).all():
+        raise UserError(f"{where}: {np.count_nonzero(~np.isfinite(x))} values are not finite")
+    return x
+
+
+def check_model(model: Any) -> None:
+    """Raise `UserError` for what is no model."""
+    if not isinstance(model, Chain):
+        what = "result.model" if isinstance(getattr(model, "model", None), Chain) else "one of create or load_model"
+        raise UserError(f"the model is a {type(model).__name__}: give {what}")
+
+
+def _remedy(given: tuple[int, ...], shape: tuple[int, ...]) -> str:
+    """What to write for an array of shape `given` to become one of examples of `shape`."""
+    if given == shape:
+        return "give an array of several, x[None] for one"
+    if len(shape) == 3 and given[1:] == (shape[2], *shape[:2]):
+        return "channels come last, write x.transpose(0, 2, 3, 1)"
+    if len(given) == 2 and given[1] == math.prod(shape):
+        return f"write x.reshape(-1, {', '.join(map(str, shape))})"
+    return f"give an array (N, {', '.join(map(str, shape))})"

@@ -1,23 +1,147 @@
-"""Compiled evaluation: the sums of trained members over a part of what is held out."""
+"""What trained networks score and predict, with the preprocessing that travels with them."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import lax
 
 from flaxvision._cache import shared_cache
-from flaxvision.layers.context import Context
+from flaxvision.data import Split
+from flaxvision.data.examples import check_labels
+from flaxvision.errors import UserError
+from flaxvision.layers import Chain, Context
 from flaxvision.ops.dtypes import at_least_float32
-from flaxvision.training.batches import Batch, Shard, take_range
+from flaxvision.ops.policy import Policy
+from flaxvision.training.batches import Shard, take_range
+from flaxvision.training.checks import as_model_takes
+from flaxvision.training.losses import class_scores, loss_of
 from flaxvision.training.members import Members
+from flaxvision.training.metrics import Metrics
 from flaxvision.training.plan import AXIS, EVALUATED, Plan, compile_for
 from flaxvision.training.state import cast
 from flaxvision.training.sums import Sums, sum_batch, zero_sums
+
+
+def evaluate(model: Chain, split: Split) -> Metrics:
+    """What a model scores on a split; every example counts once.
+
+    The loss is that of the model's outputs: squared error for images, binary cross-entropy for one logit, else
+    cross-entropy.
+
+    Raises:
+        UserError: If the examples do not fit the model.
+    """
+    if not isinstance(split, Split):
+        raise UserError(f"evaluate got a {type(split).__name__}: give a Split, such as data.test")
+    if not len(split):
+        raise UserError("evaluate got a split without examples: give one example or more")
+    as_model_takes(model, split.images)
+    loss = loss_of(model.output_shape)
+    classes = 0 if loss == "squared_error" else max(model.output_shape[0], 2)
+    if classes:
+        check_labels(f"{model.kind} on these examples", split.labels, classes)
+    evaluator, variables = Evaluator.of(model, classes)
+    parts = []
+    for rows in batches(len(split)):
+        part = split[rows]
+        images, labels = padded(part.images), padded(part.labels)
+        parts.append(jax.device_get(_score(evaluator, variables, images, labels, np.arange(EVALUATED) < len(part))))
+    return Metrics.of(jax.tree.map(lambda *sums: np.sum(sums, axis=0), *parts))
+
+
+def predict(model: Chain, images: Any) -> np.ndarray:
+    """Class probabilities, float32 (N, C), of images as stored (pixels 0 to 255) or points (float32 (N, D)).
+
+    The model scales pixels itself, as it was trained (`model.preprocess`). A model with one logit gives two columns; a
+    model whose outputs are images gives those, (N, H, W, C).
+
+    Args:
+        model: The model.
+        images: (N, H, W, C), or (N, H, W) where C is 1: uint8, or another number type with pixels 0 to 255.
+
+    Raises:
+        UserError: If the examples do not fit the model, or their values look scaled already; it says what to write.
+
+    >>> import numpy as np, flaxvision as fv
+    >>> model = fv.models.create("linear", input_shape=(2, 2, 1), num_classes=3)
+    >>> fv.predict(model, np.zeros((5, 2, 2), np.uint8)).shape
+    (5, 3)
+    """
+    images = as_model_takes(model, images)
+    evaluator, variables = Evaluator.of(model)
+    parts = [np.zeros((0, *model.output_shape), np.float32)] if not len(images) else []
+    for rows in batches(len(images)):
+        part = images[rows]
+        parts.append(np.asarray(_predict(evaluator, variables, padded(part)))[: len(part)])
+    return np.concatenate(parts)
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluator:
+    """All that is static about a network in evaluation mode."""
+
+    graphdef: nnx.GraphDef
+    loss: str
+    classes: int  # how many there are; 0 without classes
+    dtype: jnp.dtype  # of activations
+    policy: Policy
+
+    @classmethod
+    def of(cls, model: Chain, classes: int = 0) -> tuple[Evaluator, nnx.State]:
+        """The evaluator of a model on its own, and the model's variables."""
+        graphdef, variables = nnx.split(model)
+        policy = Policy.for_training(jax.default_backend()).for_evaluation()
+        return cls(graphdef, loss_of(model.output_shape), classes, model.dtype, policy), variables
+
+    @property
+    def context(self) -> Context:
+        """How the network is called."""
+        return Context(policy=self.policy)
+
+    def network(self, variables: nnx.State) -> Chain:
+        """The network with its numbers."""
+        stats, others = nnx.split_state(variables, nnx.BatchStat, ...)
+        return nnx.merge(self.graphdef, cast(others, self.dtype), stats, copy=True)
+
+    def run(self, variables: nnx.State, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The network's outputs for images as stored, and its inputs, both of float32 at least."""
+        model = self.network(variables)
+        inputs = model.preprocess(images, self.dtype)
+        outputs = model(inputs, self.context)
+        return outputs.astype(at_least_float32(outputs.dtype)), inputs.astype(at_least_float32(inputs.dtype))
+
+    def score(self, variables: nnx.State, images: jax.Array, labels: jax.Array, mask: jax.Array | None) -> Sums:
+        """The sums over a batch, see `sum_batch`."""
+        outputs, inputs = self.run(variables, images)
+        return sum_batch(self.loss, self.classes, outputs, labels, inputs, mask)
+
+
+_score = jax.jit(Evaluator.score, static_argnums=0)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _predict(evaluator: Evaluator, variables: nnx.State, images: jax.Array) -> jax.Array:
+    outputs, _ = evaluator.run(variables, images)
+    scores = class_scores(evaluator.loss, outputs)
+    return outputs if scores is None else jax.nn.softmax(scores)
+
+
+def batches(examples: int) -> Iterator[slice]:
+    """Where the batches of an evaluation lie among so many examples."""
+    return (slice(start, start + EVALUATED) for start in range(0, examples, EVALUATED))
+
+
+def padded(array: np.ndarray) -> np.ndarray:
+    """An array with zeros after its rows, so that one program serves batches of any length."""
+    return np.concatenate([array, np.zeros((EVALUATED - len(array), *array.shape[1:]), array.dtype)])
 
 
 @shared_cache(32)
@@ -40,18 +164,12 @@ def _evaluate(
     stop: jax.Array,
 ) -> Members[Sums]:
     size = min(EVALUATED, len(labels))
-    context = Context(policy=plan.policy.for_evaluation())
-
-    def score(variables: nnx.State, batch: Batch) -> Sums:
-        stats, others = nnx.split_state(variables, nnx.BatchStat, ...)
-        model = nnx.merge(plan.graphdef, cast(others, plan.dtype), stats, copy=True)
-        inputs = model.preprocess(batch.images, plan.dtype)
-        outputs, inputs = (x.astype(at_least_float32(x.dtype)) for x in (model(inputs, context), inputs))
-        return sum_batch(plan.recipe.loss, plan.classes, outputs, batch.labels, inputs, batch.mask)
+    evaluator = Evaluator(plan.graphdef, plan.recipe.loss, plan.classes, plan.dtype, plan.policy.for_evaluation())
 
     def one(number: jax.Array, total: Members[Sums]) -> Members[Sums]:
         batch = take_range(images, labels, first + number * size, stop, size, shard)
-        return jax.tree.map(jnp.add, total, variables.map(lambda one: score(one, batch)))
+        sums = variables.map(lambda one: evaluator.score(one, batch.images, batch.labels, batch.mask))
+        return jax.tree.map(jnp.add, total, sums)
 
     zeros = variables.zeros(functools.partial(zero_sums, plan.classes, at_least_float32(plan.dtype)))
     total = lax.fori_loop(0, (stop - first + size - 1) // size, one, zeros)
