@@ -15,13 +15,13 @@ from flaxvision.ops.policy import NATIVE, Policy
 class Context:
     """How one forward pass runs.
 
-    Randomness belongs to an example's place in the batch, so that neither padding nor the number of devices changes
+    Randomness belongs to an example's index in the batch, so that neither padding nor the number of devices changes
     what an example sees.
     """
 
     train: bool = False  # training mode: dropout drops, BatchNorm uses and updates batch statistics
     key: jax.Array | None = None  # the step's random key; needed in training by layers that draw
-    place: jax.Array | None = None  # int32 (B,): each example's place in the whole batch; None counts from 0
+    indices: jax.Array | None = None  # int32 (B,): of each example in the whole batch; None counts from 0
     mask: jax.Array | None = None  # bool (B,): False marks padding; None means that every example is real
     axis_name: str | None = None  # the device axis of `jax.pmap` over which batch statistics are summed
     policy: Policy = NATIVE  # which forms layers take
@@ -39,8 +39,8 @@ class Context:
         """One random key per example, shape (examples,)."""
         if self.key is None:
             raise ValueError("training mode needs a random key: pass Context(train=True, key=jax.random.key(0))")
-        place = jnp.arange(examples) if self.place is None else self.place
-        return jax.vmap(jax.random.fold_in, (None, 0))(self.key, place)
+        indices = jnp.arange(examples) if self.indices is None else self.indices
+        return jax.vmap(jax.random.fold_in, (None, 0))(self.key, indices)
 
 
 EVALUATION = Context()

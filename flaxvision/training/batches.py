@@ -15,7 +15,7 @@ class Batch(NamedTuple):
 
     images: jax.Array  # (B, *input_shape) as stored
     labels: jax.Array  # int32 (B,)
-    place: jax.Array  # int32 (B,): where each example stands in the whole batch
+    indices: jax.Array  # int32 (B,): of each example in the whole batch
     mask: jax.Array | None  # bool (B,): False is padding; None when there is none
 
 
@@ -51,16 +51,16 @@ def take_batch(
     `padded` there may be fewer than `size` examples left, and padding fills the batch.
     """
     share = -(-size // shard.devices)
-    place = jnp.asarray(shard.rank, jnp.int32) * share + jnp.arange(share, dtype=jnp.int32)
+    indices = jnp.asarray(shard.rank, jnp.int32) * share + jnp.arange(share, dtype=jnp.int32)
     if order is None and shard.devices == 1 and not padded:
         images, labels = (lax.dynamic_slice_in_dim(array, start, size) for array in (images, labels))
-        return Batch(images, labels, place, None)
+        return Batch(images, labels, indices, None)
     last = jnp.minimum(size, len(labels) - start) - 1 if padded else size - 1
-    chosen = start + jnp.minimum(place, last)
+    chosen = start + jnp.minimum(indices, last)
     if order is not None:
         chosen = order[chosen]
-    mask = place <= last if padded or size % shard.devices else None
-    return Batch(images[chosen], labels[chosen], place, mask)
+    mask = indices <= last if padded or size % shard.devices else None
+    return Batch(images[chosen], labels[chosen], indices, mask)
 
 
 def split_batch(batch: Batch, most: int) -> Batch:
@@ -84,12 +84,12 @@ def take_range(
     What does not count is masked, so that one compiled program serves ranges of any length.
     """
     share = -(-size // shard.devices)
-    place = jnp.asarray(shard.rank, jnp.int32) * share + jnp.arange(share, dtype=jnp.int32)
+    indices = jnp.asarray(shard.rank, jnp.int32) * share + jnp.arange(share, dtype=jnp.int32)
     begin = jnp.minimum(start, len(labels) - size)  # not past the end: the last batch begins earlier
-    index = begin + place
-    mask = (place < size) & (index >= start) & (index < stop)
+    chosen = begin + indices
+    mask = (indices < size) & (chosen >= start) & (chosen < stop)
     if shard.devices == 1:
         images, labels = (lax.dynamic_slice_in_dim(array, begin, size) for array in (images, labels))
     else:
-        images, labels = (array[begin + jnp.minimum(place, size - 1)] for array in (images, labels))
-    return Batch(images, labels, place, mask)
+        images, labels = (array[begin + jnp.minimum(indices, size - 1)] for array in (images, labels))
+    return Batch(images, labels, indices, mask)

@@ -23,7 +23,7 @@ class TrainState(NamedTuple):
 
     params: nnx.State  # what learns
     stats: nnx.State  # running BatchNorm statistics
-    fixed: nnx.State  # frozen parameters and layer hyperparameters such as dropout rates
+    non_trainable: nnx.State  # frozen parameters and layer hyperparameters such as dropout rates
     opt: optax.OptState
     step: jax.Array  # int32 (): updates done
     seed: jax.Array  # uint32 (): of order, dropout and augmentation
@@ -32,7 +32,7 @@ class TrainState(NamedTuple):
     @property
     def variables(self) -> nnx.State:
         """Those of the model: what evaluation reads."""
-        return nnx.merge_state(self.params, self.stats, self.fixed)
+        return nnx.merge_state(self.params, self.stats, self.non_trainable)
 
     @property
     def selected(self) -> TrainState:
@@ -47,8 +47,8 @@ def split_model(model: Chain, frozen: tuple[str, ...]) -> tuple[nnx.GraphDef, nn
         return isinstance(variable, nnx.Param) and not matches(model.names[path[1]], frozen)
 
     graphdef, params, *others = nnx.split(model, learns, nnx.BatchStat, ...)
-    stats, fixed = others
-    return graphdef, params, stats, fixed
+    stats, non_trainable = others
+    return graphdef, params, stats, non_trainable
 
 
 def init_members(
@@ -68,26 +68,27 @@ def init_members(
 
     def init(model: Chain, recipe: Recipe) -> TrainState:
         _, *parts = split_model(model, recipe.frozen)
-        params, stats, fixed = jax.tree.map(lambda x: jnp.array(np.asarray(x)), parts)  # jnp.copy compiles every shape
+        # `jnp.copy` compiles every shape.
+        params, stats, non_trainable = jax.tree.map(lambda x: jnp.array(np.asarray(x)), parts)
         step, seed = jnp.zeros((), jnp.int32), jnp.asarray(recipe.seed, jnp.uint32)
         smoothing = jnp.asarray(np.asarray(recipe.label_smoothing)) if recipe.label_smoothing else None
         opt = build_optimizer(recipe, *duration, dtype).init(params)
-        return TrainState(params, stats, fixed, opt, step, seed, smoothing)
+        return TrainState(params, stats, non_trainable, opt, step, seed, smoothing)
 
     if not stacked:
         return Unrolled(tuple(map(init, models, recipes)))
     parts = zip(*(split_model(model, recipes[0].frozen)[1:] for model in models), strict=True)
-    params, stats, fixed = (jax.tree.map(lambda *x: np.stack(x), *part) for part in parts)
+    params, stats, non_trainable = (jax.tree.map(lambda *x: np.stack(x), *part) for part in parts)
     step, seed = jnp.zeros(len(models), jnp.int32), jnp.asarray([recipe.seed for recipe in recipes], jnp.uint32)
     smoothings = np.asarray([recipe.label_smoothing for recipe in recipes])
     opt = init_many(recipes, *duration, params, dtype)
     smoothing = jnp.asarray(smoothings) if smoothings.any() else None
-    return Stacked(TrainState(params, stats, fixed, opt, step, seed, smoothing), len(models))
+    return Stacked(TrainState(params, stats, non_trainable, opt, step, seed, smoothing), len(models))
 
 
 def merge_model(graphdef: nnx.GraphDef, state: TrainState) -> Chain:
     """A new model with the state's variables."""
-    return nnx.merge(graphdef, state.params, state.stats, state.fixed, copy=True)
+    return nnx.merge(graphdef, state.params, state.stats, state.non_trainable, copy=True)
 
 
 def cast(state: nnx.State, dtype: jnp.dtype) -> nnx.State:

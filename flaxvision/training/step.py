@@ -57,9 +57,9 @@ def make_step(plan: Plan, tx: optax.GradientTransformation) -> Step:
     def loss_fn(
         params: nnx.State, state: TrainState, batch: Batch, examples: jax.Array
     ) -> tuple[jax.Array, tuple[nnx.State, Sums]]:
-        model = nnx.merge(plan.graphdef, cast(params, dtype), state.stats, cast(state.fixed, dtype), copy=True)
+        model = nnx.merge(plan.graphdef, cast(params, dtype), state.stats, cast(state.non_trainable, dtype), copy=True)
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(state.seed), 2), state.step)
-        context = Context(True, key, batch.place, batch.mask, axis_name, plan.policy, recipe.frozen)
+        context = Context(True, key, batch.indices, batch.mask, axis_name, plan.policy, recipe.frozen)
         images = batch.images
         if recipe.augment:
             images = augment_images(recipe.augment, images, context.example_keys(len(images)))

@@ -70,7 +70,7 @@ def test_dropout_keeps_the_mean_and_the_stated_share():
 def test_dropout_belongs_to_the_place_in_the_batch():
     x, key = jnp.ones((8, 50)), jax.random.key(3)
     whole = Dropout(0.5)(x, Context(train=True, key=key))
-    second_half = Dropout(0.5)(x[4:], Context(train=True, key=key, place=jnp.arange(4, 8)))
+    second_half = Dropout(0.5)(x[4:], Context(train=True, key=key, indices=jnp.arange(4, 8)))
     np.testing.assert_array_equal(whole[4:], second_half)
     assert not np.array_equal(whole[0], whole[1])
 

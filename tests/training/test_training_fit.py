@@ -356,7 +356,7 @@ def test_shards_hold_every_example_once(size, devices):
         batch = take_batch(jnp.asarray(images), jnp.asarray(labels), None, jnp.int32(10), size, Shard(rank, devices))
         mask = np.ones(len(batch.labels), bool) if batch.mask is None else np.asarray(batch.mask)
         seen += np.asarray(batch.labels)[mask].tolist()
-        np.testing.assert_array_equal(np.asarray(batch.place)[mask] + 10, np.asarray(batch.labels)[mask])
+        np.testing.assert_array_equal(np.asarray(batch.indices)[mask] + 10, np.asarray(batch.labels)[mask])
     assert seen == list(range(10, 10 + size))
 
 

@@ -86,7 +86,7 @@ def test_a_batch_in_parts(most, parts, size, masked):
     real = np.ones(parts * size, bool) if split.mask is None else np.asarray(split.mask).ravel()
     wanted = [label for label in range(10) if not (masked and label == 3)]
     assert np.asarray(split.labels).ravel()[real].tolist() == wanted
-    assert np.asarray(split.place).ravel()[real].tolist() == [7 + label for label in wanted]
+    assert np.asarray(split.indices).ravel()[real].tolist() == [7 + label for label in wanted]
     assert np.asarray(split.images[..., 1]).ravel()[real].tolist() == [2 * label + 1 for label in wanted]
     assert (split.mask is None) == (not masked and parts * size == 10)
 
