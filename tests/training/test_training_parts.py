@@ -11,6 +11,7 @@ from flax import nnx
 import flaxvision as fv
 from flaxvision.layers import BatchNorm, Chain, Conv, ConvTranspose, Flatten, Linear
 from flaxvision.layers.context import ContextLayer
+from flaxvision.models import registry
 from flaxvision.models.files import variables
 from flaxvision.training import Recipe, engine, train_cohort
 from flaxvision.training import plan as planning
@@ -32,7 +33,7 @@ def train(monkeypatch, make_dataset):
     """Histories and weights of two runs of batches of 32, and of 22 at an epoch's end, in parts of so many examples."""
     seen: list[tuple[int, int]] = []  # batches whose steps were traced, and their loops over parts
     data = make_dataset((12, 12, 1), 4, train=150, test=70)
-    monkeypatch.setattr(fv.models.registry, "_imported", lambda name: small)
+    monkeypatch.setattr(registry, "_imported", lambda name: small)
 
     make_step = engine.make_step
 
