@@ -128,7 +128,7 @@ def _writable(directory: Path) -> Iterator[None]:
         ) from error
 
 
-def append_records(directory: Path, records: Sequence[dict[str, Any]]) -> None:
+def append_record(directory: Path, *records: dict[str, Any]) -> None:
     """Add the finished trials of a cohort; once this returns they survive a crash, and before it none of them does."""
     lines = "".join(map(_line, records)).encode()
     with open(directory / TRIALS, "ab", buffering=0) as file:  # in one piece, whoever else appends

@@ -13,7 +13,7 @@ from flaxvision.sweep.files import RunFiles
 from flaxvision.sweep.plan import Plan
 from flaxvision.sweep.progress import Watcher, subject
 from flaxvision.sweep.results import Outcome
-from flaxvision.sweep.store import append_records, check_unchanged, outcome_of, read_arrangement, write_arrangement
+from flaxvision.sweep.store import append_record, check_unchanged, outcome_of, read_arrangement, write_arrangement
 from flaxvision.sweep.trials import Trial
 from flaxvision.sweep.work import Cohort, name_of
 
@@ -81,7 +81,7 @@ class Training:
             for cohort, records in execute(work, arranged.executor, watch.callbacks):
                 for record in records:
                     check_unchanged(record, self.plan.identity)
-                append_records(files.directory, records)
+                append_record(files.directory, *records)
                 self.done |= {record["id"]: record for record in records}
                 if cohort.pretrains and files.weights(cohort.trials[0].id).exists():
                     shutil.copyfile(files.weights(cohort.trials[0].id), files.pretrained)

@@ -18,7 +18,7 @@ from flaxvision.sweep import parse_spec, rerun, run
 from flaxvision.sweep.files import RunFiles
 from flaxvision.sweep.plan import plan
 from flaxvision.sweep.store import (
-    append_records,
+    append_record,
     check_identity,
     check_unchanged,
     claim,
@@ -241,15 +241,15 @@ def test_no_line_is_lost(tmp_path):
     spec = parse_spec({"name": "mine", "dataset": "glyphs", "model": "linear"})
     open_run(tmp_path / "run", spec, resume=False)
     path = tmp_path / "run" / "trials.jsonl"
-    append_records(tmp_path / "run", [{"id": "0"}])
+    append_record(tmp_path / "run", {"id": "0"})
     before = path.stat().st_ino
     open_run(tmp_path / "run", spec, resume=True)
     assert path.stat().st_ino == before  # what another process appends to is not replaced
     path.write_bytes(b'{"id": "0"}\n{"id": "1"}')
     assert [r["id"] for r in open_run(tmp_path / "run", spec, resume=True)] == ["0", "1"]
-    append_records(tmp_path / "run", [{"id": "2"}])
+    append_record(tmp_path / "run", {"id": "2"})
     with open(path, "ab") as file:
         file.write(b'{"id": "3", "se')
     assert [r["id"] for r in open_run(tmp_path / "run", spec, resume=True)] == ["0", "1", "2"]
-    append_records(tmp_path / "run", [{"id": "4"}])
+    append_record(tmp_path / "run", {"id": "4"})
     assert [r["id"] for r in read_records(tmp_path / "run")] == ["0", "1", "2", "4"]
