@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import numpy as np
 import optax
 from common import Study
-from rows import decimals_of, number
+from rows import decimals_of, mean_and_error, means_over, number
 from sweeps import Runs, fill
 
 from flaxvision.models import Build
@@ -73,8 +73,7 @@ class Estimate:
     @classmethod
     def of(cls, values: np.ndarray) -> Estimate:
         """The estimate of values, one a seed."""
-        error = float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-        return cls(float(np.mean(values)), error)
+        return cls(*mean_and_error(values))
 
     def __sub__(self, other: Estimate) -> Estimate:
         return Estimate(self.mean - other.mean, math.hypot(self.error, other.error))
@@ -107,9 +106,7 @@ class Network(Runs):
 
     def curve(self, every: int) -> np.ndarray:
         """Mean training loss of every so many steps, (seeds, points)."""
-        losses = self["step_loss"]
-        points = losses.shape[1] // every
-        return losses[:, : points * every].reshape(len(losses), points, every).mean(axis=2)
+        return means_over(self["step_loss"], every)
 
 
 def train(study: Study, *names: str, **settings: str | float) -> dict[str, Network]:

@@ -30,7 +30,7 @@ from cifar_training import EPOCHS, PRETRAINING_EPOCHS, TEST_BATCHES, Setting, cr
 from common import Options, Study, cached, installed, means_of, read_options, stacked
 from figures import draw_confusions, draw_lines
 from flax import nnx
-from rows import plus_minus
+from rows import with_error
 from sweeps import published
 
 import flaxvision as fv
@@ -174,7 +174,7 @@ def judge(study: Study, runs: dict[str, dict[str, np.ndarray]], data: fv.data.Da
         tests = 100 * (faulty["accuracy"] - correct["accuracy"])
         tests[:, 0] = np.nan
         change = np.nanmean(tests.reshape(len(tests), setting.epochs, -1), axis=2)
-        by_epoch = ", ".join(mean_error(values) for values in change.T)
+        by_epoch = ", ".join(with_error(values, "%", sign=True) for values in change.T)
         share = 100 * np.mean(~faulty["training"])
         error = ", with the standard error over seeds" if len(tests) > 1 else "; one seed, so without an error"
         before, after = (found["loss"][:, -setting.every :].mean() for found in (correct, faulty))
@@ -206,12 +206,6 @@ def judge(study: Study, runs: dict[str, dict[str, np.ndarray]], data: fv.data.Da
             f"trained correctly: {start[0]:.1f} against {scratch[0]:.1f} % at the first test, {start[-1]:.1f} against "
             f"{scratch[-1]:.1f} % at the last" + ("" if setting.weights else "; this start is not from ImageNet"),
         )
-
-
-def mean_error(values: np.ndarray) -> str:
-    """A mean over seeds and its standard error."""
-    error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
-    return plus_minus(float(values.mean()), float(error), "%", sign=True)
 
 
 def draw(study: Study, runs: dict[str, dict[str, np.ndarray]], data: fv.data.Dataset, setting: Setting) -> None:

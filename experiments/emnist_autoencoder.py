@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from common import Study, judge, read_options
-from emnist_common import DIGITS_ONLY, QUICK, is_lower, judge_epochs, table, with_error
+from emnist_common import DIGITS_ONLY, QUICK, is_lower, judge_epochs, table
 from figures import draw_lines
-from rows import number
+from rows import number, with_error
 from sweeps import Arrays, Runs, dataset_of, fill, torch_runs
 
 import flaxvision as fv

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from common import Study
-from rows import plus_minus
+from rows import mean_and_error, with_error
 from sweeps import Arrays, Runs
 
 from flaxvision.report import COLUMN, FAINT, OKABE_ITO, figure_style, new_figure
@@ -38,17 +38,6 @@ def table(name: str, **settings: Any) -> Spec:
 def at(values: np.ndarray, epochs: np.ndarray) -> np.ndarray:
     """Of every seed the value at its epoch, counted from 0."""
     return np.take_along_axis(values, epochs[:, None], axis=1)[:, 0]
-
-
-def mean_and_error(values: np.ndarray) -> tuple[float, float]:
-    """Mean over seeds and its standard error, which is not a number for one seed."""
-    error = np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
-    return float(np.mean(values)), float(error)
-
-
-def with_error(values: np.ndarray, unit: str = "", sign: bool = False) -> str:
-    """Mean and standard error in words, such as "0.6120 ± 0.0044"."""
-    return plus_minus(*mean_and_error(values), unit, sign)
 
 
 def is_lower(differences: np.ndarray) -> str:

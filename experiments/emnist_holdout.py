@@ -29,10 +29,9 @@ from emnist_common import (
     judge_epochs,
     last_epochs,
     table,
-    with_error,
 )
 from figures import draw_lines
-from rows import mean_std, plus_minus
+from rows import mean_std, plus_minus, with_error
 from sweeps import Arrays, Runs, dataset_of, fill, torch_runs
 
 WAYS = ("scratch", "pretrained")  # the encoder learns, or is pretrained and frozen

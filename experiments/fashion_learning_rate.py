@@ -16,6 +16,7 @@ import common
 import figures
 import jax.numpy as jnp
 import numpy as np
+from rows import means_over
 from sweeps import Runs, dataset_of, fill, published, torch_runs
 
 import flaxvision as fv
@@ -210,13 +211,12 @@ def draw(study: common.Study, rates: dict[str, Runs]) -> None:
     losses = stacked(rates, "step_loss")
     losses = losses[..., : losses.shape[2] // len(rates["1"]["test_top1"][0])]  # of the first epoch
     every = max(1, losses.shape[2] // 67)  # 14 of 938: single steps are too noisy to tell the lines apart
-    steps = losses.shape[2] // every
-    means = losses[..., : steps * every].reshape(*losses.shape[:2], steps, every).mean(axis=-1)
+    means = means_over(losses, every)
     figure = figures.draw_lines(
         {"": dict(zip(rates, means, strict=True))},
         "training loss",
         xlabel="step of the first epoch",
-        x=every * (np.arange(steps) + 0.5),
+        x=every * (np.arange(means.shape[2]) + 0.5),
         heading="rate",
         log=True,
         each=True,  # rate 1 jumps at other steps in each seed

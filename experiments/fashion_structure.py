@@ -20,6 +20,7 @@ from collections.abc import Iterable
 import common
 import figures
 import numpy as np
+from rows import means_over
 from sweeps import Runs, fill
 
 import flaxvision as fv
@@ -211,12 +212,6 @@ def judge_gradients(study: common.Study, steps: Runs) -> None:
         f"first 100, {correlations(count)} in the epoch. A tensor's mean adds up signs: it is neither the gradient's "
         "size nor its direction. Rule: the loss at the epoch's end is above that at the lowest mean gradient",
     )
-
-
-def means_over(values: np.ndarray, window: int) -> np.ndarray:
-    """Means of every `window` steps of (seeds, steps), without the steps left over."""
-    count = values.shape[1] // window
-    return values[:, : count * window].reshape(len(values), count, window).mean(axis=2)
 
 
 def draw(study: common.Study, runs: Structures, gradients: Runs) -> None:

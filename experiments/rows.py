@@ -155,3 +155,20 @@ def number(value: float, unit: str = "", sign: bool = False, decimals: int | Non
     else:
         shown = f"{value:{plus},.4g}"
     return shown if float(shown.replace(",", "")) else shown.lstrip("+-")
+
+
+def mean_and_error(values: np.ndarray) -> tuple[float, float]:
+    """Mean over seeds and its standard error, which is not a number for one seed."""
+    error = np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
+    return float(np.mean(values)), float(error)
+
+
+def with_error(values: np.ndarray, unit: str = "", sign: bool = False) -> str:
+    """Mean and standard error in words, such as "0.6120 ± 0.0044"."""
+    return plus_minus(*mean_and_error(values), unit, sign)
+
+
+def means_over(values: np.ndarray, window: int) -> np.ndarray:
+    """Means of every `window` steps of (..., steps), without the steps left over."""
+    count = values.shape[-1] // window
+    return values[..., : count * window].reshape(*values.shape[:-1], count, window).mean(axis=-1)
