@@ -153,7 +153,7 @@ class _Run:
         with self.checkpoints or contextlib.nullcontext():
             self._epochs()
         timing = self.clock.timing(len(self.dataset.train))
-        states = self.states.map(lambda state: state.selected).fetched()
+        states = self.states.pick(lambda state: state.selected).fetched()
         return [self._result(states, k, timing) for k in range(len(self.best))]
 
     def _epochs(self) -> None:
@@ -220,7 +220,7 @@ class _Run:
                 for split, found in scored.items():
                     history.select(split, found)
         if selected:
-            states = self.states.map(lambda state: state.selected).fetched()
+            states = self.states.pick(lambda state: state.selected).fetched()
             for k in selected:
                 self.best[k].state = on_its_own(states.member(k))
         metrics = tuple(

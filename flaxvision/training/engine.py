@@ -118,7 +118,7 @@ class Engine:
         """The sums of every member over a range of the data, in evaluation mode."""
 
         def score(states: Members[TrainState]) -> Members[Sums]:
-            variables = states.map(lambda state: state.variables)
+            variables = states.pick(lambda state: state.variables)
             with compiling_once(self._evaluate, len(data[1])):
                 return self._evaluate(variables, *data, np.int32(examples.start), np.int32(examples.stop))
 
@@ -134,7 +134,7 @@ class Engine:
         if self.plan.on_cpu or self.plan.sharded:
             return None
         one, zero, steps = states.for_program(), np.int32(0), self.plan.steps_of(epoch)
-        variables, seeds = one.map(lambda state: state.variables), one.map(lambda state: state.seed)
+        variables, seeds = one.pick(lambda state: state.variables), one.pick(lambda state: state.seed)
         pool = ThreadPoolExecutor(2)
         try:  # lowered in this thread, since settings of JAX are a thread's own
             evaluation = pool.submit(self._evaluate.lower(variables, *held_out, zero, zero).compile)
@@ -183,11 +183,11 @@ class Engine:
                 return stepped._replace(sums=add(total, stepped.sums))
 
             done = carry.states.map(train, carry.sums, *(() if orders is None else (orders,)))
-            record = done.map(lambda one: one.record).stacked()
+            record = done.pick(lambda one: one.record).stacked()
             write = functools.partial(lax.dynamic_update_index_in_dim, index=number, axis=0)
             return Carry(
-                done.map(lambda one: one.state),
-                done.map(lambda one: one.sums),
+                done.pick(lambda one: one.state),
+                done.pick(lambda one: one.sums),
                 jax.tree.map(write, carry.records, record),
             )
 
@@ -198,7 +198,7 @@ class Engine:
         return lax.fori_loop(0, call.length, lambda i, carry: one(first + i, carry), carry)
 
     def _orders(self, states: Members[TrainState], epoch: int, examples: int) -> Members[jax.Array]:
-        seeds = states.map(lambda state: state.seed)
+        seeds = states.pick(lambda state: state.seed)
         return seeds.each(lambda seeds: _epoch_orders(seeds, np.uint32(epoch), examples))
 
     def _begin(self, states: Members[TrainState], steps: int) -> Carry:

@@ -34,6 +34,10 @@ class Members(abc.ABC, Generic[T_co]):
         """What `function` gives for each member, of its trees here and in `others`."""
 
     @abc.abstractmethod
+    def pick(self, function: Callable[[T_co], U]) -> Members[U]:
+        """What `function` picks of each member's tree; it computes nothing, and so costs nothing."""
+
+    @abc.abstractmethod
     def each(self, program: Callable[[Members[T_co]], Members[U]]) -> Members[U]:
         """What a compiled program gives, called for as many members as it is meant for.
 
@@ -74,6 +78,9 @@ class Stacked(Members[T_co]):
     def map(self, function: Callable[..., U], *others: Members[object]) -> Stacked[U]:
         return Stacked(jax.vmap(function)(self.tree, *(other.stacked() for other in others)), self.count)
 
+    def pick(self, function: Callable[[T_co], U]) -> Stacked[U]:
+        return Stacked(function(self.tree), self.count)
+
     def each(self, program: Callable[[Members[T_co]], Members[U]]) -> Members[U]:
         return program(self)
 
@@ -107,6 +114,9 @@ class Unrolled(Members[T_co]):
         return Unrolled(
             tuple(function(tree, *(other.member(k) for other in others)) for k, tree in enumerate(self.trees))
         )
+
+    def pick(self, function: Callable[[T_co], U]) -> Unrolled[U]:
+        return Unrolled(tuple(map(function, self.trees)))
 
     def each(self, program: Callable[[Members[T_co]], Members[U]]) -> Unrolled[U]:
         return Unrolled(tuple(program(Unrolled((tree,))).member(0) for tree in self.trees))
