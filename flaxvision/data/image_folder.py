@@ -318,11 +318,11 @@ def _by(counter: Counter[_Known], key: Callable[[_Known], _Key | None]) -> Count
 
 
 def _numbers(counter: Counter[str]) -> str:
-    return some([f"{name} ({number:,})" for name, number in counter.most_common()], 8)
+    return some([f"{name} ({number:,})" for name, number in _by_count(counter)], 8)
 
 
 def _sizes(sizes: Counter[tuple[int, int]]) -> str:
-    return some([f"{width} x {height} ({number:,})" for (width, height), number in sizes.most_common()], 5)
+    return some([f"{width} x {height} ({number:,})" for (width, height), number in _by_count(sizes)], 5)
 
 
 def _memory() -> float:
@@ -331,3 +331,8 @@ def _memory() -> float:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # no Unix
         return float("inf")
+
+
+def _by_count(counter: Counter[_Key]) -> list[tuple[_Key, int]]:
+    """The commonest first, equals by name: not in the order in which a file system lists them."""
+    return sorted(counter.items(), key=lambda item: (-item[1], str(item[0])))

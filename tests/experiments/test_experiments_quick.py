@@ -121,6 +121,8 @@ def test_a_table_goes_on_with_other_points_and_seeds(script, tmp_path, monkeypat
         }
     )
 
+    common.KEPT.clear()
+
     def fill(seeds, **rest):
         study = common.Study(common.read_options("some", None, [], seeds=seeds), "", "", "")
         return study, sweeps.fill(study, table, executor="loop", **rest)

@@ -24,7 +24,7 @@ NOTES = (
     "Fotos 2024/Train/café/empty.png (empty) and 1 more",
     "resized to 24 x 24 (fit = pad): 42 images of 30 x 40 (11), 64 x 20 (11), 40 x 30 (10), 200 x 150 (9), "
     "150 x 200 (1)",
-    "converted to RGB: P (9), L (4), LA (4), I;16 (4), RGBA (4), CMYK (4), 1 (4)",
+    "converted to RGB: P (9), 1 (4), CMYK (4), I;16 (4), L (4), LA (4), RGBA (4)",
     "laid on white where transparent: 8 images",
     "reduced to 8 bits a value: 4 images",
     "turned as their EXIF orientation says: 4 images",
