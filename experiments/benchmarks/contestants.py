@@ -227,7 +227,19 @@ def plain(chain: fv.layers.Chain) -> Any:
             return lambda x: x.max(axis=(1, 2), keepdims=True)
         return layer  # Linear, Conv and ConvTranspose are Flax's own
 
-    return nnx.Sequential(*map(stock, chain.layers))
+    plain_layers = []
+    order: np.ndarray | None = None  # rows of the next kernel, where Flax flattens row, column, channel
+    for step in chain.walk():
+        layer = stock(step.layer)
+        if isinstance(step.layer, layers.Flatten):
+            ((height, width, channels),) = step.inputs
+            order = np.arange(height * width * channels).reshape(channels, height, width).transpose(1, 2, 0).ravel()
+        elif isinstance(layer, nnx.Linear) and order is not None:
+            layer = nnx.clone(layer)
+            layer.kernel[...] = layer.kernel[...][order]
+            order = None
+        plain_layers.append(layer)
+    return nnx.Sequential(*plain_layers)
 
 
 @functools.lru_cache(maxsize=4)

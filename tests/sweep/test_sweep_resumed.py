@@ -228,7 +228,7 @@ def kept(out: Path) -> list[Path]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("executor", ["loop", "threads", "processes", "unroll", "ray"])
+@pytest.mark.parametrize("executor", ["threads", "processes", "ray"])
 def test_killed_by_the_system(tmp_path, files, executor):
     if executor == "ray":
         pytest.importorskip("ray")
