@@ -10,15 +10,14 @@ import jax.numpy as jnp
 from flax import nnx
 
 from flaxvision.errors import UserError, check_choice
-from flaxvision.layers.context import Context
 from flaxvision.layers.kinds import (
-    Kind,
-    MisfitError,
+    MapsLayer,
     Shape,
     Tensor,
-    no_form,
-    no_products,
+    light,
     no_tensors,
+    on_maps,
+    one_or_each,
     register,
     same_shape,
 )
@@ -58,7 +57,7 @@ ACTIVATIONS: dict[str, Function] = {
 }
 
 
-class Activation(nnx.Module):
+class Activation(MapsLayer):
     """An activation by its name.
 
     Args:
@@ -88,19 +87,15 @@ class Activation(nnx.Module):
         """The number that the activation is computed with; None for one without."""
         return ACTIVATIONS[self.function].default if self.number is None else self.number
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Apply the activation to `x`, shape (B, ..., C)."""
-        return self.on(x, x.ndim - 1)
-
-    def on(self, x: jax.Array, features: int) -> jax.Array:
-        """Apply the activation to `x` with its features on the axis so named."""
+    def on(self, maps: Maps) -> Maps:
+        """Apply the activation to maps in any layout."""
         known = ACTIVATIONS[self.function]
-        if known.over_features:
-            return known.values(x, features)
-        return known.values(x) if self.argument is None else known.values(x, self.argument)
+        argument = maps.features if known.over_features else self.argument
+        values = known.values(maps.array) if argument is None else known.values(maps.array, argument)
+        return maps._replace(array=values)
 
 
-class PReLU(nnx.Module):
+class PReLU(MapsLayer):
     """x where it is positive, else a slope times x; the slopes learn.
 
     Args:
@@ -117,47 +112,15 @@ class PReLU(nnx.Module):
         self.num_parameters = num_parameters
         self.slope = nnx.Param(jnp.full(num_parameters, init, jnp.float32))
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Apply the function to `x`, shape (B, ..., C)."""
-        return self.on(Maps(x)).array
-
     def on(self, maps: Maps) -> Maps:
         """Apply the function to maps in any layout."""
         x, slope = maps.array, self.slope[...].astype(maps.array.dtype)
         return maps._replace(array=jnp.where(x > 0, x, x * maps.along_features(slope)))
 
 
-def _activate(layer: Activation, maps: Sequence[Maps], context: Context) -> Maps:
-    return maps[0]._replace(array=layer.on(maps[0].array, maps[0].features))
-
-
 def _prelu_shape(layer: PReLU, shapes: Sequence[Shape]) -> Shape:
-    if layer.num_parameters not in (1, shapes[0][-1]):
-        raise MisfitError(f"has {layer.num_parameters} slopes for {shapes[0][-1]} channels: give 1 or as many")
-    return shapes[0]
+    return one_or_each(layer.num_parameters, "slopes", shapes[0])
 
 
-register(
-    Kind(
-        layer=Activation,
-        settings=("function",),
-        make=Activation,
-        shape=same_shape,
-        apply=_activate,
-        tensors=no_tensors,
-        multiply_adds=no_products,
-        form=no_form,
-    )
-)
-register(
-    Kind(
-        layer=PReLU,
-        settings=("num_parameters",),
-        make=PReLU,
-        shape=_prelu_shape,
-        apply=lambda layer, maps, context: layer.on(maps[0]),
-        tensors=lambda layer: (Tensor("weight", "slope"),),
-        multiply_adds=no_products,
-        form=no_form,
-    )
-)
+register(light(Activation, ("function",), same_shape, on_maps, no_tensors))
+register(light(PReLU, ("num_parameters",), _prelu_shape, on_maps, lambda layer: (Tensor("weight", "slope"),)))

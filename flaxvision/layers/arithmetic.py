@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +13,7 @@ from flax import nnx
 
 from flaxvision.errors import UserError
 from flaxvision.layers.context import Context
-from flaxvision.layers.kinds import Kind, MisfitError, Shape, no_form, no_products, no_tensors, register
+from flaxvision.layers.kinds import MapsLayer, MisfitError, Shape, light, no_tensors, on_maps, one_or_each, register
 from flaxvision.ops.maps import Maps, alike
 
 __all__ = ["Add", "Affine", "Concat", "Multiply", "Subtract"]
@@ -60,7 +59,7 @@ class Concat(nnx.Module):
         return jnp.concatenate(values, -1)
 
 
-class Affine(nnx.Module):
+class Affine(MapsLayer):
     """A constant scale and shift, `scale * x + shift`: one number each, or one a channel. Nothing learns.
 
     Args:
@@ -75,10 +74,6 @@ class Affine(nnx.Module):
         self.scale = _constant("scale", scale)
         self.shift = _constant("shift", shift)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Scale and shift `x`, shape (B, ..., C)."""
-        return self.on(Maps(x)).array
-
     def on(self, maps: Maps) -> Maps:
         """Scale and shift maps in any layout."""
         scale, shift = (
@@ -88,7 +83,7 @@ class Affine(nnx.Module):
         return maps._replace(array=maps.array * scale + shift)
 
 
-def _constant(name: str, value: Any) -> float | tuple[float, ...]:
+def _constant(name: str, value: float | Sequence[float]) -> float | tuple[float, ...]:
     array = np.asarray(value, np.float64)
     if array.ndim > 1 or not array.size or not np.isfinite(array).all():
         raise UserError(f"{name} is {value!r}: give a number, or a sequence of one a channel")
@@ -113,7 +108,7 @@ def _concatenated(layer: Concat, shapes: Sequence[Shape]) -> Shape:
     return *shapes[0][:-1], sum(shape[-1] for shape in shapes)
 
 
-def _together(layer: Any, maps: Sequence[Maps], context: Context) -> Maps:
+def _together(layer: Callable[..., jax.Array], maps: Sequence[Maps], context: Context) -> Maps:
     same = alike(*maps)
     return same[0]._replace(array=layer(*(each.array for each in same)))
 
@@ -124,42 +119,13 @@ def _concat(layer: Concat, maps: Sequence[Maps], context: Context) -> Maps:
 
 
 def _affine_shape(layer: Affine, shapes: Sequence[Shape]) -> Shape:
-    for name in ("scale", "shift"):
-        value = getattr(layer, name)
-        if isinstance(value, tuple) and len(value) not in (1, shapes[0][-1]):
-            raise MisfitError(f"has {len(value)} numbers of {name} for {shapes[0][-1]} channels: give 1 or as many")
+    for name, value in (("scale", layer.scale), ("shift", layer.shift)):
+        one_or_each(len(value) if isinstance(value, tuple) else 1, f"numbers of {name}", shapes[0])
     return shapes[0]
 
 
-def _kind(layer: type, inputs: int | None, shape: Any, apply: Any) -> None:
-    register(
-        Kind(
-            layer=layer,
-            settings=(),
-            make=layer,
-            shape=shape,
-            apply=apply,
-            tensors=no_tensors,
-            multiply_adds=no_products,
-            form=no_form,
-            inputs=inputs,
-        )
-    )
-
-
-_kind(Add, None, broadcast, _together)
-_kind(Subtract, 2, broadcast, _together)
-_kind(Multiply, None, broadcast, _together)
-_kind(Concat, None, _concatenated, _concat)
-register(
-    Kind(
-        layer=Affine,
-        settings=("scale", "shift"),
-        make=Affine,
-        shape=_affine_shape,
-        apply=lambda layer, maps, context: layer.on(maps[0]),
-        tensors=no_tensors,
-        multiply_adds=no_products,
-        form=no_form,
-    )
-)
+register(light(Add, (), broadcast, _together, no_tensors, inputs=None))
+register(light(Subtract, (), broadcast, _together, no_tensors, inputs=2))
+register(light(Multiply, (), broadcast, _together, no_tensors, inputs=None))
+register(light(Concat, (), _concatenated, _concat, no_tensors, inputs=None))
+register(light(Affine, ("scale", "shift"), _affine_shape, on_maps, no_tensors))

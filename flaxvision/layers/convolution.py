@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
 import jax.numpy as jnp
 from flax.nnx import Conv, ConvTranspose
@@ -29,53 +28,50 @@ def pads_of(layer: Conv, sides: Sequence[int]) -> list[tuple[int, int]]:
     Raises:
         MisfitError: For padding that is not a number of pixels, "SAME" or "VALID".
     """
-    axes = len(layer.kernel_size)
-    strides, dilation = _each(layer.strides, axes), _each(layer.kernel_dilation, axes)
-    kernel = [(k - 1) * d + 1 for k, d in zip(layer.kernel_size, dilation, strict=True)]
     if layer.padding in ("SAME", "VALID"):
-        return list(lax.padtype_to_pads(tuple(sides), kernel, strides, layer.padding))
+        return list(lax.padtype_to_pads(tuple(sides), _reach(layer), _each(layer.strides, len(sides)), layer.padding))
     if isinstance(layer.padding, str):
         raise MisfitError(f"has padding={layer.padding!r}: allowed are SAME, VALID, pixels")
     if isinstance(layer.padding, int):
-        return [(layer.padding, layer.padding)] * axes
+        return [(layer.padding, layer.padding)] * len(sides)
     return [(side, side) if isinstance(side, int) else (int(side[0]), int(side[1])) for side in layer.padding]
 
 
 def _pads(layer: Conv, sides: Sequence[int]) -> list[tuple[int, int]]:
     """As `pads_of`, and of the paddings that only Flax has."""
     if layer.padding == "CAUSAL":
-        return [((layer.kernel_size[0] - 1) * _each(layer.kernel_dilation, 1)[0], 0)]
+        return [(_reach(layer)[0] - 1, 0)]
     if layer.padding in ("CIRCULAR", "REFLECT"):
-        strides, dilation = (_each(value, len(sides)) for value in (layer.strides, layer.kernel_dilation))
-        kernel = [(k - 1) * d + 1 for k, d in zip(layer.kernel_size, dilation, strict=True)]
-        return list(lax.padtype_to_pads(tuple(sides), kernel, strides, "SAME"))
+        return list(lax.padtype_to_pads(tuple(sides), _reach(layer), _each(layer.strides, len(sides)), "SAME"))
     return pads_of(layer, sides)
 
 
-def _check_input(layer: Conv | ConvTranspose, shape: Shape) -> None:
-    if len(shape) <= len(layer.kernel_size):
-        raise MisfitError("needs a map (H, W, C)" if len(layer.kernel_size) == 2 else f"does not fit shape {shape}")
+def _reach(layer: Conv | ConvTranspose) -> tuple[int, ...]:
+    """How much of a map the kernel spans along each axis."""
+    dilation = _each(layer.kernel_dilation, len(layer.kernel_size))
+    return tuple((k - 1) * d + 1 for k, d in zip(layer.kernel_size, dilation, strict=True))
+
+
+def _output(
+    layer: Conv | ConvTranspose, shape: Shape, sides: Callable[[tuple[int, ...], tuple[int, ...]], Iterable[int]]
+) -> Shape:
+    """The output's shape, its map's sides from the input's and the strides."""
+    axes = len(layer.kernel_size)
+    if len(shape) <= axes:
+        raise MisfitError("needs a map (H, W, C)" if axes == 2 else f"does not fit shape {shape}")
     if shape[-1] != layer.in_features:
         raise MisfitError(f"takes {layer.in_features} channels, not {shape[-1]} (shape {shape})")
+    before = shape[: -axes - 1]  # Flax takes any axes before the map as a batch
+    return non_empty(shape, (*before, *sides(shape[-axes - 1 : -1], _each(layer.strides, axes)), layer.out_features))
 
 
 def _shape(layer: Conv, shapes: Sequence[Shape]) -> Shape:
-    (shape,) = shapes
-    _check_input(layer, shape)
-    axes = len(layer.kernel_size)
-    before, sides_in = shape[: -axes - 1], shape[-axes - 1 : -1]  # Flax takes any axes before the map as a batch
-    dilated = [(n - 1) * d + 1 for n, d in zip(sides_in, _each(layer.input_dilation, axes), strict=True)]
-    sides = []
-    for side, (low, high), k, stride, dilation in zip(
-        dilated,
-        _pads(layer, dilated),
-        layer.kernel_size,
-        _each(layer.strides, axes),
-        _each(layer.kernel_dilation, axes),
-        strict=True,
-    ):
-        sides.append((side + low + high - ((k - 1) * dilation + 1)) // stride + 1)
-    return non_empty(shape, (*before, *sides, layer.out_features))
+    def sides(given: tuple[int, ...], strides: tuple[int, ...]) -> Iterable[int]:
+        dilated = [(n - 1) * d + 1 for n, d in zip(given, _each(layer.input_dilation, len(given)), strict=True)]
+        axes = zip(dilated, _pads(layer, dilated), _reach(layer), strides, strict=True)
+        return [(side + low + high - reach) // stride + 1 for side, (low, high), reach, stride in axes]
+
+    return _output(layer, shapes[0], sides)
 
 
 def _window(layer: Conv, shape: Shape) -> Window | None:
@@ -85,10 +81,10 @@ def _window(layer: Conv, shape: Shape) -> Window | None:
     if isinstance(layer.padding, str) and layer.padding not in ("SAME", "VALID"):
         return None
     above, left = pads_of(layer, shape[1:3])
-    kernel = _pair(layer.kernel.shape[:2])
-    plain = min(*above, *left) >= 0
-    strides, dilation = _pair(layer.strides), _pair(layer.kernel_dilation)
-    return Window((shape[1], shape[2]), kernel, strides, (above, left), dilation) if plain else None
+    if min(*above, *left) < 0:
+        return None
+    kernel, strides, dilation = map(_pair, (layer.kernel.shape[:2], layer.strides, layer.kernel_dilation))
+    return Window((shape[1], shape[2]), kernel, strides, (above, left), dilation)
 
 
 def _form(layer: Conv, shape: Shape, dtype: jnp.dtype, policy: Policy) -> tuple[Form | None, int]:
@@ -111,25 +107,20 @@ def _apply(layer: Conv, maps: Sequence[Maps], context: Context) -> Maps:
 
 
 def _transposed_shape(layer: ConvTranspose, shapes: Sequence[Shape]) -> Shape:
-    (shape,) = shapes
-    _check_input(layer, shape)
-    axes = len(layer.kernel_size)
-    strides, dilation = _each(layer.strides, axes), _each(layer.kernel_dilation, axes)
-    sides = []
-    before, sides_in = shape[: -axes - 1], shape[-axes - 1 : -1]
-    for axis, (side, k, stride) in enumerate(zip(sides_in, layer.kernel_size, strides, strict=True)):
-        reach = (k - 1) * dilation[axis] + 1
-        if layer.padding in ("SAME", "CIRCULAR"):
-            sides.append(side * stride)
-        elif layer.padding == "VALID":
-            sides.append((side - 1) * stride + max(reach, stride))
-        elif isinstance(layer.padding, str):
-            raise MisfitError(f"has padding={layer.padding!r}: allowed are SAME, VALID, pixels")
-        else:
-            pad = layer.padding if isinstance(layer.padding, int) else layer.padding[axis]
-            low, high = (pad, pad) if isinstance(pad, int) else pad
-            sides.append((side - 1) * stride + 1 + low + high - reach + 1)
-    return non_empty(shape, (*before, *sides, layer.out_features))
+    def sides(given: tuple[int, ...], strides: tuple[int, ...]) -> Iterable[int]:
+        for axis, (side, reach, stride) in enumerate(zip(given, _reach(layer), strides, strict=True)):
+            if layer.padding in ("SAME", "CIRCULAR"):
+                yield side * stride
+            elif layer.padding == "VALID":
+                yield (side - 1) * stride + max(reach, stride)
+            elif isinstance(layer.padding, str):
+                raise MisfitError(f"has padding={layer.padding!r}: allowed are SAME, VALID, pixels")
+            else:
+                pad = layer.padding if isinstance(layer.padding, int) else layer.padding[axis]
+                low, high = (pad, pad) if isinstance(pad, int) else pad
+                yield (side - 1) * stride + 1 + low + high - reach + 1
+
+    return _output(layer, shapes[0], sides)
 
 
 def _transposed_form(layer: ConvTranspose, shape: Shape, dtype: jnp.dtype, policy: Policy) -> tuple[Form | None, int]:
@@ -160,23 +151,19 @@ def _is_plain(layer: Conv | ConvTranspose) -> bool:
     return plain and len(layer.kernel.shape) == 4
 
 
-def _each(value: Any, axes: int) -> tuple[int, ...]:
+def _each(value: int | Sequence[int] | None, axes: int) -> tuple[int, ...]:
     return (1,) * axes if value is None else (value,) * axes if isinstance(value, int) else tuple(map(int, value))
 
 
-def _pair(value: Any) -> Pair:
+def _pair(value: int | Sequence[int] | None) -> Pair:
     height, width = _each(value, 2)
     return height, width
 
 
 def _transposed_tensors(layer: ConvTranspose) -> Sequence[Tensor]:
     # kernel (H, W, out, in), as in PyTorch; or (H, W, in, out) of the flipped correlation
-    weight = (
-        Tensor("weight", "kernel", (3, 2, 0, 1))
-        if layer.transpose_kernel
-        else Tensor("weight", "kernel", (2, 3, 0, 1), flipped=True)
-    )
-    return weight, Tensor("bias", "bias")
+    axes, flipped = ((3, 2, 0, 1), False) if layer.transpose_kernel else ((2, 3, 0, 1), True)
+    return Tensor("weight", "kernel", axes, flipped), Tensor("bias", "bias")
 
 
 SETTINGS = ("in_features", "out_features", "kernel_size", "strides", "padding", "use_bias")
@@ -185,7 +172,7 @@ register(
     Kind(
         layer=Conv,
         settings=SETTINGS,
-        make=lambda **settings: Conv(**settings, **placeholders()),
+        make=placeholders(Conv),
         shape=_shape,
         apply=_apply,
         tensors=lambda layer: (Tensor("weight", "kernel", (3, 2, 0, 1)), Tensor("bias", "bias")),
@@ -197,7 +184,7 @@ register(
     Kind(
         layer=ConvTranspose,
         settings=(*SETTINGS, "transpose_kernel"),
-        make=lambda **settings: ConvTranspose(**settings, **placeholders()),
+        make=placeholders(ConvTranspose),
         shape=_transposed_shape,
         apply=_transposed_apply,
         tensors=_transposed_tensors,

@@ -11,7 +11,7 @@ from jax import lax
 
 from flaxvision.errors import UserError
 from flaxvision.layers.context import EVALUATION, Context, ContextLayer, Hyperparameter
-from flaxvision.layers.kinds import Kind, Shape, as_map, no_form, no_products, no_tensors, register, same_shape
+from flaxvision.layers.kinds import as_map, light, no_tensors, register, same_shape
 from flaxvision.ops.maps import Maps
 
 __all__ = ["Dropout", "SpatialDropout"]
@@ -86,31 +86,8 @@ def _apply(layer: Dropout, maps: Sequence[Maps], context: Context) -> Maps:
     return maps[0]._replace(array=layer.drop(maps[0].array, kept.last() if maps[0].batch_is_last else kept.array))
 
 
-def _map_shape(layer: SpatialDropout, shapes: Sequence[Shape]) -> Shape:
-    return as_map(shapes[0])
-
-
+# The rate is no setting: it is in the state.
+register(light(Dropout, (), same_shape, _apply, no_tensors, make=lambda: Dropout(0.0)))
 register(
-    Kind(
-        layer=Dropout,
-        settings=(),  # the rate is in the state
-        make=lambda: Dropout(0.0),
-        shape=same_shape,
-        apply=_apply,
-        tensors=no_tensors,
-        multiply_adds=no_products,
-        form=no_form,
-    )
-)
-register(
-    Kind(
-        layer=SpatialDropout,
-        settings=(),
-        make=lambda: SpatialDropout(0.0),
-        shape=_map_shape,
-        apply=_apply,
-        tensors=no_tensors,
-        multiply_adds=no_products,
-        form=no_form,
-    )
+    light(SpatialDropout, (), lambda _, shapes: as_map(shapes[0]), _apply, no_tensors, make=lambda: SpatialDropout(0.0))
 )

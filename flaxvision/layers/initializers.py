@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TypedDict
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 
 from flaxvision.errors import check_choice
 
 Initializer = Callable[..., jax.Array]
 INITS = ("flax", "torch", "keras")
 DRAWN_AT_ONCE = 4096  # numbers, at least
+
+
+class Initializers(TypedDict):
+    """Arguments of a Flax layer."""
+
+    kernel_init: Initializer
+    bias_init: Initializer
 
 
 def uniform(bound: float) -> Initializer:
@@ -49,7 +57,7 @@ def _initializer(
     sizes for all shapes. It takes 0.2 to 0.6 s for each.
     """
 
-    def init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32, **_: object) -> jax.Array:
+    def init(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32, **_: object) -> jax.Array:
         count = math.prod(shape)
         drawn = draw(key, (max(DRAWN_AT_ONCE, 1 << (count - 1).bit_length()),), dtype)
         concrete = not isinstance(drawn, jax.core.Tracer)
@@ -62,7 +70,7 @@ def _initializer(
     return init
 
 
-def kernel_and_bias(init: str, fan_in: int) -> dict[str, Any]:
+def kernel_and_bias(init: str, fan_in: int) -> Initializers:
     """The `kernel_init` and `bias_init` arguments of a Flax layer for a framework's defaults.
 
     Args:
@@ -76,6 +84,7 @@ def kernel_and_bias(init: str, fan_in: int) -> dict[str, Any]:
     """
     check_choice("init", init, INITS)
     if init == "torch":
-        return {"kernel_init": uniform(1 / math.sqrt(fan_in)), "bias_init": uniform(1 / math.sqrt(fan_in))}
+        bound = 1 / math.sqrt(fan_in)
+        return {"kernel_init": uniform(bound), "bias_init": uniform(bound)}
     kernel = lecun_normal() if init == "flax" else glorot_uniform()
     return {"kernel_init": kernel, "bias_init": nnx.initializers.zeros_init()}

@@ -1,7 +1,8 @@
 """The registry of layer kinds: for each, one record of all that the library knows about it.
 
-A kind is added by its class and its `register(Kind(…))` beside it. The record says of every fact what it is; there is
-no default that could be wrong in silence. What other frameworks make of a kind is in `export`, also in one record.
+A kind is added by its class and its `register(Kind(…))` beside it, or `register(light(…))` for one that makes no
+products. The record says of every fact what it is; there is no default that could be wrong in silence. What other
+frameworks make of a kind is in `export`, also in one record.
 """
 
 from __future__ import annotations
@@ -64,7 +65,8 @@ class Kind(Generic[L]):
     inputs: int | None = 1  # how many values it takes; None for two or more
 
 
-KINDS: dict[type[nnx.Module], Kind[Any]] = {}
+AnyKind = Kind[Any]  # of a layer of whichever class
+KINDS: dict[type[nnx.Module], AnyKind] = {}
 
 
 def register(kind: Kind[L]) -> Kind[L]:
@@ -75,7 +77,7 @@ def register(kind: Kind[L]) -> Kind[L]:
     return kind
 
 
-def kind_of(layer: nnx.Module) -> Kind[Any]:
+def kind_of(layer: nnx.Module) -> AnyKind:
     """The record of a layer; a makeshift for one outside the vocabulary, which trains but cannot be exported."""
     return KINDS.get(type(layer)) or _foreign(type(layer))
 
@@ -83,14 +85,40 @@ def kind_of(layer: nnx.Module) -> Kind[Any]:
 # What many kinds have in common.
 
 
+class MapsLayer(nnx.Module):
+    """Base of the layers that take maps in any layout."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Apply the layer to `x`, shape (B, ..., C)."""
+        return self.on(Maps(x)).array
+
+    def on(self, maps: Maps) -> Maps:
+        """Apply the layer to maps in any layout."""
+        raise NotImplementedError(type(self).__name__)
+
+
+def on_maps(layer: MapsLayer, maps: Sequence[Maps], context: Context) -> Maps:
+    """How a `MapsLayer` is applied."""
+    return layer.on(maps[0])
+
+
+def light(
+    layer: type[L],
+    settings: tuple[str, ...],
+    shape: Callable[[L, Sequence[Shape]], Shape],
+    apply: Callable[[L, Sequence[Maps], Context], Maps],
+    tensors: Callable[[L], Sequence[Tensor]],
+    *,
+    make: Callable[..., L] | None = None,
+    inputs: int | None = 1,
+) -> Kind[L]:
+    """The record of a kind without products to speak of, which so has neither forms nor multiply-adds."""
+    return Kind(layer, settings, make or layer, shape, apply, tensors, no_products, no_form, inputs)
+
+
 def same_shape(layer: nnx.Module, shapes: Sequence[Shape]) -> Shape:
     """The shape of what works value by value."""
     return shapes[0]
-
-
-def value_by_value(layer: Callable[[jax.Array], jax.Array], maps: Sequence[Maps], context: Context) -> Maps:
-    """A layer that works value by value, in any layout."""
-    return maps[0]._replace(array=layer(maps[0].array))
 
 
 def no_tensors(layer: nnx.Module) -> Sequence[Tensor]:
@@ -108,6 +136,13 @@ def no_form(layer: nnx.Module, shape: Shape, dtype: jnp.dtype, policy: Policy) -
     return None, 0
 
 
+def one_or_each(count: int, of: str, shape: Shape) -> Shape:
+    """The shape, or the error that a layer has neither one number nor one for each of its channels."""
+    if count not in (1, shape[-1]):
+        raise MisfitError(f"has {count} {of} for {shape[-1]} channels: give 1 or as many")
+    return shape
+
+
 def as_map(shape: Shape) -> tuple[int, int, int]:
     """A shape as a map's, or the error that it is not one."""
     if len(shape) != 3:
@@ -122,20 +157,20 @@ def non_empty(before: Shape, after: Shape) -> Shape:
     return after
 
 
-def placeholders() -> dict[str, Any]:
-    """Arguments of Flax's layers for placeholder parameters: drawing would compile a program for every shape."""
+def placeholders(layer: Callable[..., L]) -> Callable[..., L]:
+    """A layer of Flax's with zeros for parameters: drawing would compile a program for every shape."""
     zeros = nnx.initializers.zeros_init()
-    return {"rngs": nnx.Rngs(0), "kernel_init": zeros, "bias_init": zeros}
+    return lambda **settings: layer(**settings, rngs=nnx.Rngs(0), kernel_init=zeros, bias_init=zeros)
 
 
 # Layers outside the vocabulary.
 
 
 @functools.cache
-def _foreign(cls: type[nnx.Module]) -> Kind[Any]:
+def _foreign(cls: type[nnx.Module]) -> AnyKind:
     """How a user's own layer is taken: with the batch first, its shape by tracing it, its form unknown."""
 
-    def call(layer: Any, x: jax.Array, context: Context) -> jax.Array:
+    def call(layer: Callable[[jax.Array], jax.Array], x: jax.Array, context: Context) -> jax.Array:
         return layer(x, context) if isinstance(layer, ContextLayer) else layer(x)
 
     def shape(layer: nnx.Module, shapes: Sequence[Shape]) -> Shape:
@@ -145,22 +180,16 @@ def _foreign(cls: type[nnx.Module]) -> Kind[Any]:
         traced = jax.eval_shape(lambda state, x: call(nnx.merge(graphdef, state), x, EVALUATION), state, example)
         return tuple(traced.shape[1:])
 
-    return Kind(
-        layer=cls,
-        settings=(),
-        make=cls,
-        shape=shape,
-        apply=lambda layer, maps, context: Maps(call(layer, maps[0].first(), context)),
-        tensors=no_tensors,
-        multiply_adds=no_products,
-        form=lambda *_: (Form.NATIVE, 0),
-    )
+    def apply(layer: Callable[[jax.Array], jax.Array], maps: Sequence[Maps], context: Context) -> Maps:
+        return Maps(call(layer, maps[0].first(), context))
+
+    return Kind(cls, (), cls, shape, apply, no_tensors, no_products, lambda *_: (Form.NATIVE, 0))
 
 
 # Layers as plain data.
 
 # Settings that are described where they are not these: without one, another network would be built.
-PLAIN: dict[str, Any] = {
+PLAIN: dict[str, object] = {
     "kernel_dilation": 1,
     "input_dilation": 1,
     "feature_group_count": 1,
@@ -200,7 +229,7 @@ def _whole(kind: type) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """A setting as JSON holds it: tuples for sequences, Python's numbers for numpy's."""
     if isinstance(value, (tuple, list, np.ndarray)):
         return tuple(_plain(item) for item in value)
@@ -209,8 +238,8 @@ def _plain(value: Any) -> Any:
 
 def build(description: dict[str, Any]) -> tuple[str, nnx.Module]:
     """The (name, layer) pair of a description made by `describe`, with placeholder parameters."""
-    settings: dict[str, Any] = {field: _plain(value) for field, value in description.items()}
-    name, kind = settings.pop("name"), settings.pop("kind")
+    settings = {field: _plain(value) for field, value in description.items()}
+    name, kind = str(settings.pop("name")), settings.pop("kind")
     by_name = {layer.__name__: known for layer, known in KINDS.items()}
     if kind not in by_name:
         raise unknown("layer kind", kind, by_name)

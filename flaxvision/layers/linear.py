@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
-from flax.nnx import Linear
+from flax.nnx import Conv, ConvTranspose, Linear
 from jax import lax
 
 from flaxvision.layers.context import Context
@@ -28,19 +27,16 @@ def _apply(layer: Linear, maps: Sequence[Maps], context: Context) -> Maps:
     x, kernel = maps[0].first(), layer.kernel[...]
     inputs, outputs = kernel.shape
     narrow = context.policy.narrow_products and outputs <= min(NARROW_OUTPUTS, inputs // 2)
-    if not narrow or not is_plain(layer) or layer.dot_general is not lax.dot_general:
-        return Maps(layer(x))
-    if x.ndim != 2 or x.dtype != kernel.dtype:
-        return Maps(layer(x))
-    return biased(layer, Maps(narrow_product(x, kernel)))
+    plain = is_plain(layer) and layer.dot_general is lax.dot_general and x.ndim == 2 and x.dtype == kernel.dtype
+    return biased(layer, Maps(narrow_product(x, kernel))) if narrow and plain else Maps(layer(x))
 
 
-def is_plain(layer: Any) -> bool:
+def is_plain(layer: Linear | Conv | ConvTranspose) -> bool:
     """Whether a layer of Flax leaves the type and precision of its products to JAX."""
     return {layer.dtype, layer.precision, layer.preferred_element_type} == {None}
 
 
-def biased(layer: Any, maps: Maps) -> Maps:
+def biased(layer: Linear | Conv | ConvTranspose, maps: Maps) -> Maps:
     """Maps with a layer's bias, where it has one."""
     if layer.bias is None:
         return maps
@@ -51,7 +47,7 @@ register(
     Kind(
         layer=Linear,
         settings=("in_features", "out_features", "use_bias"),
-        make=lambda **settings: Linear(**settings, **placeholders()),
+        make=placeholders(Linear),
         shape=_shape,
         apply=_apply,
         tensors=lambda layer: (Tensor("weight", "kernel", (1, 0)), Tensor("bias", "bias")),

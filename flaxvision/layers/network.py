@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Iterator
-from typing import Any, final
+from typing import final
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from flax import nnx
 
 from flaxvision.errors import UserError
 from flaxvision.layers.context import EVALUATION, Context
-from flaxvision.layers.kinds import Kind, MisfitError, Shape, kind_of
+from flaxvision.layers.kinds import AnyKind, MisfitError, Shape, kind_of
 from flaxvision.layers.preprocess import Preprocess
 from flaxvision.ops.maps import Maps
 from flaxvision.ops.policy import Form, Policy
@@ -32,8 +33,8 @@ class Step:
     """A node of a walk: what it takes and gives, for one example."""
 
     node: Node
-    layer: Any
-    kind: Kind[Any]
+    layer: nnx.Module
+    kind: AnyKind
     inputs: tuple[Shape, ...]
     output: Shape
 
@@ -144,10 +145,7 @@ class Network(nnx.Module):
     @property
     def output_shape(self) -> Shape:
         """Shape of the output for one example, found without running the network; parameters may be abstract."""
-        shape = self.input_shape
-        for step in self.walk():
-            shape = step.output
-        return shape
+        return [self.input_shape, *(step.output for step in self.walk())][-1]
 
     def parameter_names(self) -> dict[tuple, str]:
         """The name "layer.variable" of every variable, by its path in the model's state."""
@@ -157,12 +155,7 @@ class Network(nnx.Module):
 
 def chained(names: Iterable[str]) -> tuple[Node, ...]:
     """Nodes that apply layers one after the other."""
-    before: str | None = None
-    nodes = []
-    for name in names:
-        nodes.append(Node(name, name, (before,)))
-        before = name
-    return tuple(nodes)
+    return tuple(Node(name, name, (before,)) for before, name in itertools.pairwise((None, *names)) if name is not None)
 
 
 def fitted(name: str, layer: nnx.Module, inputs: tuple[Shape, ...], kind: str, input_shape: Shape) -> Shape:

@@ -11,15 +11,7 @@ from jax import lax
 
 from flaxvision.errors import UserError
 from flaxvision.layers.context import EVALUATION, Context, ContextLayer
-from flaxvision.layers.kinds import (
-    Kind,
-    MisfitError,
-    Shape,
-    Tensor,
-    no_form,
-    no_products,
-    register,
-)
+from flaxvision.layers.kinds import MapsLayer, MisfitError, Shape, Tensor, light, on_maps, register
 from flaxvision.ops.dtypes import at_least_float32
 from flaxvision.ops.maps import Maps
 
@@ -64,16 +56,11 @@ class BatchNorm(ContextLayer):
 
     def normalize(self, maps: Maps, context: Context) -> Maps:
         """Normalize maps in any layout."""
-        if context.train:
-            mean, var = self._batch_statistics(maps, context)
-        else:
-            mean, var = self.mean[...], self.var[...]
+        mean, var = self._batch_statistics(maps, context) if context.train else (self.mean[...], self.var[...])
         factor = self.scale[...].astype(var.dtype) * lax.rsqrt(var + self.epsilon)
         shift = self.bias[...].astype(var.dtype) - mean * factor
-        x = maps.array
-        return maps._replace(
-            array=x * maps.along_features(factor.astype(x.dtype)) + maps.along_features(shift.astype(x.dtype))
-        )
+        factor, shift = (maps.along_features(part.astype(maps.array.dtype)) for part in (factor, shift))
+        return maps._replace(array=maps.array * factor + shift)
 
     def _batch_statistics(self, maps: Maps, context: Context) -> tuple[jax.Array, jax.Array]:
         features, examples = maps.features, maps.examples
@@ -103,7 +90,30 @@ class BatchNorm(ContextLayer):
         return value if context.axis_name is None else lax.psum(value, context.axis_name)
 
 
-class GroupNorm(nnx.Module):
+class _ExampleNorm(MapsLayer):
+    """What normalizes every example by itself: over groups of its values, then a scale and a bias per channel."""
+
+    def __init__(self, channels: int, epsilon: float):
+        self.epsilon = epsilon
+        self.scale = nnx.Param(jnp.ones(channels, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(channels, jnp.float32))
+
+    def on(self, maps: Maps) -> Maps:
+        """Normalize maps in any layout."""
+        x = maps.array.astype(at_least_float32(maps.array.dtype))
+        grouped, axes = self._grouped(x, maps)
+        centred = grouped - grouped.mean(axis=axes, keepdims=True)
+        variance = jnp.square(centred).mean(axis=axes, keepdims=True)
+        x = (centred * lax.rsqrt(variance + self.epsilon)).reshape(x.shape)
+        scale, bias = (maps.along_features(part[...].astype(x.dtype)) for part in (self.scale, self.bias))
+        return maps._replace(array=(x * scale + bias).astype(maps.array.dtype))
+
+    def _grouped(self, x: jax.Array, maps: Maps) -> tuple[jax.Array, tuple[int, ...]]:
+        """`x` in a shape in which a group is some of the axes, and these."""
+        raise NotImplementedError(type(self).__name__)
+
+
+class GroupNorm(_ExampleNorm):
     """Normalization of every example over the map and groups of channels, then a scale and a bias per channel.
 
     Args:
@@ -123,33 +133,18 @@ class GroupNorm(nnx.Module):
     def __init__(self, num_groups: int, num_channels: int, epsilon: float = 1e-5):
         if num_groups < 1 or num_channels % num_groups:
             raise UserError(f"{num_channels} channels do not make {num_groups} groups: give a divisor of them")
+        super().__init__(num_channels, epsilon)
         self.num_groups = num_groups
         self.num_channels = num_channels
-        self.epsilon = epsilon
-        self.scale = nnx.Param(jnp.ones(num_channels, jnp.float32))
-        self.bias = nnx.Param(jnp.zeros(num_channels, jnp.float32))
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Normalize `x`, shape (B, ..., num_channels)."""
-        return self.normalize(Maps(x)).array
-
-    def normalize(self, maps: Maps) -> Maps:
-        """Normalize maps in any layout."""
-        x = maps.array.astype(at_least_float32(maps.array.dtype))
+    def _grouped(self, x: jax.Array, maps: Maps) -> tuple[jax.Array, tuple[int, ...]]:
         axis = maps.features
         grouped = x.reshape(*x.shape[:axis], self.num_groups, -1, *x.shape[axis + 1 :])
         examples = maps.examples + (1 if axis < maps.examples else 0)
-        others = tuple(i for i in range(grouped.ndim) if i not in (examples, axis))
-        centred = grouped - grouped.mean(axis=others, keepdims=True)
-        variance = jnp.square(centred).mean(axis=others, keepdims=True)
-        x = (centred * lax.rsqrt(variance + self.epsilon)).reshape(x.shape)
-        scaled = x * maps.along_features(self.scale[...].astype(x.dtype))
-        return maps._replace(
-            array=(scaled + maps.along_features(self.bias[...].astype(x.dtype))).astype(maps.array.dtype)
-        )
+        return grouped, tuple(i for i in range(grouped.ndim) if i not in (examples, axis))
 
 
-class LayerNorm(nnx.Module):
+class LayerNorm(_ExampleNorm):
     """Normalization over the last axis, at every position of a map by itself, then a scale and a bias per channel.
 
     Args:
@@ -163,71 +158,26 @@ class LayerNorm(nnx.Module):
     """
 
     def __init__(self, num_features: int, epsilon: float = 1e-5):
+        super().__init__(num_features, epsilon)
         self.num_features = num_features
-        self.epsilon = epsilon
-        self.scale = nnx.Param(jnp.ones(num_features, jnp.float32))
-        self.bias = nnx.Param(jnp.zeros(num_features, jnp.float32))
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Normalize `x`, shape (B, ..., num_features)."""
-        return self.normalize(Maps(x)).array
-
-    def normalize(self, maps: Maps) -> Maps:
-        """Normalize maps in any layout."""
-        x = maps.array.astype(at_least_float32(maps.array.dtype))
-        centred = x - x.mean(axis=maps.features, keepdims=True)
-        variance = jnp.square(centred).mean(axis=maps.features, keepdims=True)
-        x = centred * lax.rsqrt(variance + self.epsilon) * maps.along_features(self.scale[...].astype(x.dtype))
-        return maps._replace(array=(x + maps.along_features(self.bias[...].astype(x.dtype))).astype(maps.array.dtype))
+    def _grouped(self, x: jax.Array, maps: Maps) -> tuple[jax.Array, tuple[int, ...]]:
+        return x, (maps.features,)
 
 
-def _features(count: int, shape: Shape) -> Shape:
-    """The shape, or the error that its last axis has another size."""
-    if shape[-1] != count:
-        raise MisfitError(f"normalizes {count} channels, not {shape[-1]} (shape {shape})")
-    return shape
-
-
-TENSORS = (Tensor("weight", "scale"), Tensor("bias", "bias"))
+def _shape(layer: BatchNorm | GroupNorm | LayerNorm, shapes: Sequence[Shape]) -> Shape:
+    channels = layer.num_channels if isinstance(layer, GroupNorm) else layer.num_features
+    if shapes[0][-1] != channels:
+        raise MisfitError(f"normalizes {channels} channels, not {shapes[0][-1]} (shape {shapes[0]})")
+    return shapes[0]
 
 
 def _batch_norm(layer: BatchNorm, maps: Sequence[Maps], context: Context) -> Maps:
     return layer.normalize(maps[0].few_last() if context.policy.lays_batch_last else maps[0], context)
 
 
-register(
-    Kind(
-        layer=BatchNorm,
-        settings=("num_features", "momentum", "epsilon"),
-        make=BatchNorm,
-        shape=lambda layer, shapes: _features(layer.num_features, shapes[0]),
-        apply=_batch_norm,
-        tensors=lambda layer: (*TENSORS, Tensor("running_mean", "mean"), Tensor("running_var", "var")),
-        multiply_adds=no_products,
-        form=no_form,
-    )
-)
-register(
-    Kind(
-        layer=GroupNorm,
-        settings=("num_groups", "num_channels", "epsilon"),
-        make=GroupNorm,
-        shape=lambda layer, shapes: _features(layer.num_channels, shapes[0]),
-        apply=lambda layer, maps, context: layer.normalize(maps[0]),
-        tensors=lambda layer: TENSORS,
-        multiply_adds=no_products,
-        form=no_form,
-    )
-)
-register(
-    Kind(
-        layer=LayerNorm,
-        settings=("num_features", "epsilon"),
-        make=LayerNorm,
-        shape=lambda layer, shapes: _features(layer.num_features, shapes[0]),
-        apply=lambda layer, maps, context: layer.normalize(maps[0]),
-        tensors=lambda layer: TENSORS,
-        multiply_adds=no_products,
-        form=no_form,
-    )
-)
+TENSORS = (Tensor("weight", "scale"), Tensor("bias", "bias"))
+RUNNING = (Tensor("running_mean", "mean"), Tensor("running_var", "var"))
+register(light(BatchNorm, ("num_features", "momentum", "epsilon"), _shape, _batch_norm, lambda _: TENSORS + RUNNING))
+register(light(GroupNorm, ("num_groups", "num_channels", "epsilon"), _shape, on_maps, lambda layer: TENSORS))
+register(light(LayerNorm, ("num_features", "epsilon"), _shape, on_maps, lambda layer: TENSORS))

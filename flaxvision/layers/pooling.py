@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -13,16 +12,7 @@ from jax import lax
 
 from flaxvision.errors import UserError
 from flaxvision.layers.context import Context
-from flaxvision.layers.kinds import (
-    Kind,
-    Shape,
-    as_map,
-    no_form,
-    no_products,
-    no_tensors,
-    non_empty,
-    register,
-)
+from flaxvision.layers.kinds import Shape, as_map, light, no_tensors, non_empty, register
 from flaxvision.ops.maps import Maps
 from flaxvision.ops.pooling import max_pool, mean_pool
 from flaxvision.ops.windows import Pads, Pair, pad_map
@@ -174,28 +164,13 @@ def _upsampled_shape(layer: Upsample, shapes: Sequence[Shape]) -> Shape:
     return height * layer.scale[0], width * layer.scale[1], channels
 
 
-def _apply(layer: Any, maps: Sequence[Maps], context: Context) -> Maps:
+def _apply(layer: Callable[[jax.Array], jax.Array], maps: Sequence[Maps], context: Context) -> Maps:
     x = maps[0].few_last() if context.policy.lays_batch_last else maps[0]
     return x._replace(array=layer(x.array))  # the map lies on axes 1 and 2 in either layout
 
 
-def _kind(layer: type, settings: tuple[str, ...], shape: Any) -> None:
-    register(
-        Kind(
-            layer=layer,
-            settings=settings,
-            make=layer,
-            shape=shape,
-            apply=_apply,
-            tensors=no_tensors,
-            multiply_adds=no_products,
-            form=no_form,
-        )
-    )
-
-
-_kind(MaxPool, ("window", "strides", "padding"), _pooled_shape)
-_kind(AvgPool, ("window", "strides", "padding"), _pooled_shape)
-_kind(GlobalMaxPool, (), _global_shape)
-_kind(GlobalAvgPool, (), _global_shape)
-_kind(Upsample, ("scale",), _upsampled_shape)
+register(light(MaxPool, ("window", "strides", "padding"), _pooled_shape, _apply, no_tensors))
+register(light(AvgPool, ("window", "strides", "padding"), _pooled_shape, _apply, no_tensors))
+register(light(GlobalMaxPool, (), _global_shape, _apply, no_tensors))
+register(light(GlobalAvgPool, (), _global_shape, _apply, no_tensors))
+register(light(Upsample, ("scale",), _upsampled_shape, _apply, no_tensors))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from flaxvision.layers.context import Context
-from flaxvision.layers.kinds import Kind, MisfitError, Shape, no_form, no_products, no_tensors, register
+from flaxvision.layers.kinds import MisfitError, Shape, light, no_tensors, register
 from flaxvision.ops.maps import Maps, flattened
 
 __all__ = ["Flatten", "PolarTransform"]
@@ -58,27 +58,9 @@ def _polar_shape(layer: PolarTransform, shapes: Sequence[Shape]) -> Shape:
     return shapes[0]
 
 
-register(
-    Kind(
-        layer=Flatten,
-        settings=(),
-        make=Flatten,
-        shape=lambda layer, shapes: (math.prod(shapes[0]),),
-        apply=_flatten,
-        tensors=no_tensors,
-        multiply_adds=no_products,
-        form=no_form,
-    )
-)
-register(
-    Kind(
-        layer=PolarTransform,
-        settings=(),
-        make=PolarTransform,
-        shape=_polar_shape,
-        apply=lambda layer, maps, context: Maps(layer(maps[0].array)),
-        tensors=no_tensors,
-        multiply_adds=no_products,
-        form=no_form,
-    )
-)
+def _polar(layer: PolarTransform, maps: Sequence[Maps], context: Context) -> Maps:
+    return Maps(layer(maps[0].array))
+
+
+register(light(Flatten, (), lambda layer, shapes: (math.prod(shapes[0]),), _flatten, no_tensors))
+register(light(PolarTransform, (), _polar_shape, _polar, no_tensors))
