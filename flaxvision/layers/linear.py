@@ -10,7 +10,7 @@ from jax import lax
 
 from flaxvision.layers.context import Context
 from flaxvision.layers.kinds import Kind, MisfitError, Shape, Tensor, no_form, placeholders, register
-from flaxvision.ops.convolution import NARROW_OUTPUTS, narrow_product
+from flaxvision.ops.convolution import NARROW_OUTPUTS, narrow_product, product_batch_last
 from flaxvision.ops.maps import Maps
 
 __all__ = ["Linear"]
@@ -24,11 +24,14 @@ def _shape(layer: Linear, shapes: Sequence[Shape]) -> Shape:
 
 
 def _apply(layer: Linear, maps: Sequence[Maps], context: Context) -> Maps:
-    x, kernel = maps[0].first(), layer.kernel[...]
+    (x,), kernel = maps, layer.kernel[...]
     inputs, outputs = kernel.shape
-    narrow = context.policy.narrow_products and outputs <= min(NARROW_OUTPUTS, inputs // 2)
-    plain = is_plain(layer) and layer.dot_general is lax.dot_general and x.ndim == 2 and x.dtype == kernel.dtype
-    return biased(layer, Maps(narrow_product(x, kernel))) if narrow and plain else Maps(layer(x))
+    if x.array.ndim == 2 and is_plain(layer) and layer.dot_general is lax.dot_general and x.array.dtype == kernel.dtype:
+        if x.batch_is_last and outputs < x.shape[0]:
+            return biased(layer, Maps(product_batch_last(x.array, kernel)))
+        if context.policy.narrow_products and outputs <= min(NARROW_OUTPUTS, inputs // 2):
+            return biased(layer, Maps(narrow_product(x.first(), kernel)))
+    return Maps(layer(x.first()))
 
 
 def is_plain(layer: Linear | Conv | ConvTranspose) -> bool:

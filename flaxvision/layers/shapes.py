@@ -59,7 +59,7 @@ def _polar_shape(layer: PolarTransform, shapes: Sequence[Shape]) -> Shape:
 
 
 def _polar(layer: PolarTransform, maps: Sequence[Maps], context: Context) -> Maps:
-    return Maps(layer(maps[0].array))
+    return Maps(layer(maps[0].first()))
 
 
 register(light(Flatten, (), lambda layer, shapes: (math.prod(shapes[0]),), _flatten, no_tensors))

@@ -18,7 +18,7 @@ from flaxvision.ops.windows import FEW_CHANNELS
 
 
 class Maps(NamedTuple):
-    """A batch of maps, (N, H, W, C) with the batch first or (C, H, W, N) with it last; of vectors, (N, D)."""
+    """A batch of maps, (N, H, W, C) with the batch first or (C, H, W, N) with it last; of vectors, (N, D) or (D, N)."""
 
     array: jax.Array
     batch_is_last: bool = False
@@ -28,14 +28,14 @@ class Maps(NamedTuple):
         return swap_ends(self.array) if self.batch_is_last else self.array
 
     def last(self) -> jax.Array:
-        """The array of maps with the batch last."""
+        """The array with the batch last."""
         return self.array if self.batch_is_last else swap_ends(self.array)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(N, H, W, C), wherever the batch lies."""
+        """(N, H, W, C) or (N, D), wherever the batch lies."""
         shape = self.array.shape
-        return (shape[3], shape[1], shape[2], shape[0]) if self.batch_is_last else shape
+        return (shape[-1], *shape[1:-1], shape[0]) if self.batch_is_last else shape
 
     @property
     def features(self) -> int:
@@ -60,25 +60,26 @@ class Maps(NamedTuple):
 
 
 def swap_ends(x: jax.Array) -> jax.Array:
-    """(N, H, W, C) to (C, H, W, N), and back."""
-    return x.transpose(3, 1, 2, 0)
+    """(N, H, W, C) to (C, H, W, N), or (N, D) to (D, N), and back."""
+    return x.swapaxes(0, -1)
 
 
 def alike(*several: Maps) -> list[Maps]:
     """Maps in one layout: with the batch last if any of them has it so."""
     last = any(maps.batch_is_last for maps in several)
-    return [Maps(maps.last(), True) if last and maps.array.ndim == 4 else maps for maps in several]
+    return [Maps(maps.last(), True) if last else maps for maps in several]
 
 
 def flattened(maps: Maps) -> Maps:
-    """Maps as vectors (N, C * H * W), the last axis slowest, in PyTorch's order.
+    """Maps as vectors of C * H * W values in PyTorch's order: channel, row, column.
 
-    The barriers keep XLA from fusing the transposition with what comes before and after: it would compute that anew,
-    value by value, along strides (5 % of a step of wide_cnn), or fold it into the next product (5 % of strided_cnn).
+    With the batch last they are so already. Else the barriers keep XLA from fusing the transposition with what comes
+    before and after: it would compute that anew, value by value, along strides (5 % of a step of wide_cnn).
     """
     examples, height, width, channels = maps.shape
-    if not maps.batch_is_last and min(height * width, channels) == 1:  # one order is the other
+    if maps.batch_is_last:
+        return Maps(maps.array.reshape(-1, examples), True)
+    if min(height * width, channels) == 1:  # one order is the other
         return Maps(maps.array.reshape(examples, -1))
-    axes = (3, 0, 1, 2) if maps.batch_is_last else (0, 3, 1, 2)
-    turned = lax.optimization_barrier(lax.optimization_barrier(maps.array).transpose(axes))
+    turned = lax.optimization_barrier(lax.optimization_barrier(maps.array).transpose(0, 3, 1, 2))
     return Maps(turned.reshape(examples, -1))

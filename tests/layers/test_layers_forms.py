@@ -24,7 +24,9 @@ from flaxvision.layers import (
     Linear,
     MaxPool,
 )
-from flaxvision.ops.maps import Maps
+from flaxvision.layers.kinds import kind_of
+from flaxvision.ops.convolution import product_batch_last
+from flaxvision.ops.maps import Maps, alike, flattened
 from flaxvision.ops.policy import CPU_EVALUATION, CPU_TRAINING, GPU, GPU_STACKED, NATIVE
 from tests.conftest import slow
 
@@ -41,6 +43,38 @@ def test_maps_know_their_shape_wherever_the_batch_lies():
         assert maps.shape == (2, 3, 4, 5)
         np.testing.assert_array_equal(maps.first(), x)
         np.testing.assert_array_equal(maps.last()[4, 2, 3, 1], x[1, 2, 3, 4])
+
+
+@pytest.mark.parametrize("policy", [NATIVE, CPU_TRAINING, CPU_EVALUATION, GPU])
+@pytest.mark.parametrize("examples", [3, 8])  # fewer than outputs, and more
+def test_flattened_maps_that_lie_batch_last_are_multiplied_as_they_lie(policy, examples):
+    layer = Linear(24, 5, rngs=nnx.Rngs(0), bias_init=nnx.initializers.normal())
+    x = draw(0, (examples, 3, 2, 4)).astype(np.float32)
+    expected = x.transpose(0, 3, 1, 2).reshape(examples, 24) @ np.asarray(layer.kernel) + np.asarray(layer.bias)
+    for maps in (Maps(jnp.asarray(x)), Maps(jnp.asarray(x.transpose(3, 1, 2, 0)), True)):
+        flat = flattened(maps)
+        assert flat.shape == (examples, 24)
+        assert flat.batch_is_last == maps.batch_is_last
+        for values in (flat, alike(Maps(flat.first()), flat)[0]):
+            given = kind_of(layer).apply(layer, [values], Context(policy=policy))
+            np.testing.assert_allclose(given.first(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_product_batch_last_is_the_product():
+    def gradients(product, x, w):
+        def size(x, w):
+            return jnp.sin(product(x, w)).sum()
+
+        def slope(x, w):
+            return sum(jnp.sin(each).sum() for each in jax.grad(size, (0, 1))(x, w))
+
+        return product(x, w), *jax.grad(size, (0, 1))(x, w), *jax.grad(slope, (0, 1))(x, w)
+
+    with jax.enable_x64(True):
+        x, w = jnp.asarray(draw(0, (7, 40))), jnp.asarray(draw(1, (40, 3)))
+        given = gradients(lambda x, w: product_batch_last(x.T, w), x, w)
+        for value, expected in zip(given, gradients(jnp.matmul, x, w), strict=True):
+            np.testing.assert_allclose(value, expected, rtol=1e-12, atol=1e-13)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +211,7 @@ def test_maps_of_few_channels_stay_batch_last(frozen):
     jaxpr = jax.make_jaxpr(lambda x: nnx.clone(model)(x, context))(jnp.ones((4, 8, 8, 1)))
     moved = [equation.invars[0].aval for equation in jaxpr.eqns if equation.primitive.name == "transpose"]
     floats = [aval.shape for aval in moved if aval.dtype == jnp.float32 and aval.ndim == 4]
-    assert floats == [(4, 8, 8, 1), (16, 2, 2, 4)]  # the images, and what the linear layers take
+    assert floats == [(4, 8, 8, 1)]  # the images; the linear layer takes what Flatten gives as it lies
     masks = [aval.shape for aval in moved if aval.dtype == jnp.bool_]
     assert masks == [(4, 4, 4, 8), (4, 2, 2, 16)]  # of dropout
 
