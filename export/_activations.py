@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from export._place import Place
-from export._rows import Row, any_place, keras_layer, no_node, no_weights, number_of, on_maps, register, torch_layer
+from export._rows import Emit, Row, any_place, keras_layer, no_node, node, number_of, on_maps, register, torch_layer
 from flaxvision.layers import ACTIVATIONS, Activation, Dropout, SpatialDropout
 
 if TYPE_CHECKING:
     from export._onnx import Graph
 
+SIXTH: dict[str, Any] = {"alpha": 1 / 6, "beta": 0.5}  # of a HardSigmoid, as PyTorch and JAX have it
 
-def _gelu(graph: Graph, place: Place, x: str) -> str:
+
+def _gelu(graph: Graph, place: Place, inputs: Sequence[str]) -> str:
+    (x,) = inputs
     if place.opset >= 20:
         return graph.add("Gelu", [x], place.name, approximate="none")
     scaled = graph.add("Div", [x, number_of(graph, place, "sqrt2", math.sqrt(2))])  # x / 2 * (1 + erf(x / sqrt 2))
@@ -24,7 +26,8 @@ def _gelu(graph: Graph, place: Place, x: str) -> str:
     return graph.add("Mul", [half, factor], place.name)
 
 
-def _gelu_tanh(graph: Graph, place: Place, x: str) -> str:
+def _gelu_tanh(graph: Graph, place: Place, inputs: Sequence[str]) -> str:
+    (x,) = inputs
     if place.opset >= 20:
         return graph.add("Gelu", [x], place.name, approximate="tanh")
     cube = graph.add("Mul", [graph.add("Mul", [x, x]), x])  # x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3)))
@@ -34,128 +37,102 @@ def _gelu_tanh(graph: Graph, place: Place, x: str) -> str:
     return graph.add("Mul", [half, graph.add("Add", [tanh, number_of(graph, place, "one", 1)])], place.name)
 
 
-def _clip(low: float, high: float) -> Callable[[Graph, Place, str], str]:
-    def emit(graph: Graph, place: Place, x: str) -> str:
+def _clip(low: float, high: float) -> Emit:
+    def emit(graph: Graph, place: Place, inputs: Sequence[str]) -> str:
         ends = [number_of(graph, place, name, value) for name, value in (("low", low), ("high", high))]
-        return graph.add("Clip", [x, *ends], place.name)
+        return graph.add("Clip", [*inputs, *ends], place.name)
 
     return emit
 
 
-def _hardsigmoid(graph: Graph, place: Place, x: str) -> str:
-    return graph.add("HardSigmoid", [x], place.name, alpha=1 / 6, beta=0.5)
+def _gated(*ops: str, **attributes: Any) -> Emit:
+    """x times what the operators make of it, one after the other."""
+
+    def emit(graph: Graph, place: Place, inputs: Sequence[str]) -> str:
+        gate = inputs[0]
+        for op in ops:
+            gate = graph.add(op, [gate], **attributes)
+        return graph.add("Mul", [*inputs, gate], place.name)
+
+    return emit
 
 
-def _hardswish(graph: Graph, place: Place, x: str) -> str:
-    if place.opset >= 14:
-        return graph.add("HardSwish", [x], place.name)
-    return graph.add("Mul", [x, graph.add("HardSigmoid", [x], alpha=1 / 6, beta=0.5)], place.name)
+def _hardswish(graph: Graph, place: Place, inputs: Sequence[str]) -> str:
+    emit = node("HardSwish") if place.opset >= 14 else _gated("HardSigmoid", **SIXTH)
+    return emit(graph, place, inputs)
 
 
-def _mish(graph: Graph, place: Place, x: str) -> str:
-    return graph.add("Mul", [x, graph.add("Tanh", [graph.add("Softplus", [x])])], place.name)
+def _keras(name: str) -> Callable[[Place, Sequence[Any]], Any]:
+    return keras_layer("Activation", lambda place: {"activation": name})
 
 
-def _op(name: str, **attributes: Any) -> Callable[[Graph, Place, str], str]:
-    return lambda graph, place, x: graph.add(name, [x], place.name, **attributes)
-
-
-def _with_alpha(name: str) -> Callable[[Graph, Place, str], str]:
-    return lambda graph, place, x: graph.add(name, [x], place.name, alpha=place.layer.argument)
-
-
-def _over_features(name: str) -> Callable[[Graph, Place, str], str]:
-    return lambda graph, place, x: graph.add(name, [x], place.name, axis=place.channels)
-
-
-def _keras_function(name: str) -> Callable[[Place, Any], Any]:
-    return lambda place, x: keras_layer("Activation", lambda _: {"activation": name})(place, [x])
-
-
-def _keras_named(name: str, setting: str) -> Callable[[Place, Any], Any]:
-    return lambda place, x: keras_layer(name, lambda _: {setting: place.layer.argument})(place, [x])
-
-
-def _keras_gelu_tanh(place: Place, x: Any) -> Any:
+def _keras_gelu_tanh(place: Place, inputs: Sequence[Any]) -> Any:
     from keras import ops
 
-    return ops.gelu(x, approximate=True)
+    return ops.gelu(inputs[0], approximate=True)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Function:
-    """An activation in the three worlds."""
-
-    onnx: Callable[[Graph, Place, str], str]
-    torch: Callable[[Place], Any]
-    keras: Callable[[Place, Any], Any]
+def _row(onnx: Emit, torch: str, keras: str) -> Row:
+    """The row of an activation that is one layer in PyTorch and one function in Keras."""
+    return Row(onnx, torch_layer(torch), _keras(keras), any_place)
 
 
-def _softmax_axis(place: Place) -> tuple:
-    return (place.channels,)
+def _of_features(name: str, keras: str) -> Row:
+    """The row of an activation over the features."""
+    onnx = node(name, lambda place: {"axis": place.channels})
+    return Row(onnx, torch_layer(name, lambda place: (place.channels,)), _keras(keras), any_place)
 
 
-FUNCTIONS: dict[str, Function] = {
-    "relu": Function(_op("Relu"), torch_layer("ReLU"), _keras_function("relu")),
-    "sigmoid": Function(_op("Sigmoid"), torch_layer("Sigmoid"), _keras_function("sigmoid")),
-    "tanh": Function(_op("Tanh"), torch_layer("Tanh"), _keras_function("tanh")),
-    "identity": Function(lambda graph, place, x: x, torch_layer("Identity"), _keras_function("linear")),
-    "leaky_relu": Function(
-        _with_alpha("LeakyRelu"),
-        torch_layer("LeakyReLU", lambda p: (p.layer.argument,)),
-        _keras_named("LeakyReLU", "negative_slope"),
-    ),
-    "elu": Function(
-        _with_alpha("Elu"), torch_layer("ELU", lambda p: (p.layer.argument,)), _keras_named("ELU", "alpha")
-    ),
-    "gelu": Function(_gelu, torch_layer("GELU"), _keras_function("gelu")),
-    "gelu_tanh": Function(_gelu_tanh, torch_layer("GELU", lambda p: ("tanh",)), _keras_gelu_tanh),
-    "silu": Function(
-        lambda graph, place, x: graph.add("Mul", [x, graph.add("Sigmoid", [x])], place.name),
-        torch_layer("SiLU"),
-        _keras_function("silu"),
-    ),
-    "softplus": Function(_op("Softplus"), torch_layer("Softplus"), _keras_function("softplus")),
-    "relu6": Function(_clip(0, 6), torch_layer("ReLU6"), _keras_function("relu6")),
-    "hardswish": Function(_hardswish, torch_layer("Hardswish"), _keras_function("hard_swish")),
-    "hardsigmoid": Function(_hardsigmoid, torch_layer("Hardsigmoid"), _keras_function("hard_sigmoid")),
-    "hardtanh": Function(_clip(-1, 1), torch_layer("Hardtanh"), _keras_function("hard_tanh")),
-    "mish": Function(_mish, torch_layer("Mish"), _keras_function("mish")),
-    "softmax": Function(_over_features("Softmax"), torch_layer("Softmax", _softmax_axis), _keras_function("softmax")),
-    "log_softmax": Function(
-        _over_features("LogSoftmax"), torch_layer("LogSoftmax", _softmax_axis), _keras_function("log_softmax")
-    ),
+def _of_number(onnx: str, torch: str, setting: str) -> Row:
+    """The row of an activation that has a number, which is `setting` in Keras."""
+    return Row(
+        node(onnx, lambda place: {"alpha": place.layer.argument}),
+        torch_layer(torch, lambda place: (place.layer.argument,)),
+        keras_layer(torch, lambda place: {setting: place.layer.argument}),
+        any_place,
+    )
+
+
+FUNCTIONS: dict[str, Row] = {
+    "relu": _row(node("Relu"), "ReLU", "relu"),
+    "sigmoid": _row(node("Sigmoid"), "Sigmoid", "sigmoid"),
+    "tanh": _row(node("Tanh"), "Tanh", "tanh"),
+    "identity": _row(no_node, "Identity", "linear"),
+    "leaky_relu": _of_number("LeakyRelu", "LeakyReLU", "negative_slope"),
+    "elu": _of_number("Elu", "ELU", "alpha"),
+    "gelu": _row(_gelu, "GELU", "gelu"),
+    "gelu_tanh": Row(_gelu_tanh, torch_layer("GELU", lambda place: ("tanh",)), _keras_gelu_tanh, any_place),
+    "silu": _row(_gated("Sigmoid"), "SiLU", "silu"),
+    "softplus": _row(node("Softplus"), "Softplus", "softplus"),
+    "relu6": _row(_clip(0, 6), "ReLU6", "relu6"),
+    "hardswish": _row(_hardswish, "Hardswish", "hard_swish"),
+    "hardsigmoid": _row(node("HardSigmoid", lambda place: SIXTH), "Hardsigmoid", "hard_sigmoid"),
+    "hardtanh": _row(_clip(-1, 1), "Hardtanh", "hard_tanh"),
+    "mish": _row(_gated("Softplus", "Tanh"), "Mish", "mish"),
+    "softmax": _of_features("Softmax", "softmax"),
+    "log_softmax": _of_features("LogSoftmax", "log_softmax"),
 }
 if set(FUNCTIONS) != set(ACTIVATIONS):
     raise ImportError(f"export and flaxvision differ in activations: {set(FUNCTIONS) ^ set(ACTIVATIONS)}")
 
+
+def _rate(place: Place) -> float:
+    return float(place.layer.rate[...])
+
+
+def _dropout(torch: str, keras: str, check: Callable[[Place], None]) -> Row:
+    in_keras = keras_layer(keras, lambda place: {"rate": _rate(place)})
+    return Row(no_node, torch_layer(torch, lambda place: (_rate(place),)), in_keras, check)
+
+
 register(
     Activation,
     Row(
-        lambda graph, place, inputs: FUNCTIONS[place.layer.function].onnx(graph, place, inputs[0]),
+        lambda graph, place, inputs: FUNCTIONS[place.layer.function].onnx(graph, place, inputs),
         lambda place: FUNCTIONS[place.layer.function].torch(place),
-        lambda place, inputs: FUNCTIONS[place.layer.function].keras(place, inputs[0]),
-        no_weights,
+        lambda place, inputs: FUNCTIONS[place.layer.function].keras(place, inputs),
         any_place,
     ),
 )
-register(
-    Dropout,
-    Row(
-        no_node,
-        torch_layer("Dropout", lambda p: (float(p.layer.rate[...]),)),
-        keras_layer("Dropout", lambda p: {"rate": float(p.layer.rate[...])}),
-        no_weights,
-        any_place,
-    ),
-)
-register(
-    SpatialDropout,
-    Row(
-        no_node,
-        torch_layer("Dropout2d", lambda p: (float(p.layer.rate[...]),)),
-        keras_layer("SpatialDropout2D", lambda p: {"rate": float(p.layer.rate[...])}),
-        no_weights,
-        on_maps,
-    ),
-)
+register(Dropout, _dropout("Dropout", "Dropout", any_place))
+register(SpatialDropout, _dropout("Dropout2d", "SpatialDropout2D", on_maps))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from export._layers import check_layers, places
 from export._place import KERAS_INPUT
-from export._rows import ROWS
+from export._rows import ROWS, own_tensors
 from flaxvision.errors import UserError
 from flaxvision.layers import Chain
 from flaxvision.layers.kinds import MisfitError
@@ -57,8 +57,7 @@ def to_keras(model: Chain, path: str | Path | None = None) -> keras.Model:
     twin = keras.Model(inputs, x, name=re.sub(r"[:./]", "_", model.kind))
     ours = variables(model)
     for name, layer in model.named_layers():
-        own = {key[len(name) + 1 :]: value for key, value in ours.items() if key.rpartition(".")[0] == name}
-        if weights := ROWS[type(layer)].weights(layer, own):
+        if weights := ROWS[type(layer)].weights(layer, own_tensors(name, ours)):
             theirs = made[name]
             theirs.set_weights([a.reshape(w.shape) for a, w in zip(weights, theirs.weights, strict=True)])
     if path is not None:

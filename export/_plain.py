@@ -13,8 +13,8 @@ from export._rows import (
     Emit,
     Row,
     any_place,
+    in_keras,
     keras_layer,
-    no_weights,
     node,
     number_of,
     on_maps,
@@ -22,21 +22,8 @@ from export._rows import (
     register,
     torch_layer,
 )
-from export._weighted import onnx_pads
-from flaxvision.layers import (
-    Add,
-    Affine,
-    AvgPool,
-    Concat,
-    Flatten,
-    GlobalAvgPool,
-    GlobalMaxPool,
-    MaxPool,
-    Multiply,
-    PolarTransform,
-    Subtract,
-    Upsample,
-)
+from export._weighted import onnx_window
+from flaxvision import layers
 
 if TYPE_CHECKING:
     from export._onnx import Graph
@@ -45,27 +32,22 @@ if TYPE_CHECKING:
 
 
 def _window(place: Place) -> dict[str, Any]:
-    layer = place.layer
-    window = {"kernel_shape": list(layer.window), "strides": list(layer.strides), "pads": onnx_pads(place.pads)}
-    return window | ({"count_include_pad": 1} if getattr(layer, "count_include_pad", False) else {})
-
-
-def _even(place: Place) -> bool:
-    """Whether a pool pads alike on both sides, as PyTorch's do."""
-    return all(low == high for low, high in place.pads)
+    counts = {"count_include_pad": 1} if getattr(place.layer, "count_include_pad", False) else {}
+    return onnx_window(place.layer.window, place.layer.strides, place.pads) | counts
 
 
 def _torch_pool(place: Place) -> Any:
-    layer = place.layer
-    is_max = isinstance(layer, MaxPool)
-    if not _even(place):
-        return own_torch_layer("PaddedMaxPool2d" if is_max else "PaddedAvgPool2d")(place)
-    pads = tuple(low for low, _ in place.pads)
+    from torch import nn
+
+    from export._torch_layers import PaddedAvgPool2d, PaddedMaxPool2d
+
+    layer, is_max = place.layer, isinstance(place.layer, layers.MaxPool)
+    if any(low != high for low, high in place.pads):  # PyTorch's pad alike on both sides
+        return PaddedMaxPool2d(place) if is_max else PaddedAvgPool2d(place)
+    settings: dict[str, Any] = {"stride": layer.strides, "padding": tuple(low for low, _ in place.pads)}
     if is_max:
-        return torch_layer("MaxPool2d", lambda _: (layer.window, layer.strides, pads))(place)
-    return torch_layer("AvgPool2d", lambda _: (layer.window, layer.strides, pads, False, layer.count_include_pad))(
-        place
-    )
+        return nn.MaxPool2d(layer.window, **settings)
+    return nn.AvgPool2d(layer.window, **settings, count_include_pad=layer.count_include_pad)
 
 
 def _keras_pool(name: str) -> Callable[[Place, Sequence[Any]], Any]:
@@ -73,48 +55,30 @@ def _keras_pool(name: str) -> Callable[[Place, Sequence[Any]], Any]:
         from keras import ops
 
         layer, (x,) = place.layer, inputs
-        named = isinstance(layer.padding, str) and not getattr(layer, "count_include_pad", False)
-        settings = {
-            "pool_size": layer.window,
-            "strides": layer.strides,
-            "padding": layer.padding.lower() if named else "valid",
-        }
-        pool = keras_layer(name, lambda _: settings)
+        counts = getattr(layer, "count_include_pad", False)
+        named = isinstance(layer.padding, str) and not counts
+
+        def pool(x: Any) -> Any:
+            padding = layer.padding.lower() if named else "valid"
+            return in_keras(place, [x], name, pool_size=layer.window, strides=layer.strides, padding=padding)
+
         if named or not any(map(any, place.pads)):
-            return pool(place, [x])
+            return pool(x)
         pads = ((0, 0), *place.pads, (0, 0))
-        if isinstance(layer, MaxPool):
-            return pool(place, [ops.pad(x, pads, constant_values=-math.inf)])
-        sums = pool(place, [ops.pad(x, pads)])
-        if layer.count_include_pad:
-            return sums
-        return ops.divide(sums, pool(place, [ops.pad(ops.ones_like(x), pads)]))
+        if isinstance(layer, layers.MaxPool):
+            return pool(ops.pad(x, pads, constant_values=-math.inf))
+        sums = pool(ops.pad(x, pads))
+        return sums if counts else ops.divide(sums, pool(ops.pad(ops.ones_like(x), pads)))
 
     return apply
 
 
-register(MaxPool, Row(node("MaxPool", _window), _torch_pool, _keras_pool("MaxPooling2D"), no_weights, on_maps))
-register(AvgPool, Row(node("AveragePool", _window), _torch_pool, _keras_pool("AveragePooling2D"), no_weights, on_maps))
-register(
-    GlobalMaxPool,
-    Row(
-        node("GlobalMaxPool"),
-        torch_layer("AdaptiveMaxPool2d", lambda place: (1,)),
-        keras_layer("GlobalMaxPooling2D", lambda place: {"keepdims": True}),
-        no_weights,
-        on_maps,
-    ),
-)
-register(
-    GlobalAvgPool,
-    Row(
-        node("GlobalAveragePool"),
-        torch_layer("AdaptiveAvgPool2d", lambda place: (1,)),
-        keras_layer("GlobalAveragePooling2D", lambda place: {"keepdims": True}),
-        no_weights,
-        on_maps,
-    ),
-)
+def _global_pool(onnx: str, torch: str, keras: str) -> Row:
+    torch_pool, keras_pool = (
+        torch_layer(torch, lambda place: (1,)),
+        keras_layer(keras, lambda place: {"keepdims": True}),
+    )
+    return Row(node(onnx), torch_pool, keras_pool, on_maps)
 
 
 def _upsample(graph: Graph, place: Place, inputs: Sequence[str]) -> str:
@@ -123,13 +87,16 @@ def _upsample(graph: Graph, place: Place, inputs: Sequence[str]) -> str:
     return graph.add("Resize", [*inputs, "", scales], place.name, **settings)
 
 
+register(layers.MaxPool, Row(node("MaxPool", _window), _torch_pool, _keras_pool("MaxPooling2D"), on_maps))
+register(layers.AvgPool, Row(node("AveragePool", _window), _torch_pool, _keras_pool("AveragePooling2D"), on_maps))
+register(layers.GlobalMaxPool, _global_pool("GlobalMaxPool", "AdaptiveMaxPool2d", "GlobalMaxPooling2D"))
+register(layers.GlobalAvgPool, _global_pool("GlobalAveragePool", "AdaptiveAvgPool2d", "GlobalAveragePooling2D"))
 register(
-    Upsample,
+    layers.Upsample,
     Row(
         _upsample,
         torch_layer("Upsample", lambda p: (None, tuple(map(float, p.layer.scale)))),
         keras_layer("UpSampling2D", lambda p: {"size": p.layer.scale}),
-        no_weights,
         on_maps,
     ),
 )
@@ -151,40 +118,25 @@ def _fold(op: str) -> Emit:
 
 
 def _affine(graph: Graph, place: Place, inputs: Sequence[str]) -> str:
-    along = (-1, 1, 1) if len(place.shape) == 3 else (-1,)
     value = inputs[0]
     for name, op, nothing in (("scale", "Mul", 1.0), ("shift", "Add", 0.0)):
         number = np.asarray(getattr(place.layer, name))
         if np.any(number != nothing):
-            number = number.reshape(along) if number.ndim else number
+            number = place.along_channels(number) if number.ndim else number
             value = graph.add(op, [value, number_of(graph, place, name, number)])
     return value
 
 
 def _keras_affine(place: Place) -> dict[str, Any]:
-    return {
-        name: np.asarray(getattr(place.layer, ours)).tolist()
-        for name, ours in (("scale", "scale"), ("offset", "shift"))
-    }
+    return {"scale": np.asarray(place.layer.scale).tolist(), "offset": np.asarray(place.layer.shift).tolist()}
 
 
-register(Add, Row(_fold("Add"), own_torch_layer("Add"), keras_layer("Add"), no_weights, any_place))
-register(Subtract, Row(_fold("Sub"), own_torch_layer("Subtract"), keras_layer("Subtract"), no_weights, any_place))
-register(Multiply, Row(_fold("Mul"), own_torch_layer("Multiply"), keras_layer("Multiply"), no_weights, any_place))
-register(
-    Concat,
-    Row(
-        node("Concat", lambda place: {"axis": place.channels}),
-        own_torch_layer("Concat"),
-        keras_layer("Concatenate"),
-        no_weights,
-        any_place,
-    ),
-)
-register(
-    Affine,
-    Row(_affine, own_torch_layer("Affine"), keras_layer("Rescaling", _keras_affine), no_weights, any_place),
-)
+_concat = node("Concat", lambda place: {"axis": place.channels})
+register(layers.Add, Row(_fold("Add"), own_torch_layer("Add"), keras_layer("Add"), any_place))
+register(layers.Subtract, Row(_fold("Sub"), own_torch_layer("Subtract"), keras_layer("Subtract"), any_place))
+register(layers.Multiply, Row(_fold("Mul"), own_torch_layer("Multiply"), keras_layer("Multiply"), any_place))
+register(layers.Concat, Row(_concat, own_torch_layer("Concat"), keras_layer("Concatenate"), any_place))
+register(layers.Affine, Row(_affine, own_torch_layer("Affine"), keras_layer("Rescaling", _keras_affine), any_place))
 
 
 # What moves or re-expresses values.
@@ -213,10 +165,10 @@ def _keras_flatten(place: Place, inputs: Sequence[Any]) -> Any:
     (x,) = inputs
     if not place.layer.channels_last and _reorders(place):
         x = keras.layers.Permute((3, 1, 2), name=f"{place.keras_name}_order")(x)
-    return keras_layer("Flatten")(place, [x])
+    return in_keras(place, [x], "Flatten")
 
 
-register(Flatten, Row(_flatten, _torch_flatten, _keras_flatten, no_weights, any_place))
+register(layers.Flatten, Row(_flatten, _torch_flatten, _keras_flatten, any_place))
 
 
 def _polar(graph: Graph, place: Place, inputs: Sequence[str]) -> str:
@@ -242,12 +194,10 @@ def _polar(graph: Graph, place: Place, inputs: Sequence[str]) -> str:
     angle = graph.add("Atan", [ratio])
     steep = graph.add("Greater", [height, width])
     angle = graph.add("Where", [steep, graph.add("Sub", [number("quarter", math.pi / 2), angle]), angle])
-    angle = graph.add(
-        "Where", [_negative(graph, x, zero, one), graph.add("Sub", [number("pi", math.pi), angle]), angle]
-    )
+    left = _negative(graph, x, zero, one)
+    angle = graph.add("Where", [left, graph.add("Sub", [number("pi", math.pi), angle]), angle])
     sign = graph.add("Where", [_negative(graph, y, zero, one), number("minus", -1), one])
-    phi = graph.add("Mul", [angle, sign])
-    return graph.add("Concat", [radius, phi], place.name, axis=1)
+    return graph.add("Concat", [radius, graph.add("Mul", [angle, sign])], place.name, axis=1)
 
 
 def _negative(graph: Graph, value: str, zero: str, one: str) -> str:
@@ -268,4 +218,4 @@ def _keras_polar(place: Place, inputs: Sequence[Any]) -> Any:
     return ops.concatenate([larger * ops.sqrt(1 + ratio * ratio), ops.arctan2(second, first)], axis=1)
 
 
-register(PolarTransform, Row(_polar, own_torch_layer("PolarTransform"), _keras_polar, no_weights, any_place))
+register(layers.PolarTransform, Row(_polar, own_torch_layer("PolarTransform"), _keras_polar, any_place))

@@ -14,7 +14,7 @@ from flax import nnx
 from export._place import Place, keras_names
 from flaxvision.errors import UserError
 from flaxvision.layers import KINDS, Chain
-from flaxvision.layers.kinds import MisfitError, outside
+from flaxvision.layers.kinds import MisfitError, kind_of, outside
 from flaxvision.layers.network import Step
 
 if TYPE_CHECKING:
@@ -24,6 +24,11 @@ TYPES = ("float32", "float64", "float16")  # of the numbers that can be exported
 Emit = Callable[["Graph", Place, Sequence[str]], str]  # adds nodes on the values so named, returns the output's name
 
 
+def ours_in_order(layer: nnx.Module, ours: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """The weights of a Keras layer that has the kind's tensors, those that there are, as ours lie."""
+    return [ours[tensor.ours] for tensor in kind_of(layer).tensors(layer) if tensor.ours in ours]
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Row:
     """One kind of layer in the three worlds."""
@@ -31,8 +36,8 @@ class Row:
     onnx: Emit
     torch: Callable[[Place], Any]  # a torch.nn.Module, its weights as they come
     keras: Callable[[Place, Sequence[Any]], Any]  # applied to Keras tensors, channels last
-    weights: Callable[[Any, Mapping[str, np.ndarray]], list[np.ndarray]]  # of the Keras layer, of our variables
     check: Callable[[Place], None]  # raises `MisfitError` for what the others lack
+    weights: Callable[[Any, Mapping[str, np.ndarray]], list[np.ndarray]] = ours_in_order  # of the Keras layer
 
 
 ROWS: dict[type[nnx.Module], Row] = {}
@@ -68,36 +73,24 @@ def number_of(graph: Graph, place: Place, name: str, value: object, dtype: Any =
     return graph.constant(f"{place.name}.{name}", np.asarray(value, place.dtype if dtype is None else dtype))
 
 
-def no_weights(layer: Any, ours: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-    """The weights of a Keras layer without any."""
-    return []
-
-
-def in_order(*names: str) -> Callable[[Any, Mapping[str, np.ndarray]], list[np.ndarray]]:
-    """The weights of a Keras layer that has our variables so named, where there are such, as they are."""
-    return lambda layer, ours: [ours[name] for name in names if name in ours]
-
-
 def any_place(place: Place) -> None:
     """Wherever it stands, the others have it."""
 
 
 def on_maps(place: Place) -> None:
     """The others have it for maps only."""
-    if len(place.shape) != 3:
-        raise MisfitError(
-            f"is a {type(place.layer).__name__} on examples of shape {place.shape}: "
-            "it can be exported for maps (H, W, C) only"
-        )
+    _only(place, (3,), "maps (H, W, C)")
 
 
 def on_maps_and_vectors(place: Place) -> None:
     """The others count channels first, which only maps and vectors have."""
-    if len(place.shape) not in (1, 3):
-        raise MisfitError(
-            f"is a {type(place.layer).__name__} on examples of shape {place.shape}: "
-            "it can be exported for maps (H, W, C) and vectors only"
-        )
+    _only(place, (1, 3), "maps (H, W, C) and vectors")
+
+
+def _only(place: Place, axes: tuple[int, ...], words: str) -> None:
+    if len(place.shape) not in axes:
+        kind = type(place.layer).__name__
+        raise MisfitError(f"is a {kind} on examples of shape {place.shape}: it can be exported for {words} only")
 
 
 def torch_layer(name: str, arguments: Callable[[Place], tuple] = lambda place: ()) -> Callable[[Place], Any]:
@@ -126,15 +119,16 @@ def keras_layer(
     name: str, settings: Callable[[Place], dict[str, Any]] = lambda place: {}
 ) -> Callable[[Place, Sequence[Any]], Any]:
     """`keras.layers.NAME(**settings)`."""
+    return lambda place, inputs: in_keras(place, inputs, name, **settings(place))
 
-    def apply(place: Place, inputs: Sequence[Any]) -> Any:
-        import keras
 
-        if place.layer_name not in place.keras_layers:  # a layer may stand at several places
-            place.keras_layers[place.layer_name] = getattr(keras.layers, name)(**settings(place), name=place.keras_name)
-        return place.keras_layers[place.layer_name](inputs[0] if len(inputs) == 1 else list(inputs))
+def in_keras(place: Place, inputs: Sequence[Any], name: str, **settings: Any) -> Any:
+    """What `keras.layers.NAME(**settings)` makes of the inputs."""
+    import keras
 
-    return apply
+    if place.layer_name not in place.keras_layers:  # a layer may stand at several places
+        place.keras_layers[place.layer_name] = getattr(keras.layers, name)(**settings, name=place.keras_name)
+    return place.keras_layers[place.layer_name](inputs[0] if len(inputs) == 1 else list(inputs))
 
 
 # A network's layers with their rows.
@@ -191,25 +185,16 @@ def _check_numbers(model: Chain) -> None:
 
 def places(model: Chain, tensors: Mapping[str, np.ndarray], opset: int = 0) -> Iterator[tuple[Step, Row, Place]]:
     """Every node of a network with its row, in order."""
-    dtype, in_keras = model.dtype, keras_names(node.name for node in model.nodes)
-    keras_layers: dict[str, Any] = {}
+    named, made = keras_names(node.name for node in model.nodes), dict[str, Any]()
     for position, step in enumerate(model.walk()):
-        node = step.node
-        own = {key[len(node.layer) + 1 :]: v for key, v in tensors.items() if key.rpartition(".")[0] == node.layer}
-        row = row_of(position, node.name, step.layer, model.kind)
-        yield (
-            step,
-            row,
-            Place(
-                node.name,
-                step.layer,
-                step.inputs[0],
-                own,
-                step.output,
-                node.layer,
-                dtype,
-                opset,
-                in_keras[node.name],
-                keras_layers,
-            ),
+        node, layer, shape = step.node, step.layer, step.inputs[0]
+        own = own_tensors(node.layer, tensors)
+        place = Place(
+            *(node.name, layer, shape, own, step.output, node.layer, model.dtype, opset, named[node.name], made)
         )
+        yield step, row_of(position, node.name, layer, model.kind), place
+
+
+def own_tensors(layer: str, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Those of a network's tensors, by the names "layer.tensor", that are a layer's own, by the names within it."""
+    return {key[len(layer) + 1 :]: value for key, value in tensors.items() if key.rpartition(".")[0] == layer}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Self
+from typing import Any, Self
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -71,18 +72,9 @@ def _pad(x: torch.Tensor, pads: list[tuple[int, int]], value: float = 0.0) -> to
 class PaddedConv2d(torch.nn.Conv2d):
     """A convolution whose padding differs between the sides, as "SAME" with a stride does."""
 
-    def __init__(self, place: Place):
-        layer = place.layer
-        super().__init__(
-            layer.in_features,
-            layer.out_features,
-            layer.kernel_size,
-            pair(layer.strides),
-            dilation=pair(layer.kernel_dilation or 1),
-            groups=layer.feature_group_count,
-            bias=layer.use_bias,
-        )
-        self.pads = place.pads
+    def __init__(self, pads: list[tuple[int, int]], *arguments: Any):
+        super().__init__(*arguments)
+        self.pads = pads
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Pad and convolve `x`, (N, C, H, W)."""
@@ -140,13 +132,13 @@ class PaddedAvgPool2d(PaddedMaxPool2d):
         return sums / counts
 
 
-class _OfSeveral(torch.nn.Module):
+class _AtPlace(torch.nn.Module):
     def __init__(self, place: Place):
         super().__init__()
         self.channels = place.channels
 
 
-class Add(_OfSeveral):
+class Add(_AtPlace):
     """The sum of several values."""
 
     def forward(self, *values: torch.Tensor) -> torch.Tensor:
@@ -154,7 +146,7 @@ class Add(_OfSeveral):
         return functools.reduce(torch.add, values)
 
 
-class Subtract(_OfSeveral):
+class Subtract(_AtPlace):
     """The first value less the second."""
 
     def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -162,7 +154,7 @@ class Subtract(_OfSeveral):
         return a - b
 
 
-class Multiply(_OfSeveral):
+class Multiply(_AtPlace):
     """The product of several values."""
 
     def forward(self, *values: torch.Tensor) -> torch.Tensor:
@@ -170,7 +162,7 @@ class Multiply(_OfSeveral):
         return functools.reduce(torch.mul, values)
 
 
-class Concat(_OfSeveral):
+class Concat(_AtPlace):
     """The channels of several values one after the other."""
 
     def forward(self, *values: torch.Tensor) -> torch.Tensor:
@@ -186,21 +178,18 @@ class Affine(torch.nn.Module):
 
     def __init__(self, place: Place):
         super().__init__()
-        along = (-1, 1, 1) if len(place.shape) == 3 else (-1,)
         for name in ("scale", "shift"):
-            number = torch.tensor(getattr(place.layer, name), dtype=torch.float64)
-            self.register_buffer(name, number.reshape(along) if number.ndim else number, persistent=False)
+            number = np.asarray(getattr(place.layer, name), np.float64)
+            number = place.along_channels(number) if number.ndim else number
+            self.register_buffer(name, torch.tensor(number), persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Scale and shift `x`."""
         return x * self.scale + self.shift
 
 
-class ChannelsLastFlatten(torch.nn.Module):
+class ChannelsLastFlatten(_AtPlace):
     """(N, C, H, W) to (N, H * W * C)."""
-
-    def __init__(self, place: Place):
-        super().__init__()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Flatten `x`."""
@@ -218,19 +207,13 @@ class LastAxisBatchNorm(torch.nn.BatchNorm1d):
 class LayerNorm2d(torch.nn.LayerNorm):
     """Layer normalization over the channels of (N, C, H, W), which `torch.nn.LayerNorm` takes on the last axis."""
 
-    def __init__(self, place: Place):
-        super().__init__(place.layer.num_features, place.layer.epsilon)
-
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Normalize `x`."""
         return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
-class PolarTransform(torch.nn.Module):
+class PolarTransform(_AtPlace):
     """Points (x, y) to (r, phi)."""
-
-    def __init__(self, place: Place):
-        super().__init__()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Transform `x`, (N, 2)."""

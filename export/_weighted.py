@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from export._place import Place, keras_crop, pair, pairs, transpose_cuts
 from export._rows import (
+    Emit,
     Row,
     any_place,
-    in_order,
+    in_keras,
     keras_layer,
+    number_of,
     on_maps,
     on_maps_and_vectors,
+    ours_in_order,
     own_torch_layer,
     register,
     torch_layer,
@@ -28,9 +31,7 @@ if TYPE_CHECKING:
 NORM = ("weight", "bias", "running_mean", "running_var")  # a BatchNorm's tensors in ONNX's order
 
 
-def _weighted(
-    op: str, attributes: Callable[[Place], dict[str, Any]], *order: str
-) -> Callable[[Graph, Place, Sequence[str]], str]:
+def _weighted(op: str, attributes: Callable[[Place], dict[str, Any]], *order: str) -> Emit:
     """A node that takes the layer's tensors after its input, in `order`, where there are such."""
 
     def emit(graph: Graph, place: Place, inputs: Sequence[str]) -> str:
@@ -39,9 +40,10 @@ def _weighted(
     return emit
 
 
-def onnx_pads(pads: Sequence[tuple[int, int]]) -> list[int]:
-    """Padding as ONNX lists it: before every axis, then after."""
-    return [low for low, _ in pads] + [high for _, high in pads]
+def onnx_window(kernel: Sequence[int], strides: Sequence[int], pads: Sequence[tuple[int, int]]) -> dict[str, Any]:
+    """Attributes of a convolution or pool: padding is listed before every axis, then after."""
+    listed = [low for low, _ in pads] + [high for _, high in pads]
+    return {"kernel_shape": list(kernel), "strides": list(strides), "pads": listed}
 
 
 # Linear layers.
@@ -58,7 +60,6 @@ register(
         onnx=_weighted("Gemm", lambda place: {"transB": 1}, "weight", "bias"),
         torch=torch_layer("Linear", lambda p: (p.layer.in_features, p.layer.out_features, p.layer.use_bias)),
         keras=keras_layer("Dense", lambda p: {"units": p.layer.out_features, "use_bias": p.layer.use_bias}),
-        weights=in_order("kernel", "bias"),
         check=_check_linear,
     ),
 )
@@ -102,11 +103,7 @@ def _check_transpose(place: Place) -> None:
 
 def _conv(place: Place) -> dict[str, Any]:
     layer = place.layer
-    attributes: dict[str, Any] = {
-        "kernel_shape": list(layer.kernel_size),
-        "strides": list(pair(layer.strides)),
-        "pads": onnx_pads(place.pads),
-    }
+    attributes = onnx_window(layer.kernel_size, pair(layer.strides), place.pads)
     if layer.feature_group_count != 1:
         attributes["group"] = layer.feature_group_count
     if _dilation(layer) != (1, 1):
@@ -115,91 +112,66 @@ def _conv(place: Place) -> dict[str, Any]:
 
 
 def _conv_transpose(place: Place) -> dict[str, Any]:
-    layer = place.layer
     cuts, spare = transpose_cuts(place)
-    attributes = {
-        "kernel_shape": list(layer.kernel_size),
-        "strides": list(pair(layer.strides)),
-        "pads": onnx_pads(cuts),
-    }
+    attributes = onnx_window(place.layer.kernel_size, pair(place.layer.strides), cuts)
     return attributes | ({"output_padding": spare} if any(spare) else {})
 
 
 def _torch_conv(place: Place) -> Any:
-    layer, pads = place.layer, place.pads
-    if any(low != high for low, high in pads):
-        return own_torch_layer("PaddedConv2d")(place)
-    arguments = (
+    from torch import nn
+
+    from export._torch_layers import PaddedConv2d
+
+    layer, uneven = place.layer, any(low != high for low, high in place.pads)
+    arguments: tuple[Any, ...] = (
         *(layer.in_features, layer.out_features, layer.kernel_size, pair(layer.strides)),
-        *(tuple(low for low, _ in pads), _dilation(layer), layer.feature_group_count, layer.use_bias),
+        *(0 if uneven else tuple(low for low, _ in place.pads), _dilation(layer)),
+        *(layer.feature_group_count, layer.use_bias),
     )
-    return torch_layer("Conv2d", lambda _: arguments)(place)
+    return PaddedConv2d(place.pads, *arguments) if uneven else nn.Conv2d(*arguments)
+
+
+def _keras_sizes(layer: Any) -> dict[str, Any]:
+    sizes = {"filters": layer.out_features, "kernel_size": layer.kernel_size, "strides": pair(layer.strides)}
+    return sizes | {"use_bias": layer.use_bias}
 
 
 def _keras_conv(place: Place, inputs: Sequence[Any]) -> Any:
     import keras
 
     layer, (x,) = place.layer, inputs
-    dilated = _dilation(layer) != (1, 1)
-    strided = pair(layer.strides) != (1, 1)
-    as_named = isinstance(layer.padding, str) and not (dilated and strided)  # which Keras does not take together
-    padding = layer.padding.lower() if as_named else "valid"
-    if not as_named and any(map(any, place.pads)):
-        x = keras.layers.ZeroPadding2D(tuple(place.pads), name=f"{place.keras_name}_padding")(x)
-    if dilated and strided:
+    dilation = _dilation(layer)
+    if dilation != (1, 1) and pair(layer.strides) != (1, 1):
         raise MisfitError("has both strides and dilation, which Keras does not take together")
-    settings = {
-        "filters": layer.out_features,
-        "kernel_size": layer.kernel_size,
-        "strides": pair(layer.strides),
-        "padding": padding,
-        "dilation_rate": _dilation(layer),
-        "groups": layer.feature_group_count,
-        "use_bias": layer.use_bias,
-    }
-    return keras_layer("Conv2D", lambda _: settings)(place, [x])
+    padding = layer.padding.lower() if isinstance(layer.padding, str) else "valid"
+    if not isinstance(layer.padding, str) and any(map(any, place.pads)):
+        x = keras.layers.ZeroPadding2D(tuple(place.pads), name=f"{place.keras_name}_padding")(x)
+    settings = {"padding": padding, "dilation_rate": dilation, "groups": layer.feature_group_count}
+    return in_keras(place, [x], "Conv2D", **_keras_sizes(layer), **settings)
 
 
 def _keras_conv_transpose(place: Place, inputs: Sequence[Any]) -> Any:
     import keras
 
-    layer = place.layer
-    settings = {
-        "filters": layer.out_features,
-        "kernel_size": layer.kernel_size,
-        "strides": pair(layer.strides),
-        "use_bias": layer.use_bias,
-    }
-    x = keras_layer("Conv2DTranspose", lambda _: settings)(place, inputs)
+    x = in_keras(place, inputs, "Conv2DTranspose", **_keras_sizes(place.layer))
     crop = keras_crop(place)
     return keras.layers.Cropping2D(crop, name=f"{place.keras_name}_crop")(x) if any(map(any, crop)) else x
 
 
-def _keras_transposed_weights(layer: ConvTranspose, ours: Any) -> list[np.ndarray]:
-    kernel, *bias = in_order("kernel", "bias")(layer, ours)
-    if not layer.transpose_kernel:
-        kernel = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
-    return [kernel, *bias]
+def _keras_transposed_weights(layer: ConvTranspose, ours: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    kernel, *bias = ours_in_order(layer, ours)
+    return [kernel if layer.transpose_kernel else kernel[::-1, ::-1].transpose(0, 1, 3, 2), *bias]
 
 
-register(
-    Conv,
-    Row(
-        onnx=_weighted("Conv", _conv, "weight", "bias"),
-        torch=_torch_conv,
-        keras=_keras_conv,
-        weights=in_order("kernel", "bias"),
-        check=_check_conv,
-    ),
-)
+register(Conv, Row(_weighted("Conv", _conv, "weight", "bias"), _torch_conv, _keras_conv, _check_conv))
 register(
     ConvTranspose,
     Row(
         onnx=_weighted("ConvTranspose", _conv_transpose, "weight", "bias"),
         torch=own_torch_layer("ConvTranspose2d"),
         keras=_keras_conv_transpose,
-        weights=_keras_transposed_weights,
         check=_check_transpose,
+        weights=_keras_transposed_weights,
     ),
 )
 
@@ -218,13 +190,13 @@ def _batch_norm(graph: Graph, place: Place, inputs: Sequence[str]) -> str:
 
 
 def _torch_batch_norm(place: Place) -> Any:
-    layer, axes = place.layer, len(place.shape)
-    settings = (layer.num_features, layer.epsilon, 1 - layer.momentum)
-    if axes not in (1, 3):
-        from export._torch_layers import LastAxisBatchNorm
+    from torch import nn
 
-        return LastAxisBatchNorm(*settings)
-    return torch_layer("BatchNorm2d" if axes == 3 else "BatchNorm1d", lambda _: settings)(place)
+    from export._torch_layers import LastAxisBatchNorm
+
+    layer = place.layer
+    norm = {1: nn.BatchNorm1d, 3: nn.BatchNorm2d}.get(len(place.shape), LastAxisBatchNorm)
+    return norm(layer.num_features, layer.epsilon, 1 - layer.momentum)
 
 
 def standardized(graph: Graph, place: Place, x: str, axes: Sequence[int]) -> str:
@@ -232,17 +204,16 @@ def standardized(graph: Graph, place: Place, x: str, axes: Sequence[int]) -> str
     mean = graph.mean(x, axes, place.opset)
     centred = graph.add("Sub", [x, mean])
     variance = graph.mean(graph.add("Mul", [centred, centred]), axes, place.opset)
-    epsilon = graph.constant(f"{place.name}.epsilon", np.asarray(place.layer.epsilon, place.dtype))
+    epsilon = number_of(graph, place, "epsilon", place.layer.epsilon)
     deviation = graph.add("Sqrt", [graph.add("Add", [variance, epsilon])])
     return graph.add("Div", [centred, deviation])
 
 
 def scaled_by_channel(graph: Graph, place: Place, x: str) -> str:
     """`x` times the layer's weight plus its bias, each one number per channel."""
-    along = (-1, 1, 1) if len(place.shape) == 3 else (-1,)
     weight, bias = (
-        graph.initializer(f"{place.layer_name}.{part}", place.tensors[part].reshape(along))
-        for part in ("weight", "bias")
+        graph.initializer(f"{place.layer_name}.{name}", place.along_channels(place.tensors[name]))
+        for name in ("weight", "bias")
     )
     return graph.add("Add", [graph.add("Mul", [x, weight]), bias], place.name)
 
@@ -255,28 +226,6 @@ def _group_norm(graph: Graph, place: Place, inputs: Sequence[str]) -> str:
     return scaled_by_channel(graph, place, graph.add("Reshape", [flat, whole]))
 
 
-register(
-    BatchNorm,
-    Row(
-        onnx=_batch_norm,
-        torch=_torch_batch_norm,
-        keras=keras_layer("BatchNormalization", lambda p: {"momentum": p.layer.momentum, "epsilon": p.layer.epsilon}),
-        weights=in_order("scale", "bias", "mean", "var"),
-        check=any_place,
-    ),
-)
-register(
-    GroupNorm,
-    Row(
-        onnx=_group_norm,
-        torch=torch_layer("GroupNorm", lambda p: (p.layer.num_groups, p.layer.num_channels, p.layer.epsilon)),
-        keras=keras_layer("GroupNormalization", lambda p: {"groups": p.layer.num_groups, "epsilon": p.layer.epsilon}),
-        weights=in_order("scale", "bias"),
-        check=on_maps_and_vectors,
-    ),
-)
-
-
 def _layer_norm(graph: Graph, place: Place, inputs: Sequence[str]) -> str:
     if len(place.shape) != 3 and place.opset >= 17:
         names = graph.weights(place, ("weight", "bias"))
@@ -286,29 +235,41 @@ def _layer_norm(graph: Graph, place: Place, inputs: Sequence[str]) -> str:
 
 
 def _torch_layer_norm(place: Place) -> Any:
-    if len(place.shape) == 3:
-        return own_torch_layer("LayerNorm2d")(place)
-    return torch_layer("LayerNorm", lambda _: (place.layer.num_features, place.layer.epsilon))(place)
+    from torch import nn
+
+    from export._torch_layers import LayerNorm2d
+
+    norm = LayerNorm2d if len(place.shape) == 3 else nn.LayerNorm
+    return norm(place.layer.num_features, place.layer.epsilon)
 
 
 register(
-    LayerNorm,
+    BatchNorm,
     Row(
-        onnx=_layer_norm,
-        torch=_torch_layer_norm,
-        keras=keras_layer("LayerNormalization", lambda p: {"epsilon": p.layer.epsilon}),
-        weights=in_order("scale", "bias"),
+        onnx=_batch_norm,
+        torch=_torch_batch_norm,
+        keras=keras_layer("BatchNormalization", lambda p: {"momentum": p.layer.momentum, "epsilon": p.layer.epsilon}),
         check=any_place,
     ),
 )
+register(
+    GroupNorm,
+    Row(
+        onnx=_group_norm,
+        torch=torch_layer("GroupNorm", lambda p: (p.layer.num_groups, p.layer.num_channels, p.layer.epsilon)),
+        keras=keras_layer("GroupNormalization", lambda p: {"groups": p.layer.num_groups, "epsilon": p.layer.epsilon}),
+        check=on_maps_and_vectors,
+    ),
+)
+_keras_layer_norm = keras_layer("LayerNormalization", lambda p: {"epsilon": p.layer.epsilon})
+register(LayerNorm, Row(_layer_norm, _torch_layer_norm, _keras_layer_norm, any_place))
 
 
 # PReLU.
 
 
 def _prelu(graph: Graph, place: Place, inputs: Sequence[str]) -> str:
-    slope = place.tensors["weight"]
-    slope = slope.reshape(-1, 1, 1) if len(place.shape) == 3 else slope
+    slope = place.along_channels(place.tensors["weight"])
     return graph.add("PRelu", [*inputs, graph.initializer(f"{place.layer_name}.weight", slope)], place.name)
 
 
@@ -317,17 +278,5 @@ def _keras_prelu(place: Place) -> dict[str, Any]:
     return {"shared_axes": list(range(1, axes + 1 if place.layer.num_parameters == 1 else axes)) or None}
 
 
-def _keras_slopes(layer: PReLU, ours: Any) -> list[np.ndarray]:
-    return [ours["slope"]]
-
-
-register(
-    PReLU,
-    Row(
-        onnx=_prelu,
-        torch=torch_layer("PReLU", lambda p: (p.layer.num_parameters,)),
-        keras=keras_layer("PReLU", _keras_prelu),
-        weights=_keras_slopes,
-        check=on_maps_and_vectors,
-    ),
-)
+_torch_prelu = torch_layer("PReLU", lambda place: (place.layer.num_parameters,))
+register(PReLU, Row(_prelu, _torch_prelu, keras_layer("PReLU", _keras_prelu), on_maps_and_vectors))
