@@ -3,9 +3,9 @@
 Importing it is quick: JAX and everything else is imported when first used.
 """
 
-from flaxvision._lazy import attach_stub
+import lazy_loader
 
 __version__ = "0.1.0"
 
 # The public names are in __init__.pyi, each with the module that defines it.
-__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -4,7 +4,7 @@
 >>> result = fv.sweep.run(fv.sweep.load_spec("demo"), "runs/demo")  # doctest: +SKIP
 """
 
-from flaxvision._lazy import attach_stub
+import lazy_loader
 
 # The public names are in __init__.pyi, each with the module that defines it.
-__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
