@@ -9,35 +9,15 @@ Algorithms", NeurIPS 2023.)
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import jax
     import optax
 
-Parts = list["optax.GradientTransformation"]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Number:
-    """The range of a number that optimizers have, from `low` up to but without `high`; a field of `Recipe`."""
-
-    low: float = 0.0
-    high: float = math.inf
-    above: bool = False  # whether without `low` too
-
-    def allows(self, value: Any) -> bool:
-        """Whether a value is a number in the range."""
-        if not isinstance(value, (int, float)) or isinstance(value, bool):
-            return False
-        return (self.low < value if self.above else self.low <= value) and value < self.high
-
-    def __str__(self) -> str:
-        low = f"a number above {self.low:g}" if self.above else f"a number from {self.low:g}"
-        if self.high == math.inf:
-            return low if self.above else f"{self.low:g} or more"
-        return f"{low} up to but without {self.high:g}"
+    Parts = list[optax.GradientTransformation]
+    Scalar = float | jax.Array  # an array where trials of one program may differ in it
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -48,41 +28,32 @@ class Optimizer:
     make: Callable[..., Parts]  # of all its settings: from gradients to updates, still to be scaled by the rate
     decoupled: bool = False  # weight decay is added to the update, otherwise (L2) to the gradient
 
-    def settings(self, given: Mapping[str, Any]) -> dict[str, Any]:
+    def settings(self, given: Mapping[str, object]) -> dict[str, object]:
         """All its settings, those of `given` in place of its defaults."""
         return {name: given.get(name, default) for name, default in self.defaults.items()}
 
 
-NUMBERS = {  # those that may differ among the trials of one program
-    "momentum": Number(high=1),
-    "beta1": Number(high=1),
-    "beta2": Number(high=1),
-    "smoothing": Number(high=1),
-    "epsilon": Number(above=True),
-}
-
-
-def _sgd(momentum: Any, nesterov: bool = False) -> Parts:
+def _sgd(momentum: Scalar, nesterov: bool = False) -> Parts:
     import optax
 
     off = isinstance(momentum, float)  # the default, 0; a momentum that was given is an array
     return [] if off else [optax.trace(decay=momentum, nesterov=nesterov)]
 
 
-def _rmsprop(smoothing: Any, epsilon: Any, momentum: Any, centered: bool) -> Parts:
+def _rmsprop(smoothing: Scalar, epsilon: Scalar, momentum: Scalar, centered: bool) -> Parts:
     import optax
 
     scale = optax.scale_by_stddev if centered else optax.scale_by_rms
     return [scale(smoothing, epsilon, eps_in_sqrt=False), *_sgd(momentum)]
 
 
-def _lion(beta1: Any, beta2: Any) -> Parts:
+def _lion(beta1: Scalar, beta2: Scalar) -> Parts:
     import optax
 
     return [optax.scale_by_lion(beta1, beta2)]
 
 
-def _adam(beta1: Any, beta2: Any, epsilon: Any) -> Parts:
+def _adam(beta1: Scalar, beta2: Scalar, epsilon: Scalar) -> Parts:
     import optax
 
     return [optax.scale_by_adam(beta1, beta2, epsilon)]

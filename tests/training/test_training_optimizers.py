@@ -147,11 +147,11 @@ def test_lion_is_the_papers(numbers):
 
 def test_every_optimizer_has_its_row_its_fields_and_its_peer(torch, monkeypatch):
     from export import _torch_optimizers
-    from flaxvision.training.optimizers import NUMBERS, OPTIMIZERS, Optimizer, settings_of_optimizers
+    from flaxvision.training.optimizers import OPTIMIZERS, Optimizer, settings_of_optimizers
     from flaxvision.training.recipe import VARYING, field_names
 
     assert set(settings_of_optimizers()) <= set(field_names())
-    assert set(NUMBERS) == set(settings_of_optimizers()) - {"nesterov", "centered"} <= set(VARYING)
+    assert set(settings_of_optimizers()) - {"nesterov", "centered"} == set(settings_of_optimizers()) & set(VARYING)
     for name, optimizer in OPTIMIZERS.items():
         tx = build_optimizer(Recipe(optimizer=name, weight_decay=0.1, clip_norm=1.0), 4, 4)
         assert jax.tree.leaves(tx.init(jnp.ones(2)))

@@ -1,0 +1,63 @@
+"""What the settings of a recipe may be, and the words for it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable
+
+from flaxvision.errors import UserError, unknown
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Rule:
+    """What a setting may be."""
+
+    allows: Callable[[object], bool]
+    words: str  # what a message says to give
+    choices: tuple[str, ...] = ()  # if there are some: what its strings may be
+    in_python: str = ""  # what else there is, after a message that names the choices
+
+    def check(self, name: str, value: object) -> None:
+        """Raise `UserError` unless the setting `name` may be `value`."""
+        if not self.allows(value):
+            raise UserError(f"{name} is {value!r}: give {self.words}")
+        for item in value if isinstance(value, tuple) else (value,):
+            if self.choices and isinstance(item, str) and item not in self.choices:
+                raise UserError(f"{unknown(name, item, self.choices)}{self.in_python}")
+
+    def optional(self, words: str = "") -> Rule:
+        """The same, or None."""
+        return dataclasses.replace(self, allows=lambda v: v is None or self.allows(v), words=words or self.words)
+
+
+def number(low: float = 0.0, high: float = math.inf, *, above: bool = False, words: str = "") -> Rule:
+    """A number from `low` (or `above` it) up to but without `high`."""
+
+    def allows(value: object) -> bool:
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            return False
+        return (low < value if above else low <= value) and value < high
+
+    start = f"a number {'above' if above else 'from'} {low:g}"
+    unbounded = start if above else f"{low:g} or more"
+    return Rule(allows, words or (unbounded if high == math.inf else f"{start} up to but without {high:g}"))
+
+
+def whole(low: int, words: str, high: float = math.inf) -> Rule:
+    """A whole number from `low` up to but without `high`."""
+    return Rule(lambda v: isinstance(v, int) and not isinstance(v, bool) and low <= v < high, words)
+
+
+def one_of(choices: Iterable[str], in_python: str = "") -> Rule:
+    """One of some names."""
+    names = tuple(choices)
+    return Rule(lambda v: isinstance(v, str), f"one of {', '.join(names)}", names, in_python)
+
+
+def names(choices: tuple[str, ...] = ()) -> Rule:
+    """Several strings, of `choices` if there are some."""
+    return Rule(lambda v: isinstance(v, tuple) and all(isinstance(item, str) for item in v), "strings", choices)
+
+
+FLAG = Rule(lambda v: isinstance(v, bool), "true or false")
