@@ -18,15 +18,9 @@ EXPORT = "export"  # how a problem of the export begins, which leaves the sweep 
 
 
 def export_winner(result: SweepResult, dataset: Dataset, failed: Failed) -> list[Section]:
-    """Write the winner as an ONNX file, and compare it with PyTorch and Keras where those are installed.
+    """Write a sweep's winner as ONNX, and compare it with PyTorch and Keras where those are installed, for the page.
 
-    Args:
-        result: The sweep.
-        dataset: That of the winner.
-        failed: Is told what could not be done, and why.
-
-    Returns:
-        The comparison, for the page.
+    What could not be done, and why, `failed` is told.
     """
     onnx = result.directory / "winner.onnx"
     onnx.unlink(missing_ok=True)  # of an earlier run with fewer trials

@@ -8,10 +8,13 @@ import os
 import sys
 import tomllib
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from flaxvision._text import forgiving_output
 from flaxvision.errors import UserError
+
+Value = Any  # what TOML holds
+N = TypeVar("N", int, float)
 
 
 class Parser(argparse.ArgumentParser):
@@ -32,14 +35,14 @@ class Parser(argparse.ArgumentParser):
         return namespace
 
 
-def positive(kind: type) -> Callable[[str], Any]:
+def positive(kind: type[N]) -> Callable[[str], N]:
     """A parser of numbers above 0 for `add_argument(type=…)`."""
 
-    def parse(text: str) -> Any:
+    def parse(text: str) -> N:
         try:
             value = kind(text)
         except ValueError:
-            value = 0
+            value = kind(0)
         if not 0 < value < float("inf"):
             words = "a whole number, 1 or more" if kind is int else "a number above 0"
             raise argparse.ArgumentTypeError(f"{text!r} is not allowed: give {words}")
@@ -54,7 +57,7 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-dir", metavar="DIR", help="folder of prepared data sets (FLAXVISION_DATA_DIR)")
 
 
-def parse_setting(text: str, number: Callable[[str], float] = float) -> tuple[str, list[Any]]:
+def parse_setting(text: str, number: Callable[[str], float] = float) -> tuple[str, list[Value]]:
     """ "KEY=V1,V2" as the key and its values, each read as TOML, as a list "[V1,V2]", or as a bare string.
 
     Args:
@@ -91,7 +94,7 @@ def _parts(text: str) -> list[str]:
     return [part.strip() for part in (text.split(",") if depth else parts)]
 
 
-def _value(text: str, number: Callable[[str], float]) -> Any:
+def _value(text: str, number: Callable[[str], float]) -> Value:
     try:
         return tomllib.loads(f"x = {text}", parse_float=number)["x"]
     except (ValueError, RecursionError):

@@ -18,14 +18,13 @@ def write_atomically(path: str | Path, content: bytes | str | Iterable[bytes | m
         UserError: If the folder is missing or cannot be written.
     """
     path = Path(path)
-    # The name of a folder can hold bytes that are not UTF-8.
-    data = content.encode(errors=SUBSTITUTE) if isinstance(content, str) else content
-    pieces = (data,) if isinstance(data, bytes) else data
+    if isinstance(content, str):
+        content = content.encode(errors=SUBSTITUTE)  # the name of a folder can hold bytes that are not UTF-8
     try:
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         try:
             with open(temporary, "xb") as file:
-                file.writelines(pieces)
+                file.writelines([content] if isinstance(content, bytes) else content)
             os.replace(temporary, path)
         except BaseException:
             temporary.unlink(missing_ok=True)

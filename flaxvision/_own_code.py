@@ -17,12 +17,13 @@ from typing import Any
 from flaxvision._describe import codes_of, describe_code, is_library
 from flaxvision.errors import UserError
 
+Function = Any  # whatever the user's file holds under a name, called with what it is for
 _sources: dict[str, tuple[types.ModuleType, str]] = {}  # name -> the module as imported, its source's checksum
 _STARTED = time.time()
 _importing = threading.RLock()
 
 
-def import_function(what: str, name: str) -> Any:
+def import_function(what: str, name: str) -> Function:
     """What a name stands for, of which `what` says the setting.
 
     Raises:
@@ -42,11 +43,6 @@ def import_function(what: str, name: str) -> Any:
 def code_of(what: str, name: str) -> dict[str, str]:
     """A checksum of each part of one's own that a function runs, see `flaxvision._describe.describe_code`."""
     return describe_code(import_function(what, name), name.rpartition(":")[0])
-
-
-def refresh(name: str) -> None:
-    """Import a function's module again where a file that it is made of has changed since."""
-    refresh_module(name.rpartition(":")[0])
 
 
 def import_module(name: str) -> types.ModuleType:
@@ -79,12 +75,12 @@ def _import_file(name: str) -> types.ModuleType:
         return module
 
 
-def refresh_module(name: str) -> None:
-    """Forget a module, and those of one's own that it imports, where a file of theirs has changed since its import.
+def refresh(name: str) -> None:
+    """Forget a function's module, and those of one's own that it imports, where a file of theirs has changed since.
 
     What is imported next is then the files' content. A script that runs (`__main__`) stays what it is.
     """
-    modules = _own_modules(name)
+    modules = _own_modules(name.rpartition(":")[0])
     if any([_is_stale(module) for module in modules.values()]):
         for each, module in modules.items():
             del sys.modules[each]
@@ -102,10 +98,9 @@ def _own_modules(name: str) -> dict[str, types.ModuleType]:
         each = waiting.pop()
         module = sys.modules.get(each)
         file = getattr(module, "__file__", None)
-        if each in found or module is None or each == "__main__" or not file or is_library(each, file, name):
-            continue
-        found[each] = module
-        waiting += [each.rpartition(".")[0], *_imports(Path(file), getattr(module, "__package__", None) or "")]
+        if module and file and each not in found and each != "__main__" and not is_library(each, file, name):
+            found[each] = module
+            waiting += [each.rpartition(".")[0], *_imports(Path(file), getattr(module, "__package__", None) or "")]
     return found
 
 

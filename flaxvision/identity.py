@@ -69,7 +69,7 @@ def checksum_of_file(path: str | Path) -> str:
         ) from error
 
 
-def differences(then: Any, now: Any, *, common: bool = False) -> list[str]:
+def differences(then: object, now: object, *, common: bool = False) -> list[str]:
     """Where two identities differ, each as "NAME was THIS, is THAT"; with `common` only in what both name.
 
     >>> differences({"epochs": 15, "data": {"train": "1a"}}, {"epochs": 20, "data": {"train": "1a"}})
@@ -84,7 +84,7 @@ def listed(found: Sequence[str]) -> str:
     return "; ".join(found[:MOST_NAMED]) + (f"; and {more} more" if more > 0 else "")
 
 
-def _differences(name: str, then: Any, now: Any, common: bool) -> Iterator[str]:
+def _differences(name: str, then: object, now: object, common: bool) -> Iterator[str]:
     if isinstance(then, dict) and isinstance(now, dict):
         for key in dict.fromkeys([*then, *now]):
             if not common or (key in then and key in now):
@@ -93,18 +93,16 @@ def _differences(name: str, then: Any, now: Any, common: bool) -> Iterator[str]:
         yield f"{name} was {_text(then)}, is {_text(now)}"
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """As JSON would give it back."""
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-def _text(value: Any) -> str:
-    if value is None:
-        return "not given"
+def _text(value: object) -> str:
     if isinstance(value, dict):
         return str(value.get("function") or value.get("type") or value.get("kind") or "another")
     if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(map(_text, value)) + "]"
-    return str(value).lower() if isinstance(value, bool) else str(value)
+        return f"[{', '.join(map(_text, value))}]"
+    return "not given" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

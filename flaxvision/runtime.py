@@ -15,13 +15,14 @@ import threading
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flaxvision._files import cache_folder
 
 if TYPE_CHECKING:
     import jax
 
+Setting = bool | str | None
 SWITCH = "FLAXVISION_RUNTIME"
 CACHE_BYTES = 2**30  # of compiled programs in the user's cache folder, at most
 KEPT_BYTES = 2**31 - 2**20  # of freed memory that is not given back, at most (an int in mallopt)
@@ -62,7 +63,7 @@ def prepare() -> tuple[str, ...]:
     import jax
 
     done = ["cache"] if _keep_programs() else []
-    backends = jax.config.jax_platforms  # type: ignore[attr-defined]
+    backends = jax.config.values["jax_platforms"]
     if backends != "cpu" and _has_accelerator():
         device = jax.local_devices()[0]
         if device.platform != "cpu":
@@ -82,12 +83,10 @@ def on_host() -> contextlib.AbstractContextManager[object]:
     """
     import jax
 
-    if jax.default_backend() == "cpu":
-        return contextlib.nullcontext()
-    try:
-        return jax.default_device(jax.local_devices(backend="cpu")[0])
-    except RuntimeError:  # JAX_PLATFORMS leaves the CPU out
-        return contextlib.nullcontext()
+    if jax.default_backend() != "cpu":
+        with contextlib.suppress(RuntimeError):  # JAX_PLATFORMS leaves the CPU out
+            return jax.default_device(jax.local_devices(backend="cpu")[0])
+    return contextlib.nullcontext()
 
 
 @contextlib.contextmanager
@@ -99,19 +98,19 @@ def same_draws() -> Iterator[None]:
         yield
 
 
-def handed_on() -> dict[str, Any]:
+def handed_on() -> dict[str, Setting]:
     """The settings of JAX in this process that hold in those that it starts, too."""
     import jax
 
-    return {name: getattr(jax.config, name) for name in SWITCHES if hasattr(jax.config, name)}
+    return {name: value for name, value in jax.config.values.items() if name in SWITCHES}
 
 
-def hand_on(settings: dict[str, Any]) -> None:
+def hand_on(settings: dict[str, Setting]) -> None:
     """Set what `handed_on` gave in another process; before anything is computed."""
     import jax
 
     for name, value in settings.items():
-        if getattr(jax.config, name) != value:
+        if jax.config.values[name] != value:
             jax.config.update(name, value)
 
 
@@ -123,7 +122,7 @@ def cores() -> list[int]:
 def _keep_programs() -> bool:
     import jax
 
-    if jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]  # the user has one
+    if jax.config.values["jax_compilation_cache_dir"]:  # the user has one
         return False
     folder = cache_folder() / "compiled" / _machine()
     try:
@@ -148,10 +147,8 @@ def _ready(device: jax.Device) -> None:
 def _machine() -> str:
     """What a program for the CPU is compiled for: its instructions and the number of threads."""
     info = Path("/proc/cpuinfo")
-    flags = ""
-    if info.exists():
-        lines = info.read_text(encoding="utf-8", errors="replace").splitlines()
-        flags = next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
+    lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.exists() else []
+    flags = next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
     return f"{platform.machine()}-{zlib.crc32(flags.encode()):08x}-{len(cores())}"
 
 
@@ -174,26 +171,13 @@ def _keep_memory() -> bool:
     library.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     if not (library.mallopt(_MMAP_MAX, 0) and library.mallopt(_TRIM_THRESHOLD, KEPT_BYTES)):
         return False
-    if not _huge_pages():
-        return True
-    # One large block at the top of the heap, marked and freed: what is allocated later lies in it.
-    size = min(KEPT_BYTES, _memory() // 4)
-    block = library.malloc(size)
-    if block:
-        page = 2**21
-        start = -(-block // page) * page
-        library.madvise(start, (block + size - start) // page * page, _HUGEPAGE)
-        library.free(block)
+    with contextlib.suppress(OSError):
+        if "[never]" not in HUGE_PAGES.read_text(encoding="utf-8"):
+            # One large block at the top of the heap, marked and freed: what is allocated later lies in it.
+            memory, page = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), 2**21
+            size = min(KEPT_BYTES, memory // 4)
+            if block := library.malloc(size):
+                start = -(-block // page) * page
+                library.madvise(start, (block + size - start) // page * page, _HUGEPAGE)
+                library.free(block)
     return True
-
-
-def _huge_pages() -> bool:
-    try:
-        return "[never]" not in HUGE_PAGES.read_text(encoding="utf-8")
-    except OSError:
-        return False
-
-
-def _memory() -> int:
-    """Physical memory, in bytes."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -6,7 +6,6 @@ import contextlib
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -21,15 +20,14 @@ from flaxvision.training.checkpoint import Checkpoints, Keep, Kept
 from flaxvision.training.checks import check_alike, check_cohort, check_fit
 from flaxvision.training.compiling import Clock
 from flaxvision.training.confusion import as_pairs
-from flaxvision.training.engine import Carry, Engine, engine_for
-from flaxvision.training.history import HistoryBuilder, Result, Timing
+from flaxvision.training.engine import Begun, Carry, engine_for
+from flaxvision.training.history import HistoryBuilder, Result
 from flaxvision.training.identity import cohort_identity
-from flaxvision.training.members import Members
+from flaxvision.training.members import Members, PyTree
 from flaxvision.training.metrics import Metrics
 from flaxvision.training.optimizers import is_own
-from flaxvision.training.placing import place, put
 from flaxvision.training.plan import plan_for
-from flaxvision.training.preparing import chosen_devices, prepare
+from flaxvision.training.preparing import chosen_devices, place, prepare, put
 from flaxvision.training.recipe import Recipe
 from flaxvision.training.selection import Best
 from flaxvision.training.state import TrainState, init_members, learning_layers, merge_model, split_model
@@ -68,6 +66,11 @@ def fit(
     Raises:
         UserError: If the model, the data and the recipe do not fit each other, or the checkpoint is damaged or of
             another run; it names what differs.
+
+    >>> import flaxvision as fv
+    >>> model = fv.models.create("linear", input_shape=(2,), num_classes=2)
+    >>> fv.fit(model, fv.data.load("two_clusters", limit=64), fv.Recipe(epochs=2, batch_size=16)).history.epochs
+    2
     """
     if not isinstance(dataset, Dataset):
         raise UserError(f"fit got a {type(dataset).__name__}: give a Dataset, such as fv.data.from_arrays(…)")
@@ -135,13 +138,11 @@ class _Run:
         with on_host():
             check_fit(models[0], dataset, self.recipe)
             prepared = [prepare(model, dataset, recipe) for model, recipe in zip(models, recipes, strict=True)]
-        check_alike(prepared, self.recipe.frozen)
-        self.plan = plan_for(prepared[0], self.recipe, dataset, total_steps, devices, stacked=stacked)
-        self.engine: Engine = engine_for(self.plan)
-        with on_host():
-            states = init_members(prepared, recipes, total_steps, self.plan.steps_per_epoch, stacked=stacked)
-        self.states = put(states, devices)
-        self.data = place(dataset, devices)
+            check_alike(prepared, self.recipe.frozen)
+            self.plan = plan_for(prepared[0], self.recipe, dataset, total_steps, devices, stacked=stacked)
+            states = init_members(prepared, recipes, self.plan)
+        self.engine = engine_for(self.plan)
+        self.states, self.data = put(states, devices), place(dataset, devices)
         positions = learning_layers(split_model(prepared[0], self.recipe.frozen)[1])
         layers = tuple(prepared[0].names[position] for position in positions)
         self.histories = [HistoryBuilder(layers) for _ in models]
@@ -149,49 +150,58 @@ class _Run:
 
     def train(self, keep: Keep | None) -> list[Result]:
         self.clock = Clock(len(self.best))
-        self.checkpoints = None if keep is None else self._checkpoints(keep)
-        with self.checkpoints or contextlib.nullcontext():
-            self._epochs()
-        timing = self.clock.timing(len(self.dataset.train))
-        states = self.states.pick(lambda state: state.selected).fetched()
-        return [self._result(states, k, timing) for k in range(len(self.best))]
+        with contextlib.ExitStack() as stack:
+            self.checkpoints = None if keep is None else stack.enter_context(contextlib.closing(self._open(keep)))
+            self._loop()
+        timing, states = self.clock.timing(len(self.dataset.train)), self._selected()
+        results = []
+        for k, (best, builder) in enumerate(zip(self.best, self.histories, strict=True)):
+            model = merge_model(self.plan.graphdef, best.state or on_its_own(states.member(k)))
+            history = builder.history()
+            diverged = not bool(np.isfinite(history["train_loss"]).all())
+            results.append(Result(model, history, timing, best.epoch, diverged))
+        return results
 
-    def _epochs(self) -> None:
-        first, begun = self._go_on()
-        over = first >= self.plan.epochs or self._stopped()
+    def _loop(self) -> None:
+        epoch, begun = self._go_on()
+        over = epoch >= self.plan.epochs or self._stopped()
         self.clock.mark()
         ahead, data = self.engine.compile_ahead, self.data
-        compiling = None if over else ahead(self.states, data.train, data.held_out, first)
-        for epoch in range(first, self.plan.epochs):
-            if over:
-                break
+        compiling = None if over else ahead(self.states, data.train, data.held_out, epoch)
+        while not over:
             stop, carry = self._train(epoch, begun)
             begun = None
             if compiling is not None:
                 self.clock.wait(compiling)
             stop |= self._score(epoch, carry)
             self.clock.mark()
-            over = stop or epoch + 1 == self.plan.epochs or self._stopped()
-            self._keep(epoch + 1, over=over)
+            epoch += 1
+            over = stop or epoch == self.plan.epochs or self._stopped()
+            self._keep(epoch, over=over)
 
     def _stopped(self) -> bool:
         return all(best.stopped for best in self.best)
 
-    def _tell(self, progress: Progress) -> bool:
-        """Tell all callbacks; whether one of them ends the run."""
+    def _selected(self) -> Members[TrainState]:
+        return self.states.pick(lambda state: state.selected).fetched()
+
+    def _tell(
+        self, step: int, epoch: int, examples: int = 0, metrics: tuple[dict[str, float], ...] = (), note: str = ""
+    ) -> bool:
+        """Tell all callbacks where the run is; whether one of them ends it."""
+        progress = Progress(step, self.plan.total_steps, epoch + 1, examples, metrics, note)
         return any([callback(progress) for callback in self.callbacks])
 
     # The steps of an epoch, and what they are worth.
 
-    def _train(self, epoch: int, begun: tuple[int, Carry] | None) -> tuple[bool, Carry]:
-        plan, steps, stop, before = self.plan, self.plan.steps_of(epoch), False, begun[0] if begun else 0
+    def _train(self, epoch: int, begun: Begun | None) -> tuple[bool, Carry]:
+        plan, stop, before = self.plan, False, begun[0] if begun else 0
         within = self.checkpoints is not None and self.checkpoints.keep.every > 0 and not plan.sharded
         for done, carry in self.engine.epoch(self.states, self.data.train, epoch, begun):
             self.states = carry.states
             examples = (done - before) * self.recipe.batch_size * len(self.best)
-            progress = Progress(epoch * plan.steps_per_epoch + done, plan.total_steps, epoch + 1, examples)
-            stop |= self._tell(progress)
-            if within and before < done < steps:
+            stop |= self._tell(epoch * plan.steps_per_epoch + done, epoch, examples)
+            if within and before < done < plan.steps_of(epoch):
                 self._keep(epoch, done, {"sums": carry.sums, "records": carry.records})
             before = done
         return stop, carry
@@ -212,50 +222,42 @@ class _Run:
                 history.add_epoch(split, found)
             history.add("step_loss", records.loss[:, k])
             if self.recipe.record_gradients:
-                for name in ("gradient_norm", "gradient_mean"):
-                    history.add(name, getattr(records, name)[:, k])
+                history.add("gradient_norm", records.gradient_norm[:, k])
+                history.add("gradient_mean", records.gradient_mean[:, k])
             if best.update(epoch + 1, history.last(self.selection), self.recipe, self.selection):
                 selected.append(k)
             if best.epoch == epoch + 1:
                 for split, found in scored.items():
                     history.select(split, found)
         if selected:
-            states = self.states.pick(lambda state: state.selected).fetched()
+            states = self._selected()
             for k in selected:
                 self.best[k].state = on_its_own(states.member(k))
         metrics = tuple(
             {f"{split}_{name}": history.last(f"{split}_{name}") for split in fetched for name in ("loss", "top1")}
             for history in self.histories
         )
-        done = epoch * self.plan.steps_per_epoch + self.plan.steps_of(epoch)
-        return self._tell(Progress(done, self.plan.total_steps, epoch + 1, 0, metrics))
-
-    def _result(self, states: Members[TrainState], k: int, timing: Timing) -> Result:
-        best, history = self.best[k], self.histories[k].history()
-        model = merge_model(self.plan.graphdef, best.state or on_its_own(states.member(k)))
-        diverged = not bool(np.isfinite(history["train_loss"]).all())
-        return Result(model, history, timing, best.epoch, diverged)
+        return self._tell(epoch * self.plan.steps_per_epoch + self.plan.steps_of(epoch), epoch, metrics=metrics)
 
     # What is kept on disk.
 
-    def _checkpoints(self, keep: Keep) -> Checkpoints:
-        identity, steps = keep.identity, self.plan.total_steps
+    def _open(self, keep: Keep) -> Checkpoints:
+        identity = keep.identity
         if identity is None:
             states = jax.device_get(self.states)
             models = [merge_model(self.plan.graphdef, states.member(k)) for k in range(len(states))]
-            identity = cohort_identity(models, self.dataset, self.recipes, steps)
+            identity = cohort_identity(models, self.dataset, self.recipes, self.plan.total_steps)
         identity = {**identity, "vmapped": self.plan.stacked}
-        return Checkpoints(keep, identity, lambda note: self._tell(Progress(0, steps, 1, 0, note=note)))
+        return Checkpoints(keep, identity, lambda note: self._tell(0, 0, note=note))
 
-    def _go_on(self) -> tuple[int, tuple[int, Carry] | None]:
+    def _go_on(self) -> tuple[int, Begun | None]:
         """Take up what was kept; how many epochs are over, and what is done of the next one."""
         if self.checkpoints is None:
             return 0, None
         state, (sums, records) = jax.eval_shape(
             lambda states: (states.member(0).selected, self.engine.zeros(states, 1)), self.states
         )
-        like = {"states": self.states, "sums": sums, "records": records, "best": state}
-        kept = self.checkpoints.restore(like)
+        kept = self.checkpoints.restore({"states": self.states, "sums": sums, "records": records, "best": state})
         if kept is None:
             return 0, None
         kept.check(self.plan.total_steps, self.plan.steps_per_epoch)
@@ -268,24 +270,20 @@ class _Run:
             records = kept.records(self.plan.steps_of(kept.epochs))
             begun = kept.updates, Carry(self.states, *put((kept.trees["sums"], records), devices))
         within = f", {kept.updates} updates on" if kept.updates else ""
-        note = f"goes on from epoch {kept.epochs + 1}{within}"
-        self._tell(Progress(kept.step, self.plan.total_steps, kept.epochs + 1, 0, note=note))
+        self._tell(kept.step, kept.epochs, note=f"goes on from epoch {kept.epochs + 1}{within}")
         return kept.epochs, begun
 
-    def _keep(self, epochs: int, updates: int = 0, within: dict[str, Any] | None = None, *, over: bool = False) -> None:
+    def _keep(
+        self, epochs: int, updates: int = 0, within: dict[str, PyTree] | None = None, *, over: bool = False
+    ) -> None:
         """Keep the state after so many epochs, and updates of the next one, if it is time."""
         if self.checkpoints is None or not self.checkpoints.wanted(over):
             return
-        kept = Kept(
-            min(epochs * self.plan.steps_per_epoch, self.plan.total_steps) + updates,
-            epochs,
-            updates,
-            {"states": self.states, **(within or {})},
-            [history.history().arrays for history in self.histories],
-            self.best,
-            self.clock.seconds(time.perf_counter()),
-        )
-        self.checkpoints.save(kept)
+        step = min(epochs * self.plan.steps_per_epoch, self.plan.total_steps) + updates
+        trees = {"states": self.states, **(within or {})}
+        histories = [history.history().arrays for history in self.histories]
+        seconds = self.clock.seconds(time.perf_counter())
+        self.checkpoints.save(Kept(step, epochs, updates, trees, histories, self.best, seconds))
 
 
 def on_its_own(state: TrainState) -> TrainState:

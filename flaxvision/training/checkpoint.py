@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
+import itertools
 import json
 import shutil
 import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -18,11 +20,17 @@ from flaxvision._files import write_atomically
 from flaxvision.errors import UserError
 from flaxvision.identity import AROUND, Identity, differences, listed
 from flaxvision.training.identity import with_defaults
+from flaxvision.training.members import PyTree
 from flaxvision.training.selection import Best
 from flaxvision.training.step import StepRecord
 
+if TYPE_CHECKING:
+    from orbax.checkpoint import CheckpointManager
+
 Arrays = dict[str, np.ndarray]
+About = dict[str, Any]  # what a checkpoint holds beside its arrays, as JSON
 CHECKSUM = "checksum"  # a file in each checkpoint
+OF_BEST = ("value", "at", "epoch", "stopped")  # fields of `Best` that are written as JSON
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -44,7 +52,7 @@ class Kept:
     step: int  # updates done in all
     epochs: int  # that are over
     updates: int  # of the next one that are done
-    trees: dict[str, Any]  # "states" and, within an epoch, "sums" and "records"
+    trees: dict[str, PyTree]  # "states" and, within an epoch, "sums" and "records"
     histories: list[Arrays]  # one a member
     best: list[Best]  # likewise
     seconds: tuple[float, float]  # so far, and of these for compiling
@@ -85,10 +93,10 @@ class Checkpoints:
     """
 
     def __init__(self, keep: Keep, identity: Identity, say: Callable[[str], object]):
-        self.keep, self.say = keep, say
+        self.keep, self.say, self.convenience = keep, say, keep.identity is not None
         self.identity = json.loads(json.dumps(identity))
-        self.convenience = keep.identity is not None
-        self.on, self.manager, self.last = True, None, time.monotonic()
+        self.on, self.last = True, time.monotonic()
+        self.manager: CheckpointManager | None = None
         if not self.convenience:
             self._make()
 
@@ -109,34 +117,22 @@ class Checkpoints:
             self.say(f"keeps no checkpoint: {_reason(error)}")
         self.last = time.monotonic()
 
-    def restore(self, like: dict[str, Any]) -> Kept | None:
+    def restore(self, like: dict[str, PyTree]) -> Kept | None:
         """The newest state, with trees shaped as in `like`, where "best" is the selected state; None without one.
 
         Raises:
             UserError: If the folder holds the checkpoints of another run, or damaged ones only.
         """
-        if not self.keep.folder.exists():
-            return None
         try:
-            return self._restore(like)
+            return self._restore(like) if self.keep.folder.exists() else None
         except Exception as error:
             if not self.convenience:
                 raise
             self.say(f"begins anew: {_reason(error)}")
-            self.clear()
+            self.close()
+            if self.keep.folder.is_dir():  # what is there must not be taken for this run's
+                shutil.rmtree(self.keep.folder, ignore_errors=True)
             return None
-
-    def clear(self) -> None:
-        """Delete what is there, so that it is not taken for this run's."""
-        self.close()
-        if self.keep.folder.is_dir():
-            shutil.rmtree(self.keep.folder, ignore_errors=True)
-
-    def __enter__(self) -> Checkpoints:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Let go of the folder."""
@@ -152,7 +148,7 @@ class Checkpoints:
                 f"cannot keep checkpoints in {self.keep.folder}: {error.strerror}; give another folder"
             ) from error
 
-    def _open(self) -> Any:
+    def _open(self) -> CheckpointManager:
         import orbax.checkpoint as ocp
 
         if self.manager is None:
@@ -167,104 +163,82 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         arrays = _arrays(kept)
-        best = [{"value": b.value, "at": b.at, "epoch": b.epoch, "stopped": b.stopped} for b in kept.best]
         about = {
             "identity": self.identity,
-            "step": kept.step,
-            "epochs": kept.epochs,
-            "updates": kept.updates,
-            "best": best,
-            "seconds": list(kept.seconds),
-            "empty": {name: [list(x.shape), str(x.dtype)] for name, x in arrays.items() if not x.size},
+            **{name: getattr(kept, name) for name in ("step", "epochs", "updates", "seconds")},
+            "best": [{name: getattr(best, name) for name in OF_BEST} for best in kept.best],
+            "empty": {name: (x.shape, str(x.dtype)) for name, x in arrays.items() if not x.size},
         }
-        self._open().save(
-            kept.step,
-            args=ocp.args.Composite(
-                tree=ocp.args.StandardSave({name: x for name, x in arrays.items() if x.size}),
-                about=ocp.args.JsonSave(about),
-            ),
-        )
+        tree = ocp.args.StandardSave({name: x for name, x in arrays.items() if x.size})
+        self._open().save(kept.step, args=ocp.args.Composite(tree=tree, about=ocp.args.JsonSave(about)))
         folder = self.keep.folder / str(kept.step)
         write_atomically(folder / CHECKSUM, str(_checksum(folder)))
 
-    def _restore(self, like: dict[str, Any]) -> Kept | None:
+    def _restore(self, like: dict[str, PyTree]) -> Kept | None:
         self._make()
         folder = self.keep.folder
-        damaged: list[Path] = []
-        for path in sorted((path for path in folder.iterdir() if path.name.isdigit()), key=_number, reverse=True):
-            if not _whole(path):
-                damaged.append(path)
-                continue
+        found = sorted((path for path in folder.iterdir() if path.name.isdigit()), key=lambda p: int(p.name))[::-1]
+        damaged = list(itertools.takewhile(lambda path: not _is_whole(path), found))
+        if len(damaged) < len(found):
+            import orbax.checkpoint as ocp
+
             for newer in damaged:  # or it would count as the newest for ever
                 shutil.rmtree(newer, ignore_errors=True)
-            about, arrays = self._read(_number(path))
+            step, manager = int(found[len(damaged)].name), self._open()
+            about = manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore())).about
+            tree = manager.restore(step, args=ocp.args.Composite(tree=ocp.args.StandardRestore())).tree
+            empty = {name: np.empty(shape, dtype) for name, (shape, dtype) in about["empty"].items()}
             self._check(about["identity"])
-            return _kept(about, arrays, like)
-        if any((path / CHECKSUM).exists() or self.convenience for path in damaged):  # else a first one was not finished
-            raise UserError(
-                "the checkpoint is damaged"
-                if self.convenience
-                else f"the checkpoints in {folder} are damaged: delete that folder to begin anew"
-            )
+            return _kept(about, {**{name: np.asarray(x) for name, x in tree.items()}, **empty}, like)
+        if self.convenience and damaged:
+            raise UserError("the checkpoint is damaged")
+        if any((path / CHECKSUM).exists() for path in damaged):  # else a first one was not finished
+            raise UserError(f"the checkpoints in {folder} are damaged: delete that folder to begin anew")
         return None
-
-    def _read(self, step: int) -> tuple[dict[str, Any], Arrays]:
-        """What one checkpoint holds."""
-        import orbax.checkpoint as ocp
-
-        manager = self._open()
-        about = manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore())).about
-        tree = manager.restore(step, args=ocp.args.Composite(tree=ocp.args.StandardRestore())).tree
-        empty = {name: np.empty(shape, dtype) for name, (shape, dtype) in about["empty"].items()}
-        return about, {**{name: np.asarray(x) for name, x in tree.items()}, **empty}
 
     def _check(self, held: Identity) -> None:
         changed = differences(*({**with_defaults(each), AROUND: 0} for each in (held, self.identity)))
-        if any("initial weights" not in each for each in changed):  # of another network they differ anyway
-            changed = [each for each in changed if "initial weights" not in each]
+        # Of another network the initial weights differ anyway.
+        changed = [each for each in changed if "initial weights" not in each] or changed
         if changed:
             moved = differences(held.get(AROUND), self.identity.get(AROUND))
             why = f"{listed(changed)}{f' (and {listed(moved)})' if moved else ''}"
-            raise UserError(
-                f"the checkpoint is of something else: {why}"
-                if self.convenience
-                else f"{self.keep.folder} holds checkpoints of another run: {why}: give another folder"
-            )
+            if self.convenience:
+                raise UserError(f"the checkpoint is of something else: {why}")
+            raise UserError(f"{self.keep.folder} holds checkpoints of another run: {why}: give another folder")
 
 
 def _arrays(kept: Kept) -> Arrays:
     """All arrays on the host by name; those of trees by number: container types are the running code's business."""
+    trees = {**kept.trees, **{f"best{k}": best.state for k, best in enumerate(kept.best)}}
     named = {
-        **{f"{name}.{i}": x for name, tree in kept.trees.items() for i, x in enumerate(jax.tree.leaves(tree))},
+        **{f"{name}.{i}": x for name, tree in trees.items() for i, x in enumerate(jax.tree.leaves(tree))},
         **{f"history{k}.{name}": x for k, rows in enumerate(kept.histories) for name, x in rows.items()},
-        **{f"best{k}.{i}": x for k, one in enumerate(kept.best) for i, x in enumerate(jax.tree.leaves(one.state))},
     }
     return {name: np.array(x) for name, x in named.items()}  # copies, as the next update takes the state's memory
 
 
-def _kept(about: dict[str, Any], arrays: Arrays, like: dict[str, Any]) -> Kept:
-    def part(prefix: str) -> Arrays:
-        return {name.removeprefix(prefix): x for name, x in arrays.items() if name.startswith(prefix)}
+def _kept(about: About, arrays: Arrays, like: dict[str, PyTree]) -> Kept:
+    parts: dict[str, Arrays] = collections.defaultdict(dict)
+    for name, array in arrays.items():
+        part, _, rest = name.partition(".")
+        parts[part][rest] = array
 
-    def shaped(prefix: str, tree: Any) -> Any:
-        found = part(prefix)
+    def shaped(part: str, tree: PyTree) -> PyTree:
+        found = parts[part]
         return jax.tree.unflatten(jax.tree.structure(tree), [found[str(i)] for i in range(len(found))])
 
-    trees = {name: shaped(f"{name}.", tree) for name, tree in like.items() if part(f"{name}.")}
+    trees = {name: shaped(name, tree) for name, tree in like.items() if name in parts}
     best = [
-        Best(**one, state=shaped(f"best{k}.", like["best"]) if part(f"best{k}.") else None)
+        Best(**one, state=shaped(f"best{k}", like["best"]) if f"best{k}" in parts else None)
         for k, one in enumerate(about["best"])
     ]
-    histories = [part(f"history{k}.") for k in range(len(best))]
-    seconds, compiling = about["seconds"]
-    return Kept(about["step"], about["epochs"], about["updates"], trees, histories, best, (seconds, compiling))
+    histories = [parts[f"history{k}"] for k in range(len(best))]
+    total, compiling = about["seconds"]
+    return Kept(about["step"], about["epochs"], about["updates"], trees, histories, best, (total, compiling))
 
 
-def _number(folder: Path) -> int:
-    return int(folder.name)
-
-
-def _whole(folder: Path) -> bool:
+def _is_whole(folder: Path) -> bool:
     """Whether a checkpoint is as it was written: of damage orbax tells in many ways, if at all."""
     try:
         return (folder / CHECKSUM).read_bytes() == str(_checksum(folder)).encode()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -35,14 +34,10 @@ def check_cohort(models: Sequence[Chain], recipes: Sequence[Recipe]) -> None:
 
 def check_alike(models: Sequence[Chain], frozen: tuple[str, ...]) -> None:
     """Raise `UserError` unless models, which are prepared, differ in their numbers only."""
-    first, *others = (_structure(model, frozen) for model in models)
+    split = [split_model(model, frozen) for model in models]
+    first, *others = [(graphdef, jax.tree.map(np.shape, variables)) for graphdef, *variables in split]
     if any(other != first for other in others):
         raise UserError("models of a cohort differ in structure: give models of one name and one set of sizes")
-
-
-def _structure(model: Chain, frozen: tuple[str, ...]) -> tuple[nnx.GraphDef, object]:
-    graphdef, *parts = split_model(model, frozen)
-    return graphdef, jax.tree.map(np.shape, tuple(parts))
 
 
 def check_fit(model: Chain, dataset: Dataset, recipe: Recipe) -> None:
@@ -80,11 +75,17 @@ def check_fit(model: Chain, dataset: Dataset, recipe: Recipe) -> None:
         check_metric("select_on", metric, recipe.loss, dataset.num_classes)
     if recipe.precision == "float64" and not jax.config.read("jax_enable_x64"):
         raise UserError("precision 'float64' needs 64-bit mode: set the environment variable JAX_ENABLE_X64=1")
-    _check_batch_norm(model, min(recipe.batch_size, len(dataset.train)))
+    if min(recipe.batch_size, len(dataset.train)) == 1:  # would BatchNorm see a single value a channel, and no more?
+        for step in model.walk():
+            if isinstance(step.layer, BatchNorm) and math.prod(step.output[:-1]) == 1:
+                raise UserError(
+                    f"{step.node.name} of {model.kind} normalises over the batch, and batches hold one example: "
+                    "give batch_size=2 or more (and as many examples), or a network without BatchNorm"
+                )
     for prefix in recipe.frozen:
-        if not any(matches(name, (prefix,)) for name in model.names):
-            raise unknown(f"layer of {model.kind}", prefix, dict.fromkeys(n.split(".")[0] for n in model.names))
         layers = [layer for name, layer in zip(model.names, model.layers, strict=True) if matches(name, (prefix,))]
+        if not layers:
+            raise unknown(f"layer of {model.kind}", prefix, dict.fromkeys(n.split(".")[0] for n in model.names))
         if not any(isinstance(layer, Dropout) or jax.tree.leaves(nnx.state(layer)) for layer in layers):
             raise UserError(f"frozen={prefix!r} has no effect: those layers of {model.kind} have nothing to learn")
     params = split_model(model, recipe.frozen)[1]
@@ -93,19 +94,7 @@ def check_fit(model: Chain, dataset: Dataset, recipe: Recipe) -> None:
     check_own(recipe, params)
 
 
-def _check_batch_norm(model: Chain, batch: int) -> None:
-    """Raise `UserError` where every step would leave BatchNorm a single value a channel, and nothing to learn from."""
-    if batch > 1:
-        return
-    for step in model.walk():
-        if isinstance(step.layer, BatchNorm) and math.prod(step.output[:-1]) == 1:
-            raise UserError(
-                f"{step.node.name} of {model.kind} normalises over the batch, and batches hold one example: "
-                "give batch_size=2 or more (and as many examples), or a network without BatchNorm"
-            )
-
-
-def as_model_takes(model: Chain, images: Any) -> np.ndarray:
+def as_model_takes(model: Chain, images: object) -> np.ndarray:
     """Examples as an array that fits the model; `UserError` for another shape, and for values that are no pixels."""
     check_model(model)
     if isinstance(images, (Split, Dataset)):
@@ -132,7 +121,7 @@ def as_model_takes(model: Chain, images: Any) -> np.ndarray:
     return x
 
 
-def check_model(model: Any) -> None:
+def check_model(model: object) -> None:
     """Raise `UserError` for what is no model."""
     if not isinstance(model, Chain):
         what = "result.model" if isinstance(getattr(model, "model", None), Chain) else "one of create or load_model"

@@ -11,6 +11,7 @@ from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future
 
 import jax
+from jax.stages import Compiled
 
 from flaxvision.training.history import Timing
 
@@ -51,7 +52,7 @@ class Clock:
         """Note that an epoch begins or ends."""
         self.marks.append(time.perf_counter())
 
-    def wait(self, compiling: Future) -> None:
+    def wait(self, compiling: Future[Compiled]) -> None:
         """Wait for what another thread compiles."""
         since = time.perf_counter()
         compiling.result()
@@ -95,13 +96,12 @@ def _listen() -> None:
 
 
 def _note(event: str, duration_secs: float, **_: str | int) -> None:
-    """Note an event that ends now; one that encloses earlier ones, as a trace does those within it, replaces them."""
-    if not event.startswith(COMPILING):
-        return
-    _add(time.perf_counter() - duration_secs)
+    if event.startswith(COMPILING):
+        _add(time.perf_counter() - duration_secs)
 
 
 def _add(start: float) -> None:
+    """Note what ends now; what encloses earlier ones, as a trace does those within it, replaces them."""
     end = time.perf_counter()
     while _spans.found and _spans.found[-1][0] >= start:
         _spans.found.pop()

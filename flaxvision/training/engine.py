@@ -8,12 +8,13 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.stages import Compiled, Wrapped
 
 from flaxvision._cache import shared_cache
 from flaxvision.ops.dtypes import at_least_float32
@@ -21,8 +22,8 @@ from flaxvision.runtime import on_host
 from flaxvision.training.batches import Shard, epoch_order, take_batch
 from flaxvision.training.compiling import compiling_once
 from flaxvision.training.members import Members
-from flaxvision.training.placing import Examples, put
 from flaxvision.training.plan import Plan, compile_for
+from flaxvision.training.preparing import Examples, put
 from flaxvision.training.scoring import evaluation_for
 from flaxvision.training.state import TrainState
 from flaxvision.training.step import Stepped, StepRecord, make_step
@@ -40,6 +41,9 @@ class Carry(NamedTuple):
     records: StepRecord  # axes (steps of the epoch, members, ...), zero where not done yet
 
 
+Begun = tuple[int, Carry]  # how many steps of an epoch are done, and what they leave
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Call:
     """What is static about a compiled call."""
@@ -49,28 +53,9 @@ class Call:
     length: int | None  # how many there are, where the program is for that number only
 
 
-class _Pace:
-    """How many steps a call takes where it may take any number; learned once for all threads."""
-
-    def __init__(self) -> None:
-        self.steps, self._lock = 1, threading.Lock()
-
-    def note(self, steps: int, seconds: float) -> None:
-        """A call of so many steps took so long."""
-        with self._lock:
-            if steps == self.steps and seconds < LONGEST:
-                self.steps *= 2
-
-
 @functools.partial(jax.jit, static_argnums=2)  # compiled once for all plans
 def _epoch_orders(seeds: Members[jax.Array], epoch: jax.Array, examples: int) -> Members[jax.Array]:
     return seeds.map(lambda seed: epoch_order(seed, epoch, examples))
-
-
-@shared_cache(32)
-def engine_for(plan: Plan) -> Engine:
-    """The engine of a plan, with what it compiled before; the same one in all threads."""
-    return Engine(plan)
 
 
 class Engine:
@@ -79,19 +64,16 @@ class Engine:
     def __init__(self, plan: Plan):
         self.plan = plan
         self._step = make_step(plan, build_optimizer(plan.recipe, plan.total_steps, plan.steps_per_epoch))
-        self._pace = _Pace()
-        self._many: Any = compile_for(plan, self._train_many, static=("call",), donated=(0,))
-        self._evaluate: Any = evaluation_for(plan.of_evaluation())
+        self._lock, self._pace = threading.Lock(), 1  # steps of a call that may take any number, learned from all calls
+        self._many = compile_for(plan, self._train_many, static=("call",), donated=(0,))
+        self._evaluate = evaluation_for(plan.of_evaluation())
 
     # What runs in Python: an epoch and an evaluation.
 
     def epoch(
-        self, states: Members[TrainState], data: Examples, epoch: int, begun: tuple[int, Carry] | None = None
-    ) -> Iterator[tuple[int, Carry]]:
-        """Train epoch `epoch` (from 0), yielding how many steps are done and what they leave.
-
-        What was yielded before is gone with the next step. It goes on from `begun`, as it was yielded once.
-        """
+        self, states: Members[TrainState], data: Examples, epoch: int, begun: Begun | None = None
+    ) -> Iterator[Begun]:
+        """Train epoch `epoch` (from 0), or go on from `begun`; what is yielded is gone with the next step."""
         plan, examples, batch_size = self.plan, len(data[1]), self.plan.recipe.batch_size
         steps = plan.steps_of(epoch)
         whole = min(steps, examples // batch_size) if plan.on_cpu else steps
@@ -103,15 +85,17 @@ class Engine:
         while done < steps:
             left = whole - done
             looped, size = left > 0 and plan.looped, batch_size if left else examples - whole * batch_size
-            number = 1 if not looped else min(self._pace.steps, left) if plan.on_cpu else left
+            number = 1 if not looped else min(self._pace, left) if plan.on_cpu else left
             call = Call(size, looped, None if plan.on_cpu else number)
             began = time.perf_counter()
             with compiling_once(self._many, call, examples):
                 carry = self._many(carry, data, orders, np.int32(done), np.int32(number), call=call)
             done += number
-            if plan.on_cpu and looped and number == self._pace.steps < whole:
+            if plan.on_cpu and looped and number == self._pace < whole:
                 jax.block_until_ready(carry.sums)
-                self._pace.note(number, time.perf_counter() - began)
+                quick = time.perf_counter() - began < LONGEST
+                with self._lock:
+                    self._pace *= 2 if quick and number == self._pace else 1
             yield done, carry
 
     def evaluate(self, states: Members[TrainState], data: Examples, examples: range) -> Members[Sums]:
@@ -126,18 +110,19 @@ class Engine:
 
     def compile_ahead(
         self, states: Members[TrainState], data: Examples, held_out: Examples, epoch: int
-    ) -> Future | None:
+    ) -> Future[Compiled] | None:
         """Compile, side by side, what an epoch needs; the future is its evaluation's. None on a CPU.
 
         XLA compiles each program for an accelerator for seconds, mostly on one core of the host.
         """
-        if self.plan.on_cpu or self.plan.sharded:
+        many, evaluate = self._many, self._evaluate
+        if self.plan.on_cpu or not (isinstance(many, Wrapped) and isinstance(evaluate, Wrapped)):  # on several devices
             return None
         one, zero, steps = states.for_program(), np.int32(0), self.plan.steps_of(epoch)
         variables, seeds = one.pick(lambda state: state.variables), one.pick(lambda state: state.seed)
         pool = ThreadPoolExecutor(2)
         try:  # lowered in this thread, since settings of JAX are a thread's own
-            evaluation = pool.submit(self._evaluate.lower(variables, *held_out, zero, zero).compile)
+            evaluation = pool.submit(evaluate.lower(variables, *held_out, zero, zero).compile)
             orders, ordering = None, None
             if self.plan.recipe.shuffle:
                 lowered = _epoch_orders.lower(seeds, np.uint32(0), len(data[1]))
@@ -146,7 +131,7 @@ class Engine:
                 like = jax.tree.map(lambda x: placed(x.shape, x.dtype), lowered.out_info)
                 orders = states.each(lambda _: like)
             call = Call(self.plan.recipe.batch_size, looped=True, length=steps)
-            self._many.lower(self._begin(states, steps), data, orders, zero, zero, call=call).compile()
+            many.lower(self._begin(states, steps), data, orders, zero, zero, call=call).compile()
             if ordering is not None:
                 ordering.result()
             return evaluation
@@ -214,3 +199,7 @@ class Engine:
         each = steps, len(states)
         means = jnp.zeros(each, jnp.float32)
         return sums, StepRecord(jnp.zeros(each, dtype), jnp.zeros((*each, norms), jnp.float32), means)
+
+
+# The engine of a plan, with what it compiled before; the same one in all threads.
+engine_for = shared_cache(32)(Engine)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 from flax import nnx
 
-from flaxvision._describe import Indescribable, describe, digest
+from flaxvision._describe import Indescribable, Plain, describe, digest
 from flaxvision.data import Dataset
 from flaxvision.errors import UserError
 from flaxvision.identity import AROUND, Identity, checksum_of, circumstances, switches
@@ -17,7 +16,7 @@ from flaxvision.layers.kinds import KINDS
 from flaxvision.layers.kinds import describe as describe_layer
 from flaxvision.models.files import variables
 from flaxvision.training.optimizers import code_of_optimizer
-from flaxvision.training.recipe import Recipe
+from flaxvision.training.recipe import Recipe, field_names
 
 DURATIONS = ("epochs", "steps", "examples")
 
@@ -48,9 +47,9 @@ def identity_of(
     Raises:
         UserError: If the recipe or a layer holds something that another process could not compare.
     """
-    settings = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(recipe)}
     without = (*DURATIONS, "warm_start", "warm_start_only")  # the numbers that it starts from tell
-    described = {name: _described(name, value) for name, value in settings.items() if name not in without}
+    settings = [name for name in field_names() if name not in without]
+    described: Identity = {name: _described(name, getattr(recipe, name)) for name in settings}
     code = code_of_optimizer(recipe.optimizer)
     if code is not None:
         described["code of the optimizer"] = code
@@ -77,14 +76,14 @@ def with_defaults(identity: Identity) -> Identity:
     return {key: with_defaults(value) if isinstance(value, dict) else value for key, value in identity.items()}
 
 
-def _layer(name: str, layer: Any) -> Any:
+def _layer(name: str, layer: nnx.Module) -> Plain:
     if type(layer) in KINDS:
         return {key: value for key, value in describe_layer(name, layer).items() if key != "name"}
     graphdef, _ = nnx.split(layer)
     return {"kind": type(layer).__name__, "code": _described(f"layer {name!r}", type(layer)), "holds": str(graphdef)}
 
 
-def _described(name: str, value: Any) -> Any:
+def _described(name: str, value: object) -> Plain:
     try:
         return describe(value)
     except Indescribable as error:

@@ -17,13 +17,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import jax
 import jax.numpy as jnp
 
 T_co = TypeVar("T_co", covariant=True)
 U = TypeVar("U")
+PyTree = Any  # arrays in containers, nested as they like
 
 
 @jax.tree_util.register_dataclass

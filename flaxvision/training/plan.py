@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import threading
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Hashable
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,8 @@ from flaxvision._describe import digest
 from flaxvision.data import Dataset
 from flaxvision.layers import Chain
 from flaxvision.ops.policy import NATIVE, Form, Policy
-from flaxvision.training.batches import Shard
+from flaxvision.training.batches import WHOLE, Shard
+from flaxvision.training.members import PyTree
 from flaxvision.training.optimizers import code_of_optimizer
 from flaxvision.training.recipe import Recipe
 from flaxvision.training.state import learning_layers, split_model
@@ -28,6 +29,7 @@ UNTUNED = "xla_gpu_autotune_level", 0  # the first choice of kernels, without ti
 EVALUATED = 500  # examples of a step of evaluation
 IN_CACHE = 5 * 2**18  # bytes of a layer's patches that stay in the cache of two cores
 FULL_VECTORS = 4  # 2**FULL_VECTORS examples fill the vectors that lie along the batch
+T = TypeVar("T")
 _starting = threading.Lock()  # collectives must start in one order on all devices
 
 
@@ -90,6 +92,7 @@ def plan_for(
     """The plan of members like `model`, as it is prepared, and `recipe`."""
     graphdef, params, _, _ = split_model(model, recipe.frozen)
     code = code_of_optimizer(recipe.optimizer)
+    given = recipe.precision if recipe.precision in ("bfloat16", "float64") else jax.tree.leaves(params)[0].dtype
     plan = Plan(
         graphdef,
         recipe.structure(),
@@ -98,7 +101,7 @@ def plan_for(
         total_steps,
         stacked,
         devices,
-        _dtype_of(recipe, params),
+        jax.dtypes.canonicalize_dtype(given),
         len(learning_layers(params)),
         None if stacked else microbatch_of(model, recipe, devices[0].platform),
         own_code=digest(code) if code else "",
@@ -106,27 +109,18 @@ def plan_for(
     return dataclasses.replace(plan, looped=may_loop(model, plan), tuned=tuning_pays(model, plan))
 
 
-def _dtype_of(recipe: Recipe, params: nnx.State) -> jnp.dtype:
-    """The type of activations: the recipe's, else that of the parameters."""
-    if recipe.precision in ("bfloat16", "float64"):
-        return jnp.dtype(recipe.precision)
-    leaves = jax.tree.leaves(params)
-    return jax.dtypes.canonicalize_dtype(leaves[0].dtype) if leaves else jnp.dtype(jnp.float32)
-
-
 def microbatch_of(model: Chain, recipe: Recipe, platform: str) -> int | None:
     """`Plan.microbatch`: what patches and gradients of it stay in the cache, if the batch is larger.
 
     Batch statistics are those of the whole batch, so not with any layer that has some.
     """
-    small = recipe.precision == "bfloat16" or recipe.batch_size <= 2**FULL_VECTORS
-    if platform != "cpu" or recipe.conv == "native" or small:
+    if platform != "cpu" or recipe.conv == "native" or recipe.precision == "bfloat16":
         return None
     gradient = sum(leaf.nbytes for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
     if gradient > IN_CACHE or jax.tree.leaves(nnx.state(model, nnx.BatchStat)):
         return None
     size = examples_in_cache(model)
-    return None if size is None or size >= recipe.batch_size else size
+    return size if size is not None and size < recipe.batch_size else None
 
 
 def examples_in_cache(model: Chain) -> int | None:
@@ -151,7 +145,7 @@ def has_native_convolution(model: Chain, examples: int, dtype: jnp.dtype, policy
 def may_loop(model: Chain, plan: Plan) -> bool:
     """`Plan.looped`: not where XLA's own convolution has gradients 50 times as slow in a loop (jax-ml/jax#12868)."""
     examples = plan.microbatch or plan.recipe.batch_size
-    return not (plan.on_cpu and has_native_convolution(model, examples, plan.dtype, plan.policy))
+    return not plan.on_cpu or not has_native_convolution(model, examples, plan.dtype, plan.policy)
 
 
 def tuning_pays(model: Chain, plan: Plan) -> bool:
@@ -183,24 +177,26 @@ def _known(option: str, value: bool | int) -> dict[str, bool | int] | None:
     return {option: value}
 
 
-def compile_for(plan: Plan, function: Callable, *, static: tuple[str, ...], donated: tuple[int, ...]) -> Callable:
+def compile_for(
+    plan: Plan, function: Callable[..., T], *, static: tuple[str, ...] = (), donated: tuple[int, ...] = ()
+) -> Callable[..., T]:
     """A function of (shard, arguments...), compiled for the plan's devices, without its shard."""
     if not plan.sharded:
-        alone = functools.partial(function, Shard(0, 1))
+        alone = functools.partial(function, WHOLE)
         return jax.jit(alone, static_argnames=static, donate_argnums=donated, compiler_options=options_for(plan))
 
     count = len(plan.devices)
     ranks = np.arange(count, dtype=np.int32)
 
     @functools.cache  # one pmap for all calls: a new one would be traced again
-    def mapped(arguments: int, **settings: int) -> Callable:
-        def on_device(rank: jax.Array, *arguments: Any) -> Any:
+    def mapped(arguments: int, **settings: Hashable) -> Callable[..., T]:
+        def on_device(rank: jax.Array, *arguments: PyTree) -> T:
             return function(Shard(rank, count), *arguments, **settings)
 
         axes = (0, *[None] * arguments)
         return jax.pmap(on_device, AXIS, in_axes=axes, out_axes=None, devices=plan.devices)
 
-    def call(*arguments: Any, **settings: int) -> Any:
+    def call(*arguments: PyTree, **settings: Hashable) -> T:
         with _starting:
             result = mapped(len(arguments), **settings)(ranks, *arguments)
             # Steps in flight share the CPU's threads and can starve each other's collectives for ever: one at a time.

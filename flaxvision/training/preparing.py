@@ -1,7 +1,10 @@
-"""What a run starts from: a model with its preprocessing and warm start, and the devices."""
+"""What a run starts from: a model with its preprocessing and warm start, the devices, and the data on them."""
 
 from __future__ import annotations
 
+import dataclasses
+import threading
+import weakref
 from collections.abc import Sequence
 
 import jax
@@ -9,13 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from flaxvision._memory import empty
 from flaxvision.data import Dataset
 from flaxvision.errors import UserError
 from flaxvision.layers import Chain, Preprocess
 from flaxvision.models.files import assign, read
+from flaxvision.training.members import PyTree
+from flaxvision.training.plan import AXIS
 from flaxvision.training.recipe import Recipe
 from flaxvision.training.state import cast
 
+Examples = tuple[jax.Array, jax.Array]  # images, labels
 PREPROCESS = {"unit": Preprocess(1 / 255), "signed": Preprocess(1 / 127.5, -1.0), "raw": Preprocess()}
 
 
@@ -27,8 +34,7 @@ def prepare(model: Chain, dataset: Dataset, recipe: Recipe) -> Chain:
     if recipe.precision == "float64":
         nnx.update(model, cast(nnx.state(model), jnp.dtype("float64")))
     if recipe.warm_start is not None:
-        tensors, _ = read(recipe.warm_start)
-        assign(model, tensors, recipe.warm_start, recipe.warm_start_only)
+        assign(model, read(recipe.warm_start)[0], recipe.warm_start, recipe.warm_start_only)
     return model
 
 
@@ -44,3 +50,50 @@ def chosen_devices(devices: str | int | Sequence[jax.Device]) -> tuple[jax.Devic
     if isinstance(devices, str):
         raise UserError(f"devices is {devices!r}: give 'auto', a number from 1 to {len(local)}, or devices")
     return tuple(devices)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Placed:
+    """A data set's examples on devices; there as long as a run holds it."""
+
+    dataset: Dataset
+    train: Examples
+    held_out: Examples  # all that is evaluated, in one array, so that one program serves every split
+    ranges: dict[str, range]  # where each split lies in it
+
+
+_placed: weakref.WeakValueDictionary[tuple[int, tuple[jax.Device, ...]], Placed] = weakref.WeakValueDictionary()
+_placing = threading.Lock()
+
+
+def put(tree: PyTree, devices: tuple[jax.Device, ...]) -> PyTree:
+    """Arrays on devices, a copy on each; committed, since jit compiles anew for uncommitted ones."""
+    if len(devices) == 1:
+        return jax.device_put(tree, devices[0])
+    mesh = jax.sharding.Mesh(np.array(devices), (AXIS,))
+    return jax.device_put(tree, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+
+
+def place(dataset: Dataset, devices: tuple[jax.Device, ...]) -> Placed:
+    """A data set's examples on devices; the same arrays for all who ask while one of them holds them.
+
+    Trials in threads would each hold a copy otherwise.
+    """
+    key = id(dataset), devices
+    with _placing:
+        found = _placed.get(key)
+        if found is None:
+            others = [(name, split) for name, split in dataset.splits.items() if name != "train"]
+            ends = np.cumsum([0, *(len(split) for _, split in others)]).tolist()
+            ranges = {name: range(ends[i], ends[i + 1]) for i, (name, _) in enumerate(others)}
+            images, labels = (_joined([getattr(s, name) for _, s in others]) for name in ("images", "labels"))
+            train, held_out = put(((dataset.train.images, dataset.train.labels), (images, labels)), devices)
+            found = _placed[key] = Placed(dataset, train, held_out, ranges)
+    return found
+
+
+def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+    if len(parts) == 1:
+        return parts[0]
+    whole = empty((sum(map(len, parts)), *parts[0].shape[1:]), parts[0].dtype)
+    return np.concatenate(parts, out=whole)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import lax
+from numpy.typing import ArrayLike
 
 from flaxvision._cache import shared_cache
 from flaxvision.data import Split
@@ -57,7 +57,7 @@ def evaluate(model: Chain, split: Split) -> Metrics:
     return Metrics.of(jax.tree.map(lambda *sums: np.sum(sums, axis=0), *parts))
 
 
-def predict(model: Chain, images: Any) -> np.ndarray:
+def predict(model: Chain, images: ArrayLike) -> np.ndarray:
     """Class probabilities, float32 (N, C), of images as stored (pixels 0 to 255) or points (float32 (N, D)).
 
     The model scales pixels itself, as it was trained (`model.preprocess`). A model with one logit gives two columns; a
@@ -145,13 +145,13 @@ def padded(array: np.ndarray) -> np.ndarray:
 
 
 @shared_cache(32)
-def evaluation_for(plan: Plan) -> Callable:
+def evaluation_for(plan: Plan) -> Callable[..., Members[Sums]]:
     """The evaluation of a plan made by `Plan.of_evaluation`, compiled: equal ones share a program.
 
     It takes members' variables, the images and labels, and the start and stop of the examples to score, so that one
     program serves every part of the data.
     """
-    return compile_for(plan, functools.partial(_evaluate, plan), static=(), donated=())
+    return compile_for(plan, functools.partial(_evaluate, plan))
 
 
 def _evaluate(

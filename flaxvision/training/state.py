@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from numpy.typing import ArrayLike
 
 from flaxvision.layers import Chain
 from flaxvision.layers.context import matches
 from flaxvision.training.members import Members, Stacked, Unrolled
 from flaxvision.training.recipe import Recipe
 from flaxvision.training.updates import build_optimizer, init_many
+
+if TYPE_CHECKING:
+    from flaxvision.training.plan import Plan
 
 
 class TrainState(NamedTuple):
@@ -43,7 +47,7 @@ class TrainState(NamedTuple):
 def split_model(model: Chain, frozen: tuple[str, ...]) -> tuple[nnx.GraphDef, nnx.State, nnx.State, nnx.State]:
     """The model as its static definition, the parameters that learn, the running statistics, and the rest."""
 
-    def learns(path: tuple, variable: Any) -> bool:
+    def learns(path: tuple, variable: object) -> bool:
         return isinstance(variable, nnx.Param) and not matches(model.names[path[1]], frozen)
 
     graphdef, params, *others = nnx.split(model, learns, nnx.BatchStat, ...)
@@ -51,39 +55,29 @@ def split_model(model: Chain, frozen: tuple[str, ...]) -> tuple[nnx.GraphDef, nn
     return graphdef, params, stats, non_trainable
 
 
-def init_members(
-    models: Sequence[Chain],
-    recipes: Sequence[Recipe],
-    total_steps: int,
-    steps_per_epoch: int,
-    *,
-    stacked: bool,
-) -> Members[TrainState]:
+def init_members(models: Sequence[Chain], recipes: Sequence[Recipe], plan: Plan) -> Members[TrainState]:
     """The states before the first step, a model and a recipe each.
 
     They share no buffer with the models, so that they may be donated.
     """
     dtype = jnp.dtype("float64" if recipes[0].precision == "float64" else "float32")
-    duration = total_steps, steps_per_epoch
+    duration = plan.total_steps, plan.steps_per_epoch
 
-    def init(model: Chain, recipe: Recipe) -> TrainState:
-        _, *parts = split_model(model, recipe.frozen)
-        # `jnp.copy` compiles every shape.
-        params, stats, non_trainable = jax.tree.map(lambda x: jnp.array(np.asarray(x)), parts)
-        step, seed = jnp.zeros((), jnp.int32), jnp.asarray(recipe.seed, jnp.uint32)
-        smoothing = jnp.asarray(np.asarray(recipe.label_smoothing)) if recipe.label_smoothing else None
-        opt = build_optimizer(recipe, *duration, dtype).init(params)
+    def init(models: Sequence[Chain], recipes: Sequence[Recipe]) -> TrainState:
+        def joined(*x: ArrayLike) -> jax.Array:
+            return jnp.asarray(np.stack(x)) if plan.stacked else jnp.array(np.asarray(x[0]))  # `copy` would compile
+
+        parts = zip(*(split_model(model, recipes[0].frozen)[1:] for model in models), strict=True)
+        params, stats, non_trainable = (jax.tree.map(joined, *part) for part in parts)
+        step, seed = joined(*[np.int32(0)] * len(recipes)), joined(*(np.uint32(recipe.seed) for recipe in recipes))
+        smoothing = joined(*(recipe.label_smoothing for recipe in recipes)) if recipes[0].label_smoothing else None
+        one = build_optimizer(recipes[0], *duration, dtype)
+        opt = init_many(recipes, *duration, params, dtype) if plan.stacked else one.init(params)
         return TrainState(params, stats, non_trainable, opt, step, seed, smoothing)
 
-    if not stacked:
-        return Unrolled(tuple(map(init, models, recipes)))
-    parts = zip(*(split_model(model, recipes[0].frozen)[1:] for model in models), strict=True)
-    params, stats, non_trainable = (jax.tree.map(lambda *x: np.stack(x), *part) for part in parts)
-    step, seed = jnp.zeros(len(models), jnp.int32), jnp.asarray([recipe.seed for recipe in recipes], jnp.uint32)
-    smoothings = np.asarray([recipe.label_smoothing for recipe in recipes])
-    opt = init_many(recipes, *duration, params, dtype)
-    smoothing = jnp.asarray(smoothings) if smoothings.any() else None
-    return Stacked(TrainState(params, stats, non_trainable, opt, step, seed, smoothing), len(models))
+    if plan.stacked:
+        return Stacked(init(models, recipes), len(models))
+    return Unrolled(tuple(init([model], [recipe]) for model, recipe in zip(models, recipes, strict=True)))
 
 
 def merge_model(graphdef: nnx.GraphDef, state: TrainState) -> Chain:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from flaxvision.training.losses import example_losses
 from flaxvision.training.plan import AXIS, Plan
 from flaxvision.training.state import TrainState, cast, layer_of
 from flaxvision.training.sums import Sums, sum_batch
+from flaxvision.training.updates import update
 
 
 class StepRecord(NamedTuple):
@@ -37,7 +38,10 @@ class Stepped(NamedTuple):
     record: StepRecord
 
 
+T = TypeVar("T")
 Step = Callable[[TrainState, Batch], Stepped]
+Loss = tuple[jax.Array, tuple[nnx.State, Sums]]  # with the batch statistics and sums that come of it
+Gradient = tuple[Loss, nnx.State]
 
 
 def make_step(plan: Plan, tx: optax.GradientTransformation) -> Step:
@@ -51,12 +55,10 @@ def make_step(plan: Plan, tx: optax.GradientTransformation) -> Step:
     recipe, dtype, microbatch = plan.recipe, plan.dtype, plan.microbatch
     axis_name = AXIS if plan.sharded else None
 
-    def total(value: Any) -> Any:
+    def total(value: T) -> T:
         return value if axis_name is None else lax.psum(value, axis_name)
 
-    def loss_fn(
-        params: nnx.State, state: TrainState, batch: Batch, examples: jax.Array
-    ) -> tuple[jax.Array, tuple[nnx.State, Sums]]:
+    def loss_fn(params: nnx.State, state: TrainState, batch: Batch, examples: jax.Array) -> Loss:
         model = nnx.merge(plan.graphdef, cast(params, dtype), state.stats, cast(state.non_trainable, dtype), copy=True)
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(state.seed), 2), state.step)
         context = Context(True, key, batch.indices, batch.mask, axis_name, plan.policy, recipe.frozen)
@@ -76,8 +78,8 @@ def make_step(plan: Plan, tx: optax.GradientTransformation) -> Step:
 
     gradient = jax.value_and_grad(loss_fn, has_aux=True)
 
-    def gradient_of_microbatches(state: TrainState, batch: Batch, examples: jax.Array, size: int) -> Any:
-        def one(so_far: Any, some: Batch) -> tuple[Any, None]:
+    def gradient_of_microbatches(state: TrainState, batch: Batch, examples: jax.Array, size: int) -> Gradient:
+        def one(so_far: Gradient, some: Batch) -> tuple[Gradient, None]:
             return jax.tree.map(jnp.add, so_far, gradient(state.params, state, some, examples)), None
 
         parts = split_batch(batch, size)
@@ -92,9 +94,7 @@ def make_step(plan: Plan, tx: optax.GradientTransformation) -> Step:
         else:
             (loss, (stats, sums)), grads = gradient(state.params, state, batch, examples)
         loss, sums, grads = total((loss, sums, grads))
-        with jax.numpy_dtype_promotion("standard"):  # optax's Adam mixes integers and floats
-            updates, opt = tx.update(grads, state.opt, state.params)
-        params = optax.apply_updates(state.params, updates)
+        params, opt = update(tx, grads, state.params, state.opt)
         record = StepRecord(loss, *_gradient_record(grads, recipe.record_gradients))
         return Stepped(state._replace(params=params, stats=stats, opt=opt, step=state.step + 1), sums, record)
 

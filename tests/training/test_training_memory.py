@@ -12,7 +12,7 @@ import pytest
 import flaxvision as fv
 from flaxvision._memory import empty
 from flaxvision.data.dataset import Dataset, Source, Split
-from flaxvision.training.placing import place
+from flaxvision.training.preparing import place
 
 CPU = jax.devices("cpu")[:1]
 
