@@ -7,11 +7,6 @@ Importing it is quick: matplotlib, jinja2 and rich are imported when first used.
 ...     axes = new_figure(COLUMN, 2).subplots()
 """
 
-from __future__ import annotations
-
-from collections.abc import Sequence
-from pathlib import Path
-
 from flaxvision.report.confusion import draw_matrix, most_confused
 from flaxvision.report.figures import draw_figures, figure_files
 from flaxvision.report.labels import End, label_ends
@@ -35,8 +30,7 @@ from flaxvision.report.style import (
 from flaxvision.report.style import style as figure_style
 from flaxvision.report.tables import markdown_table, results_csv, results_markdown
 from flaxvision.report.terminal import terminal_table
-from flaxvision.report.writer import Writer
-from flaxvision.sweep.results import SweepResult
+from flaxvision.report.writer import write_report
 
 __all__ = [
     "COLUMN",
@@ -67,22 +61,3 @@ __all__ = [
     "terminal_table",
     "write_report",
 ]
-
-
-def write_report(result: SweepResult, *, extra_sections: Sequence[tuple[str, str]] = ()) -> list[Path]:
-    """Write results.csv, results.md, results.tex, the figures and report.html into the result's directory.
-
-    The same result gives the same bytes. `extra_sections` are more sections of the page, as in `report_html`. What
-    cannot be made leaves the other files as they are; the first such error is raised when they are written.
-
-    Raises:
-        UserError: If the directory is missing or cannot be written.
-    """
-    errors: list[Exception] = []
-    writer = Writer(result, lambda _, error: errors.append(error))
-    writer.tables()
-    writer.draw()
-    writer.page(result, extra_sections)
-    if errors:
-        raise errors[0]
-    return list(writer.paths.values())

@@ -1,4 +1,4 @@
-"""The winner's confusion matrix, with the errors and not the hits in colour."""
+"""The winner's confusion matrix, with the errors and not the hits in color."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flaxvision.report.style import COLUMN, FAINT, GRID, INK, OKABE_ITO, PAGE, new_figure, shorten, style
-from flaxvision.sweep.results import Outcome, SweepResult
+from flaxvision.sweep.results import SweepResult
 from flaxvision.training.confusion import confusion_matrix
 
 if TYPE_CHECKING:
@@ -21,34 +21,19 @@ MATRIX = 64  # up to so many classes the matrix is drawn; of more, what is most 
 SHOWN = 20  # pairs that are drawn of more classes
 
 
-def winner_pairs(result: SweepResult) -> np.ndarray | None:
-    """The winner's confusion matrix at its selected epoch, as of `confusion_pairs`, on test or else validation.
+def of_winner(result: SweepResult) -> tuple[np.ndarray, np.ndarray, list[str]] | None:
+    """The winner by classes at its selected epoch, on test or else validation; None without classes or a winner.
 
-    None without classes, or without a winner.
+    Its confusion matrix as of `confusion_pairs`, the accuracy of every class, (C,), and the names of the classes, or
+    their numbers.
     """
-    found = _split(result)
-    return None if found is None else found[0].history[f"{found[1]}_pairs"]
-
-
-def winner_accuracies(result: SweepResult) -> np.ndarray | None:
-    """The winner's accuracy of every class, (C,), at the same epoch on the same split; None without classes."""
-    found = _split(result)
-    return None if found is None else found[0].history[f"{found[1]}_per_class"][found[0].best_epoch - 1]
-
-
-def _split(result: SweepResult) -> tuple[Outcome, str] | None:
-    """The winner and the split on which it was scored by classes."""
     winner = result.winner
-    if winner is None:
-        return None
-    return next(((winner, s) for s in ("test", "val") if len(winner.history.get(f"{s}_pairs", ()))), None)
-
-
-def class_names(result: SweepResult) -> list[str]:
-    """The names of the winner's classes, or their numbers."""
-    accuracies = winner_accuracies(result)
-    count = 0 if accuracies is None else len(accuracies)
-    return list(result.classes) if len(result.classes) == count else [str(i) for i in range(count)]
+    for split in ("test", "val"):
+        if winner and len(pairs := winner.history.get(f"{split}_pairs", np.empty(0))):
+            accuracies = winner.history[f"{split}_per_class"][winner.best_epoch - 1]
+            named = len(result.classes) == len(accuracies)
+            return pairs, accuracies, list(result.classes) if named else [str(i) for i in range(len(accuracies))]
+    return None
 
 
 def confused_pairs(pairs: np.ndarray, most: int = 10) -> list[tuple[int, int, int]]:
@@ -71,20 +56,21 @@ def most_confused(pairs: np.ndarray, names: Sequence[str]) -> str:
 
 def draw_confusion(result: SweepResult) -> Figure | None:
     """Rows true, columns predicted; of many classes the most confused ones. None without classes."""
-    pairs = winner_pairs(result)
-    if pairs is None:
+    found = of_winner(result)
+    if found is None:
         return None
-    names = [shorten(name, 14) for name in class_names(result)]
-    if len(names) > MATRIX:
-        return _draw_most_confused(result, pairs)
-    matrix = confusion_matrix(pairs, len(names))
-    few = len(matrix) <= COUNTED
+    pairs, accuracies, classes = found
+    names = [shorten(name, 14) for name in classes]
+    worst = most_confused(pairs, names)
     with style():
-        width = COLUMN if few else PAGE
-        figure = new_figure(width, width * 0.97)
-        mesh = draw_matrix(figure.add_subplot(), matrix, names)
-        figure.suptitle(_title(result, pairs), x=0.02, ha="left", fontsize=8)
-        if not few:
+        if len(names) > MATRIX:
+            figure = _draw_most_confused(pairs, accuracies, [shorten(name, 22) for name in classes])
+        else:
+            width = COLUMN if len(names) <= COUNTED else PAGE
+            figure = new_figure(width, width * 0.97)
+            mesh = draw_matrix(figure.add_subplot(), confusion_matrix(pairs, len(names)), names)
+        figure.suptitle(f"most often: {worst}" if worst else "no errors", x=0.02, ha="left", fontsize=8)
+        if COUNTED < len(names) <= MATRIX:
             bar = figure.colorbar(mesh, shrink=0.4, aspect=25, pad=0.01, anchor=(0, 1))
             bar.outline.set_visible(False)
             bar.set_label("errors")
@@ -92,16 +78,16 @@ def draw_confusion(result: SweepResult) -> Figure | None:
 
 
 def draw_matrix(axes: Axes, matrix: np.ndarray, names: Sequence[str], most: int = 1) -> QuadMesh:
-    """A confusion matrix, the errors in colour; of few classes with every count.
+    """A confusion matrix, the errors in color; of few classes with every count.
 
     Args:
         axes: Where to draw it; they get labels and no title.
         matrix: Counts (C, C), rows true, columns predicted.
         names: Those of the classes.
-        most: How many errors at least have the darkest colour, so that several matrices can share it.
+        most: How many errors at least have the darkest color, so that several matrices can share it.
 
     Returns:
-        What a colour bar takes.
+        What a color bar takes.
     """
     errors = np.ma.masked_where(np.eye(len(matrix), dtype=bool) | (matrix == 0), matrix)
     most = max(most, int(errors.filled(0).max()))
@@ -128,30 +114,22 @@ def draw_matrix(axes: Axes, matrix: np.ndarray, names: Sequence[str], most: int 
     return mesh
 
 
-def _draw_most_confused(result: SweepResult, pairs: np.ndarray) -> Figure:
+def _draw_most_confused(pairs: np.ndarray, accuracies: np.ndarray, names: Sequence[str]) -> Figure:
     """The most frequent errors as bars, and how the accuracies of all classes are spread."""
-    names = [shorten(name, 22) for name in class_names(result)]
     shown = confused_pairs(pairs, SHOWN)
     kinds = int((pairs[:, 0] != pairs[:, 1]).sum())
-    accuracies = 100 * np.asarray(winner_accuracies(result), float)
-    with style():
-        figure = new_figure(PAGE, max(1.6, 0.7 + 0.17 * len(shown)))
-        bars, spread = figure.subplots(1, 2, width_ratios=(2, 1))
-        bars.barh(range(len(shown)), [count for *_, count in shown], color=OKABE_ITO[1], height=0.7)
-        labels = [f"{names[true]} → {names[taken]}" for true, taken, _ in shown]
-        bars.set_yticks(range(len(shown)), labels, fontsize=6.5)
-        bars.invert_yaxis()
-        bars.tick_params(axis="y", length=0)
-        bars.xaxis.get_major_locator().set_params(integer=True)
-        bars.set_xlabel(f"errors: the {len(shown)} most frequent of {kinds:,} kinds")
-        spread.hist(accuracies[~np.isnan(accuracies)], bins=np.arange(0, 101, 10), color=OKABE_ITO[0])
-        spread.set_xlim(0, 100)
-        spread.set_xlabel("accuracy of a class (%)")
-        spread.set_ylabel(f"classes of {len(names):,}")
-        figure.suptitle(_title(result, pairs), x=0.02, ha="left", fontsize=8)
+    percent = 100 * np.asarray(accuracies, float)
+    figure = new_figure(PAGE, max(1.6, 0.7 + 0.17 * len(shown)))
+    bars, spread = figure.subplots(1, 2, width_ratios=(2, 1))
+    bars.barh(range(len(shown)), [count for *_, count in shown], color=OKABE_ITO[1], height=0.7)
+    labels = [f"{names[true]} → {names[taken]}" for true, taken, _ in shown]
+    bars.set_yticks(range(len(shown)), labels, fontsize=6.5)
+    bars.invert_yaxis()
+    bars.tick_params(axis="y", length=0)
+    bars.xaxis.get_major_locator().set_params(integer=True)
+    bars.set_xlabel(f"errors: the {len(shown)} most frequent of {kinds:,} kinds")
+    spread.hist(percent[~np.isnan(percent)], bins=np.arange(0, 101, 10), color=OKABE_ITO[0])
+    spread.set_xlim(0, 100)
+    spread.set_xlabel("accuracy of a class (%)")
+    spread.set_ylabel(f"classes of {len(names):,}")
     return figure
-
-
-def _title(result: SweepResult, pairs: np.ndarray) -> str:
-    worst = most_confused(pairs, [shorten(name, 14) for name in class_names(result)])
-    return f"most often: {worst}" if worst else "no errors"

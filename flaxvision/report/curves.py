@@ -48,16 +48,26 @@ class Curve:
         return cls(rows.mean(axis=0), std, tuple(single))
 
     @property
+    def lines(self) -> list[np.ndarray]:
+        """What is drawn, the mean first."""
+        return [line for line in (self.mean, *self.single) if len(line)]
+
+    @property
     def end(self) -> tuple[float, float]:
         """The last epoch and value, of the mean if there is one."""
-        lines = [line for line in (self.mean, *self.single) if len(line)]
-        return (len(lines[0]), float(lines[0][-1])) if lines else (np.nan, np.nan)
+        return (len(self.lines[0]), float(self.lines[0][-1])) if self.lines else (np.nan, np.nan)
 
     @property
     def values(self) -> np.ndarray:
-        """Everything that is drawn."""
+        """Every value that is drawn."""
         drawn = np.concatenate([self.mean, *self.single])
         return drawn[np.isfinite(drawn)]
+
+
+def _finite_start(values: np.ndarray) -> np.ndarray:
+    """The epochs before the first value that is not finite."""
+    values = np.asarray(values, float)
+    return values[np.logical_and.accumulate(np.isfinite(values))]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -71,7 +81,7 @@ class _Scene:
     @classmethod
     def of(cls, curves: Sequence[Curve], may_log: bool) -> _Scene:
         """Room for the cells that learn and a little more; a seed on its way to infinity is cut off."""
-        last = max((len(line) for curve in curves for line in (curve.mean, *curve.single)), default=1)
+        last = max((len(line) for curve in curves for line in curve.lines), default=1)
         every = np.concatenate([curve.values for curve in curves])
         steady = np.concatenate([curve.mean for curve in curves])
         steady = steady if len(steady) else every
@@ -86,43 +96,37 @@ class _Scene:
         return cls(last, log, (low - room, high + room))
 
 
-def _finite_start(values: np.ndarray) -> np.ndarray:
-    """The epochs before the first value that is not finite."""
-    values = np.asarray(values, float)
-    bad = np.flatnonzero(~np.isfinite(values))
-    return values[: bad[0]] if len(bad) else values
-
-
 def draw_curves(result: SweepResult, kind: str) -> Figure | None:
     """Training dashed, test solid; `kind` is "loss" or "top1"; None if no trial has it."""
-    scale = metric_of(kind).scale
-    split = "test" if any(_has(cell, f"test_{kind}") for cell in result.cells) else "val"
+    tested = any(np.isfinite(outcome.history.get(f"test_{kind}", np.nan)).any() for outcome in result.outcomes)
+    split, scale = "test" if tested else "val", metric_of(kind).scale
     curves = [{s: Curve.of(cell.outcomes, f"{s}_{kind}", scale) for s in ("train", split)} for cell in result.cells]
-    if not any(len(curve.values) for pair in curves for curve in pair.values()):
+    every = [curve for pair in curves for curve in pair.values()]
+    if not any(len(curve.values) for curve in every):
         return None
     panel_keys, panels = _panels(result)
+    line_keys = [key for key in result.keys if key not in panel_keys]
+    lines = max(map(len, panels.values()))
     with style():
-        figure, grid = _grid(panels)
-        scene = _Scene.of([curve for pair in curves for curve in pair.values()], may_log=kind == "loss")
+        figure, grid = new_panels(len(panels), max(2.3, 0.5 + 0.125 * min(lines, LABELS)), sharex=True, sharey=True)
+        if len(grid) > 1 and len(grid) % 2:
+            grid[-2].tick_params(labelbottom=True)  # the panel above the gap
+        scene = _Scene.of(every, may_log=kind == "loss")
         ends = []
         for axes, (title, indices) in zip(grid, panels.items(), strict=True):
-            line_keys = [key for key in result.keys if key not in panel_keys]
             names = [formats.cell_label(result.cells[i], line_keys) for i in indices]
-            panel_ends = []
-            for i, name, color in zip(indices, names, colors(names), strict=True):
-                panel_ends.append(_draw_cell(axes, curves[i], result.cells[i], name, color, scene))
-            ends.append((axes, panel_ends if any(names) or len(names) > 1 else []))
+            drawn = [
+                _draw_cell(axes, curves[i], result.cells[i], name, color, scene)
+                for i, name, color in zip(indices, names, colors(names), strict=True)
+            ]
+            named = np.linspace(0, len(drawn) - 1, min(len(drawn), LABELS)).astype(int)  # as many as have room
+            ends.append((axes, [drawn[i] for i in named] if any(names) or len(names) > 1 else []))
             axes.set_title(title, loc="left")
             _set_axes(axes, kind, scene)
         several, diverged = any(cell.n > 1 for cell in result.cells), any(cell.diverged for cell in result.cells)
         explain_lines(figure, split, "train", band=several, cross="diverged" * diverged)
-        keep = [(axes, _some(panel)) for axes, panel in ends]
-        label_ends(keep, formats.key_label([key for key in result.keys if key not in panel_keys]))
+        label_ends(ends, formats.key_label(line_keys))
     return figure
-
-
-def _has(cell: Cell, name: str) -> bool:
-    return any(np.isfinite(outcome.history.get(name, np.nan)).any() for outcome in cell.outcomes)
 
 
 def _panels(result: SweepResult) -> tuple[Sequence[str], dict[str, list[int]]]:
@@ -138,29 +142,17 @@ def _panels(result: SweepResult) -> tuple[Sequence[str], dict[str, list[int]]]:
     return keys, panels
 
 
-def _grid(panels: dict[str, list[int]]) -> tuple[Figure, list[Axes]]:
-    """A panel each, two a row."""
-    lines = max(len(indices) for indices in panels.values())
-    figure, grid = new_panels(len(panels), max(2.3, 0.5 + 0.125 * min(lines, LABELS)), sharex=True, sharey=True)
-    if len(grid) > 1 and len(grid) % 2:
-        grid[-2].tick_params(labelbottom=True)  # the panel above the gap
-    return figure, grid
-
-
 def _draw_cell(axes: Axes, pair: dict[str, Curve], cell: Cell, name: str, color: str, scene: _Scene) -> End:
     for split, curve in pair.items():
-        look: dict[str, Any] = {"color": color, "linestyle": "-"}
-        if split == "train":
-            look |= DASHED
+        look: dict[str, Any] = {"color": color, "linestyle": "-"} | (DASHED if split == "train" else {})
         if scene.last == 1:
             look |= {"marker": "o", "markersize": 4, "markerfacecolor": "white" if split == "train" else color}
-        axes.plot(np.arange(1, len(curve.mean) + 1), curve.mean, **look)
+        epochs = np.arange(1, len(curve.mean) + 1)
+        axes.plot(epochs, curve.mean, **look)
         if curve.std.any():
             low = curve.mean - curve.std
             low = np.where(low > 0, low, curve.mean / 10) if scene.log else low  # a log axis has no room below zero
-            axes.fill_between(
-                np.arange(1, len(low) + 1), low, curve.mean + curve.std, color=color, alpha=0.18, linewidth=0
-            )
+            axes.fill_between(epochs, low, curve.mean + curve.std, color=color, alpha=0.18, linewidth=0)
         for line in curve.single:
             axes.plot(np.arange(1, len(line) + 1), line, **{**look, "linewidth": 0.6})
             if cell.diverged:
@@ -187,10 +179,3 @@ def _set_axes(axes: Axes, kind: str, scene: _Scene) -> None:
         axes.set_xlabel("epoch")
     if axes.yaxis.get_tick_params().get("labelleft", True):
         axes.set_ylabel("top-1 accuracy (%)" if kind == "top1" else "loss")
-
-
-def _some(ends: list[End]) -> list[End]:
-    """All names if there is room for them, else evenly chosen ones."""
-    if len(ends) <= LABELS:
-        return ends
-    return [ends[i] for i in np.linspace(0, len(ends) - 1, LABELS).astype(int)]

@@ -89,36 +89,21 @@ def _two_way_table(result: SweepResult) -> Table:
     """First key down, second key across."""
     metric = formats.shown_metric(result)
     down, across = result.keys
-    cells = {
-        (cell.where.get(down, ""), cell.where.get(across, "")): cell for cell in result.cells if cell.stage != "final"
-    }
+    rows, columns, cells = formats.two_way([cell for cell in result.cells if cell.stage != "final"], result.keys)
     best = formats.best_cells(result, metric)
-    rows = formats.distinct(row for row, _ in cells)
-    columns = [_label(down, rows)]
-    for value in formats.distinct(column for _, column in cells):
-        entries = (_two_way_entry(cells.get((row, value)), metric, best) for row in rows)
-        columns.append(Column(metric, value, tuple(entries)))
+
+    def entry(cell: Cell | None) -> Entry:
+        return Entry(f"{formats.score(cell, metric)}{formats.mark(cell)}", cell in best) if cell else Entry("–")
+
+    values = [Column(metric, column, tuple(entry(cells.get((row, column))) for row in rows)) for column in columns]
     caption = f"{formats.metric_name(metric)}, {_spread(result)}".capitalize()
     notes = (*_best_notes(result, metric), *_marked_notes(result))
-    return Table(caption, tuple(columns), 1, across, notes)
-
-
-def _label(key: str, values: Iterable[str]) -> Column:
-    """A column that names the rows."""
-    return Column(key, key, tuple(map(Entry, values)), needed=True)
-
-
-def _two_way_entry(cell: Cell | None, metric: str, best: list[Cell]) -> Entry:
-    if cell is None:
-        return Entry("–")
-    entry = _metric_entry(cell, metric, best)
-    return dataclasses.replace(entry, text=entry.text + formats.mark(cell))
+    return Table(caption, (_label(down, rows), *values), 1, across, notes)
 
 
 def _row_table(result: SweepResult) -> Table:
     """One row a cell, published numbers beside ours."""
-    metric = formats.shown_metric(result)
-    cells = result.cells
+    metric, cells = formats.shown_metric(result), result.cells
     columns = [_label(key, (cell.where.get(key, "") for cell in cells)) for key in result.keys]
     if any(cell.stage == "final" for cell in cells):
         columns.append(_label("stage", (cell.stage for cell in cells)))
@@ -127,13 +112,17 @@ def _row_table(result: SweepResult) -> Table:
     for shown in _metric_columns(result):
         best = formats.best_cells(result, shown) if shown == metric else []
         published = _published_columns(result, shown)
-        entries = tuple(_metric_entry(cell, shown, best) for cell in cells)
+        entries = tuple(Entry(formats.score(cell, shown), cell in best) for cell in cells)
         columns.append(Column(shown, formats.metric_name(shown), entries, shown == metric or bool(published)))
-        columns.extend(published)
-    columns.extend(_count_columns(result))
-    columns.append(_column("seconds", map(_seconds, cells)))
-    notes = (*_best_notes(result, metric), *_marked_notes(result), *_equal_notes(result), *_other_notes(result))
+        columns += published
+    columns += [*_count_columns(result), _column("seconds", (formats.seconds(cell.mean("seconds")) for cell in cells))]
+    notes = (*_best_notes(result, metric), *_marked_notes(result), *_other_notes(result))
     return Table(_spread(result).capitalize(), tuple(columns), labels, notes=notes)
+
+
+def _label(key: str, values: Iterable[str]) -> Column:
+    """A column that names the rows."""
+    return Column(key, key, tuple(map(Entry, values)), needed=True)
 
 
 def _column(key: str, texts: Iterable[str]) -> Column:
@@ -144,7 +133,7 @@ def _metric_columns(result: SweepResult) -> list[str]:
     """The objective first, then the usual metrics, and any that was published."""
     objective = formats.shown_metric(result)
     told = {m.key for m in METRICS.values() if len(result.classes) >= m.column_classes and tells_more(result, m)}
-    wanted = {objective, *(verdict.metric for verdict in _verdicts(result))}
+    wanted = {objective, *(verdict.metric for cell in result.cells for verdict in cell.verdicts)}
     wanted |= {name for name in SHOWN_METRICS if metric_of(name).key in told}
     order = formats.distinct([objective, *FIRST, *result.metrics])
     return [metric for metric in order if metric in result.metrics and metric in wanted]
@@ -158,27 +147,17 @@ def tells_more(result: SweepResult, metric: Metric) -> bool:
     return any(a is not None and b is not None and abs(a - b) > DIFFERENT for a, b in pairs)
 
 
-def _metric_entry(cell: Cell, metric: str, best: list[Cell]) -> Entry:
-    mean = cell.mean(metric)
-    if mean is None:
-        return Entry(formats.without_number(cell))
-    return Entry(formats.number(metric, mean, cell.std(metric)), best=cell in best)
-
-
 def _published_columns(result: SweepResult, metric: str) -> list[Column]:
     """The published number and the verdict with the difference; nothing where nothing was published."""
     found = [formats.verdict_on(cell, metric) for cell in result.cells]
     if not any(found):
         return []
-    verdicts = tuple(Entry(verdict_text(v), verdict=v.verdict) if v else Entry("–") for v in found)
-    return [
-        _column("published", (formats.given(metric, v.published) if v else "–" for v in found)),
-        Column("verdict", "verdict", verdicts),
-    ]
+    published = _column("published", (formats.given(metric, v.published) if v else "–" for v in found))
+    verdicts = tuple(Entry(_verdict_text(v), verdict=v.verdict) if v else Entry("–") for v in found)
+    return [published, Column("verdict", "verdict", verdicts)]
 
 
-def verdict_text(verdict: Verdict) -> str:
-    """A verdict with the difference that it rests on."""
+def _verdict_text(verdict: Verdict) -> str:
     if verdict.ours is None:
         return verdict.verdict
     return f"{verdict.verdict} ({formats.difference(verdict.metric, verdict.ours - verdict.published)})"
@@ -192,22 +171,9 @@ def _count_columns(result: SweepResult) -> list[Column]:
         columns.append(_column("best_epoch", (formats.mean_count(cell.values("best_epoch")) for cell in cells)))
     if result.convergence_threshold is not None:
         columns.append(_column("converged_at", (formats.mean_count(cell.values("converged_epoch")) for cell in cells)))
-    if len(_parameters(result)) > 1:
+    if len({cell.parameters for cell in cells if cell.parameters}) > 1:
         columns.append(_column("parameters", (f"{c.parameters:,}" if c.parameters else "–" for c in cells)))
     return columns
-
-
-def _seconds(cell: Cell) -> str:
-    mean = cell.mean("seconds")
-    return "–" if mean is None else formats.seconds(mean)
-
-
-def _parameters(result: SweepResult) -> set[int]:
-    return {cell.parameters for cell in result.cells if cell.parameters}
-
-
-def _verdicts(result: SweepResult) -> list[Verdict]:
-    return [verdict for cell in result.cells for verdict in cell.verdicts]
 
 
 def _spread(result: SweepResult) -> str:
@@ -215,7 +181,7 @@ def _spread(result: SweepResult) -> str:
     counts = sorted({cell.n for cell in result.cells})
     if counts == [1]:
         return "one seed a cell"
-    return f"mean ± sample standard deviation over n = {' or '.join(str(n) for n in counts)} seeds"
+    return f"mean ± sample standard deviation over n = {' or '.join(map(str, counts))} seeds"
 
 
 def _best_notes(result: SweepResult, metric: str) -> list[str]:
@@ -229,32 +195,26 @@ def _best_notes(result: SweepResult, metric: str) -> list[str]:
 
 def _marked_notes(result: SweepResult) -> list[str]:
     notes = []
-    for mark, count, what in (
-        (formats.DIVERGED, lambda cell: cell.diverged, "Seeds whose training loss was not finite"),
-        (formats.FAILED, lambda cell: cell.failed, "Seeds that failed"),
+    names = [formats.cell_label(cell, result.keys) or "all" for cell in result.cells]
+    for mark, what, counts in (
+        (formats.DIVERGED, "Seeds whose training loss was not finite", [cell.diverged for cell in result.cells]),
+        (formats.FAILED, "Seeds that failed", [cell.failed for cell in result.cells]),
     ):
-        found = [
-            f"{formats.cell_label(cell, result.keys) or 'all'}: {count(cell)} of {cell.n}"
-            for cell in result.cells
-            if count(cell)
-        ]
+        found = [f"{name}: {k} of {cell.n}" for name, k, cell in zip(names, counts, result.cells, strict=True) if k]
         if found:
             notes.append(f"{mark} {what} ({'; '.join(found)}); means are over finite values.")
     return notes
 
 
-def _equal_notes(result: SweepResult) -> list[str]:
-    """Rows that differ in a setting which made no difference."""
-    groups = [" = ".join(formats.cell_label(cell, result.keys) for cell in group) for group in equal_cells(result)]
-    if not groups:
-        return []
-    return [f"Equal in every number, so what differs had no effect: {'; '.join(groups)}."]
-
-
 def _other_notes(result: SweepResult) -> list[str]:
+    """Rows that differ in a setting which made no difference; what was published; what columns mean."""
     notes = []
-    for metric in formats.distinct(verdict.metric for verdict in _verdicts(result)):
-        verdicts = [verdict for verdict in _verdicts(result) if verdict.metric == metric]
+    equal = [" = ".join(formats.cell_label(cell, result.keys) for cell in group) for group in equal_cells(result)]
+    if equal:
+        notes.append(f"Equal in every number, so what differs had no effect: {'; '.join(equal)}.")
+    published = [verdict for cell in result.cells for verdict in cell.verdicts]
+    for metric in formats.distinct(verdict.metric for verdict in published):
+        verdicts = [verdict for verdict in published if verdict.metric == metric]
         extremes = (f(v.tolerance for v in verdicts) for f in (min, max))
         tolerance = " to ±".join(formats.distinct(formats.given(metric, value) for value in extremes))
         sources = "; ".join(formats.distinct(v.source for v in verdicts))
@@ -264,6 +224,5 @@ def _other_notes(result: SweepResult) -> list[str]:
     if result.convergence_threshold is not None:
         threshold = f"{100 * result.convergence_threshold:g}"
         notes.append(f"Converged at: the epoch after which test top-1 changes by less than {threshold} points.")
-    if len(_parameters(result)) == 1:
-        notes.append(f"{next(iter(_parameters(result))):,} parameters.")
-    return notes
+    parameters = {cell.parameters for cell in result.cells if cell.parameters}
+    return [*notes, *(f"{count:,} parameters." for count in parameters if len(parameters) == 1)]

@@ -25,18 +25,17 @@ def drawings(result: SweepResult) -> dict[str, Callable[[], Figure | None]]:
         "accuracy": lambda drawn: draw_curves(drawn, "top1"),
         "confusion": draw_confusion,
     }
-    return {name: functools.partial(_draw, function, result) for name, function in functions.items()}
 
+    def draw(name: str) -> Figure | None:
+        with fonts_for(result) as drawn:
+            return functions[name](drawn)
 
-def _draw(function: Callable[[SweepResult], Figure | None], result: SweepResult) -> Figure | None:
-    with fonts_for(result) as drawn:
-        return function(drawn)
+    return {name: functools.partial(draw, name) for name in functions}
 
 
 def draw_figures(result: SweepResult) -> dict[str, Figure]:
     """The figures by their files' names, as many as the result has data for."""
-    figures = {name: draw() for name, draw in drawings(result).items()}
-    return {name: figure for name, figure in figures.items() if figure is not None}
+    return {name: figure for name, draw in drawings(result).items() if (figure := draw()) is not None}
 
 
 def figure_files(result: SweepResult, failed: Callable[[str, Exception], object] | None = None) -> dict[str, bytes]:
@@ -49,8 +48,7 @@ def figure_files(result: SweepResult, failed: Callable[[str, Exception], object]
     files: dict[str, bytes] = {}
     for name, draw in drawings(result).items():
         try:
-            figure = draw()
-            if figure is not None:
+            if (figure := draw()) is not None:
                 files |= {f"{name}.{kind}": encode(figure, kind) for kind in ("png", "svg")}
         except Exception as error:
             if failed is None:

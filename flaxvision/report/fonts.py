@@ -46,8 +46,7 @@ def substitutes(result: SweepResult) -> dict[str, str]:
 
     It is the name in plain letters where that says the same, as "A" for a full-width Ａ, and else a number.
     """
-    classes = enumerate(result.classes)
-    named = [(name, f"class {number}") for number, name in classes]
+    named = [(name, f"class {number}") for number, name in enumerate(result.classes)]
     for key in result.keys:
         values = formats.distinct(cell.where.get(key, "") for cell in result.cells)
         named += [(value, f"{key} {number}") for number, value in enumerate(values, start=1)]
@@ -66,21 +65,15 @@ def _names(result: SweepResult) -> list[str]:
 
 
 def _rename(result: SweepResult, names: dict[str, str]) -> SweepResult:
-    cells = [
-        dataclasses.replace(cell, where={key: names.get(value, value) for key, value in cell.where.items()})
-        for cell in result.cells
-    ]
-    return dataclasses.replace(
-        result, classes=tuple(names.get(name, name) for name in result.classes), cells=tuple(cells)
-    )
+    wheres = [{key: names.get(value, value) for key, value in cell.where.items()} for cell in result.cells]
+    cells = [dataclasses.replace(cell, where=where) for cell, where in zip(result.cells, wheres, strict=True)]
+    classes = tuple(names.get(name, name) for name in result.classes)
+    return dataclasses.replace(result, classes=classes, cells=tuple(cells))
 
 
-def _missing(signs: frozenset[str]) -> frozenset[str]:
+def _missing(signs: frozenset[str]) -> frozenset[int]:
     """Those that no installed font has."""
-    left = {ord(sign) for sign in signs} - _charmap(_MAIN)
-    for family in fallback_fonts(signs):
-        left -= _charmap(family)
-    return frozenset(map(chr, left))
+    return frozenset({ord(sign) for sign in signs}.difference(*map(_charmap, (_MAIN, *fallback_fonts(signs)))))
 
 
 @functools.lru_cache(64)
@@ -89,10 +82,9 @@ def fallback_fonts(signs: frozenset[str]) -> tuple[str, ...]:
     left = {ord(sign) for sign in signs} - _charmap(_MAIN)
     chosen = []
     for family in _installed() if left else ():
-        has = left & _charmap(family)
-        if has:
+        if left & _charmap(family):
             chosen.append(family)
-            left -= has
+            left -= _charmap(family)
         if not left:
             break
     return tuple(chosen)

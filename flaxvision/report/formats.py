@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from flaxvision.sweep.results import Cell, SweepResult, Verdict
-from flaxvision.sweep.table import best_cell
+from flaxvision.sweep.results import Cell, SweepResult, Verdict, best_cell
 from flaxvision.training.metrics import SPLITS, metric_of
 
 DIVERGED, FAILED = "†", "‡"
@@ -75,9 +74,9 @@ def mean_count(values: Sequence[float]) -> str:
     return f"{values[0]:.0f}" if len(set(values)) == 1 else f"{sum(values) / len(values):.1f}"
 
 
-def seconds(value: float) -> str:
+def seconds(value: float | None) -> str:
     """A duration: one decimal below 100 s."""
-    return f"{value:.1f}" if value < 100 else f"{value:.0f}"
+    return "–" if value is None else f"{value:.1f}" if value < 100 else f"{value:.0f}"
 
 
 def distinct(values: Iterable[str]) -> list[str]:
@@ -96,14 +95,24 @@ def key_label(keys: Sequence[str]) -> str:
     return ", ".join(key.replace("_", " ") for key in keys)
 
 
-def without_number(cell: Cell) -> str:
-    """What stands where a cell has no number."""
-    return "failed" if cell.failed == cell.n else "diverged" if cell.diverged else "–"
+def score(cell: Cell, metric: str) -> str:
+    """A cell's metric over its seeds, or what became of them."""
+    mean = cell.mean(metric)
+    if mean is None:
+        return "failed" if cell.failed == cell.n else "diverged" if cell.diverged else "–"
+    return number(metric, mean, cell.std(metric))
 
 
 def mark(cell: Cell) -> str:
     """What stands behind the number of a cell of whose seeds some diverged or failed."""
     return DIVERGED * bool(cell.diverged) + FAILED * bool(cell.failed)
+
+
+def two_way(cells: Sequence[Cell], keys: Sequence[str]) -> tuple[list[str], list[str], dict[tuple[str, str], Cell]]:
+    """Cells by their values of two keys: those of the first, those of the second, and the cells by both."""
+    down, across = keys
+    found = {(cell.where.get(down, ""), cell.where.get(across, "")): cell for cell in cells}
+    return distinct(row for row, _ in found), distinct(column for _, column in found), found
 
 
 def verdict_on(cell: Cell, metric: str) -> Verdict | None:
@@ -118,7 +127,7 @@ def shown_metric(result: SweepResult) -> str:
 
 
 def best_cells(result: SweepResult, metric: str) -> list[Cell]:
-    """The best cell of each stage that has several, as the winner is chosen: see `flaxvision.sweep.table.best_cell`."""
+    """The best cell of each stage that has several, as the winner is chosen: see `best_cell`."""
     best = []
     for stage in distinct(cell.stage for cell in result.cells):
         cells = [cell for cell in result.cells if cell.stage == stage]

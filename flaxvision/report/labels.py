@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flaxvision.report.style import FAINT, darker, shorten
+from flaxvision.report.style import darker, note, shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.text import Annotation
 
 GAP = 8.5  # points between the middles of two names
 
@@ -50,22 +51,14 @@ def spread(targets: Sequence[float] | np.ndarray, gap: float, low: float, high: 
 
 def label_ends(panels: Sequence[tuple[Axes, Sequence[End]]], heading: str) -> None:
     """Write the names to the right of each panel, `heading` above them, a thin line from each to its end."""
+    look = {"va": "center", "fontsize": 7, "annotation_clip": False}
     texts = [
-        [
-            axes.annotate(
-                shorten(end.text), (1, 0), (9, 0), "axes fraction", textcoords="offset points",
-                va="center", fontsize=7, color=darker(end.color), annotation_clip=False,
-            )
-            for end in ends
-        ]
+        [note(axes, shorten(end.text), (1, 0), (9, 0), color=darker(end.color), **look) for end in ends]
         for axes, ends in panels
-    ]  # fmt: skip
+    ]
     for axes, ends in panels:
         if heading and ends:
-            axes.annotate(
-                shorten(heading), (1, 1), (9, 3), "axes fraction", textcoords="offset points",
-                va="bottom", fontsize=6.5, color=FAINT, annotation_clip=False,
-            )  # fmt: skip
+            note(axes, shorten(heading), (1, 1), (9, 3), va="bottom", annotation_clip=False)
     figure = panels[0][0].get_figure(root=True)
     assert figure is not None
     figure.draw_without_rendering()  # now the panels have their sizes
@@ -74,7 +67,7 @@ def label_ends(panels: Sequence[tuple[Axes, Sequence[End]]], heading: str) -> No
             _place(axes, ends, names)
 
 
-def _place(axes: Axes, ends: Sequence[End], names: Sequence) -> None:
+def _place(axes: Axes, ends: Sequence[End], names: Sequence[Annotation]) -> None:
     width, height = (axes.bbox.width * 72 / axes.figure.dpi, axes.bbox.height * 72 / axes.figure.dpi)
     points = axes.transLimits.transform(axes.transScale.transform([(end.x, end.y) for end in ends]))
     inside = np.isfinite(points).all(axis=1)

@@ -33,6 +33,7 @@ def _latex_table(title: str, table: Table, label: str) -> str:
     table, left_out = narrow(table, WIDTH, lambda table: _width(table, _SIZES[r"\scriptsize"]))
     columns = len(table.columns)
     size = next((name for name, points in _SIZES.items() if _width(table, points) <= WIDTH), r"\scriptsize")
+    across = latex_text(table.across)
     lines = [
         *([f"% no room for {', '.join(left_out)}: see results.csv"] if left_out else []),
         r"\begin{table}[htbp]",
@@ -43,16 +44,21 @@ def _latex_table(title: str, table: Table, label: str) -> str:
         rf"{size}\setlength{{\tabcolsep}}{{3pt}}",
         rf"\begin{{tabular}}{{{'l' * table.labels}{'r' * (columns - table.labels)}}}",
         r"\toprule",
+        *(
+            [rf" & \multicolumn{{{columns - 1}}}{{c}}{{{across}}} \\", rf"\cmidrule(lr){{2-{columns}}}"]
+            if across
+            else []
+        ),
+        rf"{' & '.join(map(latex_text, table.header))} \\",
+        r"\midrule",
+        *(rf"{' & '.join(map(_latex_entry, row))} \\" for row in table.rows),
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\par\smallskip",
+        rf"\parbox{{\linewidth}}{{\footnotesize {latex_text(' '.join(table.notes))}}}",
+        r"\end{table}",
     ]
-    if table.across:
-        lines.append(rf" & \multicolumn{{{columns - 1}}}{{c}}{{{latex_text(table.across)}}} \\")
-        lines.append(rf"\cmidrule(lr){{2-{columns}}}")
-    lines.append(f"{' & '.join(latex_text(name) for name in table.header)} \\\\")
-    lines.append(r"\midrule")
-    lines.extend(f"{' & '.join(_latex_entry(entry) for entry in row)} \\\\" for row in table.rows)
-    lines.extend([r"\bottomrule", r"\end{tabular}"])
-    lines.extend([r"\par\smallskip", r"\parbox{\linewidth}{\footnotesize " + latex_text(" ".join(table.notes)) + "}"])
-    return "\n".join([*lines, r"\end{table}", ""])
+    return "\n".join(lines) + "\n"
 
 
 def _width(table: Table, character: float) -> float:

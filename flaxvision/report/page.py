@@ -5,13 +5,12 @@ from __future__ import annotations
 import base64
 import functools
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from flaxvision.report import formats
-from flaxvision.report.confusion import class_names, confused_pairs, examples_of, winner_accuracies, winner_pairs
+from flaxvision.report.confusion import confused_pairs, examples_of, of_winner
 from flaxvision.report.display import display_tables, tells_more
 from flaxvision.report.figures import figure_files
 from flaxvision.report.fonts import substitutes
@@ -47,6 +46,7 @@ def report_html(
     """
     files = figure_files(result) if files is None else files
     metrics = [metric for metric in SHOWN_METRICS if metric in result.metrics]
+    beside = [path.name for pattern in ("trials.jsonl", "winner.*") for path in sorted(result.directory.glob(pattern))]
     return _template().render(
         result=result,
         headline=_headline(result),
@@ -56,12 +56,11 @@ def report_html(
         figures={name: _figure(name, files) for name in _FIGURES if f"{name}.svg" in files},
         column=COLUMN,
         substitutes=substitutes(result),
-        pairs=_pairs(result),
-        classes=_classes(result),
+        **_by_class(result),
         classes_shown=CLASSES,
         trial_header=[*result.keys, *(formats.metric_name(metric) for metric in metrics)],
-        trials=[_trial(o, result.keys, metrics) for cell in result.cells for o in cell.outcomes],
-        siblings=_siblings(result.directory, files),
+        trials=[_trial(outcome, result.keys, metrics) for outcome in result.outcomes],
+        siblings=["results.csv", "results.md", "results.tex", *beside, *files],
         command=result.provenance.get("command"),
         extra_sections=extra_sections,
     )
@@ -71,14 +70,9 @@ def report_html(
 def _template() -> Template:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    environment = Environment(
-        loader=PackageLoader("flaxvision.report", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("page.html.jinja")
+    loader = PackageLoader("flaxvision.report", "")
+    options: dict[str, Any] = {"undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    return Environment(loader=loader, autoescape=True, **options).get_template("page.html.jinja")
 
 
 def _headline(result: SweepResult) -> dict[str, Any]:
@@ -89,9 +83,10 @@ def _headline(result: SweepResult) -> dict[str, Any]:
     told = [m for m in METRICS.values() if len(result.classes) >= m.needs_classes and tells_more(result, m)]
     told.sort(key=lambda metric: metric.lower_is_better)  # shares first
     order = formats.distinct([result.objective, *(f"test_{metric.key}" for metric in told), "val_loss"])
-    values = [(metric, value) for metric in order if (value := winner.final.get(metric)) is not None]
     first, *others = [
-        f"{formats.metric_name(metric, unit=False)} {formats.with_unit(metric, value)}" for metric, value in values
+        f"{formats.metric_name(metric, unit=False)} {formats.with_unit(metric, value)}"
+        for metric in order
+        if (value := winner.final.get(metric)) is not None
     ] or ["no finite result"]
     return {
         "objective": formats.metric_name(result.objective, unit=False),
@@ -112,43 +107,29 @@ def _figure(name: str, files: Mapping[str, bytes]) -> dict[str, Any]:
     }
 
 
-def _pairs(result: SweepResult) -> list[dict[str, Any]]:
-    """The winner's most frequent errors."""
-    pairs = winner_pairs(result)
-    if pairs is None:
-        return []
-    names = class_names(result)
-    return [
-        {"true": names[i], "taken": names[j], "count": count, "of": examples_of(pairs, i)}
-        for i, j, count in confused_pairs(pairs)
-    ]
-
-
-def _classes(result: SweepResult) -> list[dict[str, Any]]:
-    """The winner's accuracy of every class in percent, the worst first; a class without examples has none."""
-    accuracies = winner_accuracies(result)
-    if accuracies is None:
-        return []
-    rows = zip(class_names(result), 100 * accuracies.astype(float), strict=True)
-    return [
-        {"name": name, "percent": None if np.isnan(value) else float(value)}
-        for name, value in sorted(rows, key=lambda row: (np.isnan(row[1]), row[1]))
-    ]
-
-
-def _trial(outcome: Outcome, keys: Sequence[str], metrics: Sequence[str]) -> dict[str, Any]:
-    where = dict(outcome.cell)
-    values = [outcome.final.get(metric) for metric in metrics]
+def _by_class(result: SweepResult) -> dict[str, list[dict[str, Any]]]:
+    """The winner's most frequent errors, and its accuracies in percent, the worst first; None without examples."""
+    found = of_winner(result)
+    if found is None:
+        return {"pairs": [], "classes": []}
+    pairs, accuracies, names = found
+    errors = confused_pairs(pairs)
+    rows = zip(names, 100 * accuracies.astype(float), strict=True)
     return {
-        "outcome": outcome,
-        "values": [where.get(key, "") for key in keys]
-        + ["–" if v is None else formats.number(m, v) for m, v in zip(metrics, values, strict=True)],
-        "epoch": outcome.best_epoch or "–",
-        "seconds": formats.seconds(outcome.seconds) if outcome.status != "failed" else "–",
+        "pairs": [{"true": names[i], "taken": names[j], "count": n, "of": examples_of(pairs, i)} for i, j, n in errors],
+        "classes": [
+            {"name": name, "percent": None if np.isnan(value) else float(value)}
+            for name, value in sorted(rows, key=lambda row: (np.isnan(row[1]), row[1]))
+        ],
     }
 
 
-def _siblings(directory: Path, files: Mapping[str, bytes]) -> list[str]:
-    """The files beside the page: those written with it, and what else of the run is there already."""
-    found = (sorted(path.name for path in directory.glob(pattern)) for pattern in ("trials.jsonl", "winner.*"))
-    return ["results.csv", "results.md", "results.tex", *(name for names in found for name in names), *files]
+def _trial(outcome: Outcome, keys: Sequence[str], metrics: Sequence[str]) -> dict[str, Any]:
+    values = {metric: outcome.final.get(metric) for metric in metrics}
+    scores = ["–" if value is None else formats.number(metric, value) for metric, value in values.items()]
+    return {
+        "outcome": outcome,
+        "values": [dict(outcome.cell).get(key, "") for key in keys] + scores,
+        "epoch": outcome.best_epoch or "–",
+        "seconds": formats.seconds(None if outcome.status == "failed" else outcome.seconds),
+    }

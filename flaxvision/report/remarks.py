@@ -37,24 +37,21 @@ def data_used(result: SweepResult) -> tuple[DataUsed, ...]:
 
 def cautions(result: SweepResult) -> list[str]:
     """What was chosen on the test set, which makes its numbers optimistic, with the option that would not."""
-    trials = [outcome for cell in result.cells for outcome in cell.outcomes]
-    held_out = "val_loss" in result.metrics
-    before = "" if held_out else "validation=0.1 "
+    before = "--set " if "val_loss" in result.metrics else "--set validation=0.1 "
     said = []
     compared = [cell for cell in result.cells if cell.stage == "sweep"]
     if result.winner is not None and len(compared) > 1 and result.objective.startswith("test_"):
         said.append(
             f"The winner is chosen on the test set, so its {formats.metric_name(result.objective, unit=False)} is "
-            f"optimistic: --set {before}objective={result.objective.replace('test_', 'val_')} chooses on examples that "
+            f"optimistic: {before}objective={result.objective.replace('test_', 'val_')} chooses on examples that "
             "are held out."
         )
-    chosen = formats.distinct(metric for outcome in trials if (metric := _epoch_by(outcome)).startswith("test_"))
+    chosen = [metric for metric in map(_epoch_by, result.outcomes) if metric.startswith("test_")]
     if chosen:
-        metric = chosen[0]
-        after = f"select_on={metric.replace('test_', 'val_')}"
         said.append(
-            f"The epoch of a trial is chosen on the test set (the best {formats.metric_name(metric, unit=False)}), so "
-            f"its numbers are optimistic: --set {before}{after} chooses on examples that are held out."
+            f"The epoch of a trial is chosen on the test set (the best {formats.metric_name(chosen[0], unit=False)}), "
+            f"so its numbers are optimistic: {before}select_on={chosen[0].replace('test_', 'val_')} chooses on "
+            "examples that are held out."
         )
     return said
 
@@ -64,8 +61,7 @@ def _epoch_by(outcome: Outcome) -> str:
     config = outcome.config
     if not outcome.history or (config.get("select") != "best" and not config.get("early_stopping")):
         return ""
-    default = "val_loss" if "val_loss" in outcome.history else "test_loss"
-    return config.get("select_on") or default
+    return config.get("select_on") or ("val_loss" if "val_loss" in outcome.history else "test_loss")
 
 
 def equal_cells(result: SweepResult) -> list[list[Cell]]:

@@ -1,4 +1,4 @@
-"""One look for all figures: sizes, fonts, colours that colour-blind readers tell apart, and the files' bytes."""
+"""One look for all figures: sizes, fonts, colors that color-blind readers tell apart, and the files' bytes."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
+    from matplotlib.text import Annotation
     from matplotlib.typing import RcKeyType
 
 COLUMN, PAGE = 3.4, 7.0  # inches: one column of a two-column paper, and both
@@ -81,6 +82,12 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
+def note(axes: Axes, text: str, at: tuple[float, float], offset: tuple[float, float], **look: Any) -> Annotation:
+    """Small text at a point, moved by `offset` in points; coordinates are fractions of the panel."""
+    look = {"xycoords": "axes fraction", "fontsize": 6.5, "color": FAINT, **look}
+    return axes.annotate(text, at, offset, textcoords="offset points", **look)
+
+
 def new_panels(count: int, height: float, columns: int = 2, **shared: Any) -> tuple[Figure, list[Axes]]:
     """An empty figure and its panels, row by row: one is a column wide, more share a page's width.
 
@@ -124,7 +131,7 @@ def encode(figure: Figure, kind: str) -> bytes:
 
 
 def colors(values: Sequence[str]) -> list[str]:
-    """A colour a value: a dark-to-light ramp for three or more different numbers, else distinct hues."""
+    """A color for each value: a dark-to-light ramp for three or more different numbers, else distinct hues."""
     import matplotlib
     from matplotlib.colors import to_hex
 
@@ -161,7 +168,7 @@ def _power(value: float) -> str:
 
 
 def darker(color: str) -> tuple[float, float, float]:
-    """The colour for thin letters, which need more contrast than lines."""
+    """The color for thin letters, which need more contrast than lines."""
     from matplotlib.colors import to_rgb
 
     red, green, blue = (0.72 * part for part in to_rgb(color))

@@ -36,12 +36,13 @@ def results_csv(result: SweepResult) -> str:
 def results_markdown(result: SweepResult) -> str:
     """The tables as GitHub-flavoured Markdown."""
     head = [f"# {_markdown(result.title)}\n", *(f"{_markdown(text)}\n" for text in cautions(result))]
-    data = data_used(result)
-    lines = []
-    for used in data:
-        lines += [f"- {_markdown(used.line)}", *(f"  - {_markdown(note)}" for note in used.notes)]
-    tail = ["## The data\n", "\n".join(lines) + "\n"] if data else []
-    return "\n".join([*head, *(_markdown_table(table) for table in display_tables(result)), *tail])
+    lines = [
+        line
+        for used in data_used(result)
+        for line in (f"- {_markdown(used.line)}\n", *(f"  - {_markdown(note)}\n" for note in used.notes))
+    ]
+    tail = ["## The data\n", "".join(lines)] if lines else []
+    return "\n".join([*head, *map(_markdown_table, display_tables(result)), *tail])
 
 
 def _markdown_table(table: Table) -> str:
@@ -68,10 +69,11 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]], labe
     | a\\|b | 0.5 |
     """
     cells = [[_UPRIGHT.sub(r"\\|", str(cell)) for cell in row] for row in rows]
-    columns = [[row[i] for row in cells] for i in range(len(header))]
-    numeric = [any(column) and all(map(_NUMERIC.fullmatch, column)) for column in columns]
-    right = numeric if labels is None else [i >= labels for i in range(len(header))]
-    rule = ["---:" if side else "---" for side in right]
+    rule = []
+    for i in range(len(header)):
+        column = [row[i] for row in cells]
+        numeric = any(column) and all(map(_NUMERIC.fullmatch, column))
+        rule.append("---:" if (numeric if labels is None else i >= labels) else "---")
     return "\n".join(f"| {' | '.join(line)} |" for line in (header, rule, *cells))
 
 

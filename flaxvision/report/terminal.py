@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from flaxvision.report.display import Table, display_tables, narrow
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
     from rich.table import Table as RichTable
 
-_VERDICT_STYLES = {"within": "green", "outside": "bold red", "missing": "yellow"}
+_VERDICT_STYLES = {"within": "green", "outside": "bold red", "missing": "yellow", "": ""}
 _GAP = 2  # spaces between two columns: rich's divider and one of padding
 
 
@@ -30,10 +31,8 @@ class TerminalTables:
 
         for table in self.tables:
             shown, left_out = narrow(table, options.max_width, _width)
-            if left_out:
-                note = f"No room for {', '.join(left_out)}: see results.md."
-                shown = dataclasses.replace(shown, notes=(*shown.notes, note))
-            yield _rich_table(f"{self.title}. {shown.caption}", shown)
+            room = [f"No room for {', '.join(left_out)}: see results.md."] if left_out else []
+            yield _rich_table(f"{self.title}. {shown.caption}", shown, [*shown.notes, *room])
         yield from map(Text, self.cautions)
 
 
@@ -48,14 +47,14 @@ def _width(table: Table) -> int:
     return sum(max(map(cell_len, column.texts)) + _GAP for column in table.columns)
 
 
-def _rich_table(title: str, table: Table) -> RichTable:
+def _rich_table(title: str, table: Table, notes: Sequence[str]) -> RichTable:
     from rich import box
     from rich.table import Table as RichTable
     from rich.text import Text
 
     shown = RichTable(
         title=Text(title, style="bold"),
-        caption=Text("\n".join(table.notes), style="dim"),
+        caption=Text("\n".join(notes), style="dim"),
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
@@ -66,5 +65,5 @@ def _rich_table(title: str, table: Table) -> RichTable:
         heading = f"{name} / {table.across}" if table.across and i == 0 else name
         shown.add_column(Text(heading), justify="left" if i < table.labels else "right", overflow="fold")
     for row in table.rows:
-        shown.add_row(*(Text(e.text, style="bold" if e.best else _VERDICT_STYLES.get(e.verdict, "")) for e in row))
+        shown.add_row(*(Text(e.text, style="bold" if e.best else _VERDICT_STYLES[e.verdict]) for e in row))
     return shown

@@ -17,7 +17,7 @@ Failed = Callable[[str, Exception], object]  # is told what could not be made, a
 
 
 class Writer:
-    """Writes results.csv, results.md, results.tex, the figures and, once or again, report.html.
+    """Writes results.csv, results.md, results.tex and the figures and then, once or again, report.html.
 
     Args:
         result: What to report.
@@ -25,31 +25,43 @@ class Writer:
     """
 
     def __init__(self, result: SweepResult, failed: Failed):
-        self.result, self.failed = result, failed
-        self.paths: dict[str, Path] = {}
+        self.directory, self.failed = result.directory, failed
+        self.paths: list[Path] = []
         self.figures: dict[str, bytes] = {}
-
-    def tables(self) -> None:
-        """The numbers first: whatever fails later, they are there."""
-        self._write("results.csv", lambda: results_csv(self.result))
-        self._write("results.md", lambda: results_markdown(self.result))
-        self._write("results.tex", lambda: results_latex(self.result))
-
-    def draw(self) -> None:
-        """The figures."""
+        # The numbers first: whatever fails later, they are there.
+        self._write("results.csv", lambda: results_csv(result))
+        self._write("results.md", lambda: results_markdown(result))
+        self._write("results.tex", lambda: results_latex(result))
         try:
-            self.figures = figures.figure_files(self.result, self.failed)
+            self.figures = figures.figure_files(result, failed)
         except Exception as error:  # such as no matplotlib
-            self.failed("figures", error)
+            failed("figures", error)
         for name, content in self.figures.items():
             self._write(name, functools.partial(bytes, content))
 
     def page(self, result: SweepResult, sections: Sequence[tuple[str, str]] = ()) -> None:
-        """The page, of a result that may know more by now."""
+        """Write the page, of a result that may know more by now."""
         self._write("report.html", lambda: report_html(result, self.figures, sections))
 
     def _write(self, name: str, content: Callable[[], bytes | str]) -> None:
         try:
-            self.paths[name] = write_atomically(self.result.directory / name, content())
+            self.paths.append(write_atomically(self.directory / name, content()))
         except Exception as error:
             self.failed(name, error)
+
+
+def write_report(result: SweepResult, *, extra_sections: Sequence[tuple[str, str]] = ()) -> list[Path]:
+    """Write results.csv, results.md, results.tex, the figures and report.html into the result's directory.
+
+    The same result gives the same bytes. `extra_sections` are more sections of the page, as in `report_html`. What
+    cannot be made leaves the other files as they are; the first such error is raised when they are written.
+
+    Raises:
+        UserError: If the directory is missing or cannot be written.
+    """
+    errors: list[Exception] = []
+    writer = Writer(result, lambda _, error: errors.append(error))
+    writer.page(result, extra_sections)
+    if errors:
+        raise errors[0]
+    return writer.paths

@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -40,36 +38,30 @@ def rerun(directory: str | Path, trial_id: str, *, raw_dir: str | None = None, d
     Raises:
         UserError: If there is no such run or trial.
     """
-    directory = Path(directory)
+    before = RunFiles(Path(directory))
     spec, records = read_run(directory)
-    record = _only(records, trial_id)
-    trial = Trial.of_record(record)
-    old = outcome_of(record, RunFiles(directory))
+    ended = [record for record in records if record["status"] != "failed"]
+    matching = [record for record in ended if record["id"].startswith(trial_id)]
+    if len(matching) != 1:
+        ids = ", ".join(record["id"] for record in ended) or "(none)"
+        raise UserError(f"trial {trial_id!r} names {len(matching)} trials of this run: give one of {ids}")
+    (record,) = matching
+    trial, old = Trial.of_record(record), outcome_of(record, before)
     look_again([trial])
     with tempfile.TemporaryDirectory() as folder:
         files = RunFiles(Path(folder), DataFolders(raw_dir, data_dir))
         (files.directory / "trials").mkdir()
-        if RunFiles(directory).pretrained.exists():
-            shutil.copyfile(RunFiles(directory).pretrained, files.pretrained)
+        if before.pretrained.exists():
+            shutil.copyfile(before.pretrained, files.pretrained)
         cohort = Cohort((trial,), files, "unroll", spec.convergence_threshold)
         executor = "processes" if record.get("cores") == 1 else "loop"
-        ((_, (new_record,)),) = execute([cohort], executor, lambda _: ())
-        if new_record["status"] == "failed":
-            raise UserError(f"trial {record['id']} fails now: {new_record['message']}")
-        new = outcome_of(new_record, files)
+        ((_, (again,)),) = execute([cohort], executor, lambda _: ())
+        if again["status"] == "failed":
+            raise UserError(f"trial {old.id} fails now: {again['message']}")
+        new = outcome_of(again, files)
     equal = old.history.keys() == new.history.keys() and all(
-        np.array_equal(old.history[name], new.history[name], equal_nan=True) for name in old.history
+        np.array_equal(values, new.history[name], equal_nan=True) for name, values in old.history.items()
     )
-    changed = differences(record.get("identity", {}), new_record.get("identity", {}), common=True)
+    changed = differences(record.get("identity", {}), again.get("identity", {}), common=True)
     metrics = {name: (value, new.final.get(name)) for name, value in old.final.items()}
     return Rerun(old.id, metrics, equal, tuple(changed))
-
-
-def _only(records: Sequence[dict[str, Any]], trial_id: str) -> dict[str, Any]:
-    """The record of a trial, by its id or an unambiguous beginning of it."""
-    records = [record for record in records if record["status"] != "failed"]
-    matching = [record for record in records if record["id"].startswith(trial_id)]
-    if len(matching) != 1:
-        ids = ", ".join(record["id"] for record in records) or "(none)"
-        raise UserError(f"trial {trial_id!r} names {len(matching)} trials of this run: give one of {ids}")
-    return matching[0]

@@ -18,18 +18,10 @@ from flaxvision.sweep.files import DataFolders, RunFiles
 from flaxvision.sweep.inputs import dataset_of
 from flaxvision.sweep.plan import Plan, one_each, plan
 from flaxvision.sweep.progress import Watcher
-from flaxvision.sweep.results import Cell, Outcome, Problem, SweepResult
+from flaxvision.sweep.provenance import data_sources, device, versions
+from flaxvision.sweep.results import Problem, SweepResult, best_cell, cells_of, nearest_to_mean
 from flaxvision.sweep.spec import Spec, config_hash
-from flaxvision.sweep.store import (
-    check_directory,
-    check_identity,
-    claim,
-    dump_spec,
-    locked,
-    open_run,
-    usable,
-)
-from flaxvision.sweep.table import best_cell, cells_of, nearest_to_mean
+from flaxvision.sweep.store import check_directory, check_identity, claim, dump_spec, locked, open_run, usable
 from flaxvision.sweep.train import Training
 from flaxvision.sweep.trials import Trial, finals_of
 
@@ -93,11 +85,10 @@ def run(
     if not checkpoint_every >= 0:
         raise UserError(f"checkpoint_every is {checkpoint_every}: give seconds, 0 or more, or math.inf for never")
     checked, files = check(spec, out_dir, DataFolders(raw_dir, data_dir), executor, resume=resume)
-    directory = files.directory
     if out_dir is None:
-        files = dataclasses.replace(files, directory=claim(directory))
+        files = dataclasses.replace(files, directory=claim(files.directory))
     else:
-        check_directory(directory, checked.spec, resume=resume)
+        check_directory(files.directory, checked.spec, resume=resume)
     with locked(files.directory):
         records = open_run(files.directory, checked.spec, resume=resume)
         notes = check_identity(files.directory, records, checked.identity)
@@ -105,18 +96,16 @@ def run(
         watch = watch or Watcher()
         for note in damaged:
             watch.note(note)
-        train = Training(checked, files, executor, checkpoint_every, watch, planned, sound)
-        return _fill(train, [*notes, *damaged], command, [*([export_winner] if export else []), *after], report)
+        done = {record["id"]: record for record in sound}
+        train = Training(checked, files, executor, checkpoint_every, watch, planned, done)
+        result, trials = _filled(train, command, [*notes, *damaged])
+        return _reported(result, trials, files, [export_winner, *after] if export else after, report)
 
 
 def check(
     spec: Spec, out_dir: str | Path | None, data: DataFolders, executor: str, *, resume: bool
 ) -> tuple[Plan, RunFiles]:
-    """What a run would do, and where; checked, but for what is in the run directory.
-
-    Raises:
-        UserError: As `run`.
-    """
+    """What a run would do, and where; checked as by `run`, but for what is in the run directory."""
     check_executor(executor)
     if resume and out_dir is None:
         raise UserError("--resume goes on with a run that exists: name it with --out DIR")
@@ -127,10 +116,8 @@ def check(
     return checked, files
 
 
-def _fill(
-    train: Training, notes: Sequence[str], command: str | None, after: Sequence[After], report: bool
-) -> SweepResult:
-    """Train what is not on record, and report all of it."""
+def _filled(train: Training, command: str | None, notes: Sequence[str]) -> tuple[SweepResult, dict[str, Trial]]:
+    """Train what is not on record; the whole table, and all its trials by id."""
     spec, stages, trials, files = train.plan.spec, train.plan.stages, train.plan.trials, train.files
     files.pretrained.unlink(missing_ok=True)
     for stage in stages:
@@ -151,75 +138,22 @@ def _fill(
     (files.directory / WINNER).unlink(missing_ok=True)  # of an earlier run of fewer trials
     if winner is not None:
         shutil.copyfile(files.weights(winner.id), files.directory / WINNER)
-    everything = [*stages, *trials, *finals]
-    result = _result(train, everything, cells, winner, command, notes)
-    return _reported(result, everything, files, after, report)
-
-
-def _trial_of(outcome: Outcome, trials: Sequence[Trial]) -> Trial:
-    return next(trial for trial in trials if trial.id == outcome.id)
-
-
-def _reported(
-    result: SweepResult, trials: Sequence[Trial], files: RunFiles, after: Sequence[After], report: bool
-) -> SweepResult:
-    """Write what is known, numbers first, then do what comes after; what fails is noted and costs nothing else."""
-    problems = list(result.problems)
-
-    def failed(what: str, error: Exception) -> None:
-        problems.append(Problem(what, reason(error)))
-
-    def so_far() -> SweepResult:
-        return dataclasses.replace(result, problems=tuple(problems))
-
-    writer = None
-    if report:
-        from flaxvision.report.writer import Writer
-
-        writer = Writer(result, failed)
-        writer.tables()
-        writer.draw()
-        writer.page(so_far())
-    if after and result.winner is not None:
-        sections: list[Section] = []
-        for step in after:
-            try:
-                dataset = dataset_of(_trial_of(result.winner, trials), files)
-                sections += step(so_far(), dataset, failed)
-            except Exception as error:
-                failed(getattr(step, "__name__", str(step)), error)
-        if writer is not None:
-            writer.page(so_far(), [(section.title, section.html()) for section in sections])
-    return so_far()
-
-
-def _result(
-    train: Training,
-    trials: Sequence[Trial],
-    cells: tuple[Cell, ...],
-    winner: Outcome | None,
-    command: str | None,
-    notes: Sequence[str],
-) -> SweepResult:
-    from flaxvision.sweep.provenance import data_sources, device, versions
-
-    spec, files = train.plan.spec, train.files
-    failed = [train.done[stage.id] for stage in train.plan.stages if "message" in train.done[stage.id]]
-    datasets = {id(dataset): dataset for trial in one_each(trials) for dataset in [dataset_of(trial, files)]}
-    shown = trials[-1] if winner is None else _trial_of(winner, trials)
+    everything = {trial.id: trial for trial in (*stages, *trials, *finals)}
+    shown = list(everything.values())[-1] if winner is None else everything[winner.id]
+    failed = [train.done[stage.id] for stage in stages if train.done[stage.id]["status"] == "failed"]
     provenance = {
         "command": command or f"flaxvision.sweep.run(load_spec({spec.name!r}))",
         "config hash": config_hash(dump_spec(spec)),
         "executor": ", ".join(dict.fromkeys(train.used)) or train.executor,
         "seeds": list(spec.seeds),
-        "data sets": data_sources(datasets.values()),
+        "data sets": data_sources(dataset_of(trial, files) for trial in one_each(everything.values())),
         "device": device(),
         "JAX switches": switches(),
         "versions": versions(),
         "date": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC",
         **({"notes": list(notes)} if notes else {}),
     }
-    return SweepResult(
+    result = SweepResult(
         name=spec.name,
         title=spec.heading,
         description=spec.description,
@@ -233,3 +167,33 @@ def _result(
         convergence_threshold=spec.convergence_threshold,
         problems=tuple(Problem("pretraining", record["message"]) for record in failed),
     )
+    return result, everything
+
+
+def _reported(
+    result: SweepResult, trials: dict[str, Trial], files: RunFiles, after: Sequence[After], report: bool
+) -> SweepResult:
+    """Write what is known, numbers first, then do what comes after; what fails is noted and costs nothing else."""
+    problems = list(result.problems)
+
+    def failed(what: str, error: Exception) -> None:
+        problems.append(Problem(what, reason(error)))
+
+    def so_far() -> SweepResult:
+        return dataclasses.replace(result, problems=tuple(problems))
+
+    if report:
+        from flaxvision.report.writer import Writer
+
+        writer = Writer(result, failed)
+        writer.page(so_far())
+    if after and result.winner is not None:
+        sections: list[Section] = []
+        for step in after:
+            try:
+                sections += step(so_far(), dataset_of(trials[result.winner.id], files), failed)
+            except Exception as error:
+                failed(getattr(step, "__name__", str(step)), error)
+        if report:
+            writer.page(so_far(), [(section.title, section.html()) for section in sections])
+    return so_far()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
+from flaxvision._files import write_atomically
 from flaxvision.runtime import cores, on_host
 from flaxvision.sweep.files import RunFiles
 from flaxvision.sweep.inputs import create_model, dataset_of, recipe_of
@@ -18,6 +20,7 @@ LONG = 60.0  # seconds of training above which the start of worker processes pay
 WORKER = 5e8  # bytes of a worker process beside its data and network
 UNROLLED = 6  # most members of an unrolled cohort, whose program grows with each
 VMAPPED = 512  # most members of a vmapped one
+FILE = "arrangement.json"  # of a run directory
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -27,6 +30,17 @@ class Arrangement:
     executor: str  # of `flaxvision.sweep.executors.EXECUTORS`, but "auto"
     mode: str  # of `flaxvision.training.train_cohort`
     cohorts: tuple[tuple[Trial, ...], ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Arranged:
+    """An arrangement on record."""
+
+    asked: str  # the executor, or "auto"
+    platform: str
+    executor: str
+    mode: str
+    cohorts: list[list[str]]  # ids of trials, also of those that are over
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -45,13 +59,7 @@ def arrange(trials: Sequence[Trial], files: RunFiles, executor: str, platform: s
     compiles, for seconds, while another trains. On a CPU several trials take a core each, if they fit into the memory:
     by "threads", where one compiles while another trains and all share what is compiled; a table of minutes by
     "processes", whose start then pays, as each keeps its freed memory (`flaxvision.runtime.prepare`; threads only
-    their smaller blocks). Else it is "loop".
-
-    Args:
-        trials: What is to be trained.
-        files: Where their data are.
-        executor: One of `flaxvision.sweep.executors.EXECUTORS`.
-        platform: Of JAX: "cpu", "gpu" or "tpu".
+    their smaller blocks). Else it is "loop". The platform is "cpu", "gpu" or "tpu", as JAX calls it.
     """
     samples = {trial.program: trial for trial in trials}
 
@@ -77,36 +85,46 @@ def arrange(trials: Sequence[Trial], files: RunFiles, executor: str, platform: s
 
 
 def go_on(
-    before: dict[str, Any] | None, trials: Sequence[Trial], files: RunFiles, executor: str, platform: str
+    before: Arranged | None, trials: Sequence[Trial], files: RunFiles, executor: str, platform: str
 ) -> Arrangement:
     """`arrange`, but trials that were shared out before stay as they were, and the executor too.
 
     Numbers of some executors and cohorts differ in their last bits, and a cohort's checkpoint is of all its trials.
-
-    Args:
-        before: What `recorded` gave then; None for a first time.
-        trials: As for `arrange`, like all that follow.
-        files: Where their data are.
-        executor: Another one than then is taken up, and begins anew; "auto" is not.
-        platform: Another one than then begins anew.
+    Another executor than was asked for then begins anew ("auto" is no other), and so does another platform.
     """
-    if before is None or before["platform"] != platform or executor not in ("auto", before["asked"]):
+    if before is None or before.platform != platform or executor not in ("auto", before.asked):
         return arrange(trials, files, executor, platform)
     left = {trial.id: trial for trial in trials}
-    groups = [[left.pop(name) for name in cohort if name in left] for cohort in before["cohorts"]]
+    groups = [[left.pop(name) for name in cohort if name in left] for cohort in before.cohorts]
     kept = tuple(tuple(group) for group in groups if group)
-    new = arrange(list(left.values()), files, before["asked"], platform).cohorts if left else ()
+    new = arrange(list(left.values()), files, before.asked, platform).cohorts if left else ()
     ordered = sorted(kept + new, key=lambda cohort: cohort[0].stage != "pretrain")
-    return Arrangement(before["executor"], before["mode"], tuple(ordered))
+    return Arrangement(before.executor, before.mode, tuple(ordered))
 
 
-def recorded(arranged: Arrangement, before: dict[str, Any] | None, asked: str, platform: str) -> dict[str, Any]:
-    """An arrangement as JSON, with the cohorts of `before` that are over."""
-    now = [[trial.id for trial in cohort] for cohort in arranged.cohorts]
-    there = {name for cohort in now for name in cohort}
-    over = [cohort for cohort in (before or {}).get("cohorts", []) if not there.intersection(cohort)]
-    about = {"asked": asked if before is None or asked != "auto" else before["asked"], "platform": platform}
-    return {**about, "executor": arranged.executor, "mode": arranged.mode, "cohorts": [*over, *now]}
+def recorded(now: Arrangement, before: Arranged | None, asked: str, platform: str) -> Arranged:
+    """An arrangement for the record, with the cohorts of `before` that are over."""
+    cohorts = [[trial.id for trial in cohort] for cohort in now.cohorts]
+    if before is not None:
+        there = {name for cohort in cohorts for name in cohort}
+        cohorts = [cohort for cohort in before.cohorts if not there.intersection(cohort)] + cohorts
+        asked = before.asked if asked == "auto" else asked
+    return Arranged(asked, platform, now.executor, now.mode, cohorts)
+
+
+def read_arrangement(directory: Path) -> dict[str, Arranged]:
+    """How the trials of each stage of a run are shared out; empty where that is not known, or was in another way."""
+    try:
+        found = json.loads((directory / FILE).read_text(encoding="utf-8"))
+        return {stage: Arranged(**each) for stage, each in found.items()}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}
+
+
+def write_arrangement(directory: Path, stages: dict[str, Arranged]) -> None:
+    """Keep how the trials of each stage are shared out."""
+    table = {stage: dataclasses.asdict(each) for stage, each in stages.items()}
+    write_atomically(directory / FILE, json.dumps(table, indent=0) + "\n")
 
 
 def _in_memory(
@@ -115,16 +133,14 @@ def _in_memory(
     """Vmapped cohorts in as many parts as the memory needs where so many threads train at a time."""
     at_once = 1
     while True:
-        parts = [part for group in groups for part in _fitting(group, cost(group[0].program), budget / at_once)]
+        parts: list[list[Trial]] = []
+        for group in groups:
+            each = cost(group[0].program)
+            fitting = (budget / at_once - each.data) / each.memory
+            parts += [group] if fitting >= len(group) else by_program(group, max(1, int(fitting)))
         if min(threads, len(parts)) <= at_once:
             return parts
         at_once = min(threads, len(parts))
-
-
-def _fitting(group: list[Trial], cost: Cost, budget: float) -> list[list[Trial]]:
-    """A vmapped cohort, in as many parts as the memory needs."""
-    fitting = (budget - cost.data) / cost.memory
-    return [group] if fitting >= len(group) else by_program(group, max(1, int(fitting)))
 
 
 def _on_cores(trials: Sequence[Trial], cost: Callable[[str], Cost]) -> str:
@@ -168,9 +184,7 @@ def _memory(platform: str) -> float:
         import jax
 
         stats = jax.local_devices()[0].memory_stats() or {}
-        return float(stats.get("bytes_limit", float("inf"))) - float(stats.get("bytes_in_use", 0))
+        return float(stats.get("bytes_limit", math.inf)) - float(stats.get("bytes_in_use", 0))
     path = Path("/proc/meminfo")
-    if not path.exists():
-        return float("inf")
-    line = next(line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("MemAvailable"))
-    return 1024.0 * int(line.split()[1])
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return next((1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")), math.inf)

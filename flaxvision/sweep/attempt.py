@@ -7,22 +7,21 @@ import sysconfig
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flaxvision.errors import UserError
 
 if TYPE_CHECKING:
-    from flaxvision.sweep.trials import Trial
+    from flaxvision.sweep.trials import Record, Trial
     from flaxvision.sweep.work import Cohort
     from flaxvision.training.callbacks import Callback
 
-Records = list[dict[str, Any]]
 LONGEST = 400  # characters of a message
 _PACKAGES = (Path(__file__).parents[1], Path(__file__).parents[2] / "export")
 _OURS = (*map(str, _PACKAGES), *{sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")}, "<")
 
 
-def attempt(cohort: Cohort, callbacks: Iterable[Callback] = ()) -> Records:
+def attempt(cohort: Cohort, callbacks: Iterable[Callback] = ()) -> list[Record]:
     """The records of a cohort's trials, also of those that fail; of a cohort that fails each trial is tried alone.
 
     Only an `Exception` is a trial's own: an interrupt ends the sweep.
@@ -44,9 +43,12 @@ def singly(cohort: Cohort) -> list[Cohort]:
     return [dataclasses.replace(cohort, trials=(trial,)) for trial in cohort.trials]
 
 
-def failure(trial: Trial, message: str, trace: str = "") -> dict[str, Any]:
+def failure(trial: Trial, message: str, trace: str = "") -> Record:
     """The record of a trial that could not be trained; it is tried again when the run is resumed."""
-    return trial.record("failed", message=message, **({"traceback": trace} if trace else {}))
+    record: Record = {**trial.about, "status": "failed", "message": message}
+    if trace:
+        record["traceback"] = trace
+    return {**record, "config": trial.as_json()}
 
 
 def reason(error: BaseException) -> str:
@@ -63,10 +65,10 @@ def reason(error: BaseException) -> str:
         return f"out of memory{said}: a smaller batch_size, network or data set needs less"
     if isinstance(error, UserError):
         return text
-    frame = next(
-        (f for f in reversed(traceback.extract_tb(error.__traceback__)) if not f.filename.startswith(_OURS)), None
-    )
-    where = f" ({Path(frame.filename).name}, line {frame.lineno})" if frame else ""
+    where = ""
+    for frame in traceback.extract_tb(error.__traceback__):
+        if not frame.filename.startswith(_OURS):
+            where = f" ({Path(frame.filename).name}, line {frame.lineno})"
     return f"{type(error).__name__}{': ' if text else ''}{text}{where}"
 
 

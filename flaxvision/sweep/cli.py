@@ -14,9 +14,7 @@ from flaxvision._cli import Parser, add_data_options, exit_status, positive
 from flaxvision.sweep.executors import CHECKPOINT_EVERY, EXECUTORS, check_executor
 
 if TYPE_CHECKING:
-    from flaxvision.sweep.plan import Plan
     from flaxvision.sweep.spec import Spec
-
 
 PROGRAM = "python -m flaxvision.sweep"
 DESCRIPTION = """\
@@ -28,6 +26,7 @@ examples:
   {PROGRAM} fashion-learning-rate --raw-dir DATA --seeds 5
   {PROGRAM} demo --set learning_rate=0.3,0.03 --set batch_size=32,64
   {PROGRAM} rerun RUN TRIAL      train one trial of a run again and compare"""
+NOTHING_YET = "interrupted before anything was trained"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,11 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         although a trial failed, none was sound, or a file of the report could not be written.
     """
     own_process = arguments is None
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    command, left = _sweep, arguments
-    if arguments and arguments[0] in COMMANDS:
-        command, left = COMMANDS[arguments[0]], arguments[1:]
-    return exit_status(lambda: command(left, own_process), interrupted="interrupted before anything was trained")
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["rerun"]:  # no sub-parser of argparse, which would take the name of a sweep for a wrong command
+        return exit_status(lambda: _rerun(given[1:], own_process), interrupted=NOTHING_YET)
+    return exit_status(lambda: _sweep(given, own_process), interrupted=NOTHING_YET)
 
 
 def _sweep(arguments: list[str], own_process: bool) -> int:
@@ -74,9 +72,7 @@ def _sweep(arguments: list[str], own_process: bool) -> int:
         runtime.prepare()
     if options.dry_run:
         return _dry_run(spec, options)
-    quiet = options.quiet
-    watch = watcher(quiet)
-    words = shlex.join([*PROGRAM.split(), *arguments])
+    quiet, watch, words = options.quiet, watcher(options.quiet), [*PROGRAM.split(), *arguments]
     try:
         result = run(
             spec,
@@ -86,14 +82,16 @@ def _sweep(arguments: list[str], own_process: bool) -> int:
             resume=options.resume,
             raw_dir=options.raw_dir,
             data_dir=options.data_dir,
-            command=words,
+            command=shlex.join(words),
             export=not options.no_export,
-            planned=(lambda _: None) if quiet else _say_data,
+            planned=(lambda _: None) if quiet else (lambda plan: print(*plan.data, sep="\n", file=sys.stderr)),
             watch=watch,
         )
     except KeyboardInterrupt:
         directory = watch.directory or (options.out if options.resume else None)
-        print(_interrupted(arguments, options, directory), file=sys.stderr)
+        words += ([] if options.out else ["--out", str(directory)]) + ([] if options.resume else ["--resume"])
+        kept = f"interrupted; the trials that ended are kept in {directory}: to go on, type {shlex.join(words)}"
+        print(kept if directory else NOTHING_YET, file=sys.stderr)
         return 130
     if not quiet:
         for note in result.provenance.get("notes", ()):
@@ -108,7 +106,7 @@ def _sweep(arguments: list[str], own_process: bool) -> int:
     if result.winner is None:
         print("no winner: every trial diverged or failed", file=sys.stderr)
     if result.failures:
-        print(f"{len(result.failures)} of {sum(cell.n for cell in result.cells)} trials failed", file=sys.stderr)
+        print(f"{len(result.failures)} of {len(result.outcomes)} trials failed", file=sys.stderr)
     page = result.directory / "report.html"
     if not quiet and page.exists():
         print(f"report: {page}")
@@ -116,14 +114,28 @@ def _sweep(arguments: list[str], own_process: bool) -> int:
     return 0 if whole and not result.failures else 3
 
 
-def _interrupted(arguments: Sequence[str], options: argparse.Namespace, directory: Path | None) -> str:
-    """What an interrupted sweep says: where it is, and what to type to go on."""
-    if directory is None:
-        return "interrupted before anything was trained"
-    more = [] if options.out else ["--out", str(directory)]
-    more += [] if options.resume else ["--resume"]
-    words = shlex.join([*PROGRAM.split(), *arguments, *more])
-    return f"interrupted; the trials that ended are kept in {directory}: to go on, type {words}"
+def _dry_run(spec: Spec, options: argparse.Namespace) -> int:
+    """Check what a run would check, and print what it would do."""
+    from flaxvision.sweep._run import check
+    from flaxvision.sweep.files import DataFolders
+    from flaxvision.sweep.store import check_directory, check_identity, read_records
+    from flaxvision.sweep.trials import by_program
+
+    folders = DataFolders(options.raw_dir, options.data_dir)
+    plan, files = check(spec, options.out, folders, options.executor, resume=options.resume)
+    check_directory(files.directory, plan.spec, resume=options.resume)
+    check_identity(files.directory, read_records(files.directory), plan.identity)
+    print(f"{plan.spec.heading}; winner by {plan.spec.objective}", *plan.data, sep="\n")
+    groups = by_program(plan.trials, len(plan.trials))
+    for number, group in enumerate(groups, start=1):
+        for trial in group:
+            cell = ", ".join(f"{key}={label}" for key, label in trial.cell)
+            size = f"{plan.parameters[trial.id]:,} parameters"
+            print(f"{trial.id}  program {number:<3} seed {trial.seed:<3} {size}  {cell}")
+    before = ", besides a pretraining" if plan.stages else ""
+    after = f", after them trials of the winner: {len(spec.final.seeds)}" if spec.final else ""
+    print(f"programs: {len(groups)}, trials: {len(plan.trials)}{before}{after}; nothing was trained or written")
+    return 0
 
 
 def _rerun(arguments: list[str], own_process: bool) -> int:
@@ -178,39 +190,3 @@ def _sweep_parser() -> Parser:
 def _seconds(text: str) -> float:
     """A number of seconds from 0 on, or "never"."""
     return math.inf if text == "never" else 0.0 if text.strip() == "0" else positive(float)(text)
-
-
-def _say_data(checked: Plan) -> None:
-    """Say, before the training, what it will be about."""
-    for line in checked.data:
-        print(line, file=sys.stderr)
-
-
-def _dry_run(spec: Spec, options: argparse.Namespace) -> int:
-    """Check what a run would check, and print what it would do."""
-    from flaxvision.sweep._run import check
-    from flaxvision.sweep.files import DataFolders
-    from flaxvision.sweep.store import check_directory, check_identity, read_records
-    from flaxvision.sweep.trials import by_program
-
-    data = DataFolders(options.raw_dir, options.data_dir)
-    checked, files = check(spec, options.out, data, options.executor, resume=options.resume)
-    directory = files.directory
-    check_directory(directory, checked.spec, resume=options.resume)
-    check_identity(directory, read_records(directory), checked.identity)
-    spec, trials = checked.spec, checked.trials
-    print(f"{spec.heading}; winner by {spec.objective}")
-    print(*checked.data, sep="\n")
-    groups = by_program(trials, len(trials))
-    for number, group in enumerate(groups, start=1):
-        for trial in group:
-            cell = ", ".join(f"{key}={label}" for key, label in trial.cell)
-            size = f"{checked.parameters[trial.id]:,} parameters"
-            print(f"{trial.id}  program {number:<3} seed {trial.seed:<3} {size}  {cell}")
-    before = ", besides a pretraining" if checked.stages else ""
-    after = f", after them trials of the winner: {len(spec.final.seeds)}" if spec.final else ""
-    print(f"programs: {len(groups)}, trials: {len(trials)}{before}{after}; nothing was trained or written")
-    return 0
-
-
-COMMANDS = {"rerun": _rerun}  # no sub-parsers of argparse, which would take the name of a sweep for a wrong command

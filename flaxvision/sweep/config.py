@@ -13,7 +13,7 @@ from flaxvision.training.recipe import field_names
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class DataConfig:
-    """A data set as `flaxvision.data.load` takes it; None: not given. `work.load_dataset` checks the values."""
+    """A data set as `flaxvision.data.load` takes it; None: not given. `inputs.load_dataset` checks the values."""
 
     dataset: str
     validation: float | None = None
@@ -59,9 +59,8 @@ class TrialConfig:
     @classmethod
     def of(cls, settings: Settings) -> TrialConfig:
         """The configuration of settings by their bare names."""
-        tables = {name: {k: v for k, v in settings.items() if table_of(k) == name} for name in ("sizes", "recipe")}
-        model = ModelConfig(settings["model"], tables["sizes"])
-        return cls(DataConfig.of(settings), model, tables["recipe"], settings)
+        tables = tables_of(settings)
+        return cls(DataConfig.of(settings), ModelConfig(settings["model"], tables["sizes"]), tables["recipe"], settings)
 
 
 DATA_KEYS = tuple(field.name for field in dataclasses.fields(DataConfig))
@@ -77,3 +76,11 @@ def table_of(key: str) -> str:
     if key in ("dataset", "model"):
         return ""
     return "data" if key in DATA_KEYS else "recipe" if key in field_names() else "sizes"
+
+
+def tables_of(settings: Settings) -> dict[str, Settings]:
+    """Settings by their tables, of which some may be empty."""
+    tables: dict[str, Settings] = {"": {}, "data": {}, "sizes": {}, "recipe": {}}
+    for key, value in settings.items():
+        tables[table_of(key)][key] = value
+    return tables

@@ -8,7 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flaxvision._cache import shared_cache
+from flaxvision._own_code import refresh
+from flaxvision.data import Dataset, load
+from flaxvision.data._stamp import stamp as stamp_of
 from flaxvision.errors import UserError
+from flaxvision.identity import AROUND, Identity, checksum_of, checksum_of_file, circumstances, switches
+from flaxvision.models.registry import code_of, grown
 from flaxvision.runtime import on_host
 from flaxvision.sweep.config import DataConfig
 from flaxvision.sweep.files import DataFolders, RunFiles
@@ -18,8 +23,6 @@ from flaxvision.training.optimizers import code_of_optimizer
 from flaxvision.training.recipe import from_dict
 
 if TYPE_CHECKING:
-    from flaxvision.data import Dataset
-    from flaxvision.identity import Identity
     from flaxvision.layers import Chain
     from flaxvision.training import Recipe
 
@@ -61,19 +64,15 @@ def load_dataset(config: DataConfig, folders: DataFolders) -> Dataset:
         UserError: As `flaxvision.data.load`, and for an option that is no number where it should be one.
     """
     for key, value in config.options.items():
-        if key in ("size", "fit", "skip_damaged"):
-            continue  # `load` checks these
-        wanted = (int, float) if key == "validation" else (int,)
-        if not isinstance(value, wanted) or isinstance(value, bool) or value < 0:
-            words = "fraction" if key == "validation" else "whole number"
-            raise UserError(f"{key} is {as_typed(value)}: give a {words}, not negative")
+        if key not in ("size", "fit", "skip_damaged"):  # `load` checks these
+            wanted, words = ((int, float), "fraction") if key == "validation" else ((int,), "whole number")
+            if not isinstance(value, wanted) or isinstance(value, bool) or value < 0:
+                raise UserError(f"{key} is {as_typed(value)}: give a {words}, not negative")
     return _load(config, folders, _stamp(config.dataset, folders.raw_dir))
 
 
 def look_again(trials: Iterable[Trial]) -> None:
     """Take up what has changed on disk since this process read it: data sets, and networks of one's own."""
-    from flaxvision._own_code import refresh
-
     _stamp.cache_clear()
     configs = [trial.config for trial in trials]
     for name in dict.fromkeys(str(name) for c in configs for name in (c.model.name, c.recipe.get("optimizer", ""))):
@@ -83,9 +82,6 @@ def look_again(trials: Iterable[Trial]) -> None:
 
 def identity_of(trial: Trial, files: RunFiles) -> Identity:
     """What a trial rests on beside its configuration, by content, see `flaxvision.identity`."""
-    from flaxvision.identity import AROUND, checksum_of_file, circumstances, switches
-    from flaxvision.models.registry import code_of
-
     config = trial.config
     load_dataset(config.data, files.data)  # which refuses options that no key may hold
     options = "".join(f" {option}={as_typed(value)}" for option, value in config.data.options.items())
@@ -103,40 +99,26 @@ def identity_of(trial: Trial, files: RunFiles) -> Identity:
 
 @shared_cache(64)
 def _stamp(name: str, raw_dir: str | None) -> str:
-    from flaxvision.data._stamp import stamp
-
-    return stamp(name, raw_dir=raw_dir)
+    return stamp_of(name, raw_dir=raw_dir)
 
 
 @shared_cache(2)
 def _load(config: DataConfig, folders: DataFolders, stamp: str) -> Dataset:
-    from flaxvision.data import load
-
     options = {"examples" if key == "drawn" else key: value for key, value in config.options.items()}
     return load(config.dataset, raw_dir=folders.raw_dir, data_dir=folders.data_dir, **options)
 
 
 @shared_cache(64)
 def _checksum(config: DataConfig, folders: DataFolders, stamp: str) -> Identity:
-    from flaxvision.identity import checksum_of
-
     return checksum_of(_load(config, folders, stamp))
 
 
 def create_model(trial: Trial, dataset: Dataset) -> Chain:
     """A trial's model before training."""
-    from flaxvision.models.registry import grown
-
-    config = trial.config
-    outputs = 1 if config.recipe.get("loss") == "binary_cross_entropy" else dataset.num_classes
+    model, shape = trial.config.model, dataset.input_shape
+    outputs = 1 if trial.config.recipe.get("loss") == "binary_cross_entropy" else dataset.num_classes
     with _one_line(trial):
-        return grown(
-            config.model.name,
-            input_shape=dataset.input_shape,
-            num_classes=outputs,
-            seed=trial.seed,
-            **config.model.arguments,
-        )
+        return grown(model.name, input_shape=shape, num_classes=outputs, seed=trial.seed, **model.arguments)
 
 
 @contextlib.contextmanager

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
 
+from flaxvision.data import Dataset
 from flaxvision.errors import ELSEWHERE, UserError, unknown
 from flaxvision.identity import Identity
+from flaxvision.models.registry import argument_names
 from flaxvision.sweep.files import RunFiles
 from flaxvision.sweep.inputs import check, dataset_of, identity_of, look_again
 from flaxvision.sweep.parse import setting_keys
@@ -17,9 +18,6 @@ from flaxvision.sweep.spec import AUTO, Spec, as_typed, config_hash
 from flaxvision.sweep.trials import Trial, expand, finals_of, pretraining
 from flaxvision.training.metrics import check_metric
 from flaxvision.training.optimizers import optimizers_with, settings_of_optimizers
-
-if TYPE_CHECKING:
-    from flaxvision.data import Dataset
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -35,11 +33,7 @@ class Plan:
 
 
 def plan(spec: Spec, files: RunFiles) -> Plan:
-    """The trials of `spec`, checked against their data, networks and recipes.
-
-    Raises:
-        UserError: For whatever would not train, or would have no effect; it names the cell.
-    """
+    """The trials of `spec`, checked: `UserError` for what would not train or would have no effect, with its cell."""
     trials = expand(spec)
     stages = pretraining(spec, trials)
     finals = [final for trial in trials for final in finals_of(spec, trial.settings, trial.cell)]
@@ -50,15 +44,17 @@ def plan(spec: Spec, files: RunFiles) -> Plan:
     look_again(samples)
     _check_optimizers(one_each(trials))
 
-    def check_one(trial: Trial) -> None:
-        _check_effects(trial)
-        counted[config_hash(trial.settings)] = check(trial, files, *stages)
+    def fault(trial: Trial) -> UserError | None:
+        try:
+            _check_effects(trial)
+            counted[config_hash(trial.settings)] = check(trial, files, *stages)
+        except UserError as error:
+            return error
+        return None
 
     for trial in samples:
-        try:
-            check_one(trial)
-        except UserError as error:
-            whole = trial is samples[0] and _fails(check_one, samples[-1], str(error))
+        if (error := fault(trial)) is not None:
+            whole = trial is samples[0] and str(fault(samples[-1])) == str(error)
             raise UserError(str(error) if whole else f"{error}{_where(trial)}") from error
         identity |= identity_of(trial, files)
         dataset = dataset_of(trial, files)
@@ -75,7 +71,7 @@ def plan(spec: Spec, files: RunFiles) -> Plan:
     )
 
 
-def one_each(trials: Sequence[Trial]) -> list[Trial]:
+def one_each(trials: Iterable[Trial]) -> list[Trial]:
     """One trial of every distinct setting but for the seed."""
     return list({config_hash(trial.settings): trial for trial in trials}.values())
 
@@ -94,15 +90,6 @@ def description_of(dataset: Dataset) -> str:
     return f"{text}; {dataset.source.note}" if dataset.source.note else text
 
 
-def _fails(check_one: Callable[[Trial], None], trial: Trial, message: str) -> bool:
-    """Whether another trial fails for the same reason."""
-    try:
-        check_one(trial)
-    except UserError as error:
-        return str(error) == message
-    return False
-
-
 def _where(trial: Trial) -> str:
     cell = ", ".join(f"{key}={label}" for key, label in trial.cell)
     stage = f"[{trial.stage}]" if trial.stage != "sweep" else ""
@@ -111,8 +98,6 @@ def _where(trial: Trial) -> str:
 
 def _check_effects(trial: Trial) -> None:
     """Raise for a setting beside the recipe that has no effect, and for one that other libraries have."""
-    from flaxvision.models.registry import argument_names
-
     data, model = trial.config.data, trial.config.model
     for key in model.arguments.keys() & ELSEWHERE.keys():
         with contextlib.suppress(TypeError):  # of what is no function, of which building it says more
@@ -130,8 +115,8 @@ def _check_optimizers(trials: Sequence[Trial]) -> None:
     named = [(str(trial.config.recipe.get("optimizer", "sgd")), trial) for trial in trials]
     for (name, trial), key in itertools.product(named, settings_of_optimizers()):
         having = [other for other, _ in named if other in optimizers_with(key)]
-        if trial.config.recipe.get(key) and having and name not in having:
-            value = as_typed(trial.config.recipe[key])
+        if (given := trial.config.recipe.get(key)) and having and name not in having:
+            value = as_typed(given)
             raise UserError(
                 f"{key} is {value} for optimizer {name!r} too, where it has no effect: give it with the optimizer that "
                 f"has it, optimizer = [{{ name = '{having[0]}', optimizer = '{having[0]}', {key} = {value} }}, "
@@ -144,15 +129,14 @@ def _check_limits(trials: Sequence[Trial], files: RunFiles) -> None:
     least: dict[int, int] = {}  # limit -> how much of it the largest split has
     for trial in one_each(trials):
         data = trial.config.data
-        if data.limit is not None:
-            dataset = dataset_of(trial, files)
-            held_out = len(dataset.validation or ()) if data.validation is not None else 0
-            most = max(len(dataset.train) + held_out, *map(len, dataset.splits.values()))
-            least[data.limit] = max(most, least.get(data.limit, 0))
-            if data.drawn is not None and len(dataset.test) == data.limit:  # which is the beginning of any longer draw
-                raise UserError(
-                    f"drawn is {data.drawn} but has no effect with limit {data.limit}: leave one of them out"
-                )
+        if data.limit is None:
+            continue
+        dataset = dataset_of(trial, files)
+        held_out = len(dataset.validation or ()) if data.validation is not None else 0
+        most = max(len(dataset.train) + held_out, *map(len, dataset.splits.values()))
+        least[data.limit] = max(most, least.get(data.limit, 0))
+        if data.drawn is not None and len(dataset.test) == data.limit:  # which is the beginning of any longer draw
+            raise UserError(f"drawn is {data.drawn} but has no effect with limit {data.limit}: leave one of them out")
     for limit, most in least.items():
         if most < limit:
             raise UserError(f"limit is {limit} but has no effect: no split has more than {most} examples; leave it out")
@@ -162,7 +146,7 @@ def _objective(spec: Spec, trials: Sequence[Trial], files: RunFiles) -> str:
     """The metric that chooses the winner: as given, if all trials have it; else by the data and the loss."""
     samples = one_each(trials)
     datasets = [dataset_of(trial, files) for trial in samples]
-    without = [trial for trial, data in zip(samples, datasets, strict=True) if data.validation is None]
+    without = any(dataset.validation is None for dataset in datasets)
     scored = all(trial.config.recipe.get("loss") != "squared_error" for trial in samples)
     if not scored and spec.convergence_threshold is not None:
         raise UserError("convergence_threshold is of top-1, which loss 'squared_error' does not have: leave it out")

@@ -7,12 +7,12 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from flaxvision.training.metrics import metric_of
 
 if TYPE_CHECKING:
+    from flaxvision.sweep.trials import Record
     from flaxvision.sweep.work import Cohort
     from flaxvision.training.callbacks import Callback, Progress
 
@@ -32,8 +32,8 @@ class Watcher:
         self.directory = cohorts[0].files.directory
         self.objective, self.lower = objective, metric_of(objective).lower_is_better
         self.parts = dict.fromkeys(map(id, cohorts), 0.0)  # cohort -> how much of its work is done, from 0 to 1
-        self.trials = {id(cohort): len(cohort.trials) for cohort in cohorts}
-        self.programs = len({trial.program for cohort in cohorts for trial in cohort.trials})
+        self.sizes = {id(cohort): len(cohort.trials) for cohort in cohorts}
+        self.trials = sum(self.sizes.values())
         self.ended = self.failed = 0
         self.best: tuple[float, str] | None = None
         self.began = time.monotonic()
@@ -41,9 +41,7 @@ class Watcher:
     def __enter__(self) -> Watcher:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         pass
 
     def callbacks(self, cohort: Cohort) -> Iterable[Callback]:
@@ -57,19 +55,21 @@ class Watcher:
 
         return [move]
 
-    def end(self, cohort: Cohort, records: Sequence[dict[str, Any]]) -> None:
+    def end(self, cohort: Cohort, records: Sequence[Record]) -> None:
         """Take in what a cohort left."""
         self.parts[id(cohort)] = 1.0
         self.ended += len(records)
         for record in records:
+            cell = [f"{key} {label}" for key, label in record["cell"].items()]
+            named = ", ".join([*cell, f"seed {record['seed']}"])
             if record["status"] == "failed":
                 self.failed += 1
-                self.say(f"trial {record['id']} ({_named(record)}) failed: {record['message']}")
-            value = record.get("final", {}).get(self.objective)
-            if record["status"] != "ok" or value is None or record["stage"] == "pretrain":
-                continue
-            if self.best is None or (value < self.best[0] if self.lower else value > self.best[0]):
-                self.best = value, _named(record)
+                self.say(f"trial {record['id']} ({named}) failed: {record['message']}")
+            elif record["status"] == "ok" and record["stage"] != "pretrain":
+                value = record["final"].get(self.objective)
+                sign = 1 if self.lower else -1
+                if value is not None and (self.best is None or sign * value < sign * self.best[0]):
+                    self.best = value, named
         self.moved()
 
     def moved(self) -> None:
@@ -85,8 +85,7 @@ class Watcher:
     @property
     def share(self) -> float:
         """How much of all work is done, from 0 to 1."""
-        count = sum(self.trials.values())
-        return sum(share * self.trials[key] for key, share in self.parts.items()) / count
+        return sum(share * self.sizes[key] for key, share in self.parts.items()) / self.trials
 
     def line(self, between: str = ", ") -> str:
         """Trials done, time left, the best so far.
@@ -96,7 +95,7 @@ class Watcher:
         from flaxvision.report import formats
 
         share = self.share
-        parts = [f"{self.ended}/{sum(self.trials.values())} trials", f"{100 * share:.0f} %"]
+        parts = [f"{self.ended}/{self.trials} trials", f"{100 * share:.0f} %"]
         if 0 < share < 1:
             parts.append(f"{clock((time.monotonic() - self.began) * (1 - share) / share)} left")
         if self.failed:
@@ -104,8 +103,19 @@ class Watcher:
         if self.best:
             value, trial = self.best
             name = formats.metric_name(self.objective, unit=False)
-            parts.append(f"best {name} {formats.with_unit(self.objective, value)}{f' ({trial})' if trial else ''}")
+            parts.append(f"best {name} {formats.with_unit(self.objective, value)} ({trial})")
         return between.join(parts)
+
+
+class Failures(Watcher):
+    """Says only which trials failed."""
+
+    def note(self, line: str) -> None:
+        """Say nothing."""
+
+    def say(self, line: str) -> None:
+        """Write a line."""
+        print(line, file=sys.stderr, flush=True)
 
 
 class Lines(Watcher):
@@ -124,12 +134,10 @@ class Lines(Watcher):
         """Say where it writes, and how much there is to train."""
         super().begin(cohorts, objective)
         self.tenths = 0
-        stage = cohorts[0].trials[0].stage
-        what = {"pretrain": "pretraining", "final": "final stage"}.get(stage, "training")
-        trials, programs = sum(self.trials.values()), self.programs
-        self.say(
-            f"{self.directory}: {what}, {trials} trial{'s' * (trials != 1)}, {programs} program{'s' * (programs != 1)}"
-        )
+        what = {"pretrain": "pretraining", "final": "final stage"}.get(cohorts[0].trials[0].stage, "training")
+        programs = len({trial.program for cohort in cohorts for trial in cohort.trials})
+        counts = [f"{n} {noun}{'s' * (n != 1)}" for n, noun in ((self.trials, "trial"), (programs, "program"))]
+        self.say(f"{self.directory}: {what}, {', '.join(counts)}")
 
     def __enter__(self) -> Watcher:
         self.over = threading.Event()
@@ -148,8 +156,7 @@ class Lines(Watcher):
 
     def moved(self) -> None:
         """A line where another tenth is done."""
-        over = self.ended == sum(self.trials.values())
-        tenths = 10 if over else min(9, int(10 * self.share + 1e-9))
+        tenths = 10 if self.ended == self.trials else min(9, int(10 * self.share + 1e-9))
         if tenths > self.tenths:
             self.tenths = tenths
             self.say(self.line())
@@ -174,13 +181,8 @@ class Bar(Watcher):
         from rich.table import Column
 
         super().begin(cohorts, objective)
-        self.bar = Progress(
-            BarColumn(bar_width=16),
-            TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")),
-            console=self.console,
-            transient=True,
-            expand=True,
-        )
+        text = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
+        self.bar = Progress(BarColumn(bar_width=16), text, console=self.console, transient=True, expand=True)
         self.task = self.bar.add_task(self.line(" · "), total=1.0)
 
     def __enter__(self) -> Watcher:
@@ -208,17 +210,6 @@ def watcher(quiet: bool = False) -> Watcher:
     return Bar() if Console(stderr=True).is_terminal else Lines()
 
 
-class Failures(Watcher):
-    """Says only which trials failed."""
-
-    def note(self, line: str) -> None:
-        """Say nothing."""
-
-    def say(self, line: str) -> None:
-        """Write a line."""
-        print(line, file=sys.stderr, flush=True)
-
-
 def clock(seconds: float) -> str:
     """A duration as hours, minutes and seconds.
 
@@ -236,8 +227,3 @@ def subject(ids: Sequence[str]) -> str:
         return f"trial {ids[0]}"
     more = f" and {len(ids) - 2} more" if len(ids) > 2 else ""
     return f"the cohort of {'trials ' + ', '.join(ids[:2]) + more}"
-
-
-def _named(record: dict[str, Any]) -> str:
-    """A trial by its cell of the table, and its seed."""
-    return ", ".join([*(f"{key} {label}" for key, label in record["cell"].items()), f"seed {record['seed']}"])

@@ -1,32 +1,37 @@
-"""What a sweep leaves: outcomes of trials, cells of the table, and the whole result, as plain data."""
+"""What a sweep leaves, as plain data: outcomes of trials, the cells of the table with their verdicts, the winner."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from flaxvision.training.metrics import TABLE_METRICS
+from flaxvision.sweep.spec import Published, Settings, Spec
+from flaxvision.sweep.trials import Trial
+from flaxvision.training.metrics import PARAMETERS, TABLE_METRICS, metric_of
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Outcome:
-    """One finished trial."""
+    """One finished trial; one that failed has no numbers."""
 
     id: str  # hash of its configuration and seed
     stage: str  # "sweep" or "final"
     cell: tuple[tuple[str, str], ...]  # (varied key, value as typed in the spec)
     seed: int
     status: str  # "ok", "diverged" (a training loss was not finite) or "failed" (an error, see `message`)
-    config: dict[str, Any]  # everything that determines it
-    parameters: int  # 0 if it failed
-    final: dict[str, float | None]  # metric -> value of the selected epoch (train_*: running values); None: not finite
-    best_epoch: int  # the selected epoch, from 1; 0 if it failed
-    converged_epoch: int | None  # see `converged`; None without a threshold
-    seconds: float  # of training and evaluation, without compilation
-    history: dict[str, np.ndarray]  # see `flaxvision.training.History`
+    config: Settings  # everything that determines it
+    parameters: int = 0
+    final: dict[str, float | None] = dataclasses.field(default_factory=dict)
+    # metric -> value of the selected epoch (train_*: running values); None: not finite
+    best_epoch: int = 0  # the selected epoch, from 1
+    converged_epoch: int | None = None  # see `converged`; None without a threshold
+    seconds: float = 0.0  # of training and evaluation, without compilation
+    history: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)  # see `flaxvision.training.History`
     message: str = ""  # why it failed
 
 
@@ -125,14 +130,66 @@ class SweepResult:
     problems: tuple[Problem, ...] = ()
 
     @property
+    def outcomes(self) -> tuple[Outcome, ...]:
+        """All trials, in the order of the cells."""
+        return tuple(outcome for cell in self.cells for outcome in cell.outcomes)
+
+    @property
     def failures(self) -> tuple[Outcome, ...]:
         """The trials that failed."""
-        return tuple(outcome for cell in self.cells for outcome in cell.outcomes if outcome.status == "failed")
+        return tuple(outcome for outcome in self.outcomes if outcome.status == "failed")
 
     @property
     def metrics(self) -> tuple[str, ...]:
         """The table metrics that any trial has."""
         return tuple(m for m in TABLE_METRICS if any(cell.values(m) for cell in self.cells))
+
+
+def cells_of(spec: Spec, trials: Sequence[Trial], outcomes: dict[str, Outcome]) -> tuple[Cell, ...]:
+    """The cells of finished trials in the order of `trials`, with the verdicts on published numbers."""
+    groups: dict[tuple[str, tuple[tuple[str, str], ...]], list[Outcome]] = {}
+    for trial in trials:
+        groups.setdefault((trial.stage, trial.cell), []).append(outcomes[trial.id])
+    cells = []
+    for (stage, labels), group in groups.items():
+        cell = Cell(stage, dict(labels), tuple(sorted(group, key=lambda outcome: outcome.seed)), ())
+        fitting = [p for p in spec.published if p.stage == stage and p.where.items() <= cell.where.items()]
+        cells.append(dataclasses.replace(cell, verdicts=tuple(_verdict(p, cell) for p in fitting)))
+    return tuple(cells)
+
+
+def _verdict(published: Published, cell: Cell) -> Verdict:
+    ours = cell.parameters if published.metric == PARAMETERS.key else cell.mean(published.metric)
+    verdict = "missing"
+    if ours is not None:
+        verdict = "within" if abs(ours - published.value) <= published.tolerance else "outside"
+    return Verdict(published.metric, published.value, published.tolerance, published.source, ours, verdict)
+
+
+def best_cell(cells: Sequence[Cell], metric: str) -> Cell | None:
+    """The cell with the best mean of a metric, the first of equal ones; None where every trial diverged or failed.
+
+    A cell of whose trials a smaller share diverged or failed comes first, whatever its mean, which is over the others.
+    """
+
+    def rank(cell: Cell) -> tuple[float, float]:
+        mean = cell.mean(metric)
+        value = math.inf if mean is None else mean if metric_of(metric).lower_is_better else -mean
+        return 1 - cell.sound / cell.n, value
+
+    return min((cell for cell in cells if cell.sound), key=rank, default=None)
+
+
+def nearest_to_mean(cell: Cell, objective: str) -> Outcome:
+    """The seed whose objective is nearest the cell's mean: a typical trial, not the luckiest; a sound one."""
+    metric = objective if cell.values(objective) else objective.replace("val_", "test_")
+    mean = cell.mean(metric)
+
+    def distance(outcome: Outcome) -> tuple[bool, float]:
+        value = outcome.final.get(metric)
+        return outcome.status != "ok", math.inf if value is None or mean is None else abs(value - mean)
+
+    return min(cell.outcomes, key=distance)
 
 
 def converged(accuracy: np.ndarray, threshold: float) -> int:

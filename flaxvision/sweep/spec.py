@@ -12,8 +12,6 @@ from flaxvision.training.metrics import PARAMETERS, TABLE_METRICS
 
 Settings = dict[str, Any]  # bare name -> value
 PUBLISHED_METRICS = (*TABLE_METRICS, PARAMETERS.key)
-
-
 PRETRAINED = "pretrain"  # the value of warm_start that means the [pretrain] stage's weights
 AUTO = "auto"  # the objective that the data decide, see `flaxvision.sweep.plan`
 
@@ -36,7 +34,7 @@ class Typed(float):
         return (Typed, (self.text,))
 
 
-def as_typed(value: Any) -> str:
+def as_typed(value: object) -> str:
     """A value's text in tables: numbers as given, strings bare, lists in brackets, booleans as in TOML."""
     if isinstance(value, bool):
         return str(value).lower()
@@ -115,20 +113,24 @@ class Spec:
         """What the command line changed beside the data set, in words: "4,000 examples, 4 epochs, changed: hidden"."""
         words = {"limit": "{:,} example", "epochs": "{:g} epoch"}
         varied = {key for axis in self.axes for point in axis.points for key in point.settings}
-        counted = [key for key in words if key in self.changed and self._is_number(key) and key not in varied]
-        parts = [words[key].format(self.base[key]) + "s" * (self.base[key] != 1) for key in counted]
-        named = ["dataset"] if "dataset" in self.base else []
-        others = [key for key in self.changed if key not in (*counted, *named)]
+        numbers = {key: self.base[key] for key in words if isinstance(self.base.get(key), (int, float))}
+        counted = [key for key in numbers if key in self.changed and key not in varied]
+        parts = [words[key].format(numbers[key]) + "s" * (numbers[key] != 1) for key in counted]
+        named = {"dataset"} & self.base.keys()
+        others = [key for key in self.changed if key not in counted and key not in named]
         parts += [f"changed: {', '.join(others)}"] if others else []
         return ", ".join(parts)
-
-    def _is_number(self, key: str) -> bool:
-        return isinstance(self.base.get(key), (int, float))
 
     @property
     def keys(self) -> tuple[str, ...]:
         """The varied keys."""
         return tuple(axis.key for axis in self.axes)
+
+    @property
+    def stages(self) -> dict[str, Stage]:
+        """The stages beside the grid, by name."""
+        both = {"pretrain": self.pretrain, "final": self.final}
+        return {name: stage for name, stage in both.items() if stage is not None}
 
 
 def data_name(dataset: object) -> str:
@@ -141,13 +143,13 @@ def data_name(dataset: object) -> str:
     return f"{kind}{colon}{PurePath(folder).name or folder}"
 
 
-def config_hash(config: Any) -> str:
+def config_hash(config: object) -> str:
     """Ten hexadecimal digits that are equal for equal configurations, whatever their key order: 1 and 1.0 are equal."""
     text = json.dumps(_canonical(config), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
-def _canonical(value: Any) -> Any:
+def _canonical(value: object) -> object:
     if isinstance(value, dict):
         return {key: _canonical(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -3,48 +3,33 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import shutil
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
-from flaxvision.sweep.arrange import Arrangement, go_on, recorded
+from flaxvision.sweep.arrange import Arrangement, go_on, read_arrangement, recorded, write_arrangement
 from flaxvision.sweep.executors import execute
 from flaxvision.sweep.files import RunFiles
 from flaxvision.sweep.plan import Plan
 from flaxvision.sweep.progress import Watcher, subject
 from flaxvision.sweep.results import Outcome
-from flaxvision.sweep.store import append_record, check_unchanged, outcome_of, read_arrangement, write_arrangement
-from flaxvision.sweep.trials import Trial
+from flaxvision.sweep.store import append_record, check_unchanged, outcome_of
+from flaxvision.sweep.trials import Record, Trial
 from flaxvision.sweep.work import Cohort, name_of
 
 
+@dataclasses.dataclass(slots=True, eq=False)
 class Training:
-    """Trains trials of a sweep, each once.
+    """Trains trials of a sweep, each once."""
 
-    Args:
-        plan: The sweep.
-        files: Where it reads and writes.
-        executor: Of `flaxvision.sweep.run`.
-        checkpoint_every: Likewise.
-        watch: Sees trials train and end.
-        planned: Called before anything is trained.
-        records: Those of trials that are done.
-    """
-
-    def __init__(
-        self,
-        plan: Plan,
-        files: RunFiles,
-        executor: str,
-        checkpoint_every: float,
-        watch: Watcher,
-        planned: Callable[[Plan], object],
-        records: Iterable[dict[str, Any]],
-    ):
-        self.plan, self.files, self.executor, self.watch = plan, files, executor, watch
-        self.checkpoint_every, self.planned = checkpoint_every, planned
-        self.done = {record["id"]: record for record in records}
-        self.used: list[str] = []  # executors, in words
+    plan: Plan
+    files: RunFiles
+    executor: str  # of `flaxvision.sweep.run`, as are the next three
+    checkpoint_every: float
+    watch: Watcher
+    planned: Callable[[Plan], object]
+    done: dict[str, Record]  # by id, those on record at first
+    used: list[str] = dataclasses.field(default_factory=list)  # executors, in words
 
     def __call__(self, wanted: Sequence[Trial]) -> dict[str, Outcome]:
         """The outcomes of trials by id; those that are not done are trained."""
@@ -52,7 +37,7 @@ class Training:
         if left:
             if not self.used:
                 self.planned(self.plan)
-            self._train(left, self._arrange(left, wanted[-1].stage))
+            self._train(self._arrange(left, wanted[-1].stage))
         return {trial.id: outcome_of(self.done[trial.id], self.files) for trial in wanted}
 
     def _arrange(self, left: Sequence[Trial], stage: str) -> Arrangement:
@@ -65,7 +50,7 @@ class Training:
         arranged = go_on(before, left, self.files, self.executor, platform)
         names = {name_of([trial.id for trial in cohort]) for cohort in arranged.cohorts}
         ids = {trial.id for trial in left}
-        for cohort in (before or {}).get("cohorts", ()):
+        for cohort in before.cohorts if before else ():
             folder = self.files.checkpoints / name_of(cohort)
             if folder.exists() and folder.name not in names and ids.intersection(cohort):
                 self.watch.note(f"{subject(cohort)} begins anew: what was trained together is no longer")
@@ -73,10 +58,11 @@ class Training:
         write_arrangement(directory, {**stages, stage: recorded(arranged, before, self.executor, platform)})
         return arranged
 
-    def _train(self, trials: Sequence[Trial], arranged: Arrangement) -> None:
-        files, threshold, watch = self.files, self.plan.spec.convergence_threshold, self.watch
-        work = [Cohort(group, files, arranged.mode, threshold, self.checkpoint_every) for group in arranged.cohorts]
-        watch.begin(work, self.plan.spec.objective)
+    def _train(self, arranged: Arrangement) -> None:
+        files, spec, watch = self.files, self.plan.spec, self.watch
+        shared = files, arranged.mode, spec.convergence_threshold, self.checkpoint_every
+        work = [Cohort(trials, *shared) for trials in arranged.cohorts]
+        watch.begin(work, spec.objective)
         with watch:
             for cohort, records in execute(work, arranged.executor, watch.callbacks):
                 for record in records:
@@ -90,12 +76,10 @@ class Training:
         together = arranged.executor == "threads" and max(map(len, arranged.cohorts)) > 1
         self.used.append(f"{arranged.executor}, cohorts by vmap" if together else arranged.executor)
 
-    def _forget(self, cohort: Cohort, records: Sequence[dict[str, Any]]) -> None:
+    def _forget(self, cohort: Cohort, records: Sequence[Record]) -> None:
         """Delete the checkpoints of trials that are over; one that failed alone goes on when the run is resumed."""
-        if not self.files.checkpoints.exists():
-            return
-        over = [record["id"] for record in records if record["status"] != "failed"]
-        for name in {*over, *([cohort.name] if len(cohort.trials) > 1 else [])}:
+        over = {record["id"] for record in records if record["status"] != "failed"}
+        for name in over | ({cohort.name} if len(cohort.trials) > 1 else set()):
             shutil.rmtree(self.files.checkpoints / name, ignore_errors=True)
-        with contextlib.suppress(OSError):  # where others are kept
+        with contextlib.suppress(OSError):  # where others are kept, or none ever was
             self.files.checkpoints.rmdir()

@@ -5,14 +5,17 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
 from flaxvision._cli import parse_setting
 from flaxvision.errors import UserError
 from flaxvision.sweep.config import TrialConfig
 from flaxvision.sweep.parse import axis_of, objective_of, seeds_of
-from flaxvision.sweep.spec import PRETRAINED, Axis, Published, Settings, Spec, Stage, Typed, as_typed, config_hash
+from flaxvision.sweep.spec import PRETRAINED, Settings, Spec, Stage, Typed, as_typed, config_hash
 from flaxvision.training.recipe import VARYING
+
+if TYPE_CHECKING:
+    from flaxvision.identity import Identity
 
 OPTIONS = {
     **dict.fromkeys(("seeds", "seed", "n_seeds", "num_seeds", "random_state"), "--seeds N"),
@@ -23,6 +26,27 @@ OPTIONS = {
     "resume": "--resume",
 }  # keys that --set does not take -> the option that does
 NUMBERS = ("learning_rate", *VARYING, "dropout")  # may differ within a program
+Labels = tuple[tuple[str, str], ...]  # (varied key, value as typed)
+
+
+class Record(TypedDict, total=False):
+    """A trial's line of trials.jsonl: what it is and how it ended; of one that failed why, and no numbers."""
+
+    id: str
+    stage: str
+    cell: dict[str, str]
+    seed: int
+    status: str
+    message: str
+    traceback: str
+    final: dict[str, float | None]
+    best_epoch: int
+    converged_epoch: int | None
+    parameters: int
+    seconds: float
+    cores: int
+    config: Settings
+    identity: Identity
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -30,25 +54,25 @@ class Trial:
     """One training run of a sweep."""
 
     config: TrialConfig
-    cell: tuple[tuple[str, str], ...]  # of the table: (varied key, value as typed)
+    cell: Labels  # of the table
     seed: int
     stage: str = "sweep"  # "pretrain", "sweep" or "final"
 
     @classmethod
-    def of_record(cls, record: dict[str, Any]) -> Trial:
+    def of_record(cls, record: Record) -> Trial:
         """The trial of a record of trials.jsonl."""
         settings = dict(record["config"])
         stage, seed = settings.pop("stage"), settings.pop("seed")
         return cls(TrialConfig.of(settings), tuple(record["cell"].items()), seed, stage)
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> Settings:
         """All that determines it, as JSON values."""
         return {"stage": self.stage, "seed": self.seed, **self.settings}
 
-    def record(self, status: str, **rest: Any) -> dict[str, Any]:
-        """Its line of trials.jsonl: what it is, how it ended, and `rest` of that."""
-        about = {"id": self.id, "stage": self.stage, "cell": dict(self.cell), "seed": self.seed}
-        return {**about, "status": status, **rest, "config": self.as_json()}
+    @property
+    def about(self) -> Record:
+        """How its record begins."""
+        return {"id": self.id, "stage": self.stage, "cell": dict(self.cell), "seed": self.seed}
 
     @property
     def settings(self) -> Settings:
@@ -77,10 +101,9 @@ class Trial:
 def expand(spec: Spec) -> list[Trial]:
     """The trials of a sweep in the order of its table: the first axis slowest, seeds fastest.
 
-    Raises:
-        UserError: If two points of different axes give the same key, or two trials are equal.
+    `UserError` if two points of different axes give the same key, or two trials are equal.
     """
-    trials = []
+    seen: dict[str, Trial] = {}
     for points in itertools.product(*(axis.points for axis in spec.axes)):
         settings = dict(spec.base)
         owner: dict[str, str] = {}
@@ -91,16 +114,14 @@ def expand(spec: Spec) -> list[Trial]:
                 owner[key] = axis.key
             settings |= point.settings
         cell = tuple((axis.key, point.label) for axis, point in zip(spec.axes, points, strict=True))
-        trials += [trial_of(spec, settings, cell, seed, "sweep") for seed in spec.seeds]
-    seen: dict[str, Trial] = {}
-    for trial in trials:
-        if trial.id in seen:
-            raise UserError(f"the cells {dict(seen[trial.id].cell)} and {dict(trial.cell)} are the same trial")
-        seen[trial.id] = trial
-    return trials
+        for seed in spec.seeds:
+            trial = trial_of(spec, settings, cell, seed, "sweep")
+            if (same := seen.setdefault(trial.id, trial)) is not trial:
+                raise UserError(f"the cells {dict(same.cell)} and {dict(cell)} are the same trial")
+    return list(seen.values())
 
 
-def trial_of(spec: Spec, settings: Settings, cell: tuple[tuple[str, str], ...], seed: int, stage: str) -> Trial:
+def trial_of(spec: Spec, settings: Settings, cell: Labels, seed: int, stage: str) -> Trial:
     """A trial with the warm start of the [pretrain] stage filled in, and without a validation split of nothing."""
     if settings.get("validation") == 0:
         settings = {key: value for key, value in settings.items() if key not in ("validation", "validation_seed")}
@@ -125,7 +146,7 @@ def pretraining(spec: Spec, trials: Sequence[Trial]) -> list[Trial]:
     return [trial_of(spec, {**settings, **spec.pretrain.settings}, (), spec.pretrain.seeds[0], "pretrain")]
 
 
-def finals_of(spec: Spec, settings: Settings, cell: tuple[tuple[str, str], ...]) -> list[Trial]:
+def finals_of(spec: Spec, settings: Settings, cell: Labels) -> list[Trial]:
     """The trials of the [final] stage, for a winner of these settings."""
     if spec.final is None:
         return []
@@ -170,12 +191,13 @@ def override(
     Raises:
         UserError: For an unknown key, a value that is no value, or a key that named points give.
     """
-    given = {"dataset": dataset, "epochs": epochs, "limit": limit}
-    changes: list[tuple[str, list[Any]]] = [(key, [value]) for key, value in given.items() if value is not None]
+    given: Settings = {"dataset": dataset, "epochs": epochs, "limit": limit}
+    everywhere = {key: value for key, value in given.items() if value is not None}
+    changes = [(key, [value]) for key, value in everywhere.items()]
+    changes += [parse_setting(text, Typed) for text in settings]
     fixed: Settings = {}
     axes = {axis.key: axis for axis in spec.axes}
     objective = spec.objective
-    changes += [parse_setting(text, Typed) for text in settings]
     for key, values in changes:
         if key == "objective":
             objective = objective_of(values[0] if len(values) == 1 else values)
@@ -192,14 +214,11 @@ def override(
             axes[key] = new
         else:
             fixed |= new.points[0].settings
-    everywhere = {key: value for key, value in given.items() if value is not None}
     # Published numbers are those of the spec's own experiment; parameters depend on the network only.
-    same_data = dataset in (None, spec.base.get("dataset"))
-    same_training = all(spec.base.get(key) == value for key, value in fixed.items() if key != "conv")
-
-    def comparable(entry: Published) -> bool:
-        return same_data and (same_training or entry.metric == "parameters") and _still_there(entry.where, axes)
-
+    published = spec.published if dataset in (None, spec.base.get("dataset")) else ()
+    if any(spec.base.get(key) != value for key, value in fixed.items() if key != "conv"):
+        published = tuple(entry for entry in published if entry.metric == "parameters")
+    there = {(axis.key, point.label) for axis in axes.values() for point in axis.points}
     dropped = ["steps", "examples"] if epochs is not None else []
     if fixed.get("select") == "last" and "select_on" not in fixed and not fixed.get("early_stopping"):
         dropped.append("select_on")  # it belongs to the best epoch's selection
@@ -214,9 +233,8 @@ def override(
     if seeds is not None:
         spec = dataclasses.replace(spec, seeds=seeds_of(seeds))
         final = final and dataclasses.replace(final, seeds=spec.seeds)
-    before = {axis.key: axis for axis in spec.axes}
     others = [key for key, value in fixed.items() if key not in spec.base or spec.base[key] != value]
-    others += [key for key, axis in axes.items() if axis != before.get(key)]
+    others += [key for key, axis in axes.items() if axis not in spec.axes]
     others.sort(key=[key for key, _ in changes].index)
     everything = tuple(dict.fromkeys([*spec.changed, *others]))
     spec = dataclasses.replace(
@@ -225,7 +243,7 @@ def override(
         changed=everything,
         base=changed(spec.base, fixed),
         axes=tuple(axes.values()),
-        published=tuple(filter(comparable, spec.published)),
+        published=tuple(entry for entry in published if entry.where.items() <= there),
         pretrain=changed_stage(spec.pretrain),
         final=final,
     )
@@ -234,7 +252,3 @@ def override(
     data = f"on {spec.base['dataset']}" if "dataset" in everything and "dataset" in spec.base else ""
     said = ", ".join(filter(None, (data, spec.changes)))
     return dataclasses.replace(spec, description=f"Not the sweep {spec.name} as it is written: {said}.")
-
-
-def _still_there(where: dict[str, str], axes: dict[str, Axis]) -> bool:
-    return all(key in axes and label in [p.label for p in axes[key].points] for key, label in where.items())

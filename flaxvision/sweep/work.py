@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from flaxvision._files import write_atomically
+from flaxvision.identity import AROUND, Identity, circumstances
 from flaxvision.runtime import cores
 from flaxvision.sweep.files import RunFiles
 from flaxvision.sweep.inputs import create_model, dataset_of, identity_of, recipe_of
 from flaxvision.sweep.results import converged
 from flaxvision.sweep.spec import config_hash
-from flaxvision.sweep.trials import Trial
+from flaxvision.sweep.trials import Record, Trial
 
 if TYPE_CHECKING:
-    from flaxvision.identity import Identity
     from flaxvision.training import Result
     from flaxvision.training.callbacks import Callback
 
@@ -39,11 +41,6 @@ class Cohort:
         return name_of([trial.id for trial in self.trials])
 
     @property
-    def checkpoint(self) -> Path:
-        """The folder of its state."""
-        return self.files.checkpoints / self.name
-
-    @property
     def pretrains(self) -> bool:
         """Whether others start from the weights that it leaves."""
         return any(trial.stage == "pretrain" for trial in self.trials)
@@ -53,8 +50,10 @@ class Cohort:
         """Whether it starts from the weights that the [pretrain] stage leaves."""
         return any(trial.starts_pretrained for trial in self.trials)
 
-    def run(self, callbacks: Iterable[Callback] = ()) -> list[dict[str, Any]]:
+    def run(self, callbacks: Iterable[Callback] = ()) -> list[Record]:
         """Train, write weights and histories, and return each trial's record for trials.jsonl."""
+        import jax
+
         from flaxvision.training import train_cohort
         from flaxvision.training.checkpoint import Keep
 
@@ -62,22 +61,16 @@ class Cohort:
         models = [create_model(trial, dataset) for trial in self.trials]
         recipes = [recipe_of(trial, self.files) for trial in self.trials]
         identities = [identity_of(trial, self.files) for trial in self.trials]
-        keep = Keep(self.checkpoint, self.checkpoint_every, self._identity(identities))
+        # A checkpoint rests on that, and on what may move the last bits, so that it is that of a whole run.
+        rest = {key: value for each in identities for key, value in each.items() if key != AROUND}
+        machine = {"cores": len(cores()), "devices": [device.device_kind for device in jax.local_devices()]}
+        ids = [trial.id for trial in self.trials]
+        identity = {"trials": ids, "mode": self.mode, **rest, **circumstances(), **machine}
+        keep = Keep(self.files.checkpoints / self.name, self.checkpoint_every, identity)
         results = train_cohort(models, dataset, recipes, mode=self.mode, callbacks=callbacks, checkpoint=keep)
         return [self._record(*each) for each in zip(self.trials, results, identities, strict=True)]
 
-    def _identity(self, identities: Iterable[Identity]) -> Identity:
-        """What a checkpoint of it rests on: also what may move the last bits, so that it is that of a whole run."""
-        import jax
-
-        from flaxvision.identity import AROUND, circumstances
-
-        rest = {key: value for each in identities for key, value in each.items() if key != AROUND}
-        devices = [device.device_kind for device in jax.local_devices()]
-        machine = {**circumstances(), "cores": len(cores()), "devices": devices}
-        return {"trials": [trial.id for trial in self.trials], "mode": self.mode, **rest, **machine}
-
-    def _record(self, trial: Trial, result: Result, identity: Identity) -> dict[str, Any]:
+    def _record(self, trial: Trial, result: Result, identity: Identity) -> Record:
         from flaxvision.models import count_parameters, save_model
 
         final = {k: v if np.isfinite(v) else None for k, v in result.history.row(result.best_epoch).items()}
@@ -85,29 +78,27 @@ class Cohort:
         write_history(self.files.history(trial.id), result.history.arrays)
         accuracy = result.history["test_top1"]
         scored = self.threshold is not None and bool(np.isfinite(accuracy).all())
-        record = trial.record(
-            "diverged" if result.diverged else "ok",
-            final=final,
-            best_epoch=result.best_epoch,
-            converged_epoch=converged(accuracy, self.threshold or 0.0) if scored else None,
-            parameters=count_parameters(result.model),
-            seconds=round(max(0.0, result.timing.total - result.timing.compilation), 3),
-            cores=len(cores()),
-        )
-        return {**record, "identity": identity}
+        return {
+            **trial.about,
+            "status": "diverged" if result.diverged else "ok",
+            "final": final,
+            "best_epoch": result.best_epoch,
+            "converged_epoch": converged(accuracy, self.threshold or 0.0) if scored else None,
+            "parameters": count_parameters(result.model),
+            "seconds": round(max(0.0, result.timing.total - result.timing.compilation), 3),
+            "cores": len(cores()),
+            "config": trial.as_json(),
+            "identity": identity,
+        }
 
 
 def name_of(ids: Sequence[str]) -> str:
     """The name of a cohort of these trials."""
-    return ids[0] if len(ids) == 1 else config_hash({"trials": list(ids)})
+    return ids[0] if len(ids) == 1 else config_hash({"trials": ids})
 
 
 def write_history(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Write a history atomically, as a compressed npz."""
-    import io
-
-    from flaxvision._files import write_atomically
-
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **arrays)
     write_atomically(path, buffer.getvalue())

@@ -26,14 +26,12 @@ from flaxvision.errors import UserError
 from flaxvision.runtime import handed_on
 
 if TYPE_CHECKING:
-    from flaxvision.sweep.attempt import Records
+    from flaxvision.sweep.trials import Record
     from flaxvision.sweep.work import Cohort
     from flaxvision.training.callbacks import Callback, Progress
 
-_START = (
-    "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); "
-    "from flaxvision.sweep.workers import serve; serve()"
-)
+_START = """\
+import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); from flaxvision.sweep.workers import serve; serve()"""
 EVERY = 0.2  # seconds between two reports of a cohort's progress
 
 
@@ -62,7 +60,7 @@ class Worker:
         except (OSError, TypeError) as error:
             raise UserError(f"worker processes cannot be started ({error}): use --executor threads") from error
 
-    def run(self, cohort: Cohort, report: Callable[[Progress], object]) -> Records:
+    def run(self, cohort: Cohort, report: Callable[[Progress], object]) -> list[Record]:
         """Train a cohort; `report` is told of its progress.
 
         Raises:
@@ -125,10 +123,8 @@ by SIGKILL; the worker process was ended by SIGKILL, for want of memory: a small
     """
     if code >= 0:
         return f"the worker process ended with exit status {code}"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = f"signal {-code}"
+    names = {number.value: number.name for number in signal.Signals}
+    name = names.get(-code, f"signal {-code}")
     why = ", for want of memory: a smaller batch_size needs less"
     return f"the worker process was ended by {name}{why if memory and name == 'SIGKILL' else ''}"
 

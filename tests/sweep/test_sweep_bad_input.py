@@ -133,7 +133,7 @@ DEMO = ("demo", "--limit", 64)
         (["demo", "--dataset", "mnist", "--raw-dir", "nowhere"], "the raw folder nowhere does not exist"),
         (["rerun"], "required: RUN, TRIAL"),
         (["rerun", "run"], "required: TRIAL"),
-        (["rerun", "nowhere", "abc"], "nowhere is no run"),
+        (["rerun", "nowhere", "abc"], "nowhere is not a run directory"),
         (["rerun", "nowhere", "abc", "more"], "unknown argument 'more'"),
     ],
 )
@@ -144,10 +144,10 @@ def test_command_line(mistake, arguments, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b"learning rate", "is no TOML"),
+        (b"learning rate", "is not valid TOML"),
         (b"\xff\xfe\x00", "not UTF-8"),
-        (b"x = " + b"[" * 5000, "is no TOML"),
-        (b"seeds = 1" + b"0" * 5000, "is no TOML"),
+        (b"x = " + b"[" * 5000, "is not valid TOML"),
+        (b"seeds = 1" + b"0" * 5000, "is not valid TOML"),
         (b"", "gives no dataset"),
         (b'dataset = "glyphs"', "gives no model"),
         (b'model = "mlp"', "gives no dataset"),
@@ -403,8 +403,8 @@ def test_output_folder(mistake, tmp_path, tiny, spec_file, command):
     (out / "trials" / f"{trial}.npz").unlink()
     mistake("cannot read", "rerun", out, trial)
     (out / "spec.toml").write_text("x")
-    mistake("is no TOML", path, "--out", out, "--resume")
-    mistake("is no TOML", "rerun", out, trial)
+    mistake("is not valid TOML", path, "--out", out, "--resume")
+    mistake("is not valid TOML", "rerun", out, trial)
 
 
 def test_executor_that_is_not_installed(mistake, monkeypatch):

@@ -263,7 +263,7 @@ def test_damaged_line_in_the_middle_is_named(tmp_path, command, spec_file, tiny)
     (out / "trials.jsonl").write_text(lines[0][:40] + "\n" + lines[1])
     status, _, err = command(path, "--out", out, "--resume")
     assert status == 2
-    assert "line 1 is no JSON" in err
+    assert "line 1 is not valid JSON" in err
     assert err.count("\n") == 1
 
 

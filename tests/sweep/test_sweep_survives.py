@@ -23,8 +23,7 @@ from flaxvision.sweep import parse_spec, run, workers
 from flaxvision.sweep.attempt import out_of_memory, reason
 from flaxvision.sweep.cli import main
 from flaxvision.sweep.executors import check_models
-from flaxvision.sweep.results import Cell, Outcome, SweepResult
-from flaxvision.sweep.table import best_cell, nearest_to_mean
+from flaxvision.sweep.results import Cell, Outcome, SweepResult, best_cell, nearest_to_mean
 
 NETWORKS = """
 import os

@@ -3,8 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from flaxvision.sweep.results import Cell, Outcome, converged
-from flaxvision.sweep.table import best_cell, nearest_to_mean
+from flaxvision.sweep.results import Cell, Outcome, best_cell, converged, nearest_to_mean
 
 
 def cell(name: str, *values: float | None, metric: str = "test_top1", diverged: tuple[int, ...] = ()) -> Cell:
