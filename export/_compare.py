@@ -24,7 +24,7 @@ from flaxvision.training.losses import class_scores, loss_of
 from flaxvision.training.scoring import Evaluator, batches
 
 if TYPE_CHECKING:
-    from flaxvision.report.section import Section
+    from flaxvision.report.tables import Section
 
 NEAR_TIE = 1e-4  # two best scores closer than this: either may win in float32
 REPEATS = 20
@@ -62,7 +62,7 @@ class ParityTable:
 
     def section(self) -> Section:
         """The table as a section of a report."""
-        from flaxvision.report.section import Section
+        from flaxvision.report.tables import Section
 
         return Section("The same network elsewhere", HEADER, tuple(self.cells()), (self.caption(),))
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from flaxvision.data import Dataset
-    from flaxvision.report.section import Section
+    from flaxvision.report.tables import Section
     from flaxvision.report.writer import Failed
     from flaxvision.sweep.results import SweepResult
 

@@ -61,7 +61,7 @@ def test_rich_tables_in_an_ascii_terminal(monkeypatch):
     from rich.console import Console
 
     from flaxvision.report.display import Column, Entry, Table
-    from flaxvision.report.terminal import TerminalTables
+    from flaxvision.report.tables import TerminalTables
 
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", stream)

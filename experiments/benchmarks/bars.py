@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flaxvision.report.style import INK, OKABE_ITO, PAGE, new_figure, style
+from flaxvision.report import INK, OKABE_ITO, PAGE, figure_style, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,7 +22,7 @@ def draw_ratios(ratios: Mapping[str, Mapping[str, np.ndarray]], names: Sequence[
         label: What a ratio is.
     """
     tasks = list(ratios)
-    with style():
+    with figure_style():
         figure = new_figure(PAGE, 0.15 * len(tasks) * len(names) + 0.7)
         axes = figure.subplots()
         high = 0.8 / len(names)

@@ -77,9 +77,9 @@ def _samples(split: Split, number: int) -> dict[str, Any] | None:
 
 def _plot(dataset: Dataset) -> str:
     """Points of the plane, one panel per split."""
-    from flaxvision.report.style import PAGE, colors, encode, new_figure, style
+    from flaxvision.report import PAGE, colors, encode, figure_style, new_figure
 
-    with style():
+    with figure_style():
         figure = new_figure(PAGE, PAGE / len(dataset.splits) + 0.3)
         panels = figure.subplots(1, len(dataset.splits), sharex=True, sharey=True, squeeze=False)[0]
         for axes, (name, split) in zip(panels, dataset.splits.items(), strict=True):

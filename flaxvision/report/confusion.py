@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flaxvision.report.style import COLUMN, FAINT, GRID, INK, OKABE_ITO, PAGE, new_figure, shorten, style
+from flaxvision.report.style import COLUMN, FAINT, GRID, INK, OKABE_ITO, PAGE, figure_style, new_figure, shorten
 from flaxvision.sweep.results import SweepResult
 from flaxvision.training.confusion import confusion_matrix
 
@@ -62,7 +62,7 @@ def draw_confusion(result: SweepResult) -> Figure | None:
     pairs, accuracies, classes = found
     names = [shorten(name, 14) for name in classes]
     worst = most_confused(pairs, names)
-    with style():
+    with figure_style():
         if len(names) > MATRIX:
             figure = _draw_most_confused(pairs, accuracies, [shorten(name, 22) for name in classes])
         else:

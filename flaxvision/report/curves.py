@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flaxvision.report import formats
-from flaxvision.report.labels import End, label_ends
-from flaxvision.report.style import CROSS, DASHED, colors, explain_lines, new_panels, plain_logarithmic, style
+from flaxvision.report import formats, style
+from flaxvision.report.style import CROSS, DASHED, End, colors, explain_lines, label_ends, new_panels
 from flaxvision.sweep.results import Cell, Outcome, SweepResult
 from flaxvision.training.metrics import metric_of
 
@@ -107,7 +106,7 @@ def draw_curves(result: SweepResult, kind: str) -> Figure | None:
     panel_keys, panels = _panels(result)
     line_keys = [key for key in result.keys if key not in panel_keys]
     lines = max(map(len, panels.values()))
-    with style():
+    with style.figure_style():
         figure, grid = new_panels(len(panels), max(2.3, 0.5 + 0.125 * min(lines, LABELS)), sharex=True, sharey=True)
         if len(grid) > 1 and len(grid) % 2:
             grid[-2].tick_params(labelbottom=True)  # the panel above the gap
@@ -174,7 +173,7 @@ def _set_axes(axes: Axes, kind: str, scene: _Scene) -> None:
         axes.set_yscale("log")
     axes.set_ylim(scene.limits)
     if scene.log:
-        plain_logarithmic(axes.yaxis)
+        style.plain_logarithmic(axes.yaxis)
     if axes.xaxis.get_tick_params().get("labelbottom", True):  # the lowest panel of its column
         axes.set_xlabel("epoch")
     if axes.yaxis.get_tick_params().get("labelleft", True):

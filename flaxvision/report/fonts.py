@@ -21,24 +21,20 @@ _NO_LETTERS = (
     "last resort", "lastresort", "adobe blank", "fallback", "color emoji", "emoji color", "cmex", "cmsy", "cmmi",
     "stixsize", "stixnonuni",
 )  # fmt: skip
-_families: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar("families", default=())
+# The installed fonts that `figure_style` adds; the first that has a sign draws it.
+families: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar("families", default=())
 
 
 @contextlib.contextmanager
 def fonts_for(result: SweepResult) -> Iterator[SweepResult]:
-    """The result with names that can be drawn; meanwhile `style` adds the fonts that have their signs."""
+    """The result with names that can be drawn; meanwhile `figure_style` adds the fonts that have their signs."""
     names = _names(result)
-    token = _families.set(fallback_fonts(frozenset("".join(names))))
+    token = families.set(fallback_fonts(frozenset("".join(names))))
     try:
         renamed = {name: drawn for drawn, name in substitutes(result).items()}
         yield _rename(result, renamed) if renamed else result
     finally:
-        _families.reset(token)
-
-
-def families() -> tuple[str, ...]:
-    """The installed fonts that `style` adds, the first that has a sign draws it."""
-    return _families.get()
+        families.reset(token)
 
 
 def substitutes(result: SweepResult) -> dict[str, str]:
@@ -53,7 +49,8 @@ def substitutes(result: SweepResult) -> dict[str, str]:
     taken = set(_names(result))
     found: dict[str, str] = {}
     for name, number in named:
-        if _missing(frozenset(name)) and name not in found.values():
+        fonts = (_MAIN, *fallback_fonts(frozenset(name)))
+        if set(map(ord, name)).difference(*map(_charmap, fonts)) and name not in found.values():
             plain = unicodedata.normalize("NFKD", name)
             plain = "".join(c for c in plain if not unicodedata.combining(c))
             found[plain if plain.isascii() and plain not in taken and plain not in found else number] = name
@@ -69,11 +66,6 @@ def _rename(result: SweepResult, names: dict[str, str]) -> SweepResult:
     cells = [dataclasses.replace(cell, where=where) for cell, where in zip(result.cells, wheres, strict=True)]
     classes = tuple(names.get(name, name) for name in result.classes)
     return dataclasses.replace(result, classes=classes, cells=tuple(cells))
-
-
-def _missing(signs: frozenset[str]) -> frozenset[int]:
-    """Those that no installed font has."""
-    return frozenset({ord(sign) for sign in signs}.difference(*map(_charmap, (_MAIN, *fallback_fonts(signs)))))
 
 
 @functools.lru_cache(64)

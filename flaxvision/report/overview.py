@@ -22,7 +22,7 @@ BLUE, ORANGE = OKABE_ITO[:2]
 def draw_overview(result: SweepResult) -> Figure:
     """The objective of every cell, with the published numbers."""
     two_way = len(result.keys) == 2 and not any(cell.stage == "final" for cell in result.cells)
-    with style.style():
+    with style.figure_style():
         return (_draw_heatmap if two_way else _draw_dots)(result, formats.shown_metric(result))
 
 

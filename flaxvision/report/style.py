@@ -1,12 +1,15 @@
-"""One look for all figures: sizes, fonts, colors that color-blind readers tell apart, and the files' bytes."""
+"""One look for all figures: sizes, fonts, colors that color-blind readers tell apart, names beside lines, bytes."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from flaxvision.report.fonts import families
 
@@ -15,63 +18,43 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
     from matplotlib.text import Annotation
-    from matplotlib.typing import RcKeyType
+    from matplotlib.typing import RcGroupKeyType
 
 COLUMN, PAGE = 3.4, 7.0  # inches: one column of a two-column paper, and both
 DPI = 200
 INK, FAINT, GRID = "#222222", "#6b6b6b", "#e4e4e4"
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
 DASHED: dict[str, Any] = {"linestyle": (0, (2.5, 1.5)), "linewidth": 0.9}
+GAP = 8.5  # points between the middles of two names
 CROSS: dict[str, Any] = {"marker": "x", "linestyle": "", "markersize": 4, "markeredgewidth": 1}
-_RC: dict[RcKeyType, Any] = {
-    "font.size": 8.0,
-    "axes.labelsize": 8.0,
-    "axes.titlesize": 8.0,
-    "xtick.labelsize": 7.0,
-    "ytick.labelsize": 7.0,
-    "legend.fontsize": 7.0,
-    "legend.frameon": False,
-    "legend.handlelength": 1.8,
-    "legend.columnspacing": 1.2,
-    "legend.borderaxespad": 0.0,
-    "text.color": INK,
-    "axes.edgecolor": FAINT,
-    "axes.labelcolor": INK,
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "axes.unicode_minus": True,
-    "xtick.color": FAINT,
-    "ytick.color": FAINT,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "xtick.major.size": 2.5,
-    "ytick.major.size": 2.5,
-    "ytick.minor.size": 1.5,
-    "ytick.minor.width": 0.4,
-    "grid.color": GRID,
-    "grid.linewidth": 0.5,
-    "lines.linewidth": 1.3,
-    "text.parse_math": False,  # class names and values may hold dollar signs
-    "svg.fonttype": "path",  # the same letters everywhere, without the font
-    "svg.hashsalt": "flaxvision",
-    "figure.constrained_layout.h_pad": 0.03,
-    "figure.constrained_layout.w_pad": 0.03,
-}
+_TICKS = {"labelsize": 7.0, "color": FAINT, "labelcolor": INK, "major.width": 0.6, "major.size": 2.5}
+_RC: dict[RcGroupKeyType, dict[str, Any]] = {
+    "font": {"size": 8.0},
+    "legend": {"fontsize": 7.0, "frameon": False, "handlelength": 1.8, "columnspacing": 1.2, "borderaxespad": 0.0},
+    "text": {"color": INK, "parse_math": False},  # class names and values may hold dollar signs
+    "axes": {"labelsize": 8.0, "titlesize": 8.0, "edgecolor": FAINT, "labelcolor": INK, "linewidth": 0.6}
+    | {"axisbelow": True, "unicode_minus": True},
+    "axes.spines": {"top": False, "right": False},
+    "xtick": _TICKS,
+    "ytick": _TICKS,
+    "ytick.minor": {"size": 1.5, "width": 0.4},
+    "grid": {"color": GRID, "linewidth": 0.5},
+    "lines": {"linewidth": 1.3},
+    "svg": {"fonttype": "path", "hashsalt": "flaxvision"},  # the same letters everywhere, without the font
+    "figure.constrained_layout": {"h_pad": 0.03, "w_pad": 0.03},
+}  # groups as `matplotlib.rc` takes them
 
 
 @contextlib.contextmanager
-def style() -> Iterator[None]:
+def figure_style() -> Iterator[None]:
     """matplotlib's defaults with our changes, whatever the user's own settings are; they come back afterwards."""
     import matplotlib
 
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_RC)
-        matplotlib.rcParams["font.family"] = [*matplotlib.rcParams["font.family"], *families()]
+        for group, settings in _RC.items():
+            matplotlib.rc(group, **settings)
+        matplotlib.rcParams["font.family"] = [*matplotlib.rcParams["font.family"], *families.get()]
         yield
 
 
@@ -125,7 +108,7 @@ def encode(figure: Figure, kind: str) -> bytes:
     """The figure as "svg" or "png"; the same bytes each time."""
     empty = ("Date", "Creator", "Format", "Type") if kind == "svg" else ("Software",)
     file = io.BytesIO()
-    with style():
+    with figure_style():
         figure.savefig(file, format=kind, dpi=DPI, metadata=dict.fromkeys(empty))
     return file.getvalue()
 
@@ -183,3 +166,68 @@ def shorten(text: str, length: int = 28) -> str:
     """
     tail = 2 * length // 5
     return text if len(text) <= length else f"{text[: length - tail - 1]}…{text[-tail:]}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class End:
+    """Where a line ends, in data coordinates, and what it is called; not finite: nowhere, its name goes on top."""
+
+    x: float
+    y: float
+    text: str
+    color: str
+
+
+def spread(targets: Sequence[float] | np.ndarray, gap: float, low: float, high: float) -> np.ndarray:
+    """Positions at least `gap` apart and as near to their targets as can be, within [low, high] if there is room.
+
+    >>> spread([5, 5, 20], 2, 0, 30)
+    array([ 4.,  6., 20.])
+    """
+    order = np.argsort(targets, kind="stable")
+    steps = gap * np.arange(len(order))
+    # Without the gaps it is least squares under an order: merge neighbours that are the wrong way round.
+    blocks: list[tuple[float, int]] = []
+    for wanted in np.asarray(targets, float)[order] - steps:
+        mean, size = float(wanted), 1
+        while blocks and blocks[-1][0] > mean:
+            before, count = blocks.pop()
+            mean, size = (mean * size + before * count) / (size + count), size + count
+        blocks.append((mean, size))
+    flat = np.repeat([mean for mean, _ in blocks], [size for _, size in blocks])
+    positions = np.empty(len(order))
+    positions[order] = np.clip(flat, low, max(low, high - gap * (len(order) - 1))) + steps
+    return positions
+
+
+def label_ends(panels: Sequence[tuple[Axes, Sequence[End]]], heading: str) -> None:
+    """Write the names to the right of each panel, `heading` above them, a thin line from each to its end."""
+    look = {"va": "center", "fontsize": 7, "annotation_clip": False}
+    texts = [
+        [note(axes, shorten(end.text), (1, 0), (9, 0), color=darker(end.color), **look) for end in ends]
+        for axes, ends in panels
+    ]
+    for axes, ends in panels:
+        if heading and ends:
+            note(axes, shorten(heading), (1, 1), (9, 3), va="bottom", annotation_clip=False)
+    figure = panels[0][0].get_figure(root=True)
+    assert figure is not None
+    figure.draw_without_rendering()  # now the panels have their sizes
+    for (axes, ends), names in zip(panels, texts, strict=True):
+        if ends:
+            _place(axes, ends, names)
+
+
+def _place(axes: Axes, ends: Sequence[End], names: Sequence[Annotation]) -> None:
+    width, height = (axes.bbox.width * 72 / axes.figure.dpi, axes.bbox.height * 72 / axes.figure.dpi)
+    points = axes.transLimits.transform(axes.transScale.transform([(end.x, end.y) for end in ends]))
+    inside = np.isfinite(points).all(axis=1)
+    targets = np.where(inside, np.clip(points[:, 1], 0, 1), 1) * height
+    for (x, y), shown, target, name in zip(points, inside, spread(targets, GAP, 0, height), names, strict=True):
+        name.xyann = (9, target)
+        if shown:
+            axes.plot(
+                [x, 1 + 2 / width, 1 + 7 / width], [np.clip(y, 0, 1), np.clip(y, 0, 1), target / height],
+                transform=axes.transAxes, color=name.get_color(), linewidth=0.5, alpha=0.7, clip_on=False,
+                linestyle="-" if x > 0.99 else (0, (1, 3)),
+            )  # fmt: skip

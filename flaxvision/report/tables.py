@@ -1,18 +1,35 @@
-"""The results as CSV for programs and as Markdown for people."""
+"""The tables as text: CSV for programs, Markdown, LaTeX, a terminal's, and HTML of sections that others add."""
 
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import re
 from collections.abc import Iterable, Sequence
+from html import escape
+from typing import TYPE_CHECKING
 
-from flaxvision.report.display import Table, display_tables
+from flaxvision.report.display import Entry, Table, display_tables, narrow
 from flaxvision.report.remarks import cautions, data_used
 from flaxvision.sweep.results import TABLE_METRICS, SweepResult
 
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.table import Table as RichTable
+
 _NUMERIC = re.compile(r"([-+±≥≤]? ?[\d.,]+(e[-+]\d+)?( %)?( ± [\d.,]+| to [\d.,]+)?)?")  # one or two, or nothing
 _UPRIGHT = re.compile(r"(?<!\\)\|")
+_LATEX = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "|": r"\textbar{}", '"': "''", "±": r"$\pm$", "−": "$-$", "–": "--", "†": r"$^\dagger$", "‡": r"$^\ddagger$",
+    "…": r"\ldots{}", "\u200b": "{}", "×": r"$\times$", "→": r"$\rightarrow$",
+}  # fmt: skip
+WIDTH = 345.0  # points of a line in LaTeX's `article`
+_SIZES = {r"\small": 4.9, r"\footnotesize": 4.3, r"\scriptsize": 3.7}  # points of a character, about
+_VERDICT_STYLES = {"within": "green", "outside": "bold red", "missing": "yellow", "": ""}
+_GAP = 2  # spaces between two columns: rich's divider and one of padding
 
 
 def results_csv(result: SweepResult) -> str:
@@ -80,3 +97,136 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]], labe
 def _markdown(text: str) -> str:
     """Text that Markdown shows as it is; an underscore inside a word is safe."""
     return re.sub(r"([\\`*<>|\[\]]|\b_|_\b)", r"\\\1", " ".join(text.split()))
+
+
+def results_latex(result: SweepResult) -> str:
+    """The tables as LaTeX; the document needs `\\usepackage{booktabs}`, nothing else."""
+    first, *others = display_tables(result)
+    tables = [dataclasses.replace(first, notes=(*first.notes, *cautions(result))), *others]
+    return "% needs \\usepackage{booktabs}\n" + "\n".join(
+        _latex_table(result.title, table, f"tab:{re.sub(r'[^A-Za-z0-9-]+', '-', result.name)}{'-cells' if i else ''}")
+        for i, table in enumerate(tables)
+    )
+
+
+def _latex_table(title: str, table: Table, label: str) -> str:
+    table, left_out = narrow(table, WIDTH, lambda table: _points(table, _SIZES[r"\scriptsize"]))
+    columns = len(table.columns)
+    size = next((name for name, points in _SIZES.items() if _points(table, points) <= WIDTH), r"\scriptsize")
+    across = latex_text(table.across)
+    lines = [
+        *([f"% no room for {', '.join(left_out)}: see results.csv"] if left_out else []),
+        r"\begin{table}[htbp]",
+        r"\centering",
+        rf"\caption{{{latex_text(f'{title}. {table.caption}.')}}}",
+        rf"\label{{{label}}}",
+        r"\smallskip",
+        rf"{size}\setlength{{\tabcolsep}}{{3pt}}",
+        rf"\begin{{tabular}}{{{'l' * table.labels}{'r' * (columns - table.labels)}}}",
+        r"\toprule",
+        *(
+            [rf" & \multicolumn{{{columns - 1}}}{{c}}{{{across}}} \\", rf"\cmidrule(lr){{2-{columns}}}"]
+            if across
+            else []
+        ),
+        rf"{' & '.join(map(latex_text, table.header))} \\",
+        r"\midrule",
+        *(rf"{' & '.join(map(_latex_entry, row))} \\" for row in table.rows),
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\par\smallskip",
+        rf"\parbox{{\linewidth}}{{\footnotesize {latex_text(' '.join(table.notes))}}}",
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _points(table: Table, character: float) -> float:
+    """About how wide the table will be, in points."""
+    return sum(character * max(len(text) + 2 * text.count("±") for text in c.texts) + 6 for c in table.columns)
+
+
+def _latex_entry(entry: Entry) -> str:
+    text = latex_text(entry.text)
+    return rf"\textbf{{{text}}}" if entry.best else text
+
+
+def latex_text(text: str) -> str:
+    """Text with LaTeX's special characters escaped."""
+    apart = " ".join(text.split()).replace("--", "-\u200b-")  # or LaTeX makes a dash of an option's hyphens
+    return "".join(_LATEX.get(character, character) for character in apart)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TerminalTables:
+    """What rich prints: the tables, without the columns for which the terminal has no room."""
+
+    title: str
+    tables: tuple[Table, ...]
+    cautions: tuple[str, ...] = ()
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from rich.text import Text
+
+        for table in self.tables:
+            shown, left_out = narrow(table, options.max_width, _width)
+            room = [f"No room for {', '.join(left_out)}: see results.md."] if left_out else []
+            yield _rich_table(f"{self.title}. {shown.caption}", shown, [*shown.notes, *room])
+        yield from map(Text, self.cautions)
+
+
+def terminal_table(result: SweepResult) -> TerminalTables:
+    """The tables for `rich.print`."""
+    return TerminalTables(result.title, display_tables(result), tuple(cautions(result)))
+
+
+def _width(table: Table) -> int:
+    from rich.cells import cell_len  # a Chinese sign takes two places
+
+    return sum(max(map(cell_len, column.texts)) + _GAP for column in table.columns)
+
+
+def _rich_table(title: str, table: Table, notes: Sequence[str]) -> RichTable:
+    from rich import box
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    shown = RichTable(
+        title=Text(title, style="bold"),
+        caption=Text("\n".join(notes), style="dim"),
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, _GAP - 1, 0, 0),
+        show_edge=False,
+    )
+    for i, name in enumerate(table.header):
+        heading = f"{name} / {table.across}" if table.across and i == 0 else name
+        shown.add_column(Text(heading), justify="left" if i < table.labels else "right", overflow="fold")
+    for row in table.rows:
+        shown.add_row(*(Text(e.text, style="bold" if e.best else _VERDICT_STYLES[e.verdict]) for e in row))
+    return shown
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Section:
+    """A table as text, under a heading of its own."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()  # paragraphs before the table
+
+    def html(self) -> str:
+        """What stands under the heading, as an HTML fragment.
+
+        >>> Section("Sizes", ("file",), (("a & b",),)).html()
+        '<table><thead><tr><th>file</th></tr></thead><tbody><tr><td>a &amp; b</td></tr></tbody></table>'
+        """
+        notes = "".join(f"<p>{escape(note, quote=False)}</p>" for note in self.notes)
+        head, *rows = (
+            "".join(f"<{tag}>{escape(text, quote=False)}</{tag}>" for text in texts)
+            for tag, texts in (("th", self.header), *(("td", row) for row in self.rows))
+        )
+        body = "".join(f"<tr>{row}</tr>" for row in rows)
+        return f"{notes}<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

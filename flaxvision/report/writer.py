@@ -8,21 +8,15 @@ from pathlib import Path
 
 from flaxvision._files import write_atomically
 from flaxvision.report import figures
-from flaxvision.report.latex import results_latex
 from flaxvision.report.page import report_html
-from flaxvision.report.tables import results_csv, results_markdown
+from flaxvision.report.tables import results_csv, results_latex, results_markdown
 from flaxvision.sweep.results import SweepResult
 
 Failed = Callable[[str, Exception], object]  # is told what could not be made, and why
 
 
 class Writer:
-    """Writes results.csv, results.md, results.tex and the figures and then, once or again, report.html.
-
-    Args:
-        result: What to report.
-        failed: Is told of each file that cannot be made.
-    """
+    """Writes results.csv, results.md, results.tex and the figures and then, once or again, report.html."""
 
     def __init__(self, result: SweepResult, failed: Failed):
         self.directory, self.failed = result.directory, failed

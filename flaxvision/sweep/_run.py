@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import shutil
@@ -12,22 +13,23 @@ from typing import TYPE_CHECKING
 from flaxvision._after import export_winner
 from flaxvision.errors import UserError
 from flaxvision.identity import switches
+from flaxvision.sweep import store
+from flaxvision.sweep.arrange import Arrangement, go_on, read_arrangement, recorded, write_arrangement
 from flaxvision.sweep.attempt import reason
-from flaxvision.sweep.executors import CHECKPOINT_EVERY, check_executor, check_models
+from flaxvision.sweep.executors import CHECKPOINT_EVERY, check_executor, check_models, execute
 from flaxvision.sweep.files import DataFolders, RunFiles
 from flaxvision.sweep.inputs import dataset_of
 from flaxvision.sweep.plan import Plan, one_each, plan
-from flaxvision.sweep.progress import Watcher
+from flaxvision.sweep.progress import Watcher, subject
 from flaxvision.sweep.provenance import data_sources, device, versions
-from flaxvision.sweep.results import Problem, SweepResult, best_cell, cells_of, nearest_to_mean
+from flaxvision.sweep.results import Outcome, Problem, SweepResult, best_cell, cells_of, nearest_to_mean
 from flaxvision.sweep.spec import Spec, config_hash
-from flaxvision.sweep.store import check_directory, check_identity, claim, dump_spec, locked, open_run, usable
-from flaxvision.sweep.train import Training
-from flaxvision.sweep.trials import Trial, finals_of
+from flaxvision.sweep.trials import Record, Trial, finals_of
+from flaxvision.sweep.work import Cohort, name_of
 
 if TYPE_CHECKING:
     from flaxvision._after import After
-    from flaxvision.report.section import Section
+    from flaxvision.report.tables import Section
 
 WINNER = "winner.safetensors"
 
@@ -86,13 +88,13 @@ def run(
         raise UserError(f"checkpoint_every is {checkpoint_every}: give seconds, 0 or more, or math.inf for never")
     checked, files = check(spec, out_dir, DataFolders(raw_dir, data_dir), executor, resume=resume)
     if out_dir is None:
-        files = dataclasses.replace(files, directory=claim(files.directory))
+        files = dataclasses.replace(files, directory=store.claim(files.directory))
     else:
-        check_directory(files.directory, checked.spec, resume=resume)
-    with locked(files.directory):
-        records = open_run(files.directory, checked.spec, resume=resume)
-        notes = check_identity(files.directory, records, checked.identity)
-        sound, damaged = usable(records, files)
+        store.check_directory(files.directory, checked.spec, resume=resume)
+    with store.locked(files.directory):
+        records = store.open_run(files.directory, checked.spec, resume=resume)
+        notes = store.check_identity(files.directory, records, checked.identity)
+        sound, damaged = store.usable(records, files)
         watch = watch or Watcher()
         for note in damaged:
             watch.note(note)
@@ -114,6 +116,73 @@ def check(
     checked = plan(spec, files)
     check_models([trial.config.model.name for trial in checked.trials], executor)
     return checked, files
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Training:
+    """Trains trials of a sweep, each once."""
+
+    plan: Plan
+    files: RunFiles
+    executor: str  # of `flaxvision.sweep.run`, as are the next three
+    checkpoint_every: float
+    watch: Watcher
+    planned: Callable[[Plan], object]
+    done: dict[str, Record]  # by id, those on record at first
+    used: list[str] = dataclasses.field(default_factory=list)  # executors, in words
+
+    def __call__(self, wanted: Sequence[Trial]) -> dict[str, Outcome]:
+        """The outcomes of trials by id; those that are not done are trained."""
+        left = [trial for trial in wanted if trial.id not in self.done]
+        if left:
+            if not self.used:
+                self.planned(self.plan)
+            self._train(self._arrange(left, wanted[-1].stage))
+        return {trial.id: store.outcome_of(self.done[trial.id], self.files) for trial in wanted}
+
+    def _arrange(self, left: Sequence[Trial], stage: str) -> Arrangement:
+        """Share trials out as before, where they were, and keep how."""
+        import jax
+
+        platform, directory = jax.default_backend(), self.files.directory
+        stages = read_arrangement(directory)
+        before = stages.get(stage)
+        arranged = go_on(before, left, self.files, self.executor, platform)
+        names = {name_of([trial.id for trial in cohort]) for cohort in arranged.cohorts}
+        ids = {trial.id for trial in left}
+        for cohort in before.cohorts if before else ():
+            folder = self.files.checkpoints / name_of(cohort)
+            if folder.exists() and folder.name not in names and ids.intersection(cohort):
+                self.watch.note(f"{subject(cohort)} begins anew: what was trained together is no longer")
+                shutil.rmtree(folder, ignore_errors=True)
+        write_arrangement(directory, {**stages, stage: recorded(arranged, before, self.executor, platform)})
+        return arranged
+
+    def _train(self, arranged: Arrangement) -> None:
+        files, spec, watch = self.files, self.plan.spec, self.watch
+        shared = files, arranged.mode, spec.convergence_threshold, self.checkpoint_every
+        work = [Cohort(trials, *shared) for trials in arranged.cohorts]
+        watch.begin(work, spec.objective)
+        with watch:
+            for cohort, records in execute(work, arranged.executor, watch.callbacks):
+                for record in records:
+                    store.check_unchanged(record, self.plan.identity)
+                store.append_record(files.directory, *records)
+                self.done |= {record["id"]: record for record in records}
+                if cohort.pretrains and files.weights(cohort.trials[0].id).exists():
+                    shutil.copyfile(files.weights(cohort.trials[0].id), files.pretrained)
+                self._forget(cohort, records)
+                watch.end(cohort, records)
+        together = arranged.executor == "threads" and max(map(len, arranged.cohorts)) > 1
+        self.used.append(f"{arranged.executor}, cohorts by vmap" if together else arranged.executor)
+
+    def _forget(self, cohort: Cohort, records: Sequence[Record]) -> None:
+        """Delete the checkpoints of trials that are over; one that failed alone goes on when the run is resumed."""
+        over = {record["id"] for record in records if record["status"] != "failed"}
+        for name in over | ({cohort.name} if len(cohort.trials) > 1 else set()):
+            shutil.rmtree(self.files.checkpoints / name, ignore_errors=True)
+        with contextlib.suppress(OSError):  # where others are kept, or none ever was
+            self.files.checkpoints.rmdir()
 
 
 def _filled(train: Training, command: str | None, notes: Sequence[str]) -> tuple[SweepResult, dict[str, Trial]]:
@@ -143,7 +212,7 @@ def _filled(train: Training, command: str | None, notes: Sequence[str]) -> tuple
     failed = [train.done[stage.id] for stage in stages if train.done[stage.id]["status"] == "failed"]
     provenance = {
         "command": command or f"flaxvision.sweep.run(load_spec({spec.name!r}))",
-        "config hash": config_hash(dump_spec(spec)),
+        "config hash": config_hash(store.dump_spec(spec)),
         "executor": ", ".join(dict.fromkeys(train.used)) or train.executor,
         "seeds": list(spec.seeds),
         "data sets": data_sources(dataset_of(trial, files) for trial in one_each(everything.values())),

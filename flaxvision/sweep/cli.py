@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _sweep(arguments: list[str], own_process: bool) -> int:
     options = _sweep_parser().parse(arguments)
-    from flaxvision.sweep.parse import DEFAULT_SWEEP, list_specs, load_spec
+    from flaxvision.sweep.parse import list_specs, load_spec
 
     if options.list:
         for name in list_specs():
@@ -55,14 +55,8 @@ def _sweep(arguments: list[str], own_process: bool) -> int:
     from flaxvision.sweep.trials import override
 
     check_executor(options.executor)
-    spec = override(
-        load_spec(DEFAULT_SWEEP if options.spec is None else options.spec),
-        dataset=options.dataset,
-        epochs=options.epochs,
-        seeds=options.seeds,
-        limit=options.limit,
-        settings=options.set,
-    )
+    changes = {key: getattr(options, key) for key in ("dataset", "epochs", "seeds", "limit")}
+    spec = override(load_spec(options.spec), **changes, settings=options.set)
     from flaxvision import runtime
     from flaxvision._after import EXPORT
     from flaxvision.sweep._run import run
@@ -73,20 +67,10 @@ def _sweep(arguments: list[str], own_process: bool) -> int:
     if options.dry_run:
         return _dry_run(spec, options)
     quiet, watch, words = options.quiet, watcher(options.quiet), [*PROGRAM.split(), *arguments]
+    given = {key: getattr(options, key) for key in ("executor", "checkpoint_every", "resume", "raw_dir", "data_dir")}
+    given |= {} if quiet else {"planned": lambda plan: print(*plan.data, sep="\n", file=sys.stderr)}
     try:
-        result = run(
-            spec,
-            options.out,
-            executor=options.executor,
-            checkpoint_every=options.checkpoint_every,
-            resume=options.resume,
-            raw_dir=options.raw_dir,
-            data_dir=options.data_dir,
-            command=shlex.join(words),
-            export=not options.no_export,
-            planned=(lambda _: None) if quiet else (lambda plan: print(*plan.data, sep="\n", file=sys.stderr)),
-            watch=watch,
-        )
+        result = run(spec, options.out, **given, command=shlex.join(words), export=not options.no_export, watch=watch)
     except KeyboardInterrupt:
         directory = watch.directory or (options.out if options.resume else None)
         words += ([] if options.out else ["--out", str(directory)]) + ([] if options.resume else ["--resume"])
@@ -168,7 +152,8 @@ def _sweep_parser() -> Parser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("spec", nargs="?", metavar="NAME|SPEC.toml", help="a sweep of the package (see --list) or a TOML file")
+    spec = "a sweep of the package (see --list) or a TOML file"
+    add("spec", nargs="?", default="demo", metavar="NAME|SPEC.toml", help=spec)
     add("--list", action="store_true", help="list the sweeps of the package and stop")
     add("--dry-run", action="store_true", help="check everything, print data and trials, and stop")
     add("--out", metavar="DIR", type=Path, help="run directory (default: runs/NAME-TIMESTAMP)")

@@ -58,11 +58,7 @@ def dataset_of(trial: Trial, files: RunFiles) -> Dataset:
 
 
 def load_dataset(config: DataConfig, folders: DataFolders) -> Dataset:
-    """A data set, kept in memory for the next trial that asks for it.
-
-    Raises:
-        UserError: As `flaxvision.data.load`, and for an option that is no number where it should be one.
-    """
+    """A data set, kept in memory for the next trial that asks for it; `UserError` as by `flaxvision.data.load`."""
     for key, value in config.options.items():
         if key not in ("size", "fit", "skip_damaged"):  # `load` checks these
             wanted, words = ((int, float), "fraction") if key == "validation" else ((int,), "whole number")

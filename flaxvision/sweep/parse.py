@@ -14,20 +14,8 @@ from typing import TypeVar
 from flaxvision.errors import UserError, check_choice, unknown
 from flaxvision.models.registry import all_argument_names
 from flaxvision.sweep.config import DATA_KEYS, RECIPE_KEYS, table_of
-from flaxvision.sweep.spec import (
-    AUTO,
-    PRETRAINED,
-    PUBLISHED_METRICS,
-    Axis,
-    Point,
-    Published,
-    Settings,
-    Spec,
-    Stage,
-    Typed,
-    as_typed,
-)
-from flaxvision.training.metrics import selection_metrics
+from flaxvision.sweep.spec import AUTO, PRETRAINED, Axis, Point, Published, Settings, Spec, Stage, Typed, as_typed
+from flaxvision.training.metrics import PARAMETERS, TABLE_METRICS, selection_metrics
 
 T = TypeVar("T")
 Table = Mapping[str, object]  # of a TOML file, not yet checked
@@ -36,7 +24,6 @@ TOP_KEYS = (
     *("select_on", "data", "sizes", "recipe", "grid", "variants", "init", "pretrain", "final", "published", "changed"),
 )
 STAGE_KEYS = ("dataset", "model", "seeds", "seed", "only", "data", "sizes", "recipe")
-DEFAULT_SWEEP = "demo"
 MOST_SEEDS = 10_000
 SPECS = Path(__file__).with_name("specs")
 
@@ -46,7 +33,7 @@ def list_specs() -> list[str]:
     return sorted(path.stem for path in SPECS.glob("*.toml"))
 
 
-def load_spec(name_or_path: str | Path = DEFAULT_SWEEP) -> Spec:
+def load_spec(name_or_path: str | Path = "demo") -> Spec:
     """A sweep of the package by its name, or of your own by the path of a TOML file.
 
     Raises:
@@ -231,7 +218,7 @@ def _published(given: object, axes: tuple[Axis, ...]) -> Published:
         if label not in labels[key]:
             raise unknown(f"value of {key} in [[published]]", label, labels[key])
     stage = entry.get("stage", "sweep")
-    check_choice("metric in [[published]]", entry["metric"], PUBLISHED_METRICS)
+    check_choice("metric in [[published]]", entry["metric"], (*TABLE_METRICS, PARAMETERS.key))
     check_choice("stage in [[published]]", stage, ("sweep", "final"))
     value, tolerance = (_number(entry, key) for key in ("value", "tolerance"))
     for key in ("value", "tolerance"):

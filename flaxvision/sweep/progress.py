@@ -111,27 +111,20 @@ class Failures(Watcher):
     """Says only which trials failed."""
 
     def note(self, line: str) -> None:
-        """Say nothing."""
+        pass
 
     def say(self, line: str) -> None:
-        """Write a line."""
         print(line, file=sys.stderr, flush=True)
 
 
 class Lines(Watcher):
-    """Plain lines for a log: at the start, every half minute, at each tenth and at the end.
-
-    Args:
-        file: Where to; None for standard error.
-        every: Seconds between two lines.
-    """
+    """Plain lines, by default on standard error: at the start, at each tenth, at the end, and after `every` seconds."""
 
     def __init__(self, file: TextIO | None = None, every: float = EVERY):
         self.file, self.every = file, every
         self.lock = threading.Lock()
 
     def begin(self, cohorts: Sequence[Cohort], objective: str) -> None:
-        """Say where it writes, and how much there is to train."""
         super().begin(cohorts, objective)
         self.tenths = 0
         what = {"pretrain": "pretraining", "final": "final stage"}.get(cohorts[0].trials[0].stage, "training")
@@ -155,14 +148,12 @@ class Lines(Watcher):
             self.say(self.line())
 
     def moved(self) -> None:
-        """A line where another tenth is done."""
         tenths = 10 if self.ended == self.trials else min(9, int(10 * self.share + 1e-9))
         if tenths > self.tenths:
             self.tenths = tenths
             self.say(self.line())
 
     def say(self, line: str) -> None:
-        """Write a line."""
         with self.lock:
             print(line, file=self.file or sys.stderr, flush=True)
 
@@ -176,7 +167,6 @@ class Bar(Watcher):
         self.console = Console(stderr=True)
 
     def begin(self, cohorts: Sequence[Cohort], objective: str) -> None:
-        """Say where it writes, and begin at nothing."""
         from rich.progress import BarColumn, Progress, TextColumn
         from rich.table import Column
 
@@ -193,11 +183,9 @@ class Bar(Watcher):
         self.bar.stop()
 
     def moved(self) -> None:
-        """Move."""
         self.bar.update(self.task, description=self.line(" · "), completed=self.share)
 
     def say(self, line: str) -> None:
-        """Write a line above the bar."""
         self.console.print(line, markup=False, highlight=False)
 
 

@@ -8,10 +8,7 @@ import json
 from pathlib import PurePath
 from typing import Any
 
-from flaxvision.training.metrics import PARAMETERS, TABLE_METRICS
-
 Settings = dict[str, Any]  # bare name -> value
-PUBLISHED_METRICS = (*TABLE_METRICS, PARAMETERS.key)
 PRETRAINED = "pretrain"  # the value of warm_start that means the [pretrain] stage's weights
 AUTO = "auto"  # the objective that the data decide, see `flaxvision.sweep.plan`
 

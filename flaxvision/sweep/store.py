@@ -201,26 +201,19 @@ def read_run(directory: str | Path) -> tuple[Spec, list[Record]]:
 
 def outcome_of(record: Record, files: RunFiles) -> Outcome:
     """A record with its history."""
-    about = (record["id"], record["stage"], tuple(record["cell"].items()), record["seed"])
+    fields: Settings = dict(record)
+    about = {key: fields[key] for key in ("id", "stage", "seed", "status", "config")}
+    about["cell"] = tuple(record["cell"].items())
     if record["status"] == "failed":
-        return Outcome(*about, "failed", record["config"], message=record["message"])
+        return Outcome(**about, message=record["message"])
     path = files.history(record["id"])
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
             history = dict(arrays)
     except Exception as error:  # NumPy, zipfile and zlib tell of damage in many ways
         raise UserError(f"cannot read {path} ({error}): --resume trains that trial again") from error
-    return Outcome(
-        *about,
-        record["status"],
-        record["config"],
-        record["parameters"],
-        record["final"],
-        record["best_epoch"],
-        record["converged_epoch"],
-        record["seconds"],
-        as_pairs(history, record["best_epoch"]),
-    )
+    numbers = {key: fields[key] for key in ("parameters", "final", "best_epoch", "converged_epoch", "seconds")}
+    return Outcome(**about, **numbers, history=as_pairs(history, record["best_epoch"]))
 
 
 def usable(records: Sequence[Record], files: RunFiles) -> tuple[list[Record], list[str]]:

@@ -40,14 +40,7 @@ class WorkerDied(Exception):
 
 
 class Worker:
-    """A process that runs one cohort after the other.
-
-    Args:
-        core: The processor core that it has for itself.
-
-    Raises:
-        UserError: If such a process cannot be started here.
-    """
+    """A process that runs one cohort after the other, with a processor core for itself."""
 
     def __init__(self, core: int):
         self.killed_before = _memory_kills()
@@ -61,12 +54,7 @@ class Worker:
             raise UserError(f"worker processes cannot be started ({error}): use --executor threads") from error
 
     def run(self, cohort: Cohort, report: Callable[[Progress], object]) -> list[Record]:
-        """Train a cohort; `report` is told of its progress.
-
-        Raises:
-            UserError: If the process never began.
-            WorkerDied: If it ended.
-        """
+        """Train a cohort; `report` is told of its progress. `UserError`: it never began; `WorkerDied`: it ended."""
         self._send(cohort)
         while True:
             kind, value = self._receive()

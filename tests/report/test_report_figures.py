@@ -17,12 +17,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from flaxvision.report import draw_figures, figure_files
-from flaxvision.report import labels as labels_module
 from flaxvision.report import style as style_module
 from flaxvision.report.confusion import confused_pairs
 from flaxvision.report.curves import Curve, draw_curves
-from flaxvision.report.labels import spread
-from flaxvision.report.style import DPI
+from flaxvision.report.style import DPI, spread
 from flaxvision.training.confusion import confusion_pairs
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -196,4 +194,4 @@ def test_drawing_needs_no_pyplot():
 
 def test_doctests():
     with np.printoptions(legacy=False):
-        assert doctest.testmod(labels_module).failed + doctest.testmod(style_module).failed == 0
+        assert doctest.testmod(style_module).failed == 0

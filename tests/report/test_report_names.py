@@ -11,7 +11,7 @@ import report_examples as examples
 
 from flaxvision.report import draw_figures, figure_files, fonts, report_html
 from flaxvision.report.fonts import fallback_fonts, fonts_for, substitutes
-from flaxvision.report.terminal import _width, terminal_table
+from flaxvision.report.tables import _width, terminal_table
 
 pytestmark = pytest.mark.filterwarnings("error")  # a missing glyph is a warning
 HERE = Path("unused")

@@ -12,8 +12,8 @@ import report_examples as examples
 from rich.console import Console
 
 from flaxvision.report import report_html, results_csv, results_latex, results_markdown, terminal_table
-from flaxvision.report.latex import latex_text
 from flaxvision.report.remarks import cautions, data_used, equal_cells
+from flaxvision.report.tables import latex_text
 
 HERE = Path()
 CHOSEN = "chosen on the test set, so its test top-1 is optimistic: --set validation=0.1 objective=val_top1 "

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from flaxvision.report import formats, latex, results_csv, results_latex, results_markdown, terminal_table
+from flaxvision.report import formats, results_csv, results_latex, results_markdown, tables, terminal_table
 from flaxvision.sweep.results import TABLE_METRICS, Verdict
 
 HERE = Path("unused")
@@ -246,6 +246,6 @@ def test_terminal_shows_markup_as_it_is():
     assert "[red]x[/red]" in console.export_text(clear=False)
 
 
-@pytest.mark.parametrize("module", [formats, latex])
+@pytest.mark.parametrize("module", [formats, tables])
 def test_doctests(module):
     assert doctest.testmod(module).failed == 0

@@ -17,8 +17,8 @@ import pytest
 import flaxvision as fv
 from flaxvision.errors import UserError
 from flaxvision.sweep import executors, load_spec, parse_spec, rerun, run
-from flaxvision.sweep.spec import TABLE_METRICS
 from flaxvision.sweep.trials import expand
+from flaxvision.training.metrics import TABLE_METRICS
 from tests.conftest import slow
 
 

@@ -18,7 +18,7 @@ import flaxvision as fv
 from flaxvision.errors import UserError
 from flaxvision.report import report_html, results_csv, results_markdown
 from flaxvision.report.formats import best_cells
-from flaxvision.report.section import Section
+from flaxvision.report.tables import Section
 from flaxvision.sweep import parse_spec, run, workers
 from flaxvision.sweep.attempt import out_of_memory, reason
 from flaxvision.sweep.cli import main
