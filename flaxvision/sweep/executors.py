@@ -206,7 +206,7 @@ def _from_ray(cohort: Cohort, done: ray.ObjectRef) -> tuple[list[Record], list[P
         return [failure(trial, message) for trial in cohort.trials], []
 
 
-def _task(cohort: Cohort, settings: dict[str, object]) -> tuple[list[Record], list[Progress]]:
+def _task(cohort: Cohort, settings: dict[str, bool | str | None]) -> tuple[list[Record], list[Progress]]:
     """A cohort's records, and what was said of it."""
     from flaxvision.sweep.inputs import look_again
 
