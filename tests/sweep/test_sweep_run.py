@@ -514,6 +514,6 @@ def test_resume_needs_the_same_sweep(finished, tmp_path, command):
 def test_from_python(tmp_path):
     with pytest.raises(UserError, match="did you mean 'loop'"):
         run(load_spec("demo"), tmp_path / "run", executor="lop")
-    with pytest.raises(UserError, match="no run"):
+    with pytest.raises(UserError, match="is not a run directory"):
         rerun(Path(tmp_path), "abc")
     assert not list(tmp_path.iterdir())
