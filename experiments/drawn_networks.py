@@ -37,6 +37,7 @@ from flaxvision.layers import (
     Subtract,
     Upsample,
 )
+from flaxvision.layers.convolution import aborts_xla
 
 LARGEST_SIDE = 24  # of a map, in pixels
 
@@ -50,6 +51,8 @@ class _Drawn:
         self.at: str | None = None  # name of the value at hand
         self.layers: list[tuple[str, Any]] = []
         self.nodes: list[Node] = []
+        self.shapes: dict[str | None, tuple[int, ...]] = {None: shape}  # of the values, by name
+        self.rngs = nnx.Rngs(0)  # what Flax's layers ask for; nothing is drawn from it
 
     def network(self) -> Network:
         network = Network(self.layers, input_shape=self.input_shape, kind="random", nodes=self.nodes)
@@ -61,18 +64,15 @@ class _Drawn:
         self.layers.append((name, layer))
         self.nodes.append(Node(name, name, (self.at, *others)))
         self.at, self.shape = name, shape
+        self.shapes[name] = shape
 
     def again(self) -> None:
         """Apply the newest layer a second time, if it keeps the shape of one value."""
         node = self.nodes[-1] if self.nodes else None
-        if node is not None and len(node.takes) == 1 and self._shape_of(node.takes[0]) == self.shape:
+        if node is not None and len(node.takes) == 1 and self.shapes[node.takes[0]] == self.shape:
             name = f"again{len(self.nodes)}"
             self.nodes.append(Node(name, node.layer, (self.at,)))
-            self.at = name
-
-    def _shape_of(self, value: str | None) -> tuple[int, ...]:
-        known = Network(self.layers, input_shape=self.input_shape, nodes=self.nodes)
-        return {None: self.input_shape, **{step.node.name: step.output for step in known.walk()}}[value]
+            self.at, self.shapes[name] = name, self.shape
 
     def either(self, *options: Any) -> Any:
         return options[self.random.integers(len(options))]
@@ -92,7 +92,7 @@ class _Drawn:
         def init(_: object, size: tuple[int, ...], dtype: Any = np.float32, **__: object) -> jax.Array:
             fan_in = 1 if len(size) == 1 else math.prod(size[:-1])
             drawn = mean + deviation * self.random.standard_normal(size) / math.sqrt(fan_in)
-            return jnp.asarray(drawn.astype(np.float32))
+            return jnp.asarray(drawn.astype(np.float32), np.float32)  # without the type a program would copy it
 
         return init
 
@@ -102,7 +102,7 @@ class _Drawn:
             "kernel_init": self.normal(1.2),
             "bias_init": self.normal(0.3),
             "use_bias": use_bias,
-            "rngs": nnx.Rngs(0),
+            "rngs": self.rngs,
         }
 
     # Layers that keep the shape.
@@ -190,7 +190,8 @@ class _Drawn:
         if shape is not None:
             settings = {"padding": padding, "transpose_kernel": flip}
             layer = ConvTranspose(self.shape[2], width, kernel, strides, **settings, **self.weights())
-            self.add(layer, (*shape, width))
+            if not aborts_xla(layer, self.shape):
+                self.add(layer, (*shape, width))
 
     def pool(self) -> None:
         window = self.pair(1, 8)

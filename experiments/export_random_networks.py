@@ -39,7 +39,7 @@ from flaxvision.sweep import device
 
 NAME = "export_random_networks"
 BOUNDS = (1e-5, 1e-4, 1e-3, 1e-2)
-PART = 20  # networks that a worker takes at a time
+PART = 50  # networks that a worker takes at a time
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -128,7 +129,26 @@ def in_keras(place: Place, inputs: Sequence[Any], name: str, **settings: Any) ->
 
     if place.layer_name not in place.keras_layers:  # a layer may stand at several places
         place.keras_layers[place.layer_name] = getattr(keras.layers, name)(**settings, name=place.keras_name)
-    return place.keras_layers[place.layer_name](inputs[0] if len(inputs) == 1 else list(inputs))
+    layer = place.keras_layers[place.layer_name]
+    with _undrawn(layer):
+        return layer(inputs[0] if len(inputs) == 1 else list(inputs))
+
+
+@contextlib.contextmanager
+def _undrawn(layer: object) -> Iterator[None]:
+    """Let a Keras layer start at zeros: ours replace them, and drawing would compile a program for every shape."""
+
+    def zeros(shape: tuple[int, ...], dtype: str) -> np.ndarray:
+        return np.zeros(shape, dtype)
+
+    initializers = {key: value for key, value in vars(layer).items() if key.endswith("_initializer")}
+    for key in initializers:
+        setattr(layer, key, zeros)
+    try:
+        yield
+    finally:
+        for key, value in initializers.items():
+            setattr(layer, key, value)
 
 
 # A network's layers with their rows.

@@ -159,7 +159,19 @@ def trajectory(
         losses[FLAX, precision] = run.history["step_loss"]
         losses[TORCH, precision] = _torch_losses(copy.deepcopy(twin), dataset, recipe, order, precision)
         if precision == "float32":
-            losses[AGAIN, precision] = _losses_in_other_orders(twin, dataset, recipe, order, orders)
+            with _other_kernels():
+                losses[AGAIN, precision] = np.stack(
+                    [
+                        _torch_losses(
+                            _permute_inputs(copy.deepcopy(twin), number),
+                            dataset,
+                            recipe,
+                            _permuted(order, recipe.batch_size, number),
+                            precision,
+                        )
+                        for number in range(orders)
+                    ]
+                )
     return Trajectory(name, tolerance, losses)
 
 
@@ -222,7 +234,7 @@ def _permute_inputs(twin: Any, seed: int) -> Any:
     for layer in twin.modules():
         if isinstance(layer, torch.nn.Linear | torch.nn.Conv2d):
             order = torch.randperm(layer.weight.shape[1], generator=random)
-            vars(layer)["forward"] = functools.partial(_in_order, layer, order)
+            layer.forward = functools.partial(_in_order, layer, order)  # type: ignore[method-assign]
     return twin
 
 
@@ -258,16 +270,6 @@ def _torch_losses(twin: Any, dataset: Dataset, recipe: Recipe, order: np.ndarray
             optimizer.step()
             losses.append(loss.item())
     return np.asarray(losses, precision)
-
-
-def _losses_in_other_orders(twin: Any, dataset: Dataset, recipe: Recipe, order: np.ndarray, count: int) -> np.ndarray:
-    losses = []
-    with _other_kernels():
-        for number in range(count):
-            permuted = _permuted(order, recipe.batch_size, number)
-            network = _permute_inputs(copy.deepcopy(twin), number)
-            losses.append(_torch_losses(network, dataset, recipe, permuted, "float32"))
-    return np.stack(losses)
 
 
 def _loss(recipe: Recipe, outputs: Any, labels: Any, inputs: Any) -> Any:

@@ -120,7 +120,36 @@ def _transposed_shape(layer: ConvTranspose, shapes: Sequence[Shape]) -> Shape:
                 low, high = (pad, pad) if isinstance(pad, int) else pad
                 yield (side - 1) * stride + 1 + low + high - reach + 1
 
-    return _output(layer, shapes[0], sides)
+    output = _output(layer, shapes[0], sides)
+    if aborts_xla(layer, shapes[0]):
+        raise MisfitError(
+            f"has kernel={layer.kernel_size}, strides={layer.strides}, padding={layer.padding} for {shapes[0]}, "
+            "on which XLA's compiler aborts: pad the axis whose kernel and stride are 2, or use larger images"
+        )
+    return output
+
+
+def aborts_xla(layer: ConvTranspose, shape: Shape) -> bool:
+    """Whether compiling ends the process, in XLA's algebraic simplifier for CPUs (jaxlib 0.10.2).
+
+    With more weights than pixels it swaps the two, and takes an axis of kernel 2, stride 2 and no padding for one of
+    groups, although the map has not 2 pixels along it.
+    """
+    axes = len(layer.kernel_size)
+    sides, strides = shape[-axes - 1 : -1], _each(layer.strides, axes)
+    if isinstance(layer.padding, str):
+        return False
+    pads = [layer.padding] * axes if isinstance(layer.padding, int) else layer.padding
+    groups = [
+        k == stride == reach == 2 and pad in (0, (0, 0))
+        for k, stride, reach, pad in zip(layer.kernel_size, strides, _reach(layer), pads, strict=True)
+    ]
+    weights, pixels = (
+        math.prod(size for size, group in zip(sizes, groups, strict=True) if not group)
+        for sizes in (layer.kernel_size, sides)
+    )
+    mistaken = any(group and side != 2 for group, side in zip(groups, sides, strict=True))
+    return mistaken and weights > pixels
 
 
 def _transposed_form(layer: ConvTranspose, shape: Shape, dtype: jnp.dtype, policy: Policy) -> tuple[Form | None, int]:

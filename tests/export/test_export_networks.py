@@ -826,6 +826,17 @@ def test_names_that_are_one_in_keras(names):
     assert [layer.name for layer in twin.layers][2::2] == [first, f"{second}_1"]
 
 
+def test_keras_layers_would_draw_their_weights_as_keras_does(tmp_path):
+    """Nothing is drawn while they are made, but who makes the network anew from its file gets no zeros."""
+    keras = pytest.importorskip("keras")
+    chain = Chain([("conv", Conv(1, 2, (3, 3), rngs=nnx.Rngs(0)))], input_shape=(6, 6, 1))
+    export.to_keras(chain, tmp_path / "net.keras")
+    again = keras.models.load_model(tmp_path / "net.keras").get_layer("conv")
+    assert isinstance(again.kernel_initializer, keras.initializers.GlorotUniform)
+    assert isinstance(again.bias_initializer, keras.initializers.Zeros)
+    np.testing.assert_array_equal(again.kernel, chain.layers[0].kernel[...])
+
+
 @pytest.mark.slow
 def test_a_keras_network_of_ones_own():
     keras = pytest.importorskip("keras")
