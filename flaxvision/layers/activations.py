@@ -21,6 +21,7 @@ from flaxvision.layers.kinds import (
     register,
     same_shape,
 )
+from flaxvision.ops.arrays import filled
 from flaxvision.ops.maps import Maps
 
 __all__ = ["ACTIVATIONS", "Activation", "PReLU"]
@@ -110,7 +111,7 @@ class PReLU(MapsLayer):
 
     def __init__(self, num_parameters: int = 1, init: float = 0.25):
         self.num_parameters = num_parameters
-        self.slope = nnx.Param(jnp.full(num_parameters, init, jnp.float32))
+        self.slope = nnx.Param(filled(num_parameters, init))
 
     def on(self, maps: Maps) -> Maps:
         """Apply the function to maps in any layout."""

@@ -9,10 +9,10 @@ from typing import TypedDict
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.typing import DTypeLike
 
 from flaxvision.errors import check_choice
+from flaxvision.ops.arrays import filled, from_numpy
 
 Initializer = Callable[..., jax.Array]
 INITS = ("flax", "torch", "keras")
@@ -65,9 +65,14 @@ def _initializer(
         if (factors := scale(shape)) is not None:
             variance, cut = (np.asarray(factor, dtype) for factor in factors)
             kept = kept * (np.sqrt(variance) / cut)
-        return jnp.array(kept)
+        return from_numpy(kept) if concrete else jnp.asarray(kept)
 
     return init
+
+
+def zeros(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32, **_: object) -> jax.Array:
+    """Zeros, of which Flax's own initializer compiles a program for every shape."""
+    return filled(shape, 0.0).astype(dtype)
 
 
 def kernel_and_bias(init: str, fan_in: int) -> Initializers:
@@ -87,4 +92,4 @@ def kernel_and_bias(init: str, fan_in: int) -> Initializers:
         bound = 1 / math.sqrt(fan_in)
         return {"kernel_init": uniform(bound), "bias_init": uniform(bound)}
     kernel = lecun_normal() if init == "flax" else glorot_uniform()
-    return {"kernel_init": kernel, "bias_init": nnx.initializers.zeros_init()}
+    return {"kernel_init": kernel, "bias_init": zeros}

@@ -19,6 +19,7 @@ from flax import nnx
 
 from flaxvision.errors import UserError, unknown
 from flaxvision.layers.context import EVALUATION, Context, ContextLayer
+from flaxvision.layers.initializers import zeros
 from flaxvision.ops.maps import Maps
 from flaxvision.ops.policy import Form, Policy
 
@@ -159,7 +160,6 @@ def non_empty(before: Shape, after: Shape) -> Shape:
 
 def placeholders(layer: Callable[..., L]) -> Callable[..., L]:
     """A layer of Flax's with zeros for parameters: drawing would compile a program for every shape."""
-    zeros = nnx.initializers.zeros_init()
     return lambda **settings: layer(**settings, rngs=nnx.Rngs(0), kernel_init=zeros, bias_init=zeros)
 
 

@@ -12,6 +12,7 @@ from jax import lax
 from flaxvision.errors import UserError
 from flaxvision.layers.context import EVALUATION, Context, ContextLayer
 from flaxvision.layers.kinds import MapsLayer, MisfitError, Shape, Tensor, light, on_maps, register
+from flaxvision.ops.arrays import filled
 from flaxvision.ops.dtypes import at_least_float32
 from flaxvision.ops.maps import Maps
 
@@ -45,10 +46,10 @@ class BatchNorm(ContextLayer):
         self.num_features = num_features
         self.momentum = momentum
         self.epsilon = epsilon
-        self.scale = nnx.Param(jnp.ones(num_features, jnp.float32))
-        self.bias = nnx.Param(jnp.zeros(num_features, jnp.float32))
-        self.mean = nnx.BatchStat(jnp.zeros(num_features, jnp.float32))
-        self.var = nnx.BatchStat(jnp.ones(num_features, jnp.float32))
+        self.scale = nnx.Param(filled(num_features, 1.0))
+        self.bias = nnx.Param(filled(num_features, 0.0))
+        self.mean = nnx.BatchStat(filled(num_features, 0.0))
+        self.var = nnx.BatchStat(filled(num_features, 1.0))
 
     def __call__(self, x: jax.Array, context: Context = EVALUATION) -> jax.Array:
         """Normalize `x`, shape (B, ..., num_features)."""
@@ -95,8 +96,8 @@ class _ExampleNorm(MapsLayer):
 
     def __init__(self, channels: int, epsilon: float):
         self.epsilon = epsilon
-        self.scale = nnx.Param(jnp.ones(channels, jnp.float32))
-        self.bias = nnx.Param(jnp.zeros(channels, jnp.float32))
+        self.scale = nnx.Param(filled(channels, 1.0))
+        self.bias = nnx.Param(filled(channels, 0.0))
 
     def on(self, maps: Maps) -> Maps:
         """Normalize maps in any layout."""

@@ -18,6 +18,7 @@ from flaxvision.errors import UserError
 from flaxvision.layers import Chain, Flatten, Node, Preprocess
 from flaxvision.layers.kinds import build, describe
 from flaxvision.models._flattened import flatten_as_pytorch
+from flaxvision.ops.arrays import from_numpy
 
 FORMAT = "flaxvision-2"
 FIRST_FORMAT = "flaxvision-1"  # flattened (row, column, channel)
@@ -183,7 +184,7 @@ def assign(
         if not keep_types:
             variable[...] = jnp.asarray(tensors[name], variable[...].dtype)
         else:
-            variable.set_value(jnp.asarray(tensors[name]))
+            variable.set_value(from_numpy(tensors[name]))
     narrowed = [name for name in wanted if tensors[name].dtype == np.float64] if keep_types else []
     if narrowed and not jax.config.read("jax_enable_x64"):
         _LOG.warning(

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 
 from flaxvision.layers import Chain
 from flaxvision.layers.context import matches
+from flaxvision.ops.arrays import from_numpy
 from flaxvision.training.members import Members, Stacked, Unrolled
 from flaxvision.training.recipe import Recipe
 from flaxvision.training.updates import build_optimizer, init_many
@@ -65,7 +66,7 @@ def init_members(models: Sequence[Chain], recipes: Sequence[Recipe], plan: Plan)
 
     def init(models: Sequence[Chain], recipes: Sequence[Recipe]) -> TrainState:
         def joined(*x: ArrayLike) -> jax.Array:
-            return jnp.asarray(np.stack(x)) if plan.stacked else jnp.array(np.asarray(x[0]))  # `copy` would compile
+            return from_numpy(np.stack(x) if plan.stacked else np.asarray(x[0]))
 
         parts = zip(*(split_model(model, recipes[0].frozen)[1:] for model in models), strict=True)
         params, stats, non_trainable = (jax.tree.map(joined, *part) for part in parts)
