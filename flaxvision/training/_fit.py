@@ -30,7 +30,7 @@ from flaxvision.training.plan import plan_for
 from flaxvision.training.preparing import chosen_devices, place, prepare, put
 from flaxvision.training.recipe import Recipe
 from flaxvision.training.selection import Best
-from flaxvision.training.state import TrainState, init_members, learning_layers, merge_model, split_model
+from flaxvision.training.state import TrainState, init_members, merge_model
 
 MODES = ("auto", "loop", "unroll", "vmap")
 PREFIXES = {"validation": "val", "test": "test"}  # split -> prefix of its metrics
@@ -99,8 +99,7 @@ def train_cohort(
             in seed and warm start.
         mode: "unroll" (members one after the other in one program: on a CPU bit-equal to single runs), "vmap"
             (members as one batched program), or "auto": several members are vmapped on an accelerator, else unrolled.
-        devices: As in `fit`.
-        callbacks: As in `fit`.
+        devices, callbacks: As in `fit`.
         checkpoint: As in `fit`; the state of all models is kept together.
 
     Returns:
@@ -143,9 +142,7 @@ class _Run:
             states = init_members(prepared, recipes, self.plan)
         self.engine = engine_for(self.plan)
         self.states, self.data = put(states, devices), place(dataset, devices)
-        positions = learning_layers(split_model(prepared[0], self.recipe.frozen)[1])
-        layers = tuple(prepared[0].names[position] for position in positions)
-        self.histories = [HistoryBuilder(layers) for _ in models]
+        self.histories = [HistoryBuilder(self.plan.layers) for _ in models]
         self.best = [Best() for _ in models]
 
     def train(self, keep: Keep | None) -> list[Result]:
@@ -155,9 +152,9 @@ class _Run:
             self._loop()
         timing, states = self.clock.timing(len(self.dataset.train)), self._selected()
         results = []
-        for k, (best, builder) in enumerate(zip(self.best, self.histories, strict=True)):
+        for k, best in enumerate(self.best):
             model = merge_model(self.plan.graphdef, best.state or on_its_own(states.member(k)))
-            history = builder.history()
+            history = self.histories[k].history()
             diverged = not bool(np.isfinite(history["train_loss"]).all())
             results.append(Result(model, history, timing, best.epoch, diverged))
         return results

@@ -81,12 +81,7 @@ class Kept:
 
 
 class Checkpoints:
-    """The checkpoints of one run in one folder.
-
-    Args:
-        keep: Where, and how often.
-        identity: What the run is, see `flaxvision.training.identity`.
-        say: Told what becomes of a folder that is a convenience.
+    """The checkpoints of one run in one folder; `say` is told what becomes of one that is a convenience.
 
     Raises:
         UserError: If the folder cannot be used, and is no convenience.

@@ -92,12 +92,11 @@ def compiling_once(function: Callable, *signature: Hashable) -> Iterator[None]:
 
 @functools.cache
 def _listen() -> None:
-    jax.monitoring.register_event_duration_secs_listener(_note)
+    def note(event: str, duration_secs: float, **_: str | int) -> None:
+        if event.startswith(COMPILING):
+            _add(time.perf_counter() - duration_secs)
 
-
-def _note(event: str, duration_secs: float, **_: str | int) -> None:
-    if event.startswith(COMPILING):
-        _add(time.perf_counter() - duration_secs)
+    jax.monitoring.register_event_duration_secs_listener(note)
 
 
 def _add(start: float) -> None:

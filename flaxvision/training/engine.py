@@ -19,15 +19,15 @@ from jax.stages import Compiled, Wrapped
 from flaxvision._cache import shared_cache
 from flaxvision.ops.dtypes import at_least_float32
 from flaxvision.runtime import on_host
-from flaxvision.training.batches import Shard, epoch_order, take_batch
+from flaxvision.training.batches import Examples, Shard, epoch_order, take_batch
 from flaxvision.training.compiling import compiling_once
+from flaxvision.training.losses import Sums, add, zero_sums
 from flaxvision.training.members import Members
 from flaxvision.training.plan import Plan, compile_for
-from flaxvision.training.preparing import Examples, put
+from flaxvision.training.preparing import put
 from flaxvision.training.scoring import evaluation_for
 from flaxvision.training.state import TrainState
 from flaxvision.training.step import Stepped, StepRecord, make_step
-from flaxvision.training.sums import Sums, add, zero_sums
 from flaxvision.training.updates import build_optimizer
 
 LONGEST = 0.5  # seconds; a call that takes less is followed by one of twice as many steps
@@ -104,7 +104,7 @@ class Engine:
         def score(states: Members[TrainState]) -> Members[Sums]:
             variables = states.pick(lambda state: state.variables)
             with compiling_once(self._evaluate, len(data[1])):
-                return self._evaluate(variables, *data, np.int32(examples.start), np.int32(examples.stop))
+                return self._evaluate(variables, data, np.int32(examples.start), np.int32(examples.stop))
 
         return states.each(score)
 
@@ -122,7 +122,7 @@ class Engine:
         variables, seeds = one.pick(lambda state: state.variables), one.pick(lambda state: state.seed)
         pool = ThreadPoolExecutor(2)
         try:  # lowered in this thread, since settings of JAX are a thread's own
-            evaluation = pool.submit(evaluate.lower(variables, *held_out, zero, zero).compile)
+            evaluation = pool.submit(evaluate.lower(variables, held_out, zero, zero).compile)
             orders, ordering = None, None
             if self.plan.recipe.shuffle:
                 lowered = _epoch_orders.lower(seeds, np.uint32(0), len(data[1]))
@@ -195,7 +195,7 @@ class Engine:
         """Sums and records of nothing."""
         plan, dtype = self.plan, at_least_float32(self.plan.dtype)
         sums = states.zeros(functools.partial(zero_sums, plan.classes, dtype, confusion=False))
-        norms = plan.layers if plan.recipe.record_gradients else 0
+        norms = len(plan.layers) if plan.recipe.record_gradients else 0
         each = steps, len(states)
         means = jnp.zeros(each, jnp.float32)
         return sums, StepRecord(jnp.zeros(each, dtype), jnp.zeros((*each, norms), jnp.float32), means)

@@ -16,9 +16,7 @@ from flaxvision.layers.kinds import KINDS
 from flaxvision.layers.kinds import describe as describe_layer
 from flaxvision.models.files import variables
 from flaxvision.training.optimizers import code_of_optimizer
-from flaxvision.training.recipe import Recipe, field_names
-
-DURATIONS = ("epochs", "steps", "examples")
+from flaxvision.training.recipe import DURATIONS, Recipe, field_names
 
 
 def cohort_identity(models: Sequence[Chain], dataset: Dataset, recipes: Sequence[Recipe], total_steps: int) -> Identity:
@@ -35,14 +33,8 @@ def identity_of(
 ) -> Identity:
     """What a run is: the network and the numbers that it starts from, the examples, the recipe, JAX's switches.
 
-    The duration may change, as long as no learning rate depends on it.
-
-    Args:
-        model: The network, its warm start taken.
-        dataset: What it is trained and evaluated on.
-        recipe: How it is trained.
-        total_steps: The duration in updates.
-        data: The checksum of the examples, where it is known.
+    The duration may change, as long as no learning rate depends on it. The model has its warm start taken; `data` is
+    the checksum of the examples, where it is known.
 
     Raises:
         UserError: If the recipe or a layer holds something that another process could not compare.

@@ -10,7 +10,7 @@ import numpy as np
 from flaxvision.errors import UserError
 
 if TYPE_CHECKING:
-    from flaxvision.training.sums import Sums
+    from flaxvision.training.losses import Sums
 
 SPLITS = ("train", "val", "test")
 TOP = 3  # the scores among which top-3 looks for the true class

@@ -21,7 +21,7 @@ from flaxvision.training.batches import WHOLE, Shard
 from flaxvision.training.members import PyTree
 from flaxvision.training.optimizers import code_of_optimizer
 from flaxvision.training.recipe import Recipe
-from flaxvision.training.state import learning_layers, split_model
+from flaxvision.training.state import layer_of, split_model
 
 AXIS = "batch"  # the device axis
 IN_PLACE = "xla_cpu_copy_insertion_use_region_analysis", True  # weights change after what reads them: no copies
@@ -45,7 +45,7 @@ class Plan:
     stacked: bool  # members by `vmap`; otherwise unrolled in one program
     devices: tuple[jax.Device, ...]
     dtype: jnp.dtype  # of activations
-    layers: int = 0  # how many learn
+    layers: tuple[str, ...] = ()  # names of those that learn
     microbatch: int | None = None  # examples of a batch whose gradient is computed at a time; None: all of them
     looped: bool = True  # whether steps run in a compiled loop, see `may_loop`
     own_code: str = ""  # checksum of an optimizer of one's own
@@ -91,6 +91,7 @@ def plan_for(
 ) -> Plan:
     """The plan of members like `model`, as it is prepared, and `recipe`."""
     graphdef, params, _, _ = split_model(model, recipe.frozen)
+    positions = sorted({layer_of(path) for path, _ in jax.tree.leaves_with_path(params)})
     code = code_of_optimizer(recipe.optimizer)
     given = recipe.precision if recipe.precision in ("bfloat16", "float64") else jax.tree.leaves(params)[0].dtype
     plan = Plan(
@@ -102,7 +103,7 @@ def plan_for(
         stacked,
         devices,
         jax.dtypes.canonicalize_dtype(given),
-        len(learning_layers(params)),
+        tuple(model.names[position] for position in positions),
         None if stacked else microbatch_of(model, recipe, devices[0].platform),
         own_code=digest(code) if code else "",
     )

@@ -17,12 +17,12 @@ from flaxvision.data import Dataset
 from flaxvision.errors import UserError
 from flaxvision.layers import Chain, Preprocess
 from flaxvision.models.files import assign, read
+from flaxvision.training.batches import Examples
 from flaxvision.training.members import PyTree
 from flaxvision.training.plan import AXIS
 from flaxvision.training.recipe import Recipe
 from flaxvision.training.state import cast
 
-Examples = tuple[jax.Array, jax.Array]  # images, labels
 PREPROCESS = {"unit": Preprocess(1 / 255), "signed": Preprocess(1 / 127.5, -1.0), "raw": Preprocess()}
 
 

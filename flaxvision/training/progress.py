@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 import time
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -50,9 +49,7 @@ class ProgressBar:
         self.bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.bar.stop()
 
     def part(self, name: str) -> Callback:
@@ -72,10 +69,7 @@ class ProgressBar:
         rate = self.examples / (time.perf_counter() - self.since)
         self.bar.update(self.task, description=name, completed=sum(self.done), rate=f"{rate:,.0f} examples/s")
         if progress.metrics:
-            best = max(progress.metrics, key=lambda metrics: _finite(metrics.get("test_top1", 0.0)))
-            scores = ", ".join(f"{name} {value:.3f}" for name, value in best.items() if math.isfinite(value))
+            finite = [{name: x for name, x in each.items() if math.isfinite(x)} for each in progress.metrics]
+            best = max(finite, key=lambda metrics: metrics.get("test_top1", -math.inf))
+            scores = ", ".join(f"{name} {value:.3f}" for name, value in best.items())
             self.bar.update(self.task, scores=f"epoch {progress.epoch}: {scores}")
-
-
-def _finite(value: float) -> float:
-    return value if math.isfinite(value) else -math.inf

@@ -18,20 +18,15 @@ T = TypeVar("T")
 # What the learning rate is multiplied by after the warm-up: 1; a cosine or a line from 1 to 0; 1, from half of the
 # training on 0.1 and from three quarters on 0.01 (He et al., CVPR 2016); or a rise and a fall (Smith and Topin, 2017).
 SCHEDULES = ("constant", "cosine", "linear", "step", "one_cycle")
-LOSSES = ("cross_entropy", "binary_cross_entropy", "squared_error")
-PIXELS = ("unit", "signed", "raw")
-CONVS = ("auto", "native")
-PRECISIONS = ("default", "highest", "bfloat16", "float64")
-AUGMENTATIONS = ("crop", "flip")
-SELECTS = ("last", "best")
+DURATIONS = ("epochs", "steps", "examples")
 OF_OPTIMIZER = ("learning_rate", "weight_decay", "clip_norm", "schedule", "warmup_epochs", *settings_of_optimizers())
 
 _POSITIVE = number(above=True)
 _SHARE = number(high=1)
 _OPTIMIZER = dataclasses.replace(
     one_of(
-        OPTIMIZERS,
-        "; or 'my_module:make', a function of the learning rate of your own; "
+        *OPTIMIZERS,
+        in_python="; or 'my_module:make', a function of the learning rate of your own; "
         "in Python any optax transformation, such as optimizer=optax.lamb(0.001)",
     ),
     allows=lambda v: isinstance(v, str) or hasattr(v, "update"),
@@ -45,8 +40,8 @@ _SEED = whole(0, "a whole number, 0 or more and below 2**32", 2**32)
 _PATH = Rule(lambda v: isinstance(v, str), "the path of a weights file")
 _RATE = Rule(lambda v: callable(v) or _POSITIVE.allows(v), "a number above 0, or an optax schedule")
 _SCHEDULE = one_of(
-    SCHEDULES,
-    "; in Python any optax schedule, as learning_rate=optax.piecewise_constant_schedule(0.1, {1000: 0.1})",
+    *SCHEDULES,
+    in_python="; in Python any optax schedule, as learning_rate=optax.piecewise_constant_schedule(0.1, {1000: 0.1})",
 )
 
 
@@ -97,20 +92,21 @@ class Recipe:
     examples: int | None = _setting(None, _COUNT.optional())  # or in examples seen
     # The loss that the model's output is for; any other is an error that names it: "cross_entropy" of one logit a
     # class, "binary_cross_entropy" of a single logit for two classes, "squared_error" of images, summed over pixels.
-    loss: str = _setting("cross_entropy", one_of(LOSSES))
+    loss: str = _setting("cross_entropy", one_of("cross_entropy", "binary_cross_entropy", "squared_error"))
     label_smoothing: float = _setting(0.0, _SHARE, "number")  # share of labels spread over all classes in training only
-    pixels: str = _setting("unit", one_of(PIXELS))  # uint8 to [0, 1] ("unit"), [-1, 1] ("signed") or [0, 255] ("raw")
-    augment: tuple[str, ...] = _setting((), names(AUGMENTATIONS))  # "crop" (4 pixels of padding), "flip" (sideways)
+    pixels: str = _setting("unit", one_of("unit", "signed", "raw"))  # uint8 to [0, 1], [-1, 1] or [0, 255]
+    augment: tuple[str, ...] = _setting((), names("crop", "flip"))  # "crop" (4 pixels of padding), "flip" (sideways)
     frozen: tuple[str, ...] = _setting((), names())  # prefixes of layers that do not learn and run in evaluation mode
     warm_start: str | None = _setting(None, _PATH.optional(), "freely")  # weights file to start from
     warm_start_only: tuple[str, ...] = _setting((), names(), "freely")  # prefixes of what is taken of it; () for all
     seed: int = _setting(0, _SEED, "freely")  # of the order of examples, dropout and augmentation
-    conv: str = _setting("auto", one_of(CONVS))  # XLA's own ("native"), or on a CPU or GPU forms that train fast
-    precision: str = _setting("default", one_of(PRECISIONS))  # of matmuls; "bfloat16" and "float64": of activations too
+    conv: str = _setting("auto", one_of("auto", "native"))  # XLA's own ("native"), or on a CPU or GPU faster forms
+    # Of matmuls: the platform's "default", or "highest"; of matmuls and activations: "bfloat16" or "float64".
+    precision: str = _setting("default", one_of("default", "highest", "bfloat16", "float64"))
     early_stopping: int = _setting(0, _PATIENCE)  # epochs without a better select_on after which to stop; 0 never stops
-    select: str = _setting("last", one_of(SELECTS))  # whose parameters are kept: the "last" or the "best" epoch's
+    select: str = _setting("last", one_of("last", "best"))  # the epoch whose parameters are kept
     # Split and metric of "best": "val_loss", "test_top1", …; None: val_loss or test_loss.
-    select_on: str | None = _setting(None, one_of(selection_metrics()).optional())
+    select_on: str | None = _setting(None, one_of(*selection_metrics()).optional())
     record_gradients: bool = _setting(False, FLAG)  # keep gradient norms by layer and report E's sum of means
 
     def __post_init__(self) -> None:
@@ -121,67 +117,59 @@ class Recipe:
                 object.__setattr__(self, field.name, value)
             if not (field.name == "optimizer" and is_own(value)):
                 field.metadata["rule"].check(field.name, value)
-        durations = {k: getattr(self, k) for k in ("epochs", "steps", "examples") if getattr(self, k) is not None}
+        durations = [f"{name}={getattr(self, name)}" for name in DURATIONS if getattr(self, name) is not None]
         if len(durations) > 1:
-            given = ", ".join(f"{key}={value}" for key, value in durations.items())
-            raise UserError(f"the duration is given {len(durations)} times ({given}): give one of them")
+            raise UserError(f"the duration is given {len(durations)} times ({', '.join(durations)}): give one of them")
         self._check_optimizer()
         self._check_effects()
 
     def _check_optimizer(self) -> None:
         """Raise for a setting that the optimizer does not have."""
         name, given, theirs = self.optimizer, self.given, settings_of_optimizers()
-        if not isinstance(name, str):
-            without = OF_OPTIMIZER
-            why = "beside an optax optimizer of your own, which is used as it is: give it to that one"
-        elif is_own(name):
-            without = "weight_decay", *theirs
-            why = f"with optimizer {name!r}, a function of the learning rate: write it there"
-        else:
+        if isinstance(name, str) and not is_own(name):
             for key in theirs:
                 if key in given and key not in OPTIMIZERS[name].defaults:
                     default = _FIELDS[key].default
                     off = "leave it out" if default is None else f"give {key}={str(default).lower()}"
                     others = " or ".join(map(repr, optimizers_with(key)))
-                    raise UserError(
-                        f"{key} is {given[key]} but has no effect with optimizer {name!r}: {off}, or optimizer {others}"
-                    )
+                    raise self._no_effect(key, f"with optimizer {name!r}: {off}, or optimizer {others}")
             return
+        if isinstance(name, str):
+            without: tuple[str, ...] = "weight_decay", *theirs
+            why = f"with optimizer {name!r}, a function of the learning rate: write it there"
+        else:
+            without = OF_OPTIMIZER
+            why = "beside an optax optimizer of your own, which is used as it is: give it to that one"
         for key in without:
             if key in given:
                 raise UserError(f"{key} has no effect {why}, or name an optimizer: {', '.join(OPTIMIZERS)}")
 
     def _check_effects(self) -> None:
-        """Raise for a setting that has no effect: beside another row of a table it would seem to make no difference."""
+        """Raise for a setting that another one leaves without effect."""
         if self.nesterov and not self.momentum:
             raise UserError("nesterov needs momentum: give a momentum above 0, such as 0.9")
         if self.label_smoothing and self.loss == "squared_error":
-            raise UserError(
-                f"label_smoothing is {self.label_smoothing} but has no effect with loss 'squared_error', "
-                "which reads no labels: leave it out"
-            )
+            raise self._no_effect("label_smoothing", f"with loss {self.loss!r}, which reads no labels: leave it out")
         for name in ("step_epochs", "step_factor"):
             if name in self.given and self.schedule != "step":
-                raise UserError(
-                    f"{name} is {getattr(self, name)} but has no effect with schedule {self.schedule!r}: "
-                    "give schedule 'step', or leave it out"
-                )
+                raise self._no_effect(name, f"with schedule {self.schedule!r}: give schedule 'step', or leave it out")
         if self.schedule == "one_cycle" and self.warmup_epochs:
             raise UserError("schedule 'one_cycle' has a rise of its own: give warmup_epochs=0, or another schedule")
         if self.warm_start_only and self.warm_start is None:
-            raise UserError(
-                f"warm_start_only is {list(self.warm_start_only)} but has no effect without a warm_start: "
-                "give the weights file as warm_start, or leave it out"
-            )
+            why = "without a warm_start: give the weights file as warm_start, or leave it out"
+            raise self._no_effect("warm_start_only", why)
         if self.select_on is not None and self.select == "last" and not self.early_stopping:
-            raise UserError(
-                f"select_on is {self.select_on!r} but has no effect with select 'last': "
-                "give select 'best' or early_stopping, or leave it out"
-            )
-        for name in ("augment", "frozen", "warm_start_only"):
+            why = "with select 'last': give select 'best' or early_stopping, or leave it out"
+            raise self._no_effect("select_on", why)
+        for name, field in _FIELDS.items():
             value = getattr(self, name)
-            if len(set(value)) < len(value):
+            if isinstance(field.default, tuple) and len(set(value)) < len(value):
                 raise UserError(f"{name} is {list(value)}: give each name once")
+
+    def _no_effect(self, name: str, why: str) -> UserError:
+        """The error for a setting without effect: beside another row of a table it would seem to make no difference."""
+        value = getattr(self, name)
+        return UserError(f"{name} is {list(value) if isinstance(value, tuple) else value!r} but has no effect {why}")
 
     @property
     def given(self) -> dict[str, object]:
@@ -209,11 +197,9 @@ class Recipe:
     def _check_duration(self, steps: int, per_epoch: int) -> None:
         """Raise for a setting that has no effect in so many updates."""
         epochs = -(-steps // per_epoch)
-        if self.early_stopping >= max(epochs, 1) and self.early_stopping:
-            raise UserError(
-                f"early_stopping is {self.early_stopping} but has no effect in {epochs} epoch{'s' * (epochs != 1)}: "
-                "give fewer epochs of patience (0: none), or train for longer"
-            )
+        if self.early_stopping >= max(epochs, 1):
+            why = "give fewer epochs of patience (0: none), or train for longer"
+            raise self._no_effect("early_stopping", f"in {epochs} epoch{'s' * (epochs != 1)}: {why}")
         warmup = round(self.warmup_epochs * per_epoch)
         if self.warmup_epochs and not warmup:
             raise UserError(f"warmup_epochs is {self.warmup_epochs}, less than one update: give 0, or more")
@@ -230,11 +216,10 @@ class Recipe:
 
     def selection(self, has_validation: bool) -> str:
         """The split and metric that picks the best epoch, such as "val_loss"."""
-        if self.select_on is None:
-            return "val_loss" if has_validation else "test_loss"
-        if self.select_on.startswith("val_") and not has_validation:
-            raise UserError(f"select_on is {self.select_on!r} but there is no validation split: give validation=0.2")
-        return self.select_on
+        chosen = self.select_on or ("val_loss" if has_validation else "test_loss")
+        if chosen.startswith("val_") and not has_validation:
+            raise UserError(f"select_on is {chosen!r} but there is no validation split: give validation=0.2")
+        return chosen
 
     def structure(self) -> Recipe:
         """This recipe without what may differ between trials of one compiled program."""

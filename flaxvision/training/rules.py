@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from flaxvision.errors import UserError, unknown
 
@@ -49,13 +49,12 @@ def whole(low: int, words: str, high: float = math.inf) -> Rule:
     return Rule(lambda v: isinstance(v, int) and not isinstance(v, bool) and low <= v < high, words)
 
 
-def one_of(choices: Iterable[str], in_python: str = "") -> Rule:
+def one_of(*choices: str, in_python: str = "") -> Rule:
     """One of some names."""
-    names = tuple(choices)
-    return Rule(lambda v: isinstance(v, str), f"one of {', '.join(names)}", names, in_python)
+    return Rule(lambda v: isinstance(v, str), f"one of {', '.join(choices)}", choices, in_python)
 
 
-def names(choices: tuple[str, ...] = ()) -> Rule:
+def names(*choices: str) -> Rule:
     """Several strings, of `choices` if there are some."""
     return Rule(lambda v: isinstance(v, tuple) and all(isinstance(item, str) for item in v), "strings", choices)
 

@@ -20,14 +20,13 @@ from flaxvision.errors import UserError
 from flaxvision.layers import Chain, Context
 from flaxvision.ops.dtypes import at_least_float32
 from flaxvision.ops.policy import Policy
-from flaxvision.training.batches import Shard, take_range
+from flaxvision.training.batches import Examples, Shard, take_range
 from flaxvision.training.checks import as_model_takes
-from flaxvision.training.losses import class_scores, loss_of
+from flaxvision.training.losses import Sums, class_scores, loss_of, sum_batch, zero_sums
 from flaxvision.training.members import Members
 from flaxvision.training.metrics import Metrics
 from flaxvision.training.plan import AXIS, EVALUATED, Plan, compile_for
 from flaxvision.training.state import cast
-from flaxvision.training.sums import Sums, sum_batch, zero_sums
 
 
 def evaluate(model: Chain, split: Split) -> Metrics:
@@ -50,10 +49,9 @@ def evaluate(model: Chain, split: Split) -> Metrics:
         check_labels(f"{model.kind} on these examples", split.labels, classes)
     evaluator, variables = Evaluator.of(model, classes)
     parts = []
-    for rows in batches(len(split)):
-        part = split[rows]
-        images, labels = padded(part.images), padded(part.labels)
-        parts.append(jax.device_get(_score(evaluator, variables, images, labels, np.arange(EVALUATED) < len(part))))
+    for part in (split[rows] for rows in batches(len(split))):
+        real = np.arange(EVALUATED) < len(part)
+        parts.append(jax.device_get(_score(evaluator, variables, padded(part.images), padded(part.labels), real)))
     return Metrics.of(jax.tree.map(lambda *sums: np.sum(sums, axis=0), *parts))
 
 
@@ -78,8 +76,7 @@ def predict(model: Chain, images: ArrayLike) -> np.ndarray:
     images = as_model_takes(model, images)
     evaluator, variables = Evaluator.of(model)
     parts = [np.zeros((0, *model.output_shape), np.float32)] if not len(images) else []
-    for rows in batches(len(images)):
-        part = images[rows]
+    for part in (images[rows] for rows in batches(len(images))):
         parts.append(np.asarray(_predict(evaluator, variables, padded(part)))[: len(part)])
     return np.concatenate(parts)
 
@@ -148,22 +145,16 @@ def padded(array: np.ndarray) -> np.ndarray:
 def evaluation_for(plan: Plan) -> Callable[..., Members[Sums]]:
     """The evaluation of a plan made by `Plan.of_evaluation`, compiled: equal ones share a program.
 
-    It takes members' variables, the images and labels, and the start and stop of the examples to score, so that one
-    program serves every part of the data.
+    It takes members' variables, the data, and where the examples to score start and stop, so that one program serves
+    every part of the data.
     """
     return compile_for(plan, functools.partial(_evaluate, plan))
 
 
 def _evaluate(
-    plan: Plan,
-    shard: Shard,
-    variables: Members[nnx.State],
-    images: jax.Array,
-    labels: jax.Array,
-    first: jax.Array,
-    stop: jax.Array,
+    plan: Plan, shard: Shard, variables: Members[nnx.State], data: Examples, first: jax.Array, stop: jax.Array
 ) -> Members[Sums]:
-    size = min(EVALUATED, len(labels))
+    (images, labels), size = data, min(EVALUATED, len(data[1]))
     evaluator = Evaluator(plan.graphdef, plan.recipe.loss, plan.classes, plan.dtype, plan.policy.for_evaluation())
 
     def one(number: jax.Array, total: Members[Sums]) -> Members[Sums]:

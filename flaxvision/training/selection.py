@@ -21,14 +21,7 @@ class Best:
     state: TrainState | None = None  # None: those of the last step
 
     def update(self, epoch: int, value: float, recipe: Recipe, metric: str) -> bool:
-        """Note what an epoch (from 1) was worth; whether its parameters are to be kept in `state`.
-
-        Args:
-            epoch: The epoch that just ended.
-            value: What it scored by `metric`.
-            recipe: What to select, and how long to wait for a better epoch.
-            metric: `Recipe.selection`.
-        """
+        """Note what the epoch that just ended scored by `metric`; whether its parameters are to be kept in `state`."""
         value = -value if metric_of(metric).lower_is_better else value
         improved = value > self.value  # never for NaN
         if improved:

@@ -91,11 +91,6 @@ def cast(state: nnx.State, dtype: jnp.dtype) -> nnx.State:
     return jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, state)
 
 
-def learning_layers(params: nnx.State) -> tuple[int, ...]:
-    """The positions, in order, of the layers that own leaves of `params`."""
-    return tuple(sorted({layer_of(path) for path, _ in jax.tree.leaves_with_path(params)}))
-
-
 def layer_of(path: tuple) -> int:
     """The position among the model's layers of the one that a leaf of `params` belongs to."""
     return int(path[1].key)

@@ -13,12 +13,10 @@ from jax import lax
 
 from flaxvision.layers.context import Context
 from flaxvision.ops.dtypes import at_least_float32
-from flaxvision.training.augment import augment_images
-from flaxvision.training.batches import Batch, split_batch
-from flaxvision.training.losses import example_losses
+from flaxvision.training.batches import Batch, augment_images, split_batch
+from flaxvision.training.losses import Sums, example_losses, sum_batch
 from flaxvision.training.plan import AXIS, Plan
 from flaxvision.training.state import TrainState, cast, layer_of
-from flaxvision.training.sums import Sums, sum_batch
 from flaxvision.training.updates import update
 
 

@@ -1,4 +1,4 @@
-"""A recipe's optimizer as one optax transformation whose numbers are arrays in its state."""
+"""A recipe's optimizer and schedule as one optax transformation whose numbers are arrays in its state."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from flaxvision._own_code import import_function
 from flaxvision.errors import UserError
 from flaxvision.training.optimizers import OPTIMIZERS, is_own
 from flaxvision.training.recipe import OF_OPTIMIZER, VARYING, Recipe
-from flaxvision.training.schedules import shape
 
 ALWAYS = ("learning_rate", "momentum", "weight_decay")  # in the state even where they are 0, as in all checkpoints
 
@@ -75,7 +74,8 @@ def check_own(recipe: Recipe, params: optax.Params) -> None:
                 "optax.adam(learning_rate)"
             )
         tx = build_optimizer(dataclasses.replace(recipe, learning_rate=0.1), 1, 1)
-        before, after = jax.eval_shape(lambda params: _before_and_after(tx, params), params)
+        before = jax.eval_shape(lambda params: (params, tx.init(params)), params)
+        after = jax.eval_shape(lambda params, state: update(tx, params, params, state), *before)
     except UserError:
         raise
     except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError) as error:
@@ -97,17 +97,9 @@ def check_own(recipe: Recipe, params: optax.Params) -> None:
         raise UserError(f"optimizer {name!r} changes the shape or type of its state or of what it updates: keep them")
 
 
-Updated = tuple[optax.Params, optax.OptState]
-
-
-def _before_and_after(tx: optax.GradientTransformation, params: optax.Params) -> tuple[Updated, Updated]:
-    state = tx.init(params)
-    return (params, state), update(tx, params, params, state)
-
-
 def update(
     tx: optax.GradientTransformation, gradient: optax.Updates, params: optax.Params, state: optax.OptState
-) -> Updated:
+) -> tuple[optax.Params, optax.OptState]:
     """Parameters and the optimizer's state after an update by a gradient."""
     with jax.numpy_dtype_promotion("standard"):  # optax's Adam mixes integers and floats
         updates, state = tx.update(gradient, state, params)
@@ -139,3 +131,41 @@ def numbers_of(recipe: Recipe) -> dict[str, float | optax.Schedule]:
     """What the optimizer of a recipe is a function of."""
     given = [name for name in OF_OPTIMIZER if name in VARYING and name in recipe.given]
     return {name: getattr(recipe, name) for name in dict.fromkeys([*ALWAYS, *given])}
+
+
+def shape(recipe: Recipe, total_steps: int, steps_per_epoch: int) -> optax.Schedule:
+    """The schedule as a factor on the learning rate: a linear rise from 0, then what `SCHEDULES` says.
+
+    "one_cycle" is PyTorch's `OneCycleLR` with its defaults: from 1/25 to 1 in 0.3 of the steps, then to 4e-6.
+    """
+    warmup = round(recipe.warmup_epochs * steps_per_epoch)
+    after = max(total_steps - warmup, 1)
+    tail = {
+        "constant": lambda: optax.constant_schedule(1.0),
+        "cosine": lambda: optax.cosine_decay_schedule(1.0, after),
+        "linear": lambda: optax.linear_schedule(1.0, 0.0, after),
+        "step": lambda: _in_steps(after, recipe.step_factor, recipe.step_epochs, steps_per_epoch),
+        "one_cycle": lambda: _one_cycle(after),
+    }[recipe.schedule]()
+    return optax.join_schedules([optax.linear_schedule(0.0, 1.0, warmup), tail], [warmup]) if warmup else tail
+
+
+def _in_steps(steps: int, factor: float, epochs: float | None, steps_per_epoch: int) -> optax.Schedule:
+    """Down by a factor every so many epochs; or at half of the steps, and again at three quarters."""
+    if epochs is not None:
+        every = max(round(epochs * steps_per_epoch), 1)
+        return lambda count: jnp.asarray(factor, jnp.float32) ** jnp.asarray(count // every, jnp.float32)
+    return lambda count: jnp.where(count < steps // 2, 1.0, jnp.where(count < 3 * steps // 4, factor, factor**2))
+
+
+def _one_cycle(steps: int) -> optax.Schedule:
+    """Two half cosines, as in PyTorch; optax's turns a step later."""
+    top = max(0.3 * steps - 1, 1e-6)
+
+    def at(count: jax.typing.ArrayLike) -> jax.Array:
+        step = jnp.minimum(jnp.asarray(count, jnp.float32), max(steps - 1, 0))
+        rise, fall = step / top, jnp.maximum(step - top, 0.0) / max(steps - 1 - top, 1e-6)
+        low, done = jnp.where(step <= top, 1 / 25, 4e-6), jnp.where(step <= top, 1 - rise, fall)
+        return low + (1 - low) * 0.5 * (1 + jnp.cos(jnp.pi * done))
+
+    return at

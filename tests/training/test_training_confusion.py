@@ -15,8 +15,8 @@ from flaxvision.sweep.files import RunFiles
 from flaxvision.sweep.store import outcome_of
 from flaxvision.sweep.work import write_history
 from flaxvision.training.confusion import as_pairs, confusion_matrix, confusion_pairs
+from flaxvision.training.losses import sum_batch, zero_sums
 from flaxvision.training.metrics import Metrics
-from flaxvision.training.sums import sum_batch, zero_sums
 
 CLASSES = 300
 

@@ -14,7 +14,7 @@ import flaxvision as fv
 from flaxvision.errors import UserError
 from flaxvision.training import Recipe
 from flaxvision.training.compiling import compiled_seconds, compiling_once
-from flaxvision.training.schedules import shape
+from flaxvision.training.updates import shape
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from jax.test_util import check_grads
 
 from flaxvision.report.display import DISPENSABLE, FIRST
-from flaxvision.training.losses import example_losses, loss_of
+from flaxvision.training.losses import add, example_losses, loss_of, sum_batch
 from flaxvision.training.metrics import METRICS, SHOWN_METRICS, SPLITS, Metrics, metric_of
-from flaxvision.training.sums import add, sum_batch
 
 compiled_sums = jax.jit(sum_batch, static_argnums=(0, 1))
 

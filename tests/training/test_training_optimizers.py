@@ -14,8 +14,7 @@ import pytest
 
 from flaxvision.errors import UserError
 from flaxvision.training import Recipe
-from flaxvision.training.schedules import shape
-from flaxvision.training.updates import build_optimizer, init_many
+from flaxvision.training.updates import build_optimizer, init_many, shape
 
 CASES = {
     "sgd": ({"optimizer": "sgd"}, lambda torch, p: torch.optim.SGD(p, 0.05)),
