@@ -7,7 +7,19 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from export._place import Place
-from export._rows import Emit, Row, any_place, keras_layer, no_node, node, number_of, on_maps, register, torch_layer
+from export._rows import (
+    Emit,
+    InKeras,
+    Row,
+    any_place,
+    keras_layer,
+    no_node,
+    node,
+    number_of,
+    on_maps,
+    register,
+    torch_layer,
+)
 from flaxvision.layers import ACTIVATIONS, Activation, Dropout, SpatialDropout
 
 if TYPE_CHECKING:
@@ -62,7 +74,7 @@ def _hardswish(graph: Graph, place: Place, inputs: Sequence[str]) -> str:
     return emit(graph, place, inputs)
 
 
-def _keras(name: str) -> Callable[[Place, Sequence[Any]], Any]:
+def _keras(name: str) -> InKeras:
     return keras_layer("Activation", lambda place: {"activation": name})
 
 

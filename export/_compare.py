@@ -57,8 +57,8 @@ class ParityTable:
 
     def markdown(self) -> str:
         """The table in Markdown."""
-        lines = [f"| {' | '.join(HEADER)} |", f"| --- |{' ---: |' * (len(HEADER) - 1)}"]
-        return "\n".join([*lines, *(f"| {' | '.join(cells)} |" for cells in self.cells()), "", self.caption()]) + "\n"
+        lines = [HEADER, ("---", *["---:"] * (len(HEADER) - 1)), *self.cells()]
+        return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", self.caption(), ""])
 
     def section(self) -> Section:
         """The table as a section of a report."""
@@ -96,11 +96,8 @@ class ParityTable:
 
     def write(self, folder: str | Path) -> list[Path]:
         """Write parity.md and parity.json."""
-        text = json.dumps(dataclasses.asdict(self), indent=2) + "\n"
-        return [
-            write_atomically(Path(folder) / "parity.md", self.markdown()),
-            write_atomically(Path(folder) / "parity.json", text),
-        ]
+        files = {"parity.md": self.markdown(), "parity.json": json.dumps(dataclasses.asdict(self), indent=2) + "\n"}
+        return [write_atomically(Path(folder) / name, text) for name, text in files.items()]
 
 
 def compare(model: Chain, dataset: Dataset, *, onnx: str | Path | None = None) -> ParityTable:

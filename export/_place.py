@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from flaxvision.layers import AvgPool, Conv, MaxPool
+from flaxvision.layers import Conv
 from flaxvision.layers.convolution import pads_of
 
 KERAS_INPUT = "input"
@@ -36,11 +36,8 @@ class Place:
     @property
     def pads(self) -> list[tuple[int, int]]:
         """(before, after) for height and width, of a convolution or pool."""
-        if isinstance(self.layer, Conv):
-            return pads_of(self.layer, self.shape[:2])
-        if isinstance(self.layer, MaxPool | AvgPool):
-            return list(self.layer.pads(self.shape[:2]))
-        raise TypeError(f"a {type(self.layer).__name__} has no padding")
+        sides = self.shape[:2]
+        return pads_of(self.layer, sides) if isinstance(self.layer, Conv) else list(self.layer.pads(sides))
 
     @property
     def channels(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from export._place import Place
 from export._rows import (
     Emit,
+    InKeras,
     Row,
     any_place,
     in_keras,
@@ -50,7 +51,7 @@ def _torch_pool(place: Place) -> Any:
     return nn.AvgPool2d(layer.window, **settings, count_include_pad=layer.count_include_pad)
 
 
-def _keras_pool(name: str) -> Callable[[Place, Sequence[Any]], Any]:
+def _keras_pool(name: str) -> InKeras:
     def apply(place: Place, inputs: Sequence[Any]) -> Any:
         from keras import ops
 

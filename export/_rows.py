@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 TYPES = ("float32", "float64", "float16")  # of the numbers that can be exported
 Emit = Callable[["Graph", Place, Sequence[str]], str]  # adds nodes on the values so named, returns the output's name
+InKeras = Callable[[Place, Sequence[Any]], Any]  # applied to Keras tensors, channels last
+Settings = Callable[[Place], dict[str, Any]]
 
 
 def ours_in_order(layer: nnx.Module, ours: Mapping[str, np.ndarray]) -> list[np.ndarray]:
@@ -36,7 +39,7 @@ class Row:
 
     onnx: Emit
     torch: Callable[[Place], Any]  # a torch.nn.Module, its weights as they come
-    keras: Callable[[Place, Sequence[Any]], Any]  # applied to Keras tensors, channels last
+    keras: InKeras
     check: Callable[[Place], None]  # raises `MisfitError` for what the others lack
     weights: Callable[[Any, Mapping[str, np.ndarray]], list[np.ndarray]] = ours_in_order  # of the Keras layer
 
@@ -59,7 +62,7 @@ def check_registry() -> None:
 # What many rows have in common.
 
 
-def node(op: str, attributes: Callable[[Place], dict[str, Any]] = lambda place: {}) -> Emit:
+def node(op: str, attributes: Settings = lambda place: {}) -> Emit:
     """A single ONNX node."""
     return lambda graph, place, inputs: graph.add(op, inputs, place.name, **attributes(place))
 
@@ -96,29 +99,15 @@ def _only(place: Place, axes: tuple[int, ...], words: str) -> None:
 
 def torch_layer(name: str, arguments: Callable[[Place], tuple] = lambda place: ()) -> Callable[[Place], Any]:
     """`torch.nn.NAME(*arguments)`."""
-
-    def make(place: Place) -> Any:
-        import torch
-
-        return getattr(torch.nn, name)(*arguments(place))
-
-    return make
+    return lambda place: getattr(importlib.import_module("torch.nn"), name)(*arguments(place))
 
 
 def own_torch_layer(name: str) -> Callable[[Place], Any]:
     """A layer that PyTorch lacks."""
-
-    def make(place: Place) -> Any:
-        from export import _torch_layers
-
-        return getattr(_torch_layers, name)(place)
-
-    return make
+    return lambda place: getattr(importlib.import_module("export._torch_layers"), name)(place)
 
 
-def keras_layer(
-    name: str, settings: Callable[[Place], dict[str, Any]] = lambda place: {}
-) -> Callable[[Place, Sequence[Any]], Any]:
+def keras_layer(name: str, settings: Settings = lambda place: {}) -> InKeras:
     """`keras.layers.NAME(**settings)`."""
     return lambda place, inputs: in_keras(place, inputs, name, **settings(place))
 

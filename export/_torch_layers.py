@@ -77,7 +77,6 @@ class PaddedConv2d(torch.nn.Conv2d):
         self.pads = pads
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Pad and convolve `x`, (N, C, H, W)."""
         return super().forward(_pad(x, self.pads))
 
 
@@ -100,7 +99,6 @@ class ConvTranspose2d(torch.nn.ConvTranspose2d):
         self.crop = [(even[axis] - before, even[axis] - after) for axis, (before, after) in enumerate(cuts)]
 
     def forward(self, x: torch.Tensor, output_size: list[int] | None = None) -> torch.Tensor:
-        """Convolve `x`, (N, C, H, W), and cut what is left over."""
         y = super().forward(x, output_size)
         return _pad(y, self.crop) if any(map(any, self.crop)) else y
 
@@ -113,7 +111,6 @@ class PaddedMaxPool2d(torch.nn.Module):
         self.window, self.strides, self.pads = place.layer.window, place.layer.strides, place.pads
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Pool `x`, (N, C, H, W)."""
         return F.max_pool2d(_pad(x, self.pads, -torch.inf), self.window, self.strides)
 
 
@@ -125,7 +122,6 @@ class PaddedAvgPool2d(PaddedMaxPool2d):
         self.count_include_pad = place.layer.count_include_pad
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Pool `x`, (N, C, H, W)."""
         if self.count_include_pad:
             return F.avg_pool2d(_pad(x, self.pads), self.window, self.strides)
         sums, counts = (F.avg_pool2d(_pad(v, self.pads), self.window, self.strides) for v in (x, torch.ones_like(x)))
@@ -133,40 +129,30 @@ class PaddedAvgPool2d(PaddedMaxPool2d):
 
 
 class _AtPlace(torch.nn.Module):
+    """Made from its place, without numbers of its own."""
+
     def __init__(self, place: Place):
         super().__init__()
         self.channels = place.channels
 
 
 class Add(_AtPlace):
-    """The sum of several values."""
-
     def forward(self, *values: torch.Tensor) -> torch.Tensor:
-        """Add `values`."""
         return functools.reduce(torch.add, values)
 
 
 class Subtract(_AtPlace):
-    """The first value less the second."""
-
     def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        """Subtract `b` from `a`."""
         return a - b
 
 
 class Multiply(_AtPlace):
-    """The product of several values."""
-
     def forward(self, *values: torch.Tensor) -> torch.Tensor:
-        """Multiply `values`."""
         return functools.reduce(torch.mul, values)
 
 
 class Concat(_AtPlace):
-    """The channels of several values one after the other."""
-
     def forward(self, *values: torch.Tensor) -> torch.Tensor:
-        """Concatenate `values`."""
         return torch.cat(values, self.channels)
 
 
@@ -184,7 +170,6 @@ class Affine(torch.nn.Module):
             self.register_buffer(name, torch.tensor(number), persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Scale and shift `x`."""
         return x * self.scale + self.shift
 
 
@@ -192,7 +177,6 @@ class ChannelsLastFlatten(_AtPlace):
     """(N, C, H, W) to (N, H * W * C)."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Flatten `x`."""
         return x.permute(0, 2, 3, 1).flatten(1)
 
 
@@ -200,7 +184,6 @@ class LastAxisBatchNorm(torch.nn.BatchNorm1d):
     """Batch normalization over the last axis of examples that are not maps, such as (T, C)."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalize `x`, (N, ..., C)."""
         return super().forward(x.reshape(-1, x.shape[-1])).reshape(x.shape)
 
 
@@ -208,7 +191,6 @@ class LayerNorm2d(torch.nn.LayerNorm):
     """Layer normalization over the channels of (N, C, H, W), which `torch.nn.LayerNorm` takes on the last axis."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalize `x`."""
         return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
@@ -216,5 +198,4 @@ class PolarTransform(_AtPlace):
     """Points (x, y) to (r, phi)."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Transform `x`, (N, 2)."""
         return torch.stack([torch.hypot(x[:, 0], x[:, 1]), torch.atan2(x[:, 1], x[:, 0])], dim=1)

@@ -72,10 +72,8 @@ class Trajectory:
 
     def markdown(self) -> str:
         """A table of relative differences: a row a precision and pair."""
-        lines = [
-            f"| {self.name} | precision | step 1 | largest | first step beyond {self.tolerance:g} |",
-            "| --- | --- | ---: | ---: | ---: |",
-        ]
+        header = (self.name, "precision", "step 1", "largest", f"first step beyond {self.tolerance:g}")
+        lines = [header, ("---", "---", "---:", "---:", "---:")]
         for precision in ("float32", "float64"):
             for other, words in ((FLAX, "Flax against PyTorch"), (AGAIN, "PyTorch against itself")):
                 if (other, precision) in self.losses:
@@ -84,8 +82,8 @@ class Trajectory:
                     step = str(min(steps)) if steps else "none"
                     step += f" ({len(steps)} of {len(runs)} runs)" if len(runs) > 1 else ""
                     first, largest = max(r.first_step for r in runs), max(r.largest for r in runs)
-                    lines.append(f"| {words} | {precision} | {first:.1e} | {largest:.1e} | {step} |")
-        return "\n".join(lines) + "\n"
+                    lines.append((words, precision, f"{first:.1e}", f"{largest:.1e}", step))
+        return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
     def record(self) -> dict[str, Any]:
         """The losses as plain data: precision -> run -> a number a step, None where it is not finite."""
@@ -99,10 +97,8 @@ class Trajectory:
 
     def write(self, folder: str | Path) -> list[Path]:
         """Write trajectory.md and trajectory.json."""
-        return [
-            write_atomically(Path(folder) / "trajectory.md", self.markdown()),
-            write_atomically(Path(folder) / "trajectory.json", json.dumps(self.record(), indent=1) + "\n"),
-        ]
+        files = {"trajectory.md": self.markdown(), "trajectory.json": json.dumps(self.record(), indent=1) + "\n"}
+        return [write_atomically(Path(folder) / name, text) for name, text in files.items()]
 
 
 def trajectory(

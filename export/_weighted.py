@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from export._place import Place, keras_crop, pair, pairs, transpose_cuts
 from export._rows import (
     Emit,
     Row,
+    Settings,
     any_place,
     in_keras,
     keras_layer,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 NORM = ("weight", "bias", "running_mean", "running_var")  # a BatchNorm's tensors in ONNX's order
 
 
-def _weighted(op: str, attributes: Callable[[Place], dict[str, Any]], *order: str) -> Emit:
+def _weighted(op: str, attributes: Settings, *order: str) -> Emit:
     """A node that takes the layer's tensors after its input, in `order`, where there are such."""
 
     def emit(graph: Graph, place: Place, inputs: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import jax
@@ -236,7 +236,7 @@ def _plain(value: object) -> object:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def build(description: dict[str, Any]) -> tuple[str, nnx.Module]:
+def build(description: Mapping[str, object]) -> tuple[str, nnx.Module]:
     """The (name, layer) pair of a description made by `describe`, with placeholder parameters."""
     settings = {field: _plain(value) for field, value in description.items()}
     name, kind = str(settings.pop("name")), settings.pop("kind")

@@ -65,35 +65,19 @@ class Summary:
         return sum(row.multiply_adds for row in self.rows)
 
     def __str__(self) -> str:
-        header = ("layer", "kind", "output shape", "parameters", "multiply-adds", "takes")
-        cells = [
-            (row.name, row.kind, str(row.output_shape), f"{row.parameters:,}", f"{row.multiply_adds:,}", takes)
-            for row, takes in zip(self.rows, self._taken(), strict=True)
-        ]
-        widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
-        lines = [
-            "  ".join(
-                text.rjust(width) if column in (3, 4) else text.ljust(width)
-                for column, (text, width) in enumerate(zip(row, widths, strict=True))
-            ).rstrip()
-            for row in (header, *cells)
-        ]
+        cells = [("layer", "kind", "output shape", "parameters", "multiply-adds", "takes")]
+        before: str | None = None
+        for row in self.rows:
+            taken = ", ".join("(input)" if name is None else name for name in row.takes)
+            counts = f"{row.parameters:,}", f"{row.multiply_adds:,}"
+            cells.append((row.name, row.kind, str(row.output_shape), *counts, "" if row.takes == (before,) else taken))
+            before = row.name
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        sides = ("<", "<", "<", ">", ">", "<")
+        lines = ["  ".join(map("{:{}{}}".format, line, sides, widths)).rstrip() for line in cells]
         sizes = " / ".join(f"{value:.2f}" for value in self.megabytes.values())
-        return "\n".join(
-            [
-                *lines,
-                f"parameters: {self.parameters:,}, multiply-adds: {self.multiply_adds:,}",
-                f"input / forward-backward / params / total MB: {sizes}",
-            ]
-        )
-
-    def _taken(self) -> list[str]:
-        """What each row takes, where that is not the row before it."""
-        before = [None, *(row.name for row in self.rows)]
-        return [
-            "" if row.takes == (last,) else ", ".join("(input)" if name is None else name for name in row.takes)
-            for row, last in zip(self.rows, before, strict=False)
-        ]
+        lines.append(f"parameters: {self.parameters:,}, multiply-adds: {self.multiply_adds:,}")
+        return "\n".join([*lines, f"input / forward-backward / params / total MB: {sizes}"])
 
 
 def summary(model: Chain) -> Summary:

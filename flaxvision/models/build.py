@@ -6,33 +6,9 @@ import dataclasses
 
 from flax import nnx
 
+from flaxvision import layers
 from flaxvision.errors import UserError, check_choice
-from flaxvision.layers import (
-    Activation,
-    Add,
-    Affine,
-    AvgPool,
-    BatchNorm,
-    Concat,
-    Conv,
-    ConvTranspose,
-    Dropout,
-    Flatten,
-    GlobalAvgPool,
-    GlobalMaxPool,
-    GroupNorm,
-    LayerNorm,
-    Linear,
-    MaxPool,
-    Multiply,
-    Network,
-    Node,
-    PolarTransform,
-    PReLU,
-    SpatialDropout,
-    Subtract,
-    Upsample,
-)
+from flaxvision.layers import Network, Node
 from flaxvision.layers.initializers import INITS, kernel_and_bias
 from flaxvision.layers.kinds import Shape
 from flaxvision.layers.network import fitted
@@ -109,10 +85,10 @@ class Build:
 
     def again(self, name: str, layer: str, *others: Value) -> Value:
         """Apply a layer that the network has already, with the same parameters, as node `name`."""
-        layers = dict(self.layers)
-        if layer not in layers:
-            raise UserError(f"{self.kind} has no layer {layer!r} to apply again: it has {', '.join(layers)}")
-        return self._node(name, layer, layers[layer], others)
+        known = dict(self.layers)
+        if layer not in known:
+            raise UserError(f"{self.kind} has no layer {layer!r} to apply again: it has {', '.join(known)}")
+        return self._node(name, layer, known[layer], others)
 
     def network(self) -> Network:
         """The network as built."""
@@ -130,7 +106,7 @@ class Build:
             self.flatten("flatten" if not any(n == "flatten" for n, _ in self.layers) else f"{name}_flatten")
         (fan_in,) = self.shape
         drawn = kernel_and_bias(self.init, fan_in)
-        return self.layer(name, Linear(fan_in, features, use_bias=bias, rngs=self.rngs, **drawn))
+        return self.layer(name, layers.Linear(fan_in, features, use_bias=bias, rngs=self.rngs, **drawn))
 
     def conv(
         self,
@@ -161,7 +137,7 @@ class Build:
             raise UserError(f"layer {name!r} has groups={groups}: give a divisor of {channels} and {features} channels")
         size = as_pair(kernel)
         pads = padding if isinstance(padding, str) else tuple((side, side) for side in as_pair(padding))
-        layer = Conv(
+        layer = layers.Conv(
             channels,
             features,
             size,
@@ -180,7 +156,7 @@ class Build:
     ) -> Value:
         """Add a transposed convolution without padding: side (n - 1) * stride + kernel, as in PyTorch."""
         size = as_pair(kernel)
-        layer = ConvTranspose(
+        layer = layers.ConvTranspose(
             self._channels(name),
             features,
             size,
@@ -195,19 +171,19 @@ class Build:
 
     def batch_norm(self, name: str) -> Value:
         """Add batch normalization over the last axis."""
-        return self.layer(name, BatchNorm(self.shape[-1]))
+        return self.layer(name, layers.BatchNorm(self.shape[-1]))
 
     def group_norm(self, name: str, groups: int) -> Value:
         """Add group normalization of the channels in `groups` groups."""
-        return self.layer(name, GroupNorm(groups, self.shape[-1]))
+        return self.layer(name, layers.GroupNorm(groups, self.shape[-1]))
 
     def layer_norm(self, name: str) -> Value:
         """Add layer normalization over the last axis, at every position of a map by itself."""
-        return self.layer(name, LayerNorm(self.shape[-1]))
+        return self.layer(name, layers.LayerNorm(self.shape[-1]))
 
     def prelu(self, name: str, slopes: int = 1) -> Value:
         """Add a PReLU, with one slope or as many as there are channels."""
-        return self.layer(name, PReLU(slopes))
+        return self.layer(name, layers.PReLU(slopes))
 
     # Layers without.
 
@@ -215,7 +191,7 @@ class Build:
         self, name: str, window: int | Pair, stride: int | Pair | None = None, *, padding: Padding = 0
     ) -> Value:
         """Add a max-pool; `stride` defaults to the window, `padding` is as in `conv`."""
-        return self.layer(name, MaxPool(window, stride, padding or "VALID"))
+        return self.layer(name, layers.MaxPool(window, stride, padding or "VALID"))
 
     def avg_pool(
         self,
@@ -227,59 +203,59 @@ class Build:
         count_include_pad: bool = False,
     ) -> Value:
         """Add a mean-pool; `stride` defaults to the window, `padding` is as in `conv`."""
-        return self.layer(name, AvgPool(window, stride, padding or "VALID", count_include_pad))
+        return self.layer(name, layers.AvgPool(window, stride, padding or "VALID", count_include_pad))
 
     def global_avg_pool(self, name: str) -> Value:
         """Add a mean over the whole map."""
-        return self.layer(name, GlobalAvgPool())
+        return self.layer(name, layers.GlobalAvgPool())
 
     def global_max_pool(self, name: str) -> Value:
         """Add a maximum over the whole map."""
-        return self.layer(name, GlobalMaxPool())
+        return self.layer(name, layers.GlobalMaxPool())
 
     def upsample(self, name: str, scale: int | Pair) -> Value:
         """Repeat every value of the map along height and width."""
-        return self.layer(name, Upsample(scale))
+        return self.layer(name, layers.Upsample(scale))
 
     def activation(self, name: str, kind: str, number: float | None = None) -> Value:
         """Add an activation by its name, with its slope or alpha where it has one."""
-        return self.layer(name, Activation(kind, number))
+        return self.layer(name, layers.Activation(kind, number))
 
     def dropout(self, name: str, rate: float, *, spatial: bool = False) -> Value:
         """Add dropout with probability `rate`, of values or (`spatial`) of whole channels."""
-        return self.layer(name, (SpatialDropout if spatial else Dropout)(rate))
+        return self.layer(name, (layers.SpatialDropout if spatial else layers.Dropout)(rate))
 
     def flatten(self, name: str) -> Value:
         """Flatten the map."""
-        return self.layer(name, Flatten())
+        return self.layer(name, layers.Flatten())
 
     def affine(
         self, name: str, scale: float | tuple[float, ...] = 1.0, shift: float | tuple[float, ...] = 0.0
     ) -> Value:
         """Add a constant scale and shift, one number each or one per channel."""
-        return self.layer(name, Affine(scale, shift))
+        return self.layer(name, layers.Affine(scale, shift))
 
     def polar(self, name: str) -> Value:
         """Add the transform of points (x, y) to (r, phi)."""
-        return self.layer(name, PolarTransform())
+        return self.layer(name, layers.PolarTransform())
 
     # Layers of several values: the one at hand, then others.
 
     def add(self, name: str, *others: Value) -> Value:
         """Add other values to the one at hand; an axis of size 1 is broadcast."""
-        return self.layer(name, Add(), *others)
+        return self.layer(name, layers.Add(), *others)
 
     def subtract(self, name: str, other: Value) -> Value:
         """Subtract another value from the one at hand; an axis of size 1 is broadcast."""
-        return self.layer(name, Subtract(), other)
+        return self.layer(name, layers.Subtract(), other)
 
     def multiply(self, name: str, *others: Value) -> Value:
         """Multiply the value at hand with others; an axis of size 1 is broadcast, as that of a gate (1, 1, C)."""
-        return self.layer(name, Multiply(), *others)
+        return self.layer(name, layers.Multiply(), *others)
 
     def concat(self, name: str, *others: Value) -> Value:
         """Put the channels of other values after those of the one at hand."""
-        return self.layer(name, Concat(), *others)
+        return self.layer(name, layers.Concat(), *others)
 
     def _channels(self, name: str) -> int:
         if len(self.shape) != 3:

@@ -16,6 +16,7 @@ from flax import nnx
 from flaxvision._files import write_atomically
 from flaxvision.errors import UserError
 from flaxvision.layers import Chain, Flatten, Node, Preprocess
+from flaxvision.layers.context import matches
 from flaxvision.layers.kinds import build, describe
 from flaxvision.models._flattened import flatten_as_pytorch
 from flaxvision.ops.arrays import from_numpy
@@ -140,17 +141,16 @@ def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 def variables(model: Chain) -> dict[str, np.ndarray]:
     """Every variable of a model as numpy, by the name "layer.variable"."""
+    return {name: np.asarray(variable[...]) for name, variable in _by_name(model).items()}
+
+
+def _by_name(model: Chain) -> dict[str, nnx.Variable]:
     names = model.parameter_names()
-    return {names[path]: np.asarray(variable[...]) for path, variable in nnx.to_flat_state(nnx.state(model))}
+    return {names[path]: variable for path, variable in nnx.to_flat_state(nnx.state(model))}
 
 
 def assign(
-    model: Chain,
-    tensors: dict[str, np.ndarray],
-    source: str,
-    only: tuple[str, ...] = (),
-    *,
-    keep_types: bool = False,
+    model: Chain, tensors: dict[str, np.ndarray], source: str, only: tuple[str, ...] = (), *, keep_types: bool = False
 ) -> None:
     """Set a model's variables from `tensors`, all of them or those under the name prefixes `only`.
 
@@ -160,14 +160,7 @@ def assign(
         UserError: If a variable is missing, has another shape, or (without `only`) a tensor is left over; all
             mismatches are named together and nothing is changed.
     """
-    from flaxvision.layers.context import matches
-
-    names = model.parameter_names()
-    wanted = {
-        names[path]: variable
-        for path, variable in nnx.to_flat_state(nnx.state(model))
-        if not only or matches(names[path], only)
-    }
+    wanted = {name: value for name, value in _by_name(model).items() if not only or matches(name, only)}
     wrong = [f"{name} is missing" for name in wanted if name not in tensors]
     wrong += [
         f"{name} has shape {tensors[name].shape}, not {variable[...].shape}"
@@ -185,9 +178,7 @@ def assign(
             variable[...] = jnp.asarray(tensors[name], variable[...].dtype)
         else:
             variable.set_value(from_numpy(tensors[name]))
-    narrowed = [name for name in wanted if tensors[name].dtype == np.float64] if keep_types else []
+    narrowed = keep_types and any(tensors[name].dtype == np.float64 for name in wanted)
     if narrowed and not jax.config.read("jax_enable_x64"):
-        _LOG.warning(
-            "%s holds float64 numbers, read as float32: set the environment variable JAX_ENABLE_X64=1 to keep them",
-            source,
-        )
+        words = "%s holds float64 numbers, read as float32: set the environment variable JAX_ENABLE_X64=1 to keep them"
+        _LOG.warning(words, source)
