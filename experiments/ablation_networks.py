@@ -13,7 +13,7 @@ from rows import decimals_of, mean_and_error, means_over, number
 from sweeps import Runs, fill
 
 from flaxvision.models import Build
-from flaxvision.models.dense import mlp
+from flaxvision.models.reports import mlp
 from flaxvision.sweep import load_spec
 from flaxvision.sweep.spec import Axis, Point
 

@@ -13,11 +13,13 @@ from flaxvision._cli import Parser, add_data_options, exit_status, parse_setting
 from flaxvision.errors import UserError
 
 if TYPE_CHECKING:
+    from export import ParityTable, Trajectory
     from flaxvision.data import Dataset
     from flaxvision.layers import Chain
 
 PROGRAM = "python -m export"
 OPSET = 17  # as `to_onnx`, whose module takes long to import
+ONNX_OPTIONS = ("layout", "fold_batch_norm", "normalize", "softmax", "opset", "batch")
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt.safetensors", "keras": ".keras"}
 
 
@@ -29,11 +31,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: list[str]) -> int:
     options = _parser().parse(arguments)
     if options.verb in SUFFIXES:
-        return _export(options)
-    return _compare(options) if options.verb == "compare" else _trajectory(options)
+        print(_export(options))
+        return 0
+    run = Path(options.source)
+    folder = _writable(options.out or (run if options.verb == "compare" and run.is_dir() else None))
+    table = _compare(options) if options.verb == "compare" else _trajectory(options)
+    print(table.markdown(), end="")
+    if folder is not None:
+        table.write(folder)
+    return 0
 
 
-def _export(options: argparse.Namespace) -> int:
+def _export(options: argparse.Namespace) -> Path:
     import export
     from export._onnx_about import is_ours
     from export._sweep import about
@@ -41,23 +50,14 @@ def _export(options: argparse.Namespace) -> int:
     source, model, notes = _load(options.source)
     path = options.out or source.with_name(_name(source, options))
     if options.verb == "onnx":
-        export.to_onnx(
-            model,
-            path,
-            layout=options.layout,
-            fold_batch_norm=options.fold_batch_norm,
-            normalize=options.normalize,
-            softmax=options.softmax,
-            opset=options.opset,
-            batch=options.batch,
-            metadata={f"note: {key}" if is_ours(key) else key: value for key, value in about(notes).items()},
-        )
+        settings = {name: getattr(options, name) for name in ONNX_OPTIONS}
+        metadata = {f"note: {key}" if is_ours(key) else key: value for key, value in about(notes).items()}
+        export.to_onnx(model, path, **settings, metadata=metadata)
     elif options.verb == "torch":
         export.save_torch(model, path)
     else:
         export.to_keras(model, path)
-    print(path)
-    return 0
+    return path
 
 
 def _name(source: Path, options: argparse.Namespace) -> str:
@@ -75,32 +75,21 @@ def _name(source: Path, options: argparse.Namespace) -> str:
     return ".".join(parts) + SUFFIXES[options.verb]
 
 
-def _compare(options: argparse.Namespace) -> int:
+def _compare(options: argparse.Namespace) -> ParityTable:
     import export
 
-    run = Path(options.source)
-    folder = _writable(options.out or (run if run.is_dir() else None))
     _, model, notes = _load(options.source)
-    table = export.compare(model, _dataset(options, notes))
-    print(table.markdown(), end="")
-    if folder is not None:
-        table.write(folder)
-    return 0
+    return export.compare(model, _dataset(options, notes))
 
 
-def _trajectory(options: argparse.Namespace) -> int:
+def _trajectory(options: argparse.Namespace) -> Trajectory:
     import export
     from flaxvision.data import load
     from flaxvision.training.recipe import from_dict
 
-    folder = _writable(options.out)
     settings = {key: values[0] for key, values in map(parse_setting, options.set)}
     dataset = load(options.dataset, raw_dir=options.raw_dir, data_dir=options.data_dir)
-    table = export.trajectory(options.source, dataset, from_dict(settings), steps=options.steps)
-    print(table.markdown(), end="")
-    if folder is not None:
-        table.write(folder)
-    return 0
+    return export.trajectory(options.source, dataset, from_dict(settings), steps=options.steps)
 
 
 def _load(source: str) -> tuple[Path, Chain, dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import pathlib
 import pickle
@@ -26,8 +27,14 @@ _PLAIN = (
     "torch.save(p(torch.load(sys.argv[1], map_location='cpu', weights_only=False)), sys.argv[2])"
 )
 _SCRIPTED = "torch.save(torch.jit.load(sys.argv[1], map_location='cpu').state_dict(), sys.argv[2])"
-_DEEPEST = 6  # levels of a checkpoint that are looked into: one may hold itself
 _EXPORTED = "torch.save(torch.export.load(sys.argv[1]).state_dict, sys.argv[2])"
+_DEEPEST = 6  # levels of a checkpoint that are looked into: one may hold itself
+_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".json")
+_FOREIGN = {  # how files of other kinds begin, and what to do
+    b"version https://git-lfs": "it is the pointer that Git LFS leaves in its place: type git lfs pull",
+    b"<": "it is a web page: download the file itself",
+    b"\x89HDF": "it is an HDF5 file, as Keras writes them: give it to export.from_keras",
+}
 
 
 def import_torch() -> Any:
@@ -68,30 +75,17 @@ def read(weights: Any) -> tuple[str, Any]:
         return str(path), _read_safetensors(path)
     if head[:1] == b"P" and zipfile.is_zipfile(path):
         _check_archive(path)
-        return str(path), _read_torch(path)
-    if head[:1] == b"\x80":  # a pickle, as PyTorch wrote before 1.6
-        return str(path), _read_torch(path)
-    raise _foreign(path, head)
+    elif head[:1] != b"\x80":  # a pickle, as PyTorch wrote before 1.6
+        what = "safetensors" if path.suffix == ".safetensors" else "PyTorch"
+        unknown = f"it begins with {head[:16]!r}: give one that torch.save or safetensors wrote, or download it again"
+        why = next((words for start, words in _FOREIGN.items() if head.lstrip().startswith(start)), unknown)
+        raise UserError(f"{path} is not a {what} file: {why if head else 'it is empty: download or save it again'}")
+    return str(path), _read_torch(path)
 
 
 def _listed(folder: Path) -> str:
-    found = sorted(p.name for p in folder.iterdir() if p.suffix in (".safetensors", ".pt", ".pth", ".bin", ".json"))
+    found = sorted(p.name for p in folder.iterdir() if p.suffix in _SUFFIXES)
     return ", ".join(found[:5]) + (", …" if len(found) > 5 else "") or "no weights file in it"
-
-
-def _foreign(path: Path, head: bytes) -> UserError:
-    what = "safetensors" if path.suffix == ".safetensors" else "PyTorch"
-    if not head:
-        why = "it is empty: download or save it again"
-    elif head.startswith(b"version https://git-lfs"):
-        why = "it is the pointer that Git LFS leaves in its place: type git lfs pull"
-    elif head.lstrip()[:1] == b"<":
-        why = "it is a web page: download the file itself"
-    elif head.startswith(b"\x89HDF"):
-        why = "it is an HDF5 file, as Keras writes them: give it to export.from_keras"
-    else:
-        why = f"it begins with {head[:16]!r}: give one that torch.save or safetensors wrote, or download it again"
-    return UserError(f"{path} is not a {what} file: {why}")
 
 
 def _read_shards(path: Path) -> dict[str, Any]:
@@ -109,10 +103,7 @@ def _read_shards(path: Path) -> dict[str, Any]:
             f"{path} names {len(names)} files, of which {', '.join(missing[:3])} "
             f"{'is' if len(missing) == 1 else 'are'} not beside it: put all of them there"
         )
-    tensors: dict[str, Any] = {}
-    for name in names:
-        tensors |= read(path.parent / name)[1]
-    return tensors
+    return {tensor: value for name in names for tensor, value in read(path.parent / name)[1].items()}
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
@@ -130,49 +121,40 @@ def _check_archive(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
     inner = {name.partition("/")[2] for name in names}
-    converted = path.with_name(f"{path.stem}.state_dict.pt")
     if "constants.pkl" in inner:
-        raise UserError(
-            f"{path} is a TorchScript archive; for its numbers type: {_command(_SCRIPTED, path, converted)}"
-        )
-    if "archive_format" in inner or "archive_format" in names:
-        raise UserError(
-            f"{path} is a torch.export program; for its numbers type: {_command(_EXPORTED, path, converted)}"
-        )
-    if "model.weights.h5" in names:
-        raise UserError(f"{path} is not a PyTorch file: it is a Keras file; give it to export.from_keras")
-    if "data.pkl" not in inner:
-        raise UserError(
-            f"{path} is not a PyTorch file: it is an archive of {', '.join(names[:3]) or 'nothing'}"
-            f"{', …' if len(names) > 3 else ''}; give one that torch.save wrote"
-        )
+        why = f"is a TorchScript archive; for its numbers type: {_command(_SCRIPTED, path)}"
+    elif "archive_format" in inner or "archive_format" in names:
+        why = f"is a torch.export program; for its numbers type: {_command(_EXPORTED, path)}"
+    elif "model.weights.h5" in names:
+        why = "is not a PyTorch file: it is a Keras file; give it to export.from_keras"
+    elif "data.pkl" in inner:
+        return
+    else:
+        listed = (", ".join(names[:3]) or "nothing") + (", …" if len(names) > 3 else "")
+        why = f"is not a PyTorch file: it is an archive of {listed}; give one that torch.save wrote"
+    raise UserError(f"{path} {why}")
 
 
-def _command(code: str, path: Path, converted: Path) -> str:
+def _command(code: str, path: Path) -> str:
+    """What to type for the tensors of a file that cannot be read as it is."""
+    converted = path.with_name(f"{path.stem}.state_dict.pt")
     return f'python -c "import sys, torch; {code}" {shlex.quote(str(path))} {shlex.quote(str(converted))}'
 
 
 def _read_torch(path: Path) -> Any:
     torch = import_torch()
     try:
-        with (
-            torch.serialization.safe_globals(_harmless()),
-            path.open("rb") as file,
-        ):  # by a path, the suffix would count
+        with torch.serialization.safe_globals(_harmless()), path.open("rb") as file:  # of a path the suffix would count
             content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file raises whatever its bytes mean to the unpickler
         # PyTorch's own words where a class was met; a damaged file is an UnpicklingError as well.
-        if (
-            isinstance(error, pickle.UnpicklingError)
-            and "weights_only" in str(error)
-            and "global" in str(error).lower()
-        ):
-            command = _command(_PLAIN, path, path.with_name(f"{path.stem}.state_dict.pt"))
+        words = str(error)
+        if isinstance(error, pickle.UnpicklingError) and "weights_only" in words and "global" in words.lower():
             raise UserError(
                 f"{path} holds a pickled module or other objects, which are not loaded because they can run code; "
-                f"where you trust it, type: {command}"
+                f"where you trust it, type: {_command(_PLAIN, path)}"
             ) from error
-        told = str(error).partition("WeightsUnpickler error:")[2] or str(error) or "it ends too soon"
+        told = words.partition("WeightsUnpickler error:")[2] or words or "it ends too soon"
         reason = told.strip().partition("\n")[0][:200]
         raise UserError(
             f"{path} is not a PyTorch file ({reason}): save the state_dict again with torch.save"
@@ -186,7 +168,7 @@ def _harmless() -> list[Any]:
     """What checkpoints hold beside tensors and does nothing when it is unpickled: options, paths, numpy's numbers."""
     kinds = [np.dtype, np.ndarray, *{type(np.dtype(code)) for code in "?bhilqBHILQefdg"}]
     plain = [argparse.Namespace, types.SimpleNamespace, pathlib.PosixPath, pathlib.PurePosixPath]
-    multiarray = np._core.multiarray  # type: ignore[attr-defined]  # numpy pickles its scalars and arrays by these
+    multiarray = importlib.import_module("numpy._core.multiarray")  # numpy pickles its scalars and arrays by these
     functions = [multiarray.scalar, multiarray._reconstruct]
     older = [(function, f"numpy.core.multiarray.{function.__name__}") for function in functions]  # numpy 1
     return [*kinds, *plain, *functions, *older]

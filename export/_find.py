@@ -6,7 +6,6 @@ import dataclasses
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import jax.numpy as jnp
@@ -18,9 +17,7 @@ from flaxvision.errors import UserError
 COUNTER = "num_batches_tracked"  # BatchNorm's own count: written for PyTorch, ignored when read
 _IGNORED = (COUNTER, "n_averaged")  # counts, the second one that of torch.optim.swa_utils.AveragedModel
 _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}  # what PyTorch's own add
-_SECOND = re.compile(
-    "ema|swa|avg|average|shadow|teacher|optim", re.IGNORECASE
-)  # in the key of what is not trained itself
+_SECOND = re.compile("ema|swa|avg|average|shadow|teacher|optim", re.IGNORECASE)  # a key of what is not trained itself
 _SHOWN = 9  # mismatches that a message lists
 _OTHER, _MISSING, _LEFT = "of another shape or type", "missing", "not in the model"
 _LOG = logging.getLogger("flaxvision")
@@ -52,15 +49,13 @@ class Names:
     @classmethod
     def of(cls, content: Any, key: str) -> Names:
         """Those at `key` or below it."""
-        values: dict[str, Any] = {}
-        keys: dict[str, str] = {}
-        for path, mapping in states(content):
-            at = ".".join(path)
-            if not key or f"{at}.".startswith(f"{key}."):
-                whole = {".".join((*path, name)): value for name, value in mapping.items()}
-                values |= whole
-                keys |= dict.fromkeys(whole, at)
-        return cls(values, keys)
+        found = [
+            (".".join((*path, name)), ".".join(path), value)
+            for path, mapping in states(content)
+            if not key or ".".join((*path, "")).startswith(f"{key}.")
+            for name, value in mapping.items()
+        ]
+        return cls({name: value for name, _, value in found}, {name: at for name, at, _ in found})
 
     def unwrapped(self) -> Names:
         """The same without the names that wrappers leave inside names; itself where two would become one."""
@@ -81,6 +76,7 @@ class Fit:
 
     start: str  # what comes before the model's names: key and prefix
     key: str
+    prefix: str  # what is taken off the names beyond the key
     taken: dict[str, Any]  # the model's name -> value
     wrong: dict[str, list[str]]  # in words, by what is wrong: `_MISSING`, `_OTHER`, `_LEFT`
     others: tuple[str, ...]  # entries beside them that are not tensors
@@ -89,11 +85,6 @@ class Fit:
     def count(self) -> int:
         """How many tensors are wrong."""
         return sum(map(len, self.wrong.values()))
-
-    @property
-    def prefix(self) -> str:
-        """What was taken off the names beyond the key."""
-        return self.start[len(self.key) + bool(self.key) :]
 
 
 def find(weights: Any, wanted: Wanted) -> dict[str, np.ndarray]:
@@ -118,7 +109,7 @@ def find(weights: Any, wanted: Wanted) -> dict[str, np.ndarray]:
     raise UserError(_misfit(source, names, min(closest, key=lambda fit: fit.count), wanted))
 
 
-def _starts(names: Names, wanted: Wanted) -> Iterator[str]:
+def _starts(names: Names, wanted: Wanted) -> list[str]:
     """Beginnings of whole names that some of the wanted names follow, in order; the likeliest one where none does."""
     tails = {wanted.tail(name) for name in wanted.shapes}
     found: Counter[str] = Counter()
@@ -126,36 +117,31 @@ def _starts(names: Names, wanted: Wanted) -> Iterator[str]:
         cuts = [0, *(match.end() for match in re.finditer(r"\.", name))]
         found.update(name[:cut] for cut in cuts if name[cut:] in tails)
     known = set(names.keys.values())
-    allowed = [
-        start
-        for start in found
-        if not wanted.prefix or (start.endswith(wanted.prefix) and start[: -len(wanted.prefix)].rstrip(".") in known)
-    ]
-    if allowed:
-        yield from allowed
-    else:
-        sizes = Counter(names.keys.values())
-        key = max(sizes, key=sizes.__getitem__, default="")
-        yield (f"{key}." if key else "") + wanted.prefix
+    prefix = wanted.prefix
+    ends = [s for s in found if not prefix or (s.endswith(prefix) and s[: -len(prefix)].rstrip(".") in known)]
+    if ends:
+        return ends
+    sizes = Counter(names.keys.values())
+    key = max(sizes, key=sizes.__getitem__, default="")
+    return [(f"{key}." if key else "") + prefix]
 
 
 def _fit(names: Names, start: str, wanted: Wanted) -> Fit:
     key = names.key_of(start)
-    places = {name: None if (tail := wanted.tail(name)) is None else start + tail for name in wanted.shapes}
+    cut = len(key) + bool(key)
+    places = {name: start + tail for name in wanted.shapes if (tail := wanted.tail(name)) is not None}
     there = {name: place for name, place in places.items() if place in names.values}
-    taken = {name: as_numpy(names.values[place]) for name, place in there.items() if place is not None}
+    taken = {name: as_numpy(names.values[place]) for name, place in there.items()}
     missing = [f"{name} {shape} is missing" for name, shape in wanted.shapes.items() if name not in there]
     other = [words for name, value in taken.items() if (words := _mismatch(name, value, wanted.shapes[name]))]
-    homes = {names.keys[place] for place in there.values() if place} or {key}
-    placed = set(there.values())
+    homes, placed = {names.keys[place] for place in there.values()} or {key}, set(there.values())
     beside = [name for name, home in names.keys.items() if home in homes and name not in placed]
     tensors = [n for n in beside if is_tensor(names.values[n]) and n.rpartition(".")[2] not in _IGNORED]
-    prefix = start[len(key) + bool(key) :]
+    prefix = start[cut:]
     if wanted.prefix:
         tensors = [name for name in tensors if name.startswith(start)]
     elif not wanted.whole and prefix:  # one that was found must be shared by all
         tensors = [name for name in tensors if not name.startswith(start)]
-    cut = len(key) + bool(key)
     left = [
         f"{wanted.into}{name.removeprefix(start) if wanted.prefix else name[cut:]} "
         f"{tuple(names.values[name].shape)} is not in the model"
@@ -163,7 +149,7 @@ def _fit(names: Names, start: str, wanted: Wanted) -> Fit:
         if wanted.whole or (prefix and not wanted.prefix)
     ]
     others = tuple(name[cut:] for name in beside if not is_tensor(names.values[name]))
-    return Fit(start, key, taken, {_OTHER: other, _MISSING: missing, _LEFT: left}, others)
+    return Fit(start, key, prefix, taken, {_OTHER: other, _MISSING: missing, _LEFT: left}, others)
 
 
 def _mismatch(name: str, value: Any, shape: tuple[int, ...]) -> str:
@@ -188,9 +174,8 @@ def _say(source: str, good: list[Fit], names: Names, wanted: Wanted, *, unwrappe
     if unwrapped:
         said.append(f"the names of wrappers ({', '.join(sorted(_WRAPPERS))}) are taken out")
     if fit.others:
-        said.append(
-            f"{', '.join(map(repr, fit.others[:3]))}{', …' if len(fit.others) > 3 else ''} left out: no tensors"
-        )
+        more = ", …" if len(fit.others) > 3 else ""
+        said.append(f"{', '.join(map(repr, fit.others[:3]))}{more} left out: no tensors")
     sparse = sum(is_sparse(names.values[name]) for name in names.values if name.startswith(fit.start))
     if sparse:
         said.append(f"{sparse} sparse tensors are made dense")
@@ -202,9 +187,8 @@ def _misfit(source: str, names: Names, fit: Fit, wanted: Wanted) -> str:
     """Three lines: how much does not fit, the first of it, what to do."""
     counted = ", ".join(f"{len(found)} {words}" for words, found in fit.wrong.items() if found)
     at = f" at {fit.key!r}" if fit.key else ""
-    shown = [
-        words for found in fit.wrong.values() for words in (found if fit.count <= _SHOWN else found[: _SHOWN // 3])
-    ]
+    each = _SHOWN if fit.count <= _SHOWN else _SHOWN // 3
+    shown = [words for found in fit.wrong.values() for words in found[:each]]
     more = f"; and {fit.count - len(shown)} more" if fit.count > len(shown) else ""
     return (
         f"{source} does not fit {wanted.kind}{at}: of {len(wanted.shapes)} tensors {counted}\n"

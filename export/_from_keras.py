@@ -101,6 +101,11 @@ def _input_shape(twin: Any) -> Shape:
     return tuple(int(size) for size in shape)
 
 
+def _output(layer: Any, shape: Shape) -> Shape:
+    """What a Keras layer makes of an example of `shape`."""
+    return tuple(int(size) for size in layer.compute_output_shape((None, *shape))[1:])
+
+
 def _steps(twin: Any, prefix: str) -> Iterator[tuple[str, Any]]:
     """Names and layers in order, those of models within at their place."""
     keras = import_keras()
@@ -175,9 +180,8 @@ class _Reader:
             self.permuted = name
         elif self.permuted is not None:
             if kind != "Flatten":
-                raise UserError(
-                    f"Keras layer {self.permuted!r} has no counterpart: a Permute goes before a Flatten only"
-                )
+                words = "a Permute goes before a Flatten only"
+                raise UserError(f"Keras layer {self.permuted!r} has no counterpart: {words}")
             self.layers.append((name, Flatten()))
             self.permuted = None
         elif kind == "ZeroPadding2D":
@@ -191,7 +195,7 @@ class _Reader:
             self.start = len(self.layers)
             self.layers += self._made(name, layer, self.shape, None, last=last)
             self.upsampled = (layer, self.shape) if kind == "Conv2DTranspose" else None
-        self.shape = tuple(int(size) for size in layer.compute_output_shape((None, *self.shape))[1:])
+        self.shape = _output(layer, self.shape)
 
     def end(self) -> None:
         """Raise for what nothing followed."""
@@ -209,7 +213,7 @@ class _Reader:
             mean, deviation = as_numpy(layer.mean), np.maximum(np.sqrt(as_numpy(layer.variance)), 1e-7)
             self._scale(1 / deviation, -mean / deviation)
         elif kind == "Reshape" and first and len(self.shape) == 1 and isinstance(self.preprocess.scale, float):
-            self.input_shape = tuple(int(size) for size in layer.compute_output_shape((None, *self.shape))[1:])
+            self.input_shape = _output(layer, self.shape)
             self.said.append(f"it takes examples of shape {self.input_shape} here, not {self.shape}")
         elif kind in ("Resizing", "CenterCrop", "RandomCrop"):
             if (layer.height, layer.width) != self.shape[:2]:
@@ -255,16 +259,14 @@ class _Reader:
         kind, config = type(layer).__name__, layer.get_config()
         pads, self.pads = self.pads, None
         check_plain(name, kind, config, shape, pads is not None)
-        made = made_layer(name, kind, layer, config, shape, None if pads is None else tuple(map(tuple, pads.tolist())))
+        made = made_layer(name, kind, config, shape, None if pads is None else tuple(map(tuple, pads.tolist())))
         if crop is not None:
             cut(name, made, config["padding"].upper(), crop)
         self._fill(name, made, layer)
         after = config.get("activation") if kind in ("Dense", "Conv2D", "Conv2DTranspose") else None
         extra: Layers = []
-        if after not in (None, "linear"):
-            output = tuple(layer.compute_output_shape((None, *shape))[1:])
-            if not (last and self._drops(after, output)):
-                extra = [(f"{name}_{after}", Activation(function_of(name, after)))]
+        if after not in (None, "linear") and not (last and self._drops(after, _output(layer, shape))):
+            extra = [(f"{name}_{after}", Activation(function_of(name, after)))]
         squeeze = kind.startswith("Global") and not config["keepdims"]
         return [(name, made), *extra, *([(f"{name}_flatten", Flatten())] if squeeze else [])]
 

@@ -30,12 +30,12 @@ PLAIN: dict[str, Any] = {"data_format": "channels_last", "dilation_rate": (1, 1)
 PLAIN |= {"max_value": None, "threshold": 0, "noise_shape": None}
 ALLOWED = "Dense, Conv2D, Conv2DTranspose, BatchNormalization, Dropout, Flatten, pools, activations"
 # Our variables by Keras's names of its own.
-WEIGHTS: dict[type[nnx.Module], dict[str, str]] = {
-    nnx.Linear: {"kernel": "kernel", "bias": "bias"},
-    nnx.Conv: {"kernel": "kernel", "bias": "bias"},
-    nnx.ConvTranspose: {"kernel": "kernel", "bias": "bias"},
-    BatchNorm: {"scale": "gamma", "bias": "beta", "mean": "moving_mean", "var": "moving_variance"},
-}
+KERNEL = {"kernel": "kernel", "bias": "bias"}
+WEIGHTS: dict[type[nnx.Module], dict[str, str]] = dict.fromkeys((nnx.Linear, nnx.Conv, nnx.ConvTranspose), KERNEL)
+WEIGHTS[BatchNorm] = {"scale": "gamma", "bias": "beta", "mean": "moving_mean", "var": "moving_variance"}
+POOLS: dict[str, type[MaxPool | AvgPool]] = {"MaxPooling2D": MaxPool, "AveragePooling2D": AvgPool}
+GLOBAL_POOLS = {"GlobalMaxPooling2D": GlobalMaxPool, "GlobalAveragePooling2D": GlobalAvgPool}
+FUNCTIONS = {"ReLU": "relu", "LeakyReLU": "leaky_relu", "ELU": "elu"}
 
 
 def as_numpy(value: Any) -> np.ndarray:
@@ -43,9 +43,7 @@ def as_numpy(value: Any) -> np.ndarray:
     return np.asarray(import_keras().ops.convert_to_numpy(getattr(value, "value", value)))
 
 
-def made_layer(
-    name: str, kind: str, layer: Any, config: dict[str, Any], shape: Shape, pads: tuple | None
-) -> nnx.Module:
+def made_layer(name: str, kind: str, config: dict[str, Any], shape: Shape, pads: tuple | None) -> nnx.Module:
     """Our layer for one of Keras's, with placeholder parameters."""
     rngs = nnx.Rngs(0)
     if kind == "Dense":
@@ -62,14 +60,13 @@ def made_layer(
         return Dropout(config["rate"])
     if kind == "Flatten" or (kind == "Reshape" and tuple(config["target_shape"]) in ((-1,), (math.prod(shape),))):
         return Flatten(channels_last=True)
-    if kind in ("MaxPooling2D", "AveragePooling2D"):
-        pool = MaxPool if kind == "MaxPooling2D" else AvgPool
-        return pool(pair(tuple(config["pool_size"])), pair(tuple(config["strides"])), config["padding"].upper())
-    if kind in ("GlobalMaxPooling2D", "GlobalAveragePooling2D"):
-        return GlobalMaxPool() if kind == "GlobalMaxPooling2D" else GlobalAvgPool()
-    if kind in ("Activation", "ReLU", "LeakyReLU", "ELU"):
-        plain = {"ReLU": "relu", "LeakyReLU": "leaky_relu", "ELU": "elu"}
-        return Activation(plain.get(kind) or function_of(name, config["activation"]))
+    if kind in POOLS:
+        window, strides = (pair(tuple(config[setting])) for setting in ("pool_size", "strides"))
+        return POOLS[kind](window, strides, config["padding"].upper())
+    if kind in GLOBAL_POOLS:
+        return GLOBAL_POOLS[kind]()
+    if kind in FUNCTIONS or kind == "Activation":
+        return Activation(FUNCTIONS.get(kind) or function_of(name, config["activation"]))
     raise UserError(f"Keras layer {name!r} is a {kind}, which has no counterpart; allowed kinds: {ALLOWED}")
 
 

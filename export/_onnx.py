@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +79,15 @@ class Graph:
             return self.add("ReduceMean", [value], axes=list(axes), keepdims=1)
         return self.add("ReduceMean", [value, self.integers(f"axes_{len(self.nodes)}", axes)], keepdims=1)
 
+    def affine(self, value: str, name: str, numbers: Mapping[str, Any], along: tuple[int, ...], dtype: Any) -> str:
+        """Add a scale and a shift, one number each or one per channel; nothing for one that changes nothing."""
+        for (part, number), op, nothing in zip(numbers.items(), ("Mul", "Add"), (1, 0), strict=True):
+            array = np.asarray(number)
+            if np.any(array != nothing):
+                array = (array.reshape(along) if array.ndim else array).astype(dtype)
+                value = self.add(op, [value, self.constant(f"{name}.{part}", array)])
+        return value
+
     def _unique(self, name: str) -> str:
         while name in self._taken:
             name += "_"
@@ -130,9 +141,9 @@ def to_onnx(
     'phone.onnx'
     """
     check_choice("layout", layout, LAYOUTS)
-    if isinstance(opset, bool) or not isinstance(opset, (int, np.integer)) or opset not in OPSETS:
+    if not _is_whole(opset) or opset not in OPSETS:
         raise UserError(f"opset is {opset!r}: give a whole number from {OPSETS[0]} to {OPSETS[-1]}")
-    if batch is not None and (isinstance(batch, bool) or not isinstance(batch, (int, np.integer)) or batch < 1):
+    if batch is not None and (not _is_whole(batch) or batch < 1):
         raise UserError(f"batch is {batch!r}: give the number of examples of one call, 1 or more, or None for any")
     check_layers(model)
     if normalize and len(model.input_shape) != 3:
@@ -151,6 +162,10 @@ def to_onnx(
     return _write(Path(path), proto, weights)
 
 
+def _is_whole(number: object) -> bool:
+    return isinstance(number, Integral) and not isinstance(number, bool)
+
+
 def _build(
     model: Chain, layout: str, opset: int, batch: int | None, normalize: bool, softmax: bool
 ) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
@@ -161,11 +176,7 @@ def _build(
     if normalize:
         value = graph.add("Cast", [value], "pixels", to=helper.np_dtype_to_tensor_dtype(dtype))
         along = (-1, 1, 1) if layout == "NCHW" else (-1,)  # where there is one number per channel
-        for part, op, nothing in (("scale", "Mul", 1), ("offset", "Add", 0)):
-            number = np.asarray(getattr(model.preprocess, part), dtype)
-            if np.any(number != nothing):
-                number = number.reshape(along) if number.ndim else number
-                value = graph.add(op, [value, graph.constant(f"preprocess.{part}", number)])
+        value = graph.affine(value, "preprocess", dataclasses.asdict(model.preprocess), along, dtype)
     if len(shape) == 3 and layout == "NHWC":
         value = graph.add("Transpose", [value], perm=[0, 3, 1, 2])
     values: dict[str | None, str] = {None: value}

@@ -44,9 +44,10 @@ class Place:
         """The axis of the features where maps are (N, C, H, W): 1, but for examples that are neither map nor vector."""
         return 1 if len(self.shape) in (1, 3) else len(self.shape)
 
-    def along_channels(self, numbers: np.ndarray) -> np.ndarray:
-        """One number per channel as it is broadcast over maps (N, C, H, W), or over vectors."""
-        return numbers.reshape((-1, 1, 1) if len(self.shape) == 3 else (-1,))
+    @property
+    def along(self) -> tuple[int, ...]:
+        """The shape in which one number per channel is broadcast over maps (N, C, H, W), or over vectors."""
+        return (-1, 1, 1) if len(self.shape) == 3 else (-1,)
 
 
 def pair(value: int | tuple[int, ...]) -> tuple[int, int]:

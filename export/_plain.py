@@ -119,13 +119,8 @@ def _fold(op: str) -> Emit:
 
 
 def _affine(graph: Graph, place: Place, inputs: Sequence[str]) -> str:
-    value = inputs[0]
-    for name, op, nothing in (("scale", "Mul", 1.0), ("shift", "Add", 0.0)):
-        number = np.asarray(getattr(place.layer, name))
-        if np.any(number != nothing):
-            number = place.along_channels(number) if number.ndim else number
-            value = graph.add(op, [value, number_of(graph, place, name, number)])
-    return value
+    numbers = {"scale": place.layer.scale, "shift": place.layer.shift}
+    return graph.affine(inputs[0], place.name, numbers, place.along, place.dtype)
 
 
 def _keras_affine(place: Place) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import functools
 from collections.abc import Sequence
 from typing import Any, Self
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -165,9 +164,8 @@ class Affine(torch.nn.Module):
     def __init__(self, place: Place):
         super().__init__()
         for name in ("scale", "shift"):
-            number = np.asarray(getattr(place.layer, name), np.float64)
-            number = place.along_channels(number) if number.ndim else number
-            self.register_buffer(name, torch.tensor(number), persistent=False)
+            number = torch.tensor(getattr(place.layer, name), dtype=torch.float64)
+            self.register_buffer(name, number.reshape(place.along) if number.ndim else number, persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x * self.scale + self.shift

@@ -155,19 +155,7 @@ def trajectory(
         losses[FLAX, precision] = run.history["step_loss"]
         losses[TORCH, precision] = _torch_losses(copy.deepcopy(twin), dataset, recipe, order, precision)
         if precision == "float32":
-            with _other_kernels():
-                losses[AGAIN, precision] = np.stack(
-                    [
-                        _torch_losses(
-                            _permute_inputs(copy.deepcopy(twin), number),
-                            dataset,
-                            recipe,
-                            _permuted(order, recipe.batch_size, number),
-                            precision,
-                        )
-                        for number in range(orders)
-                    ]
-                )
+            losses[AGAIN, precision] = _losses_in_other_orders(twin, dataset, recipe, order, orders)
     return Trajectory(name, tolerance, losses)
 
 
@@ -230,7 +218,7 @@ def _permute_inputs(twin: Any, seed: int) -> Any:
     for layer in twin.modules():
         if isinstance(layer, torch.nn.Linear | torch.nn.Conv2d):
             order = torch.randperm(layer.weight.shape[1], generator=random)
-            layer.forward = functools.partial(_in_order, layer, order)  # type: ignore[method-assign]
+            vars(layer)["forward"] = functools.partial(_in_order, layer, order)
     return twin
 
 
@@ -266,6 +254,16 @@ def _torch_losses(twin: Any, dataset: Dataset, recipe: Recipe, order: np.ndarray
             optimizer.step()
             losses.append(loss.item())
     return np.asarray(losses, precision)
+
+
+def _losses_in_other_orders(twin: Any, dataset: Dataset, recipe: Recipe, order: np.ndarray, count: int) -> np.ndarray:
+    losses = []
+    with _other_kernels():
+        for number in range(count):
+            permuted = _permuted(order, recipe.batch_size, number)
+            network = _permute_inputs(copy.deepcopy(twin), number)
+            losses.append(_torch_losses(network, dataset, recipe, permuted, "float32"))
+    return np.stack(losses)
 
 
 def _loss(recipe: Recipe, outputs: Any, labels: Any, inputs: Any) -> Any:

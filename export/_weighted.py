@@ -213,7 +213,7 @@ def standardized(graph: Graph, place: Place, x: str, axes: Sequence[int]) -> str
 def scaled_by_channel(graph: Graph, place: Place, x: str) -> str:
     """`x` times the layer's weight plus its bias, each one number per channel."""
     weight, bias = (
-        graph.initializer(f"{place.layer_name}.{name}", place.along_channels(place.tensors[name]))
+        graph.initializer(f"{place.layer_name}.{name}", place.tensors[name].reshape(place.along))
         for name in ("weight", "bias")
     )
     return graph.add("Add", [graph.add("Mul", [x, weight]), bias], place.name)
@@ -270,7 +270,7 @@ register(LayerNorm, Row(_layer_norm, _torch_layer_norm, _keras_layer_norm, any_p
 
 
 def _prelu(graph: Graph, place: Place, inputs: Sequence[str]) -> str:
-    slope = place.along_channels(place.tensors["weight"])
+    slope = place.tensors["weight"].reshape(place.along)
     return graph.add("PRelu", [*inputs, graph.initializer(f"{place.layer_name}.weight", slope)], place.name)
 
 

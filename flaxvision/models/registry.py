@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from flaxvision import _own_code
 from flaxvision.errors import unknown
-from flaxvision.models.convolutional import mnist_net, strided_cnn, tiny_cnn, vgg19, wide_cnn
-from flaxvision.models.dense import linear, mlp, polar_linear
-from flaxvision.models.emnist import emnist_autoencoder, emnist_cnn
+from flaxvision.models import reports
 from flaxvision.runtime import on_host, same_draws
 
 if TYPE_CHECKING:
@@ -19,16 +17,16 @@ if TYPE_CHECKING:
 
 # name -> (function that grows the chain, default shape of one example, default number of outputs)
 MODELS: dict[str, tuple[Callable[..., None], tuple[int, ...], int]] = {
-    "linear": (linear, (28, 28, 1), 10),
-    "polar_linear": (polar_linear, (2,), 1),
-    "mlp": (mlp, (28, 28, 1), 10),
-    "wide_cnn": (wide_cnn, (28, 28, 1), 10),
-    "mnist_net": (mnist_net, (28, 28, 1), 10),
-    "strided_cnn": (strided_cnn, (28, 28, 1), 10),
-    "vgg19": (vgg19, (32, 32, 3), 10),
-    "tiny_cnn": (tiny_cnn, (28, 28, 1), 10),
-    "emnist_cnn": (emnist_cnn, (28, 28, 1), 47),
-    "emnist_autoencoder": (emnist_autoencoder, (28, 28, 1), 47),
+    "linear": (reports.linear, (28, 28, 1), 10),
+    "polar_linear": (reports.polar_linear, (2,), 1),
+    "mlp": (reports.mlp, (28, 28, 1), 10),
+    "wide_cnn": (reports.wide_cnn, (28, 28, 1), 10),
+    "mnist_net": (reports.mnist_net, (28, 28, 1), 10),
+    "strided_cnn": (reports.strided_cnn, (28, 28, 1), 10),
+    "vgg19": (reports.vgg19, (32, 32, 3), 10),
+    "tiny_cnn": (reports.tiny_cnn, (28, 28, 1), 10),
+    "emnist_cnn": (reports.emnist_cnn, (28, 28, 1), 47),
+    "emnist_autoencoder": (reports.emnist_autoencoder, (28, 28, 1), 47),
 }
 
 

@@ -10,9 +10,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from flaxvision.ops.maps import Maps
-from flaxvision.ops.patches import from_patches, patches
 from flaxvision.ops.policy import Form, Policy
-from flaxvision.ops.windows import FEW_CHANNELS, Pair, Window, add_slices, window_slices
+from flaxvision.ops.windows import FEW_CHANNELS, Pair, Window, add_slices, from_patches, patches, window_slices
 from flaxvision.ops.winograd import KERNEL_SIDES, TILE, winograd
 
 PICTURE_CHANNELS = 4  # at most
@@ -43,8 +42,8 @@ def form_of(shape: tuple[int, ...], kernel: tuple[int, ...], window: Window, dty
         form = policy.first_layer
     else:
         form = policy.few_channels if min(inputs, outputs) < FEW_CHANNELS else policy.many_channels
-    tiled = height == width and height in KERNEL_SIDES and window.strides == window.dilation == (1, 1)
-    tiled = tiled and min(window.count) >= TILE
+    dense = window.strides == window.dilation == (1, 1)
+    tiled = dense and height == width and height in KERNEL_SIDES and min(window.count) >= TILE
     if form is Form.WINOGRAD and not tiled:
         form = Form.PATCHES
     slow = form is Form.PATCHES and max(window.count) >= TILE  # forward, beside XLA's own
@@ -66,10 +65,9 @@ def convolve(x: Maps, kernel: jax.Array, window: Window, form: Form) -> Maps:
     if form is Form.BATCH_LAST:
         return Maps(convolve_batch_last(x.last(), kernel, window), True)
     if form is Form.GROUPS:
-        groups = x.shape[3] // kernel.shape[2]
         if kernel.shape[2] == 1:
             return Maps(convolve_depthwise(x.first(), kernel, window))
-        return convolve_groups(x, kernel, window, groups)
+        return convolve_groups(x, kernel, window)
     if form is Form.WINOGRAD:
         return Maps(winograd(x.first(), kernel, window))
     if form is Form.PATCHES:
@@ -91,9 +89,10 @@ def convolve_batch_last(x: jax.Array, kernel: jax.Array, window: Window) -> jax.
     return (flat.T @ taken).reshape(-1, *window.count, x.shape[-1])
 
 
-def convolve_groups(x: Maps, kernel: jax.Array, window: Window, groups: int) -> Maps:
+def convolve_groups(x: Maps, kernel: jax.Array, window: Window) -> Maps:
     """The convolution of `x` (N, H, W, I) with `kernel` (h, w, I / groups, O), each group by itself, the batch last."""
-    inputs, outputs = kernel.shape[2], kernel.shape[3]
+    inputs, outputs = kernel.shape[2:]
+    groups = x.shape[3] // inputs
     taken = patches(x.last(), (window, 0))  # (h * w, I, H', W', N)
     taken = taken.reshape(-1, groups, inputs, math.prod(window.count) * x.shape[0])
     kernel = kernel.reshape(-1, inputs, groups, outputs // groups)
@@ -109,29 +108,23 @@ def convolve_depthwise(x: jax.Array, kernel: jax.Array, window: Window) -> jax.A
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _depthwise(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
-    return functools.reduce(
-        jnp.add, (tap * k for tap, k in zip(_taps(x, window), kernel[:, None, None, None], strict=True))
-    )
-
-
-def _taps(x: jax.Array, window: Window) -> list[jax.Array]:
-    return [tap for row in window_slices(x, window) for tap in row]
+    taps = zip(window_slices(x, window), kernel[:, None, None, None], strict=True)
+    return functools.reduce(jnp.add, (tap * k for tap, k in taps))
 
 
 def _depthwise_backward(
     window: Window, saved: tuple[jax.Array, jax.Array], g: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     x, kernel = saved
-    of_kernel = jnp.stack([(tap * g).sum((0, 1, 2)) for tap in _taps(x, window)])
-    if window.strides == (1, 1):  # the convolution of the gradient with the kernel turned round
-        (above, below), (left, right) = window.pads
-        down, across = (reach - 1 for reach in window.reach)
-        pads = (down - above, down - below), (across - left, across - right)
-        return _depthwise(
-            g, kernel[::-1], Window(window.count, window.kernel, (1, 1), pads, window.dilation)
-        ), of_kernel
-    width, given = window.kernel[1], [g * k for k in kernel[:, None, None, None]]
-    return add_slices([given[i : i + width] for i in range(0, len(given), width)], window), of_kernel
+    of_kernel = jnp.stack([(tap * g).sum((0, 1, 2)) for tap in window_slices(x, window)])
+    if window.strides != (1, 1):
+        return add_slices([g * k for k in kernel[:, None, None, None]], window), of_kernel
+    # The convolution of the gradient with the kernel turned round.
+    (above, below), (left, right) = window.pads
+    down, across = (reach - 1 for reach in window.reach)
+    pads = (down - above, down - below), (across - left, across - right)
+    turned = Window(window.count, window.kernel, (1, 1), pads, window.dilation)
+    return _depthwise(g, kernel[::-1], turned), of_kernel
 
 
 _depthwise.defvjp(lambda x, kernel, window: (_depthwise(x, kernel, window), (x, kernel)), _depthwise_backward)

@@ -21,6 +21,7 @@ from jax import lax
 
 from flaxvision.ops.windows import Pair, Window, adjoint_pair, window_slices
 
+Saved = tuple[jax.Array, jax.Array]  # what a pool was given, and what it gave
 FEW_VALUES = 12  # of a window, on the map or along an axis, that are compared value by value: the fastest up to here
 NONE, OUTSIDE = 255, 254  # numbers that no value of such a window has: nothing was taken, the place is outside
 
@@ -75,11 +76,6 @@ def _overlap(window: Window) -> bool:
 # Windows of few values.
 
 
-def _values(x: jax.Array, window: Window) -> list[jax.Array]:
-    """The first value of every window, the second, and so on, in row order."""
-    return [values for row in window_slices(x, window) for values in row]
-
-
 def _given_back(g: jax.Array, window: Window, taken: jax.Array | None = None) -> jax.Array:
     """The sum over the windows above each place of the map of what they give back, `g`: (B, H, W, C).
 
@@ -122,20 +118,16 @@ def _numbers(window: Window, i: int, j: int) -> np.ndarray:
     return numbers[None, None, :, None, :, None]  # of places (B, stride, row, stride, column, C)
 
 
-def _sum(x: jax.Array, window: Window) -> jax.Array:
-    return functools.reduce(jnp.add, _values(x, window))
-
-
-_sum_of_few, _ = adjoint_pair(_sum, _given_back)
+_sum_of_few, _ = adjoint_pair(lambda x, window: functools.reduce(jnp.add, window_slices(x, window)), _given_back)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _max_of_few(x: jax.Array, window: Window) -> jax.Array:
-    return functools.reduce(jnp.maximum, _values(x, window))
+    return functools.reduce(jnp.maximum, window_slices(x, window))
 
 
 def _max_of_few_forward(x: jax.Array, window: Window) -> tuple[jax.Array, jax.Array]:
-    y, values = _max_of_few(x, window), _values(x, window)
+    y, values = _max_of_few(x, window), window_slices(x, window)
     if _overlap(window):
         return y, _number_of(y, values, list(range(len(values))), np.uint8)
     # XLA would find the number again for every place of its window, but takes no root twice.
@@ -150,11 +142,7 @@ def _number_of(y: jax.Array, values: list[jax.Array], numbers: list[int], kind: 
     return found
 
 
-def _max_of_few_backward(window: Window, taken: jax.Array, g: jax.Array) -> tuple[jax.Array]:
-    return (_given_back(g, window, taken),)
-
-
-_max_of_few.defvjp(_max_of_few_forward, _max_of_few_backward)
+_max_of_few.defvjp(_max_of_few_forward, lambda window, taken, g: (_given_back(g, window, taken),))
 
 
 # Windows that do not overlap.
@@ -252,16 +240,12 @@ def _max_of_segments(x: jax.Array, axis: int, length: int, stride: int) -> jax.A
     return _blocks(x, axis, length, stride).max(axis + 1)
 
 
-def _max_of_segments_forward(
-    x: jax.Array, axis: int, length: int, stride: int
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+def _max_of_segments_forward(x: jax.Array, axis: int, length: int, stride: int) -> tuple[jax.Array, Saved]:
     y = _max_of_segments(x, axis, length, stride)
     return y, (x, y)
 
 
-def _max_of_segments_backward(
-    axis: int, length: int, stride: int, saved: tuple[jax.Array, jax.Array], g: jax.Array
-) -> tuple[jax.Array]:
+def _max_of_segments_backward(axis: int, length: int, stride: int, saved: Saved, g: jax.Array) -> tuple[jax.Array]:
     x, y = saved
     blocks, back = jax.vjp(functools.partial(_blocks, axis=axis, length=length, stride=stride), x)
     place = lax.broadcasted_iota(jnp.int32, blocks.shape, axis + 1)

@@ -1,4 +1,4 @@
-"""Where windows lie on maps: their slices, and the adjoint, of which convolutions and pools are made.
+"""Where windows lie on maps: slices and patches, and their adjoints, of which convolutions and pools are made.
 
 An array (A, H, W, B) is a batch of maps, channels last (N, H, W, C) or batch last (C, H, W, N): all that counts here is
 that the map lies on axes 1 and 2.
@@ -7,14 +7,14 @@ that the map lies on axes 1 and 2.
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Hashable
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+S = TypeVar("S", bound=Hashable)
 Pair = tuple[int, int]
 Pads = tuple[Pair, Pair]  # ((above, below), (left, right)); zeros are added
 FEW_CHANNELS = 32  # with fewer, the batch is the better axis to vectorize over, and is laid innermost
@@ -54,21 +54,15 @@ class Window:
         return height, width
 
 
-def adjoint_pair(forward: Callable, adjoint: Callable) -> tuple[Callable, Callable]:
+def adjoint_pair(
+    forward: Callable[[jax.Array, S], jax.Array], adjoint: Callable[[jax.Array, S], jax.Array]
+) -> tuple[Callable[[jax.Array, S], jax.Array], Callable[[jax.Array, S], jax.Array]]:
     """Two linear functions of (array, static settings), each of which has the other as its derivative.
 
     Reverse-mode derivatives of any order follow. JAX would derive the adjoint of many overlapping slices as a sum of
     as many padded arrays, which on a CPU is several times slower than one overlap-add.
     """
-
-    @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-    def there(x: jax.Array, settings: Any) -> jax.Array:
-        return forward(x, settings)
-
-    @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-    def back(y: jax.Array, settings: Any) -> jax.Array:
-        return adjoint(y, settings)
-
+    there, back = (jax.custom_vjp(function, nondiff_argnums=(1,)) for function in (forward, adjoint))
     there.defvjp(lambda x, settings: (there(x, settings), None), lambda settings, _, g: (back(g, settings),))
     back.defvjp(lambda y, settings: (back(y, settings), None), lambda settings, _, g: (there(g, settings),))
     return there, back
@@ -82,16 +76,14 @@ def pad_map(x: jax.Array, pads: Pads) -> jax.Array:
     return lax.pad(x, jnp.zeros((), x.dtype), config)
 
 
-def window_slices(x: jax.Array, window: Window) -> list[list[jax.Array]]:
+def window_slices(x: jax.Array, window: Window) -> list[jax.Array]:
     """The strided slice of the padded `x` (A, H, W, B) under each tap of the window, row by row."""
     x = pad_map(x, window.pads)
     (height, width), (down, right), (rows, columns) = window.count, window.strides, window.dilation
     return [
-        [
-            x[:, i : i + (height - 1) * down + 1 : down, j : j + (width - 1) * right + 1 : right]
-            for j in range(0, window.reach[1], columns)
-        ]
+        x[:, i : i + (height - 1) * down + 1 : down, j : j + (width - 1) * right + 1 : right]
         for i in range(0, window.reach[0], rows)
+        for j in range(0, window.reach[1], columns)
     ]
 
 
@@ -118,10 +110,38 @@ def overlap_add(taps: list[jax.Array], axis: int, stride: int, length: int, dila
     return total
 
 
-def add_slices(taps: list[list[jax.Array]], window: Window) -> jax.Array:
+def add_slices(taps: list[jax.Array], window: Window) -> jax.Array:
     """The adjoint of `window_slices`: (A, H, W, B)."""
-    height, width = window.padded
-    rows = [overlap_add(row, 2, window.strides[1], width, window.dilation[1]) for row in taps]
+    (height, width), wide = window.padded, window.kernel[1]
+    rows = [
+        overlap_add(taps[i : i + wide], 2, window.strides[1], width, window.dilation[1])
+        for i in range(0, len(taps), wide)
+    ]
     padded = overlap_add(rows, 1, window.strides[0], height, window.dilation[0])
     (above, below), (left, right) = window.pads
     return pad_map(padded, ((-above, -below), (-left, -right)))
+
+
+def _patches(x: jax.Array, settings: tuple[Window, int]) -> jax.Array:
+    window, axis = settings
+    x = pad_map(x, window.pads)
+    for along in (1, 0):  # under each column of the window, then each row: h + w slices in place of h * w
+        side = 1 + along + (axis == 0 and along == 0)
+        reach, stride, count = (pair[along] for pair in (window.reach, window.strides, window.count))
+        starts = range(0, reach, window.dilation[along])
+        taps = [lax.slice_in_dim(x, i, i + (count - 1) * stride + 1, stride, side) for i in starts]
+        x = jnp.stack(taps, axis)  # (..., w, ...), then (..., h, w, ...)
+    return x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
+
+
+def _from_patches(p: jax.Array, settings: tuple[Window, int]) -> jax.Array:
+    window, axis = settings
+    return add_slices([lax.index_in_dim(p, i, axis, keepdims=False) for i in range(p.shape[axis])], window)
+
+
+patches, from_patches = adjoint_pair(_patches, _from_patches)
+patches.__doc__ = """What lies under each window of `x` (A, H, W, B): the taps, row by row, as a new axis.
+
+The settings are (window, axis).
+"""
+from_patches.__doc__ = "The adjoint of `patches`: every value is added to where its patch came from, (A, H, W, B)."

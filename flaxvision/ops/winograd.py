@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from flaxvision.ops.windows import Window, adjoint_pair, overlap_add, pad_map
+from flaxvision.ops.windows import Pads, Window, adjoint_pair, overlap_add, pad_map
 
 TILE = 4  # side of a tile of outputs
 KERNEL_SIDES = (3, 5)  # sides of kernels for which the rounding is small enough
@@ -87,8 +87,17 @@ def combine(matrix: np.ndarray, parts: Sequence[jax.Array]) -> list[jax.Array]:
     return sums
 
 
-# Between the transforms of the two axes stands a barrier: without it XLA computes the first one anew for every tap of
-# the second.
+def combine_both(matrix: np.ndarray, x: jax.Array, axes: tuple[int, int], to: int = 1) -> jax.Array:
+    """`matrix` times the first of two axes of `x`, which goes to the front, and times the second, which goes to `to`.
+
+    Between the transforms of the two axes stands a barrier: without it XLA computes the first one anew for every tap of
+    the second.
+    """
+    first, second = axes
+    taps = range(matrix.shape[1])
+    parts = combine(matrix, [lax.index_in_dim(x, i, first, keepdims=False) for i in taps])
+    rows = lax.optimization_barrier(jnp.stack(parts))
+    return jnp.stack(combine(matrix, [lax.index_in_dim(rows, j, second, keepdims=False) for j in taps]), to)
 
 
 def _grid(window: Window) -> tuple[int, int]:
@@ -122,29 +131,23 @@ def _transform_input_adjoint(v: jax.Array, settings: tuple[Window, int]) -> jax.
     return pad_map(x, ((-above, -below), (-left, -right)))
 
 
-def _whole_tiles(window: Window) -> tuple[tuple[int, int], tuple[int, int]]:
+def _whole_tiles(window: Window) -> Pads:
     """The window's pads, and as many zeros more as whole tiles take."""
     axes = zip(window.size, window.pads, window.kernel, _grid(window), strict=True)
-    (above, below), (left, right) = (
-        (low, tiles * TILE + k - 1 - size - low) for size, (low, _), k, tiles in axes
-    )  # fmt: skip
-    return (above, below), (left, right)
+    rows, columns = ((low, tiles * TILE + k - 1 - size - low) for size, (low, _), k, tiles in axes)
+    return rows, columns
 
 
 def _transform_kernel(w: jax.Array, side: int) -> jax.Array:
     """(k, k, I, O) to (a * a, I, O)."""
     matrix = matrices(side)[1]
-    rows = lax.optimization_barrier(jnp.stack(combine(matrix, [w[i] for i in range(side)])))
-    both = jnp.stack(combine(matrix, [rows[:, j] for j in range(side)]), 1)
-    return both.reshape(len(matrix) ** 2, *w.shape[2:])
+    return combine_both(matrix, w, (0, 1)).reshape(len(matrix) ** 2, *w.shape[2:])
 
 
 def _transform_kernel_adjoint(u: jax.Array, side: int) -> jax.Array:
     matrix = matrices(side)[1].T
     taps = matrix.shape[1]
-    u = u.reshape(taps, taps, *u.shape[1:])
-    rows = lax.optimization_barrier(jnp.stack(combine(matrix, [u[i] for i in range(taps)])))
-    return jnp.stack(combine(matrix, [rows[:, j] for j in range(taps)]), 1)
+    return combine_both(matrix, u.reshape(taps, taps, *u.shape[1:]), (0, 1))
 
 
 def _transform_output(y: jax.Array, settings: tuple[Window, int]) -> jax.Array:
@@ -152,9 +155,7 @@ def _transform_output(y: jax.Array, settings: tuple[Window, int]) -> jax.Array:
     window, examples = settings
     matrix, (down, across), (height, width) = matrices(window.kernel[0])[2].T, _grid(window), window.count
     taps, features = matrix.shape[1], y.shape[-1]
-    y = y.reshape(taps, taps, examples, down, across, features)
-    rows = lax.optimization_barrier(jnp.stack(combine(matrix, [y[i] for i in range(taps)])))
-    both = jnp.stack(combine(matrix, [rows[:, j] for j in range(taps)]), -2)
+    both = combine_both(matrix, y.reshape(taps, taps, examples, down, across, features), (0, 1), -2)
     whole = both.transpose(1, 2, 0, 3, 4, 5).reshape(examples, down * TILE, across * TILE, features)
     return whole[:, :height, :width]
 
@@ -162,12 +163,10 @@ def _transform_output(y: jax.Array, settings: tuple[Window, int]) -> jax.Array:
 def _transform_output_adjoint(g: jax.Array, settings: tuple[Window, int]) -> jax.Array:
     window, examples = settings
     matrix, (down, across), (height, width) = matrices(window.kernel[0])[2], _grid(window), window.count
-    features = g.shape[-1]
     g = pad_map(g, ((0, down * TILE - height), (0, across * TILE - width)))
-    g = g.reshape(examples, down, TILE, across, TILE, features)
-    rows = lax.optimization_barrier(jnp.stack(combine(matrix, [g[:, :, i] for i in range(TILE)])))
-    both = jnp.stack(combine(matrix, [rows[:, :, :, :, j] for j in range(TILE)]), 1)
-    return lax.optimization_barrier(both.reshape(len(matrix) ** 2, examples * down * across, features))
+    g = g.reshape(examples, down, TILE, across, TILE, -1)
+    both = combine_both(matrix, g, (2, 4))
+    return lax.optimization_barrier(both.reshape(len(matrix) ** 2, examples * down * across, -1))
 
 
 transform_input, transform_input_adjoint = adjoint_pair(_transform_input, _transform_input_adjoint)

@@ -14,9 +14,8 @@ from jax import lax
 
 from flaxvision.ops.convolution import convolve, convolve_transpose, form_of, narrow_product
 from flaxvision.ops.maps import Maps, swap_ends
-from flaxvision.ops.patches import from_patches, patches
 from flaxvision.ops.policy import CPU_EVALUATION, CPU_TRAINING, GPU, GPU_STACKED, Form
-from flaxvision.ops.windows import Window
+from flaxvision.ops.windows import Window, from_patches, patches
 from flaxvision.ops.winograd import TILE, matrices, winograd
 from tests.conftest import slow
 
