@@ -9,12 +9,13 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.special
 from ablation_networks import CLIPPED, DEPTHS, EQUAL, NETWORKS, SIX, THRESHOLDS, Estimate, Network, all_of
 from common import Study
 from figures import draw_lines
 from flax import nnx
 from jax import lax
-from matplotlib.figure import Figure
+from rows import means_over
 
 import flaxvision as fv
 from flaxvision.layers import Chain, Context
@@ -31,18 +32,22 @@ def judge_clearing(study: Study, pairs: Mapping[str, tuple[Network, ...]], smoot
         + "; the sum of all gradients is momentum 1: no step is ever forgotten (in JAX gradients are return values, so "
         "nothing is there to clear, and the sum has to be asked for)",
     )
+    caption = "Two layers, gradients cleared before each step, and never cleared."
+    draw_pairs(study, "clearing", pairs, ("cleared", "not cleared"), smooth, caption)
+
+
+def draw_pairs(
+    study: Study, figure: str, pairs: Mapping[str, tuple[Network, ...]], names: tuple[str, ...], smooth: int, about: str
+) -> None:
+    """Training losses of pairs of networks, means of `smooth` steps."""
     panels = {
-        name: {"cleared": one.curve(smooth), "not cleared": other.curve(smooth)} for name, (one, other) in pairs.items()
+        title: {name: means_over(run["step_loss"], smooth) for name, run in zip(names, pair, strict=True)}
+        for title, pair in pairs.items()
     }
-    figure = draw_losses(panels, smooth)
-    study.figure("clearing", figure, "Two layers, gradients cleared before each step, and never cleared.")
-
-
-def draw_losses(panels: Mapping[str, Mapping[str, np.ndarray]], smooth: int) -> Figure:
-    """Training losses, means of `smooth` steps, title -> {name: (seeds, points)}."""
     points = max(curve.shape[1] for lines in panels.values() for curve in lines.values())
     x = smooth * np.arange(1, points + 1)
-    return draw_lines(panels, f"training loss, mean of {smooth}", xlabel="iteration", x=x, log=True)
+    drawn = draw_lines(panels, f"training loss, mean of {smooth}", xlabel="iteration", x=x, log=True)
+    study.figure(figure, drawn, about)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -59,26 +64,19 @@ def both_modes(graphdef: nnx.GraphDef, state: nnx.State, batches: jax.Array) -> 
 
 
 def judge_modes(study: Study, runs: Mapping[str, Network], test: fv.data.Split) -> None:
-    """Evaluate networks as one should, and in training mode by mistake."""
     rows, verdicts = [], []
     for name, run in runs.items():
         for batch in (32, 2):
             count = len(test) // batch * batch
-            batches = test.images[:count].reshape(-1, batch, *test.images.shape[1:])
-            labels = test.labels[:count].reshape(-1, batch)
+            batches, labels = (x[:count].reshape(-1, batch, *x.shape[1:]) for x in (test.images, test.labels))
             modes = [jax.device_get(both_modes(*nnx.split(model), batches)) for model in run.models()]
             right, wrong = (Estimate.of(np.array([100 * (m[i] == labels).mean() for m in modes])) for i in (0, 1))
             changed = Estimate.of(np.array([100 * (one != other).mean() for one, other in modes]))
             rows.append((name, batch, right, wrong, changed))
             verdicts.append(changed.inside())
-    study.claim(
-        "dropout and BatchNorm differ between training and evaluation",
-        all_of(verdicts),
-        "; ".join(
-            f"{name}, batches of {batch}: {right} % in evaluation mode, {wrong} % in training mode"
-            for name, batch, right, wrong, _ in rows
-        ),
-    )
+    numbers = "{}, batches of {}: {} % in evaluation mode, {} % in training mode"
+    statement = "dropout and BatchNorm differ between training and evaluation"
+    study.claim(statement, all_of(verdicts), "; ".join(numbers.format(*row) for row in rows))
     header = ("network", "batch", "evaluation mode (%)", "training mode (%)", "predictions that change (%)")
     study.table("Test accuracy in both modes", header, rows)
 
@@ -94,7 +92,7 @@ def saturated(model: Chain, images: np.ndarray) -> float:
     x = images.reshape(len(images), -1) / 255
     slopes = []
     for kernel, bias in dense_layers(model)[:-1]:
-        x = 0.5 + 0.5 * np.tanh((x @ kernel + bias) / 2)  # the sigmoid, without overflow
+        x = scipy.special.expit(x @ kernel + bias)
         slopes.append(x * (1 - x))
     return 100 * float(np.mean(np.concatenate(slopes, axis=1) < 0.025))
 
@@ -103,16 +101,14 @@ def judge_sigmoid(study: Study, runs: Mapping[str, Network], images: np.ndarray,
     """Gradient norms by layer, and how many sigmoids are saturated."""
     before, after, decades, at_end = {}, {}, {}, {}
     for depth in DEPTHS:
-        sigmoid = runs[f"{depth} layers, sigmoid"]
-        sizes = NETWORKS[f"{depth} layers, sigmoid"]
+        sigmoid, sizes = (networks[f"{depth} layers, sigmoid"] for networks in (runs, NETWORKS))
         starts = [fv.models.create("mlp", init="torch", seed=seed, **sizes) for seed in range(study.options.seeds)]
-        before[depth] = Estimate.of(np.array([saturated(model, images) for model in starts]))
-        after[depth] = Estimate.of(np.array([saturated(model, images) for model in sigmoid.models()]))
+        for found, models in ((before, starts), (after, sigmoid.models())):
+            found[depth] = Estimate.of(np.array([saturated(model, images) for model in models]))
         for name, run in (("ReLU", runs[f"{depth} layers"]), ("sigmoid", sigmoid)):
-            norms = run["gradient_norm"]
-            first, last = (part.mean(axis=1) for part in (norms[:, :smooth], norms[:, -smooth:]))
-            decades[name, depth] = Estimate.of(np.log10(first[:, 0] / first[:, -1]))
-            at_end[name, depth] = Estimate.of(np.log10(last[:, 0] / last[:, -1]))
+            for found, steps in ((decades, slice(smooth)), (at_end, slice(-smooth, None))):
+                norms = run["gradient_norm"][:, steps].mean(axis=1)
+                found[name, depth] = Estimate.of(np.log10(norms[:, 0] / norms[:, -1]))
     shallow, deep = min(DEPTHS), max(DEPTHS)
     study.claim(
         "sigmoid saturates",
@@ -130,10 +126,9 @@ def judge_sigmoid(study: Study, runs: Mapping[str, Network], images: np.ndarray,
         + "; ".join(f"{n} layers: sigmoid {at_end['sigmoid', n]}" for n in DEPTHS),
     )
     names = {"ReLU": f"{deep} layers", "sigmoid": f"{deep} layers, sigmoid"}
-    norms = {name: runs[key]["gradient_norm"] for name, key in names.items()}
     panels = {
-        f"First {smooth} steps": {name: values[:, :smooth].mean(axis=1) for name, values in norms.items()},
-        f"Last {smooth} steps": {name: values[:, -smooth:].mean(axis=1) for name, values in norms.items()},
+        f"{title} {smooth} steps": {n: runs[key]["gradient_norm"][:, steps].mean(axis=1) for n, key in names.items()}
+        for title, steps in (("First", slice(smooth)), ("Last", slice(-smooth, None)))
     }
     figure = draw_lines(panels, "gradient norm", xlabel="layer, from the image on", log=True)
     study.figure("gradients", figure, f"Norm of the gradient of each layer, {deep} layers.")
@@ -141,16 +136,12 @@ def judge_sigmoid(study: Study, runs: Mapping[str, Network], images: np.ndarray,
 
 def judge_59_and_85(study: Study, runs: Mapping[str, Network]) -> None:
     """Does any depth give the report's accuracies? A guess at their cause: a ReLU after the last layer too."""
-    pairs = {depth: (runs[f"{depth} layers"].accuracy, runs[f"{depth} layers, sigmoid"].accuracy) for depth in DEPTHS}
+    pairs = {n: (runs[f"{n} layers"].accuracy, runs[f"{n} layers, sigmoid"].accuracy) for n in DEPTHS}
     lost = {int((shares[-1] == 0).sum()) for shares in runs[CLIPPED]["test_per_class"]}
     dead = " or ".join(map(str, sorted(lost)))
     study.claim(
         "a network reaches 85 % with ReLU and 59 % with sigmoid (read in this order)",
-        all_of(
-            accuracy.inside(published - EQUAL, published + EQUAL)
-            for pair in pairs.values()
-            for accuracy, published in zip(pair, (85, 59), strict=True)
-        ),
+        all_of(x.inside(n - EQUAL, n + EQUAL) for pair in pairs.values() for x, n in zip(pair, (85, 59), strict=True)),
         "; ".join(f"{depth} layers: {relu} and {sigmoid} %" for depth, (relu, sigmoid) in pairs.items())
         + f"; with a ReLU after the last layer too: {runs[CLIPPED].accuracy} %, {dead} of 10 classes are never right",
     )
@@ -181,14 +172,12 @@ def judge_speed(study: Study, pairs: Mapping[str, tuple[Network, Network]], smoo
     evidence = f"steps to a training loss of {THRESHOLDS[1]} (mean of {smooth} steps), sigmoid over ReLU: "
     evidence += "; ".join(f"{cells[0]}: {cells[2]}" for cells in rows)
     study.claim("ReLU converges faster than sigmoid", all_of(faster), evidence)
-    six_is = "6 is what Krizhevsky et al. (2012) print for ReLU against tanh on CIFAR-10"
-    study.claim("ReLU converges about six times faster", all_of(six), f"{evidence}; {six_is}")
+    evidence += "; 6 is what Krizhevsky et al. (2012) print for ReLU against tanh on CIFAR-10"
+    study.claim("ReLU converges about six times faster", all_of(six), evidence)
     header = ("network", *(f"to {threshold}" for threshold in THRESHOLDS))
     note = f"Mean of {smooth} steps below a training loss; ≥: some network with sigmoid does not get there in 4 epochs."
     study.table("Steps with sigmoid over steps with ReLU", header, rows, note)
-    panels = {name: {"ReLU": relu.curve(smooth), "sigmoid": s.curve(smooth)} for name, (relu, s) in pairs.items()}
-    figure = draw_losses(panels, smooth)
-    study.figure("speed", figure, "Training loss with ReLU and with sigmoid.")
+    draw_pairs(study, "speed", pairs, ("ReLU", "sigmoid"), smooth, "Training loss with ReLU and with sigmoid.")
 
 
 def product_error(model: Chain, images: np.ndarray) -> float:
@@ -197,28 +186,23 @@ def product_error(model: Chain, images: np.ndarray) -> float:
     for factor, offset in others:
         kernel, bias = kernel @ factor, bias @ factor + offset
     logits = images.reshape(len(images), -1) / 255 @ kernel + bias
-    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return float(np.abs(exponentials / exponentials.sum(axis=1, keepdims=True) - fv.predict(model, images)).max())
+    return float(np.abs(scipy.special.softmax(logits, axis=1) - fv.predict(model, images)).max())
 
 
 def judge_depth(study: Study, runs: Mapping[str, Network], images: np.ndarray) -> None:
-    """Depth without an activation, against depth with ReLU."""
     one = runs["1 layer"].accuracy
     plain = {depth: runs[f"{depth} layers, no activation"] for depth in (2, 3)}
     error = max(product_error(model, images) for run in plain.values() for model in run.models())
     study.claim(
         "without an activation depth buys nothing",
         all_of((run.accuracy - one).inside(-math.inf, EQUAL) for run in plain.values()),
-        f"1 layer {one} %"
-        + "".join(
-            f"; {n} layers {run.accuracy} %, with ReLU {runs[f'{n} layers'].accuracy} %" for n, run in plain.items()
-        )
+        f"1 layer {one} %; "
+        + "; ".join(f"{n} layers {r.accuracy} %, with ReLU {runs[f'{n} layers'].accuracy} %" for n, r in plain.items())
         + f"; the layers multiplied out to one give the same probabilities to {error:.1g}",
     )
 
 
 def judge_batch_norm(study: Study, runs: Mapping[str, Network]) -> None:
-    """What BatchNorm adds, by depth."""
     gains = {n: runs[f"{n} layers, BatchNorm"].accuracy - runs[f"{n} layers"].accuracy for n in DEPTHS}
     study.claim(
         "BatchNorm helps more as depth grows (two against three layers)",
@@ -231,17 +215,17 @@ def judge_batch_norm(study: Study, runs: Mapping[str, Network]) -> None:
 
 def judge_width(study: Study, runs: Mapping[int, Network], split: fv.data.Split) -> None:
     """Memory, and accuracy on training and test images, by the width of the hidden layer."""
+    test = {width: run.last("test_top1") for width, run in runs.items()}
     train = {
         width: np.array([100 * float(fv.evaluate(model, split).top1) for model in run.models()])
         for width, run in runs.items()
     }
-    test = {width: run.last("test_top1") for width, run in runs.items()}
     gaps = {width: Estimate.of(train[width] - test[width]) for width in runs}
     narrow, wide = min(runs), max(runs)
     sizes = [fv.models.summary(run.models()[0]).megabytes["params"] for run in runs.values()]
     study.claim(
         "more parameters cost memory",
-        "supported" if all(np.diff(sizes) > 0) else "not supported",
+        bool(all(np.diff(sizes) > 0)),
         "; ".join(f"{run.parameters:,}: {mb:.2f} MB" for run, mb in zip(runs.values(), sizes, strict=True))
         + "; gradients take as much again, Adam's two means twice as much",
     )
@@ -267,15 +251,14 @@ def judge_width(study: Study, runs: Mapping[int, Network], split: fv.data.Split)
 def judge_convolution(study: Study, runs: Mapping[str, Network]) -> None:
     """A convolution against a hidden layer, and with max-pool against without."""
     dense, conv, pool = (runs[name] for name in ("2 layers, BatchNorm", "convolution", "convolution, max-pool"))
-
-    def judge(statement: str, small: Network, large: Network, low: float, high: float) -> None:
+    for statement, small, large, low, high in (
+        ("convolution needs fewer parameters for more accuracy", conv, dense, 0.0, math.inf),
+        ("pooling cuts parameters at equal accuracy", pool, conv, -EQUAL, EQUAL),
+    ):
         gain = small.accuracy - large.accuracy
         verdict = gain.inside(low, high) if small.parameters < large.parameters else "not supported"
         numbers = [f"{run.parameters:,} parameters {run.accuracy} %" for run in (small, large)]
         study.claim(statement, verdict, f"{' against '.join(numbers)}: {gain} points")
-
-    judge("convolution needs fewer parameters for more accuracy", conv, dense, 0.0, math.inf)
-    judge("pooling cuts parameters at equal accuracy", pool, conv, -EQUAL, EQUAL)
 
 
 def judge_output_size(study: Study) -> None:
@@ -283,24 +266,18 @@ def judge_output_size(study: Study) -> None:
     with_padding, without = "(H − F + 2P)/S + 1", "(H − F)/S + 1"
     rows = []
     for side, kernel, padding, stride in CONVOLUTIONS:
+        layer = functools.partial(nnx.Conv, 1, 1, (kernel, kernel), strides=(stride, stride), padding=padding)
+        image = jax.ShapeDtypeStruct((1, side, side, 1), jnp.float32)
+        found = jax.eval_shape(lambda x, layer=layer: layer(rngs=nnx.Rngs(0))(x), image).shape[1]
         formulas = (side - kernel + 2 * padding) / stride + 1, (side - kernel) / stride + 1
-        rows.append((side, kernel, padding, stride, output_side(side, kernel, padding, stride), *formulas))
+        rows.append((side, kernel, padding, stride, found, *formulas))
     for statement, column in ((with_padding, 5), (f"{without} (the answer that forgets P)", 6)):
         wrong = [row for row in rows if math.floor(row[column]) != row[4]]
         cases = "; ".join("H={}, F={}, P={}, S={}".format(*row) + f": {row[4]}, not {row[column]:g}" for row in wrong)
         study.claim(
             f"the output size is {statement}",
-            "not supported" if wrong else "supported",
+            not wrong,
             f"rounded down, right in {len(rows) - len(wrong)} of {len(rows)} cases" + (f" ({cases})" if wrong else ""),
         )
     header = ("H", "F", "P", "S", "Flax", with_padding, without)
     study.table("Side of a convolution's output", header, [[f"{cell:g}" for cell in row] for row in rows])
-
-
-def output_side(side: int, kernel: int, padding: int, stride: int) -> int:
-    """What Flax's convolution makes of a square image, found without running it."""
-
-    def convolve(x: jax.Array) -> jax.Array:
-        return nnx.Conv(1, 1, (kernel, kernel), strides=(stride, stride), padding=padding, rngs=nnx.Rngs(0))(x)
-
-    return jax.eval_shape(convolve, jax.ShapeDtypeStruct((1, side, side, 1), jnp.float32)).shape[1]

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import numpy as np
 import optax
 from common import Study
-from rows import decimals_of, mean_and_error, means_over, number
+from rows import decimals_of, mean_and_error, number
 from sweeps import Runs, fill
 
 from flaxvision.models import Build
@@ -48,7 +48,6 @@ TABLE = dataclasses.replace(
 
 
 def clipped(b: Build, outputs: int) -> None:
-    """A hidden layer, and a ReLU after the last layer too."""
     mlp(b, outputs, hidden=(30,))
     b.activation("output_relu", "relu")
 
@@ -91,7 +90,6 @@ class Estimate:
 
 
 def all_of(verdicts: Iterable[str]) -> str:
-    """The verdict on a claim of several parts."""
     given = set(verdicts)
     return "not supported" if "not supported" in given else "supported" if given == {"supported"} else "not decided"
 
@@ -101,12 +99,8 @@ class Network(Runs):
 
     @property
     def accuracy(self) -> Estimate:
-        """Test accuracy in percent."""
+        """Of the test set, in percent."""
         return Estimate.of(self.last("test_top1"))
-
-    def curve(self, every: int) -> np.ndarray:
-        """Mean training loss of every so many steps, (seeds, points)."""
-        return means_over(self["step_loss"], every)
 
 
 def train(study: Study, *names: str, **settings: str | float) -> dict[str, Network]:

@@ -80,17 +80,16 @@ def update(
     return (optax.apply_updates(params, changes), statistics, moments), loss
 
 
+def predict(graphdef: nnx.GraphDef, state: State, images: np.ndarray) -> np.ndarray:
+    """The class of each image, in evaluation mode, 400 at a time."""
+    parts = [images[start : start + 400] for start in range(0, len(images), 400)]
+    return np.concatenate([np.asarray(_classify(graphdef, *state[:2], part)) for part in parts])
+
+
 @functools.partial(jax.jit, static_argnames="graphdef")
-def classify(graphdef: nnx.GraphDef, params: nnx.State, statistics: nnx.State, images: jax.Array) -> jax.Array:
-    """The class of each image, in evaluation mode."""
+def _classify(graphdef: nnx.GraphDef, params: nnx.State, statistics: nnx.State, images: jax.Array) -> jax.Array:
     model = nnx.merge(graphdef, params, statistics)
     return model(model.preprocess(images, jnp.float32), mode(training=False)).argmax(axis=1)
-
-
-def predict(graphdef: nnx.GraphDef, state: State, images: np.ndarray) -> np.ndarray:
-    """The class of each of many images."""
-    parts = [images[start : start + 400] for start in range(0, len(images), 400)]
-    return np.concatenate([np.asarray(classify(graphdef, *state[:2], part)) for part in parts])
 
 
 def begin(model: Chain) -> tuple[nnx.GraphDef, State]:
@@ -117,8 +116,7 @@ def train(model: Chain, data: fv.data.Dataset, setting: Setting, seed: int, as_p
     graphdef, state = begin(model)
     found: dict[str, list[Any]] = {"loss": [], "training": [], "accuracy": [], "seconds": []}
     for epoch in range(setting.epochs):
-        training = True
-        began = perf_counter()
+        training, began = True, perf_counter()
         for iteration, batch in enumerate(batches(data.train[: setting.limit], setting.batch, seed, epoch), 1):
             state, loss = update(graphdef, state, batch.images, batch.labels, training)
             found["loss"].append(float(loss))
@@ -131,10 +129,8 @@ def train(model: Chain, data: fv.data.Dataset, setting: Setting, seed: int, as_p
                 found["seconds"].append(perf_counter() - began)
                 began = perf_counter()
                 print(f"  epoch {epoch + 1}, iteration {iteration}: accuracy {accuracy:.4f}", flush=True)
-    return {
-        **{name: np.array(values) for name, values in found.items()},
-        "predicted": predict(graphdef, state, data.test.images),
-    }
+    found["predicted"] = predict(graphdef, state, data.test.images)
+    return {name: np.array(values) for name, values in found.items()}
 
 
 def pretrained(model: Chain, setting: Setting, seed: int) -> Chain:

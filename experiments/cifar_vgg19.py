@@ -12,9 +12,6 @@ iteration 100 of every epoch, BatchNorm normalises by running statistics that no
 both ways. Without --weights, convolutions are pretrained on drawn coloured characters, a much weaker start than
 ImageNet. Beside the correct loop from scratch stands PyTorch on the same images. Each finished training is kept in
 runs/cifar_vgg19/, so that an interrupted run goes on.
-
-Found, on the subset: the fault costs 6 to 10 points of test accuracy, from scratch and pretrained; the "100 test
-images" are 100 batches, 6,400 images.
 """
 
 from __future__ import annotations
@@ -27,11 +24,11 @@ from typing import Any
 
 import numpy as np
 from cifar_training import EPOCHS, PRETRAINING_EPOCHS, TEST_BATCHES, Setting, create, pretrained, train
-from common import Options, Study, cached, installed, means_of, read_options, stacked
+from common import Options, Study, cached, installed, read_options, stacked
 from figures import draw_confusions, draw_lines
 from flax import nnx
-from rows import with_error
-from sweeps import published
+from rows import means_by_epoch, with_error
+from sweeps import Arrays, after, published
 
 import flaxvision as fv
 from flaxvision.report import GRID, most_confused
@@ -42,17 +39,15 @@ ARMS = ("scratch", "scratch-as-published", "pretrained", "pretrained-as-publishe
 STARTS = ("scratch", "pretrained")
 SPEC = load_spec("cifar-vgg19")  # has the last accuracies
 SCRATCH, WARM = ({"variant": name} for name in ("scratch", "warm start"))
+LAST, WARM_LAST = (published(SPEC, "test_top1", where)["published"] for where in (SCRATCH, WARM))
 PUBLISHED: dict[str, dict[str, float]] = {  # test accuracies in %
-    "scratch": {"the first test": 34, "loss": 0.74},
-    "pretrained": {"the first test": 66, "the last test of epoch 1": 83, "loss": 0.14},
+    "scratch": {"the first test": 34, "the last test": LAST, "loss": 0.74},
+    "pretrained": {"the first test": 66, "the last test of epoch 1": 83, "the last test": WARM_LAST, "loss": 0.14},
 }
-PUBLISHED["scratch"]["the last test"] = published(SPEC, "test_top1", SCRATCH)["published"]
-PUBLISHED["pretrained"]["the last test"] = published(SPEC, "test_top1", WARM)["published"]
 PUBLISHED_SECONDS = (3.7, 4.2)  # of 100 iterations and their test
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Train, judge, draw."""
     extra: dict[str, dict[str, Any]] = {
         "--arms": {"nargs": "+", "choices": ARMS, "default": ARMS, "help": "what to train (default: all)"},
         "--epochs": {"type": int, "default": EPOCHS, "help": f"of each arm (default {EPOCHS})"},
@@ -119,37 +114,23 @@ def train_peer(data: fv.data.Dataset, setting: Setting, options: Options) -> dic
     return stacked(runs)
 
 
-def add_rows(
-    study: Study,
-    arm: str,
-    found: dict[str, np.ndarray],
-    data: fv.data.Dataset,
-    setting: Setting,
-    peer: dict[str, np.ndarray],
-) -> None:
+def add_rows(study: Study, arm: str, found: Arrays, data: fv.data.Dataset, setting: Setting, peer: Arrays) -> None:
     """Accuracies, loss and speed; published numbers stand beside the arm that has the published fault."""
     start, _, as_published = arm.partition("-")
     other = {"other setting": setting.other, "other start": start == "pretrained" and not setting.weights}
     note = ", ".join(name for name, differs in other.items() if differs and as_published)
     printed = PUBLISHED[start] if as_published else {}
     accuracy = 100 * found["accuracy"]
-    numbers = {
-        "the first test": accuracy[:, 0],
-        "the last test of epoch 1": accuracy[:, accuracy.shape[1] // setting.epochs - 1],
-        "the last test": accuracy[:, -1],
-    }
-    if setting.epochs == 1:
-        del numbers["the last test of epoch 1"]
-    for test, values in numbers.items():
-        study.row(f"{named(arm)}: accuracy at {test}", values, published=printed.get(test), note=note)
-    loss, theirs = (
-        losses[:, -setting.every :].mean(axis=1) if len(losses) else ()
-        for losses in (found["loss"], peer.get("step_loss", ()))
-    )
+    tests = {"the first test": 0, "the last test of epoch 1": accuracy.shape[1] // setting.epochs - 1}
+    for test, at in {**tests, "the last test": -1}.items():
+        if setting.epochs == 1 and test.endswith("epoch 1"):
+            continue
+        study.row(f"{named(arm)}: accuracy at {test}", accuracy[:, at], published=printed.get(test), note=note)
+    loss = found["loss"][:, -setting.every :].mean(axis=1)
+    theirs = peer["step_loss"][:, -setting.every :].mean(axis=1) if peer else ()
     study.row(f"{named(arm)}: loss at the end", loss, "", published=printed.get("loss"), peer=theirs, note=note)
     right = 100 * (found["predicted"] == data.test.labels).mean(axis=1)
-    theirs = 100 * peer["test_top1"][:, -1] if peer else ()
-    study.row(f"{named(arm)}: accuracy on the whole test set", right, peer=theirs)
+    study.row(f"{named(arm)}: accuracy on the whole test set", right, peer=after(peer, "test_top1"))
     study.row(
         f"{named(arm)}: {setting.every} iterations and their test",
         np.median(found["seconds"], axis=1),
@@ -160,11 +141,10 @@ def add_rows(
 
 
 def named(arm: str) -> str:
-    """An arm in words."""
     return arm.replace("-as-", ", as ")
 
 
-def judge(study: Study, runs: dict[str, dict[str, np.ndarray]], data: fv.data.Dataset, setting: Setting) -> None:
+def judge(study: Study, runs: dict[str, Arrays], data: fv.data.Dataset, setting: Setting) -> None:
     """What the fault costs, and the report's statements, by rules that the evidence names."""
     for start in STARTS:
         if not {start, f"{start}-as-published"} <= runs.keys():
@@ -180,7 +160,7 @@ def judge(study: Study, runs: dict[str, dict[str, np.ndarray]], data: fv.data.Da
         before, after = (found["loss"][:, -setting.every :].mean() for found in (correct, faulty))
         study.claim(
             f"{start}: BatchNorm is in training mode while the network learns",
-            "supported" if faulty["training"].all() else "not supported",
+            bool(faulty["training"].all()),
             f"in the published loop {share:.0f} % of the iterations run in evaluation mode; beside the correct loop, "
             f"with the same start and batches, that changes the test accuracy by {by_epoch} points (epoch by epoch, "
             f"means of the tests{error}) and the last loss from {before:.3f} to {after:.3f}",
@@ -192,7 +172,7 @@ def judge(study: Study, runs: dict[str, dict[str, np.ndarray]], data: fv.data.Da
     groups = 100 * hits[: tested // size * size].reshape(-1, size).mean(axis=1)
     study.claim(
         "each test is on 100 test images",
-        "supported" if tested == 100 else "not supported",
+        tested == 100,
         f"{TEST_BATCHES} batches of {setting.batch} give {tested:,} images; the final network ({named(arm)}) has "
         f"{100 * hits[:tested].mean():.2f} % on them, and {groups.min():.0f} to {groups.max():.0f} % on {size} "
         "of them at a time",
@@ -202,14 +182,13 @@ def judge(study: Study, runs: dict[str, dict[str, np.ndarray]], data: fv.data.Da
         ahead = start[0] > scratch[0] and start[-1] > scratch[-1]
         study.claim(
             "ImageNet weights learn faster and end higher",
-            "not decided" if not setting.weights else "supported" if ahead else "not supported",
+            bool(ahead) if setting.weights else "not decided",
             f"trained correctly: {start[0]:.1f} against {scratch[0]:.1f} % at the first test, {start[-1]:.1f} against "
             f"{scratch[-1]:.1f} % at the last" + ("" if setting.weights else "; this start is not from ImageNet"),
         )
 
 
-def draw(study: Study, runs: dict[str, dict[str, np.ndarray]], data: fv.data.Dataset, setting: Setting) -> None:
-    """Loss and accuracy over iterations, and all confusion matrices."""
+def draw(study: Study, runs: dict[str, Arrays], data: fv.data.Dataset, setting: Setting) -> None:
     per_epoch = next(iter(runs.values()))["loss"].shape[1] // setting.epochs
     tests = np.arange(setting.every, per_epoch + 1, setting.every)
     x = np.concatenate([epoch * per_epoch + tests for epoch in range(setting.epochs)])
@@ -217,7 +196,7 @@ def draw(study: Study, runs: dict[str, dict[str, np.ndarray]], data: fv.data.Dat
     for arm, found in runs.items():
         start, _, way = arm.partition("-")
         line = way.replace("-", " ") or "correct"
-        loss = np.array([np.concatenate(means_of(losses, setting.every, per_epoch)) for losses in found["loss"]])
+        loss = means_by_epoch(found["loss"], setting.every, setting.epochs).reshape(len(found["loss"]), -1)
         panels.setdefault(f"{start}: test accuracy (%)", {})[line] = 100 * found["accuracy"]
         panels.setdefault(f"{start}: training loss", {})[line] = loss
     figure = draw_lines(panels, "", xlabel="iteration", x=x)
@@ -227,20 +206,12 @@ def draw(study: Study, runs: dict[str, dict[str, np.ndarray]], data: fv.data.Dat
     caption = f"Test accuracy every {setting.every} iterations and mean loss of these; upright lines part epochs."
     study.figure("curves", figure, caption)
 
-    matrices = {named(arm): confusion(found["predicted"][0], data) for arm, found in runs.items()}
+    matrices = {named(arm): np.zeros((data.num_classes, data.num_classes), int) for arm in runs}
+    for matrix, found in zip(matrices.values(), runs.values(), strict=True):
+        np.add.at(matrix, (data.test.labels, found["predicted"][0]), 1)
     worst = "; ".join(f"{name}: {most_confused(confusion_pairs(m), data.classes)}" for name, m in matrices.items())
-    study.figure(
-        "confusion",
-        draw_confusions(matrices, data.classes),
-        f"Confusion on the whole test set (seed 0). Most confused: {worst}.",
-    )
-
-
-def confusion(predicted: np.ndarray, data: fv.data.Dataset) -> np.ndarray:
-    """Counts, rows true and columns predicted."""
-    counts = np.zeros((data.num_classes, data.num_classes), int)
-    np.add.at(counts, (data.test.labels, predicted), 1)
-    return counts
+    caption = f"Confusion on the whole test set (seed 0). Most confused: {worst}."
+    study.figure("confusion", draw_confusions(matrices, data.classes), caption)
 
 
 if __name__ == "__main__":

@@ -33,9 +33,8 @@ if TYPE_CHECKING:
 
 RESULTS = Path(__file__).parent / "results"
 RECORD = "_record"  # name in a kept part of what it rests on
-KEPT: dict[str, dict[str, Any] | None] = {}  # parts that an earlier call left: file -> its record, if it has one
 VERDICTS = ("supported", "not supported", "not decided")
-CLAIMS = ("statement", "verdict", "evidence")  # header of their table
+KEPT: dict[str, dict[str, Any] | None] = {}  # parts that an earlier call left: file -> its record, if it has one
 PEERS = {  # package -> modules of which one is imported where it takes part, maybe in a process of its own
     "torch": ("torch", "peers", "steps", "tables", "scaling", "sizes", "startup", "gpu"),
     "keras": ("keras", "frameworks", "random_networks", "steps", "tables"),
@@ -56,10 +55,10 @@ class Options:
     command: str  # what was typed
     extra: argparse.Namespace  # the script's own options
 
-    def load(self, name: str, *, quick: str = "glyphs", quick_limit: int = 256, **settings: Any) -> fv.data.Dataset:
-        """A data set, or with --quick a small made one (`quick` names it)."""
+    def load(self, name: str, *, quick_limit: int = 256, **settings: Any) -> fv.data.Dataset:
+        """A data set, or with --quick a small made one."""
         if self.quick:
-            return fv.data.load(quick, limit=quick_limit, **settings)
+            return fv.data.load("glyphs", limit=quick_limit, **settings)
         return fv.data.load(name, raw_dir=self.raw_dir, **settings)
 
 
@@ -72,13 +71,9 @@ def read_options(
     extra: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Options:
     """Read an experiment's command line; `extra` maps more flags to the settings of `add_argument`."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--raw-dir", help="folder of original data files (FLAXVISION_RAW_DIR)")
-    parser.add_argument("--out", type=Path, default=RESULTS / name, help="folder of the results")
-    parser.add_argument(
-        "--seeds", type=int, default=seeds, help=f"runs of every cell (default {seeds}; with --quick at most 2)"
-    )
-    parser.add_argument("--quick", action="store_true", help="made data, seconds: shows that the script works")
+    parser = parser_of(name, description)
+    meaning = f"runs of every cell (default {seeds}; with --quick at most 2)"
+    parser.add_argument("--seeds", type=int, default=seeds, help=meaning)
     for flag, settings in (extra or {}).items():
         parser.add_argument(flag, **settings)
     given = parser.parse_args(arguments)
@@ -87,10 +82,19 @@ def read_options(
     if arguments is None:  # this process is the script's own
         fv.runtime.prepare()
     typed = sys.argv[1:] if arguments is None else arguments
-    runs = min(given.seeds, 2) if given.quick else given.seeds
-    return Options(
-        name, given.quick, runs, given.raw_dir, given.out, command_of(f"experiments/{name}.py", typed), given
-    )
+    runs, command = min(given.seeds, 2) if given.quick else given.seeds, command_of(f"experiments/{name}.py", typed)
+    return Options(name, given.quick, runs, given.raw_dir, given.out, command, given)
+
+
+def parser_of(
+    name: str, description: str | None, quick: str = "made data, seconds: shows that the script works"
+) -> argparse.ArgumentParser:
+    """What every command line here takes; `quick` is what --quick does."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--raw-dir", help="folder of original data files (FLAXVISION_RAW_DIR)")
+    parser.add_argument("--out", type=Path, default=RESULTS / name, help="folder of the results")
+    parser.add_argument("--quick", action="store_true", help=quick)
+    return parser
 
 
 def command_of(script: str, typed: Sequence[str]) -> str:
@@ -116,11 +120,10 @@ class Study:
         self._commit = commit()  # the code may change while it runs
         self.began = time.perf_counter()
 
-    def uses(self, dataset: fv.data.Dataset, **config: Any) -> fv.data.Dataset:
-        """Note a data set and settings that the numbers rest on; returns the data set."""
+    def uses(self, dataset: fv.data.Dataset, **config: Any) -> None:
+        """Note a data set and settings that the numbers rest on."""
         self.sources |= data_sources([dataset])
-        self.config |= {key: _plain(value) for key, value in config.items()}
-        return dataset
+        self.config |= _plain(config)
 
     def row(self, what: str, values: Iterable[float] | float, unit: str = "%", **rest: Any) -> Row:
         """Add one number: see `Row`."""
@@ -131,8 +134,9 @@ class Study:
         print(cells_of(row), flush=True)
         return row
 
-    def claim(self, statement: str, verdict: str, evidence: str) -> None:
-        """Judge a statement of the report: "supported", "not supported" or "not decided", and why."""
+    def claim(self, statement: str, verdict: str | bool | Iterable[bool], evidence: str) -> None:
+        """Judge a statement of the report: a verdict, or whether it holds (see `judge`), and why."""
+        verdict = verdict if isinstance(verdict, str) else judge(verdict)
         if verdict not in VERDICTS:
             raise ValueError(f"verdict is {verdict!r}: give one of {', '.join(VERDICTS)}")
         self.claims.append({"claim": statement, "verdict": verdict, "evidence": evidence})
@@ -196,13 +200,12 @@ class Study:
         if self.claims:
             parts += ["## Claims\n", claims_markdown(self.claims)]
         parts += self._sections
-        names = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
         kept = f", besides {kept_in_words()}," if KEPT else ""
         seeds = f"Seeds 0 to {self.options.seeds - 1}" if self.options.seeds > 1 else "Seed 0"
         parts.append(
             f"## How this was made\n\n    {record['command']}\n\n{seeds}; {record['seconds']:,} s{kept} "
-            f"on {record['device']}; {names}; commit {record['commit']}. Numbers, settings and checksums: "
-            "[results.json](results.json).\n"
+            f"on {record['device']}; {listed(record['versions'])}; commit {record['commit']}. Numbers, settings and "
+            "checksums: [results.json](results.json).\n"
         )
         return "\n".join(parts)
 
@@ -238,7 +241,6 @@ def stacked(runs: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
 
 
 def installed(package: str) -> bool:
-    """Whether there is a peer to compare with."""
     return importlib.util.find_spec(package) is not None
 
 
@@ -252,8 +254,27 @@ def kept_in_words() -> str:
 
 
 def claims_markdown(claims: Iterable[Mapping[str, str]]) -> str:
-    """Claims as a Markdown table."""
-    return markdown_table(CLAIMS, [(c["claim"], f"**{c['verdict']}**", c["evidence"]) for c in claims]) + "\n"
+    rows = [(claim["claim"], f"**{claim['verdict']}**", claim["evidence"]) for claim in claims]
+    return markdown_table(("statement", "verdict", "evidence"), rows) + "\n"
+
+
+def listed(packages: Mapping[str, str]) -> str:
+    """Packages and their versions in words."""
+    return ", ".join(f"{name} {number}" for name, number in packages.items())
+
+
+def write_page(
+    options: argparse.Namespace, name: str, heading: str, sections: Iterable[str], packages: Iterable[str], **rest: Any
+) -> None:
+    """Write the README.md of a script of exports, whose tables are the library's, and results.json with `rest`."""
+    command = f"python experiments/{name}.py" + (" --quick" if options.quick else "")
+    taken = versions() | {package: metadata.version(package) for package in packages}
+    options.out.mkdir(parents=True, exist_ok=True)
+    if rest:
+        record = {"command": command, "seed": 0, "device": device(), "versions": taken, **rest}
+        (options.out / "results.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    about = f"Command: `{command}`;{' seed 0;' if rest else ''} {device()}; {listed(taken)}."
+    (options.out / "README.md").write_text("\n".join([f"# {heading}\n", *sections, about, ""]), encoding="utf-8")
 
 
 def all_versions() -> dict[str, str]:
@@ -276,24 +297,15 @@ def commit() -> str:
         return "unknown"
 
 
-def judge(holds: Iterable[bool]) -> str:
-    """The verdict on a claim that was tested in several cases: it holds in all of them, in none, or in some."""
-    cases = [bool(held) for held in holds]
+def judge(holds: bool | Iterable[bool]) -> str:
+    """The verdict on a claim that was tested in one case or several: it holds in all of them, in none, or in some."""
+    cases = [bool(held) for held in holds] if isinstance(holds, Iterable) else [bool(holds)]
     return "supported" if all(cases) else "not decided" if any(cases) else "not supported"
-
-
-def means_of(losses: np.ndarray, every: int, per_epoch: int) -> list[list[float]]:
-    """Means of every so many steps, epoch by epoch, without the steps left over at an epoch's end (report B)."""
-    return [
-        [float(losses[start : start + every].mean()) for start in range(first, first + per_epoch - every + 1, every)]
-        for first in range(0, len(losses), per_epoch)
-    ]
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, fv.Recipe):
-        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-        return {k: _plain(v) for k, v in fields.items()}
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

@@ -7,18 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from common import Study
+from matplotlib.figure import Figure
 from rows import mean_and_error, with_error
 from sweeps import Arrays, Runs
 
 from flaxvision.report import COLUMN, FAINT, OKABE_ITO, figure_style, new_figure
 from flaxvision.sweep import Spec, load_spec
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from flaxvision.training.metrics import metric_of
 
 DIGITS_ONLY = "our encoder knows digits only"
 HELD_OUT = 0.2  # share of the training images of which the hold-out tables are made
@@ -46,30 +45,38 @@ def is_lower(differences: np.ndarray) -> str:
     return "supported" if mean < -2 * error else "not supported" if mean > 2 * error else "not decided"
 
 
+def lowest(runs: Arrays, split: str) -> np.ndarray:
+    """Of every seed the smallest loss on a split; empty without runs."""
+    return runs[f"{split}_loss"].min(axis=1) if runs else np.zeros(0)
+
+
 def best_epochs(runs: Arrays, split: str = "test") -> np.ndarray:
     """Of every seed the epoch, from 0, of its smallest loss."""
     return runs[f"{split}_loss"].argmin(axis=1)
 
 
 def last_epochs(runs: Arrays) -> np.ndarray:
-    """Of every seed the last epoch."""
     return np.full(len(runs["test_loss"]), -1)
+
+
+def score(runs: Arrays, metric: str, epochs: np.ndarray) -> np.ndarray:
+    """Of every seed the metric on the test set at its epoch, accuracies in percent; empty without runs."""
+    name = f"test_{metric}"
+    return metric_of(name).scale * at(runs[name], epochs) if runs else np.zeros(0)
 
 
 def added(runs: Arrays, metric: str, epochs: np.ndarray) -> np.ndarray:
     """Of every seed the score at its epoch of smallest test loss, less that at another; accuracies in points."""
-    scale = 1 if metric == "loss" else 100
-    return scale * (at(runs[f"test_{metric}"], best_epochs(runs)) - at(runs[f"test_{metric}"], epochs))
+    name = f"test_{metric}"
+    return metric_of(name).scale * (at(runs[name], best_epochs(runs)) - at(runs[name], epochs))
 
 
 def judge_epochs(study: Study, final: Mapping[str, Arrays], held: Mapping[str, Arrays], metrics: Sequence[str]) -> None:
     """How far the score of the epoch that does best on the test set is off; `held` has a validation split too."""
 
     def bias(runs: Arrays, epochs: np.ndarray) -> str:
-        return ", ".join(
-            f"{metric.replace('top', 'top-')} {with_error(added(runs, metric, epochs), sign=True)}"
-            for metric in metrics
-        )
+        found = {metric.replace("top", "top-"): added(runs, metric, epochs) for metric in metrics}
+        return ", ".join(f"{name} {with_error(values, sign=True)}" for name, values in found.items())
 
     sizes = [
         f"{name}: against the last epoch {bias(final[name], last_epochs(final[name]))}; against the epoch that a "

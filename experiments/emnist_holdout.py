@@ -4,10 +4,6 @@
 
 Both hold-out tables, the final runs, and what choosing the epoch on the test set adds to their scores. Some 35 minutes
 on 2 CPU cores (estimated); `--quick` takes made data and seconds.
-
-Found: on our subset of the images, the same scores as PyTorch (top-1 79.4 % from scratch, 62.5 % behind our encoder).
-Choosing the epoch on the test set is worth 0.001 to 0.006 of the loss and up to 0.3 points of top-1. 3.851 is ln 47,
-chance, where some seeds of SGD 0.1 stay too.
 """
 
 from __future__ import annotations
@@ -15,24 +11,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 
+import emnist_common as emnist
 import numpy as np
-from common import Study, judge, read_options
-from emnist_common import (
-    DIGITS_ONLY,
-    HELD_OUT,
-    QUICK,
-    added,
-    at,
-    best_epochs,
-    draw_choices,
-    is_lower,
-    judge_epochs,
-    last_epochs,
-    table,
-)
+from common import Study, read_options
 from figures import draw_lines
-from rows import mean_std, plus_minus, with_error
+from rows import mean_std, with_error
 from sweeps import Arrays, Runs, dataset_of, fill, torch_runs
+
+from flaxvision.training.metrics import metric_of
 
 WAYS = ("scratch", "pretrained")  # the encoder learns, or is pretrained and frozen
 OPTIMIZERS = ("Adam 0.001", "SGD 0.1", "SGD 0.01")
@@ -67,14 +53,12 @@ Cell = tuple[str, int, str]  # way, width, optimiser
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Train, judge, draw."""
     options = read_options("emnist_holdout", __doc__, arguments, seeds=5)
     quick = options.quick
     few = 1 if quick else min(3, options.seeds)  # for what takes long: the hold-out tables and PyTorch
     study = Study(options, "D", "47 characters: from scratch and behind a pretrained encoder", ABOUT)
-    holdout, final_models = table("emnist-holdout"), table("emnist-final")
-    only = {"hidden": ["64"]} if quick else {}
-    cells = fill(study, holdout, seeds=few, only=only, quick=QUICK)
+    holdout, final_models = emnist.table("emnist-holdout"), emnist.table("emnist-final")
+    cells = fill(study, holdout, seeds=few, only={"hidden": ["64"]} if quick else {}, quick=emnist.QUICK)
     if not quick:  # not every seed leaves chance
         cells |= fill(study, holdout, only={"optimizer": ["SGD 0.1"], "encoder": ["scratch"]})
     grid: dict[Cell, Runs] = {}
@@ -83,15 +67,15 @@ def main(arguments: list[str] | None = None) -> None:
         grid[way, int(width), optimizer] = found
         peers[way, int(width), optimizer] = torch_runs(options, found, None if len(found.outcomes) > few else 1)
 
-    final = fill(study, final_models, quick=QUICK, executor="loop")  # one after the other: they are timed
-    honest = fill(study, final_models, quick=QUICK, validation=HELD_OUT)  # with a split by which to choose the epoch
-    relu = fill(study, final_models, only={"variant": ["scratch"]}, quick=QUICK, inner_activation="relu")["scratch"]
+    final = fill(study, final_models, quick=emnist.QUICK, executor="loop")  # one after the other: they are timed
+    honest = fill(study, final_models, quick=emnist.QUICK, validation=emnist.HELD_OUT)  # by which to choose the epoch
+    only = {"variant": ["scratch"]}
+    relu = fill(study, final_models, only=only, quick=emnist.QUICK, inner_activation="relu")["scratch"]
     final_peers = {way: torch_runs(options, found, few, quick=way == "pretrained") for way, found in final.items()}
     study.about = ABOUT.format(len(dataset_of(options, final["scratch"].config).train))
 
-    for (way, width, optimizer), found in grid.items():
-        if (way, optimizer) == ("scratch", "Adam 0.001"):
-            counted = PUBLISHED_PARAMETERS[width]
+    for width, counted in PUBLISHED_PARAMETERS.items():
+        if found := grid.get(("scratch", width, "Adam 0.001")):
             study.row(f"H={width}: parameters", found.parameters, "", published=counted, tolerance=0)
     add_holdout(study, grid, peers)
     for way in WAYS:
@@ -101,27 +85,21 @@ def main(arguments: list[str] | None = None) -> None:
     judge_chance(study, grid)
     judge_unsteady(study, grid, peers)
     judge_holdout(study, grid)
-    judge_epochs(study, final, honest, ("loss", "top1"))
+    emnist.judge_epochs(study, final, honest, ("loss", "top1"))
     judge_best_run(study, final)
     judge_encoders(study, final)
     draw(study, grid, final, honest)
     study.write()
 
 
-def lowest_losses(cells: Mapping[Cell, Arrays], cell: Cell) -> np.ndarray:
-    """The smallest validation loss of every seed of a cell, if there is any."""
-    return cells[cell]["val_loss"].min(axis=1) if cells.get(cell) else np.zeros(0)
-
-
 def add_holdout(study: Study, grid: Mapping[Cell, Runs], peers: Mapping[Cell, Arrays]) -> None:
     """Both hold-out tables, number by number and as the report has them."""
     tables: dict[str, dict[int, list[str]]] = {}
-    for cell in grid:
-        way, width, optimizer = cell
-        published = grid[cell].published("val_loss")["published"]
-        ours, peer = (lowest_losses(cells, cell) for cells in (grid, peers))
+    for (way, width, optimizer), runs in grid.items():
+        published = runs.published("val_loss")["published"]
+        ours, peer = emnist.lowest(runs, "val"), emnist.lowest(peers[way, width, optimizer], "val")
         stuck, stuck_there = ours > TRAINED, peer > TRAINED
-        notes = [DIGITS_ONLY] if way == "pretrained" else []
+        notes = [emnist.DIGITS_ONLY] if way == "pretrained" else []
         if stuck.any() or stuck_there.any():
             there = f", PyTorch {stuck_there.sum()} of {len(peer)}" if len(peer) else ""
             notes.append(f"never leaves chance, ln 47: {stuck.sum()} of {len(ours)} seeds{there}")
@@ -129,41 +107,36 @@ def add_holdout(study: Study, grid: Mapping[Cell, Runs], peers: Mapping[Cell, Ar
         study.row(what, ours, "", published=published, peer=peer, note="; ".join(notes))
         tables.setdefault(way, {}).setdefault(width, []).append(f"{mean_std(ours)} ({published})")
     for way, rows in tables.items():
-        study.table(
-            f"Hold-out, {way}: smallest validation loss, ours (published)",
-            ("units", *OPTIMIZERS),
-            [(width, *cells) for width, cells in rows.items()],
-        )
+        title = f"Hold-out, {way}: smallest validation loss, ours (published)"
+        study.table(title, ("units", *OPTIMIZERS), [(width, *cells) for width, cells in rows.items()])
 
 
 def add_final(study: Study, way: str, runs: Runs, peer: Arrays) -> None:
     """The final runs: as published, at the epoch of the smallest test loss, and at the last epoch."""
     published = PUBLISHED_FINAL[way]
-    also = f"; {DIGITS_ONLY}" if way == "pretrained" else ""
-    chosen = {"best epoch": best_epochs(runs), "last epoch": last_epochs(runs)}
-    theirs = {"best epoch": best_epochs(peer), "last epoch": last_epochs(peer)} if peer else {}
-    for (when, epochs), (metric, label) in itertools.product(chosen.items(), LABELS.items()):
-        scale, unit = (1, "") if metric == "loss" else (100, "%")
-        as_published = {}
+    also = f"; {emnist.DIGITS_ONLY}" if way == "pretrained" else ""
+    chosen = {"best epoch": emnist.best_epochs, "last epoch": emnist.last_epochs}
+    for (when, epochs_of), (metric, label) in itertools.product(chosen.items(), LABELS.items()):
+        known, unit = {}, "" if metric == "loss" else "%"
         if when == "best epoch":
-            values = scale * np.array(published[metric])
+            values = metric_of(f"test_{metric}").scale * np.array(published[metric])
             note = f"published {mean_std(values, unit)}, 5 runs{also}"
-            as_published = {"published": float(values.mean()), "note": note}
+            known = {"published": float(values.mean()), "note": note}
         study.row(
             f"{way}, {when}: test {label}",
-            scale * at(runs[f"test_{metric}"], epochs),
+            emnist.score(runs, metric, epochs_of(runs)),
             unit,
-            peer=scale * at(peer[f"test_{metric}"], theirs[when]) if peer else (),
+            peer=emnist.score(peer, metric, epochs_of(peer)) if peer else (),
             peer_tolerance=TOLERANCE if metric != "loss" else None,
-            **as_published,
+            **known,
         )
     first, last = min(published["epoch"]), max(published["epoch"])
     study.row(
         f"{way}: best epoch, from 0",
-        best_epochs(runs),
+        emnist.best_epochs(runs),
         "",
         published=float(np.mean(published["epoch"])),
-        peer=theirs.get("best epoch", ()),
+        peer=emnist.best_epochs(peer) if peer else (),
         note=f"published {first} to {last}{also}",
     )
     study.row(
@@ -180,8 +153,7 @@ def add_activations(study: Study, identity: Runs, relu: Runs) -> None:
     """No activation after the third convolution, as printed, or a ReLU, as others have it."""
     cells = []
     for metric, label in LABELS.items():
-        scale = 1 if metric == "loss" else 100
-        ours, other = (scale * runs[f"test_{metric}"][:, -1] for runs in (identity, relu))
+        ours, other = (runs.last(f"test_{metric}") for runs in (identity, relu))
         cells.append((label, with_error(ours), with_error(other), with_error(other - ours, sign=True)))
     study.table(
         "The activation that the report does not print",
@@ -192,16 +164,15 @@ def add_activations(study: Study, identity: Runs, relu: Runs) -> None:
 
 
 def add_choices(study: Study, final: dict[str, Runs], honest: dict[str, Runs]) -> None:
-    """What choosing the epoch on the test set adds."""
     cells = []
     for way in WAYS:
-        last = last_epochs(final[way])
+        last = emnist.last_epochs(final[way])
         for images, runs, against, epochs in (
             ("all", final[way], "last epoch", last),
             ("without the validation split", honest[way], "last epoch", last),
-            ("without the validation split", honest[way], "best on validation", best_epochs(honest[way], "val")),
+            ("without the validation split", honest[way], "best on validation", emnist.best_epochs(honest[way], "val")),
         ):
-            loss, top1, top3 = (added(runs, metric, epochs) for metric in LABELS)
+            loss, top1, top3 = (emnist.added(runs, metric, epochs) for metric in LABELS)
             cells.append((way, images, against, *(with_error(values, sign=True) for values in (loss, top1, top3))))
         what = "added by choosing the epoch on the test set"
         study.row(f"{way}: loss {what}", loss, "", note="not on the validation split")
@@ -216,13 +187,12 @@ def add_choices(study: Study, final: dict[str, Runs], honest: dict[str, Runs]) -
 
 
 def judge_chance(study: Study, grid: Mapping[Cell, Runs]) -> None:
-    """Is 3.851 the result of training?"""
     runs = [found for (way, _, optimizer), found in grid.items() if (way, optimizer) == ("scratch", "SGD 0.01")]
-    losses = np.concatenate([found["val_loss"].min(axis=1) for found in runs])
+    losses = np.concatenate([emnist.lowest(found, "val") for found in runs])
     accuracy = np.concatenate([found["val_top1"].max(axis=1) for found in runs])
     study.claim(
         "3.851 is how far SGD 0.01 trains the network from scratch",
-        judge(losses < TRAINED),
+        losses < TRAINED,
         f"3.851 is chance: ln 47 = {CHANCE:.4f} is the loss of 47 equal probabilities. Smallest validation losses of "
         f"{len(losses)} runs: {losses.min():.4f} to {losses.max():.4f}; none has more than {100 * accuracy.max():.1f} "
         f"% right, where guessing gives {100 / 47:.1f} %. (A run counts as trained {CHANCE - TRAINED:.2f} below "
@@ -231,45 +201,41 @@ def judge_chance(study: Study, grid: Mapping[Cell, Runs]) -> None:
 
 
 def judge_unsteady(study: Study, grid: Mapping[Cell, Runs], peers: Mapping[Cell, Arrays]) -> None:
-    """Does SGD 0.1 leave chance?"""
     evidence, trained = [], []
-    for cell in (cell for cell in grid if (cell[0], cell[2]) == ("scratch", "SGD 0.1")):
-        for library, cells in (("ours", grid), ("PyTorch", peers)):
-            losses = lowest_losses(cells, cell)
-            if len(losses):
-                trained += (losses < TRAINED).tolist()
-                evidence.append(f"{cell[1]} units, {library}: {', '.join(f'{loss:.3f}' for loss in losses)}")
+    for (way, width, optimizer), library in itertools.product(grid, ("ours", "PyTorch")):
+        runs = (grid if library == "ours" else peers)[way, width, optimizer]
+        if runs and (way, optimizer) == ("scratch", "SGD 0.1"):
+            losses = emnist.lowest(runs, "val")
+            trained += (losses < TRAINED).tolist()
+            evidence.append(f"{width} units, {library}: {', '.join(f'{loss:.3f}' for loss in losses)}")
     study.claim(
         "SGD 0.1 trains it from scratch",
-        judge(trained),
+        trained,
         f"in {sum(trained)} of {len(trained)} runs; the others stay at chance, {CHANCE:.3f}, and the report has one of "
         f"each width. Smallest validation loss by seed: {'; '.join(evidence)}",
     )
 
 
 def judge_holdout(study: Study, grid: Mapping[Cell, Runs]) -> None:
-    """Does hold-out choose what the report chose?"""
     for way, optimizer in CHOSEN.items():
-        losses = {cell[1:]: runs["val_loss"].min(axis=1) for cell, runs in grid.items() if cell[0] == way}
+        losses = {cell[1:]: emnist.lowest(runs, "val") for cell, runs in grid.items() if cell[0] == way}
         chosen = losses.pop((64, optimizer))
         (width, name), other = min(losses.items(), key=lambda item: float(item[1].mean()))
         study.claim(
             f"{way}: {optimizer} with 64 units has the smallest validation loss",
-            is_lower(chosen - other),
+            emnist.is_lower(chosen - other),
             f"{with_error(chosen)}; next is {name} with {width} units, {with_error(other)}; difference "
             f"{with_error(chosen - other, sign=True)}",
         )
 
 
 def judge_best_run(study: Study, final: dict[str, Runs]) -> None:
-    """How far below the others is the best run?"""
     evidence = []
     for way, runs in final.items():
-        for whose, losses in (("published", PUBLISHED_FINAL[way]["loss"]), ("ours", runs["test_loss"].min(axis=1))):
-            mean, std = float(np.mean(losses)), float(np.std(losses, ddof=1)) if len(losses) > 1 else np.nan
-            evidence.append(
-                f"{way}, {whose}: {min(losses):.4f} of {plus_minus(mean, std)} ({(mean - min(losses)) / std:.2f})"
-            )
+        for whose, losses in (("published", PUBLISHED_FINAL[way]["loss"]), ("ours", emnist.lowest(runs, "test"))):
+            std = float(np.std(losses, ddof=1)) if len(losses) > 1 else np.nan
+            below = (float(np.mean(losses)) - min(losses)) / std
+            evidence.append(f"{way}, {whose}: {min(losses):.4f} of {mean_std(losses)} ({below:.2f})")
     study.claim(
         "the curves of the run with the lowest loss show how the model learns",
         "not supported",
@@ -280,14 +246,12 @@ def judge_best_run(study: Study, final: dict[str, Runs]) -> None:
 
 
 def judge_encoders(study: Study, final: dict[str, Runs]) -> None:
-    """From scratch against pretrained."""
     scratch, pretrained = (final[way] for way in WAYS)
-    loss = scratch["test_loss"][:, -1] - pretrained["test_loss"][:, -1]
-    top1 = 100 * (scratch["test_top1"][:, -1] - pretrained["test_top1"][:, -1])
+    loss, top1 = (scratch.last(metric) - pretrained.last(metric) for metric in ("test_loss", "test_top1"))
     published = [np.subtract(*(np.mean(PUBLISHED_FINAL[way][metric]) for way in WAYS)) for metric in ("loss", "top1")]
     study.claim(
         "training from scratch beats the frozen pretrained encoder",
-        is_lower(loss),
+        emnist.is_lower(loss),
         f"last epoch: loss {with_error(loss, sign=True)}, top-1 {with_error(top1, sign=True)} points; published, best "
         f"epoch: {published[0]:+.3f} and {100 * published[1]:+.2f}. Our encoder knows digits only; the report's is not "
         "published",
@@ -295,18 +259,16 @@ def judge_encoders(study: Study, final: dict[str, Runs]) -> None:
     share = final["pretrained"].seconds / final["scratch"].seconds
     study.claim(
         "a frozen encoder trains faster",
-        is_lower(share - 0.9),
+        emnist.is_lower(share - 0.9),
         f"{with_error(share)} of the time from scratch, {len(share)} runs each, one after the other (below 0.9 is "
         f"asked for); published {PUBLISHED_SECONDS['pretrained'] / PUBLISHED_SECONDS['scratch']:.2f}",
     )
 
 
 def draw(study: Study, grid: Mapping[Cell, Runs], final: dict[str, Runs], honest: dict[str, Runs]) -> None:
-    """Learning curves, hold-out curves, and the three ways to choose an epoch."""
-    solid: dict[str, dict[str, np.ndarray]] = {}
-    dashed: dict[str, dict[str, np.ndarray]] = {}
     lowest = {way: int(runs["test_loss"].min(axis=1).argmin()) for way, runs in final.items()}
     rows_of = {"mean of runs": dict.fromkeys(WAYS, slice(None)), "lowest-loss run": lowest}
+    solid, dashed = {}, {}
     for (which, rows), (metric, label) in itertools.product(rows_of.items(), LABELS.items()):
         scale, title = (1, f"{label}, {which}") if metric == "loss" else (100, f"{label} (%), {which}")
         for panels, split in ((solid, "test"), (dashed, "train")):
@@ -329,7 +291,7 @@ def draw(study: Study, grid: Mapping[Cell, Runs], final: dict[str, Runs], honest
     )
     study.figure(
         "epoch_choice",
-        draw_choices(honest),
+        emnist.draw_choices(honest),
         "The test loss of every run (lines) and their mean (dots) at three epochs: the last, the best on a validation "
         "split, and the best on the test set itself. Both panels span the same difference.",
     )

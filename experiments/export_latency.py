@@ -6,31 +6,26 @@
 Exports one VGG-19 with our exporter and with both of PyTorch's (`dynamo=True` and `dynamo=False`), checks that the
 files give the same outputs, and times them in onnxruntime, call by call in turn: 20 interleaved runs after 3 to warm
 up, each the mean of several calls. About one minute on 2 CPU cores; `--quick` takes a small network.
-
-Found: onnxruntime fuses the three graphs to the same one, and their latencies are equal; see results/export_latency.
 """
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
 import warnings
-from importlib.metadata import version
 from pathlib import Path
 
 import jax
 import numpy as np
 import onnxruntime
 import torch
-from flax import nnx
+from common import parser_of, write_page
 
 import export
 import flaxvision as fv
 from flaxvision.layers import BatchNorm, Chain, Context
-from flaxvision.sweep.provenance import device, versions
+from flaxvision.report import markdown_table
 
-RESULTS = Path(__file__).parent / "results" / "export_latency"
 RUNS, WARM_UP = 20, 3
 CALLS = {1: 16, 64: 1}  # calls in a run, by batch size
 PASSES = 5  # in training mode, for BatchNorm's statistics
@@ -38,11 +33,7 @@ ALIVE = 1e-3  # the outputs' standard deviation over the batch
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Export, check, time, write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=RESULTS, help="where to write")
-    parser.add_argument("--quick", action="store_true", help="tiny_cnn in place of vgg19")
-    options = parser.parse_args(arguments)
+    options = parser_of("export_latency", __doc__, "tiny_cnn in place of vgg19").parse_args(arguments)
     name = "tiny_cnn" if options.quick else "vgg19"
 
     with tempfile.TemporaryDirectory() as folder:
@@ -52,13 +43,8 @@ def main(arguments: list[str] | None = None) -> None:
         }
     sections = [f"## {name}, batch {batch}\n\n{table(sessions, batch)}" for batch in CALLS]
     print("\n".join(sections))
-
-    options.out.mkdir(parents=True, exist_ok=True)
-    command = "python experiments/export_latency.py" + (" --quick" if options.quick else "")
-    packages = versions() | {package: version(package) for package in ("torch", "onnxruntime")}
-    about = f"Command: `{command}`; {device()}; {', '.join(f'{k} {v}' for k, v in packages.items())}."
-    text = "\n".join(["# Latency of ONNX files in onnxruntime\n", *sections, about, ""])
-    (options.out / "README.md").write_text(text, encoding="utf-8")
+    heading = "Latency of ONNX files in onnxruntime"
+    write_page(options, "export_latency", heading, sections, ("torch", "onnxruntime"))
 
 
 def files(name: str, folder: Path) -> dict[str, Path]:
@@ -88,19 +74,10 @@ def with_statistics(model: Chain) -> Chain:
     momenta = [layer.momentum for layer in norms]
     for layer in norms:
         layer.momentum = 0.3
-    graphdef, state = nnx.split(model)
-
-    @jax.jit
-    def step(state: nnx.State, x: jax.Array, key: jax.Array) -> nnx.State:
-        passing = nnx.merge(graphdef, state)
-        passing(x, Context(train=True, key=key))
-        return nnx.state(passing)
-
     random = np.random.default_rng(1)
     for number in range(PASSES if norms else 0):
         x = random.standard_normal((32, *model.input_shape)).astype(np.float32)
-        state = step(state, x, jax.random.key(number))
-    nnx.update(model, state)
+        model(x, Context(train=True, key=jax.random.key(number)))
     for layer, momentum in zip(norms, momenta, strict=True):
         layer.momentum = momentum
     return model
@@ -120,22 +97,19 @@ def table(sessions: dict[str, onnxruntime.InferenceSession], batch: int) -> str:
             for _ in range(CALLS[batch]):
                 run(session, inputs)
             seconds[name].append((time.perf_counter() - start) / CALLS[batch])
-    lines = [
-        "| exporter | median, ms | 25–75 %, ms | ours / this | max abs. difference |",
-        "| --- | ---: | ---: | ---: | ---: |",
-    ]
+    rows = []
     ours = float(np.median(seconds["flaxvision"][WARM_UP:]))
     for name, values in seconds.items():
         low, median, high = np.percentile(values[WARM_UP:], [25, 50, 75])
         difference = np.abs(outputs[name] - outputs["flaxvision"]).max()
         assert difference <= 1e-4 * max(1.0, np.abs(outputs["flaxvision"]).max()), name
         spread = f"{1e3 * low:.2f}–{1e3 * high:.2f}"
-        lines.append(f"| {name} | {1e3 * median:.2f} | {spread} | {ours / median:.3f} | {difference:.1e} |")
-    return "\n".join([*lines, ""])
+        rows.append((name, f"{1e3 * median:.2f}", spread, f"{ours / median:.3f}", f"{difference:.1e}"))
+    header = ("exporter", "median, ms", "25–75 %, ms", "ours / this", "max abs. difference")
+    return markdown_table(header, rows, labels=1) + "\n"
 
 
 def run(session: onnxruntime.InferenceSession, inputs: np.ndarray) -> np.ndarray:
-    """A session's outputs."""
     return session.run(None, {session.get_inputs()[0].name: inputs})[0]
 
 

@@ -4,25 +4,20 @@
 
 One initialisation, one batch order, the same optimiser; 200 steps (40 for report A's CNN) in float32 and float64. Some
 10 minutes on 2 CPU cores; `--quick` takes two networks, drawn digits and 5 steps.
-
-Found: in float64 the losses agree to 1e-12 over all steps. In float32 they agree to 1e-7 at the first step and part
-later, at once and by far: where a unit's input is so near to zero that rounding decides whether ReLU passes it. Whether
-that happens is luck: PyTorch parts from itself so in some orders of summation and not in others; see
-results/export_trajectories.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-from importlib.metadata import version
-from pathlib import Path
+from common import parser_of, write_page
 
 import export
 import flaxvision as fv
-from flaxvision.sweep.provenance import device, versions
 
-RESULTS = Path(__file__).parent / "results" / "export_trajectories"
+HEADING = """Flax and PyTorch, step by step
+
+Relative differences of the loss of a step; the losses themselves are in [results.json](results.json). \
+PyTorch against itself: the examples of each batch and the inputs of each layer permuted, mkldnn off, \
+another number of threads."""
 ADAM = {"optimizer": "adam", "learning_rate": 1e-3, "batch_size": 32}
 RUNS = (
     ("mlp", "fashion_mnist", {"learning_rate": 0.1, "batch_size": 64, "shuffle": False}, 200),
@@ -33,13 +28,8 @@ RUNS = (
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Train side by side, write the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--raw-dir", help="folder of original data files (FLAXVISION_RAW_DIR)")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="where to write")
-    parser.add_argument("--quick", action="store_true", help="two networks, drawn digits, 5 steps")
-    options = parser.parse_args(arguments)
-
+    quick = "two networks, drawn digits, 5 steps"
+    options = parser_of("export_trajectories", __doc__, quick).parse_args(arguments)
     sections, tables = [], []
     for name, dataset, recipe, steps in RUNS[::2] if options.quick else RUNS:
         data = fv.data.load("glyphs47" if name == "emnist_cnn" else "glyphs", limit=500) if options.quick else None
@@ -50,18 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
         sections.append(f"## {name} on {data.name}, {done} steps\n\n{table.markdown()}")
         print(sections[-1])
 
-    options.out.mkdir(parents=True, exist_ok=True)
-    command = "python experiments/export_trajectories.py" + (" --quick" if options.quick else "")
-    packages = versions() | {"torch": version("torch")}
-    record = {"command": command, "seed": 0, "device": device(), "versions": packages, "trajectories": tables}
-    (options.out / "results.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    about = f"Command: `{command}`; seed 0; {device()}; {', '.join(f'{k} {v}' for k, v in packages.items())}."
-    text = (
-        "# Flax and PyTorch, step by step\n\nRelative differences of the loss of a step; the losses themselves are in "
-        "[results.json](results.json). PyTorch against itself: the examples of each batch and the inputs of "
-        "each layer permuted, mkldnn off, another number of threads.\n\n" + "\n".join(sections)
-    )
-    (options.out / "README.md").write_text(f"{text}\n{about}\n", encoding="utf-8")
+    write_page(options, "export_trajectories", HEADING, sections, ["torch"], trajectories=tables)
 
 
 if __name__ == "__main__":

@@ -4,20 +4,16 @@
 
 Some 80 minutes on 2 CPU cores (the committed run shared them). `--epochs 20` trains less (the second table then ends
 there); `--quick` takes made data and seconds.
-
-Found: the report's accuracies at 0.1, 0.01 and 0.001. Rate 1 does not learn: 3 of 8 seeds stay at 10 %, the others
-near 20 %; in PyTorch 4 of 8 stay at 10 %, the best has 28 %. "A high rate overfits" names the wrong rate: 1 never
-learns, 0.1 overfits. No rate that learns has converged after 100 epochs.
 """
 
 from __future__ import annotations
 
-import common
-import figures
 import jax.numpy as jnp
 import numpy as np
+from common import Study, read_options
+from figures import draw_lines
 from rows import means_over
-from sweeps import Runs, dataset_of, fill, published, torch_runs
+from sweeps import Runs, after, dataset_of, fill, published, torch_runs
 
 import flaxvision as fv
 from flaxvision.sweep import converged, load_spec
@@ -33,10 +29,9 @@ after the last epoch that changes its test accuracy by at least a threshold: the
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Train at every rate, judge both tables and two claims."""
     flags = {"--epochs": {"type": int, "default": 100, "help": "epochs of every run (default 100)"}}
-    options = common.read_options("fashion_learning_rate", __doc__, arguments, seeds=3, extra=flags)
-    study = common.Study(options, "E", "Learning rates on Fashion-MNIST", ABOUT)
+    options = read_options("fashion_learning_rate", __doc__, arguments, seeds=3, extra=flags)
+    study = Study(options, "E", "Learning rates on Fashion-MNIST", ABOUT)
     quick = {"hidden": [16]}
     runs = fill(study, "fashion-convergence", epochs=options.extra.epochs, quick=quick)
     many = 4 if options.quick else 8
@@ -58,7 +53,7 @@ def unlit(model: fv.layers.Chain, images: np.ndarray) -> float:
     return float((x <= 0).all(axis=1).mean())
 
 
-def explain_rate_one(study: common.Study, runs: Runs) -> np.ndarray:
+def explain_rate_one(study: Study, runs: Runs) -> np.ndarray:
     """Rate 1 over more seeds, ours beside PyTorch's; returns PyTorch's accuracies in percent, (seeds, epochs)."""
     images = dataset_of(study.options, runs.config).test.images
     dark = [100 * unlit(model, images) for model in runs.models()]
@@ -77,30 +72,23 @@ def explain_rate_one(study: common.Study, runs: Runs) -> np.ndarray:
     return peer
 
 
-def add_rows(study: common.Study, rates: dict[str, Runs], peer: np.ndarray) -> None:
+def add_rows(study: Study, rates: dict[str, Runs], peer: np.ndarray) -> None:
     """Both tables of the report; `peer` are PyTorch's accuracies at rate 1, (seeds, epochs)."""
     last = peer[:, -1]
     note = f"PyTorch after 10 epochs: about 10 % in {sum(last < 10.5)} of {len(last)} seeds, "
     note += f"{last.max():.0f} % at most; see below"
-    tenth = min(10, len(rates["1"]["test_top1"][0])) - 1
+    epochs = rates["1"]["test_top1"].shape[1]
+
+    def add(what: str, rate: str, runs: Runs, epoch: int, theirs: int, known: dict[str, float]) -> None:
+        beside = {"peer": peer[:, theirs - 1], "note": note} if rate == "1" else {}
+        study.row(f"test accuracy {what}, rate {rate}", after(runs, "test_top1", epoch), **known, **beside)
+
     for rate, runs in rates.items():
-        study.row(
-            f"test accuracy after 10 epochs, rate {rate}",
-            100 * runs["test_top1"][:, tenth],
-            **published(TEN_EPOCHS, "test_top1", {"learning_rate": rate}),
-            peer=last if rate == "1" else (),
-            note=note if rate == "1" else "",
-        )
+        known = published(TEN_EPOCHS, "test_top1", {"learning_rate": rate})
+        add("after 10 epochs", rate, runs, min(10, epochs), 0, known)
     for (rate, runs), converged_at in zip(rates.items(), PUBLISHED_EPOCHS, strict=True):
-        accuracy = runs["test_top1"]
-        epoch = min(converged_at, accuracy.shape[1])
-        study.row(
-            f"test accuracy converged (epoch {epoch}, as published), rate {rate}",
-            100 * accuracy[:, epoch - 1],
-            **runs.published(),
-            peer=peer[:, epoch - 1] if rate == "1" else (),
-            note=note if rate == "1" else "",
-        )
+        epoch = min(converged_at, epochs)
+        add(f"converged (epoch {epoch}, as published)", rate, runs, epoch, epoch, runs.published())
     for (rate, runs), converged_at in zip(rates.items(), PUBLISHED_EPOCHS, strict=True):
         ends = [outcome.converged_epoch for outcome in runs.outcomes]
         study.row(f"epoch of convergence, rate {rate}", ends, "epoch", published=converged_at)
@@ -111,18 +99,20 @@ def stacked(rates: dict[str, Runs], metric: str) -> np.ndarray:
     return np.stack([runs[metric] for runs in rates.values()])
 
 
-def judge_convergence(study: common.Study, rates: dict[str, Runs]) -> None:
+def judge_convergence(study: Study, rates: dict[str, Runs]) -> None:
     """Epochs of convergence under several thresholds, and whether they mean that anything has converged."""
     accuracy, loss = stacked(rates, "test_top1"), stacked(rates, "train_loss")
     epochs = accuracy.shape[2]
     ends = {t: np.array([[converged(run, t / 100) for run in runs] for runs in accuracy]) for t in THRESHOLDS}
-    rows = []
-    for i, (rate, runs) in enumerate(rates.items()):
-        cells = [f"{PUBLISHED_EPOCHS[i]} ({runs.published()['published']} %)"]
-        for threshold in THRESHOLDS:
-            at_end = [100 * run[epoch - 1] for run, epoch in zip(accuracy[i], ends[threshold][i], strict=True)]
-            cells.append(f"{span(ends[threshold][i])} ({np.mean(at_end):.1f} %)")
-        rows.append((rate, *cells))
+    at_ends = {t: 100 * np.take_along_axis(accuracy, end[..., None] - 1, 2)[..., 0] for t, end in ends.items()}
+    rows = [
+        (
+            rate,
+            f"{PUBLISHED_EPOCHS[i]} ({runs.published()['published']} %)",
+            *(f"{span(ends[t][i])} ({np.mean(at_ends[t][i]):.1f} %)" for t in THRESHOLDS),
+        )
+        for i, (rate, runs) in enumerate(rates.items())
+    ]
     study.table(
         "Epoch of convergence by threshold",
         ("rate", "published", *(f"{threshold:g} points" for threshold in THRESHOLDS)),
@@ -136,7 +126,7 @@ def judge_convergence(study: common.Study, rates: dict[str, Runs]) -> None:
         at_limit, drifting = ends[threshold][i] > epochs - 5, np.abs(drift[i]) >= threshold
         study.claim(
             f"rate {rate} has converged after {PUBLISHED_EPOCHS[i]} epochs",
-            common.judge(~(at_limit | drifting)),
+            ~(at_limit | drifting),
             f"the last change of {threshold:g} points from one epoch to the next is at epoch "
             f"{span(ends[threshold][i])} (the limit is {epochs}); over the last {late} epochs the test accuracy moves "
             f"by {drift[i].min():+.2f} to {drift[i].max():+.2f} points, and the training loss "
@@ -145,7 +135,7 @@ def judge_convergence(study: common.Study, rates: dict[str, Runs]) -> None:
         )
 
 
-def judge_overfitting(study: common.Study, rates: dict[str, Runs]) -> None:
+def judge_overfitting(study: Study, rates: dict[str, Runs]) -> None:
     """Which rates overfit: the test loss rises by 5 % or more while the training loss falls on."""
     train_loss, test_loss, train_top1 = (stacked(rates, name) for name in ("train_loss", "test_loss", "train_top1"))
     best = test_loss.argmin(axis=2)[..., None]
@@ -165,17 +155,10 @@ def judge_overfitting(study: common.Study, rates: dict[str, Runs]) -> None:
         )
         for i, rate in enumerate(rates)
     ]
+    at_end = ("test loss at the end", "training loss at the end", "training accuracy (%)", "seeds that overfit")
     study.table(
         "Overfitting by rate",
-        (
-            "rate",
-            "smallest test loss",
-            "at epoch",
-            "test loss at the end",
-            "training loss at the end",
-            "training accuracy (%)",
-            "seeds that overfit",
-        ),
+        ("rate", "smallest test loss", "at epoch", *at_end),
         rows,
         "A run overfits if its test loss ends 5 % or more above its smallest while the training loss falls on.",
     )
@@ -184,7 +167,7 @@ def judge_overfitting(study: common.Study, rates: dict[str, Runs]) -> None:
     tops = ", ".join(f"{100 * value:.0f} %" for value in train_top1[0, :, -1])
     study.claim(
         "a high learning rate (1) overfits",
-        common.judge(overfits[0]),
+        overfits[0],
         f"at rate 1 {int(overfits[0].sum())} of {overfits.shape[1]} seeds overfit: the training loss ends at {ends} "
         f"(chance: ln 10 = {CHANCE:.2f}) and the training accuracy at {tops}. Rates at which every seed overfits: "
         f"{', '.join(others) or 'none'}",
@@ -192,27 +175,25 @@ def judge_overfitting(study: common.Study, rates: dict[str, Runs]) -> None:
 
 
 def span(values: np.ndarray) -> str:
-    """Smallest to largest of whole numbers."""
     low, high = int(values.min()), int(values.max())
     return f"{low}" if low == high else f"{low} to {high}"
 
 
-def draw(study: common.Study, rates: dict[str, Runs]) -> None:
-    """Losses and accuracy over epochs, and the loss of each step of the first epoch."""
+def draw(study: Study, rates: dict[str, Runs]) -> None:
     titles = {"Training loss": "train_loss", "Test loss": "test_loss"}
     panels = {title: {rate: runs[name] for rate, runs in rates.items()} for title, name in titles.items()}
-    figure = figures.draw_lines(panels, "cross-entropy", log=True, heading="rate")
+    figure = draw_lines(panels, "cross-entropy", log=True, heading="rate")
     study.figure("loss", figure, "Loss over epochs for each learning rate")
 
     panels = {"": {rate: 100 * runs["test_top1"] for rate, runs in rates.items()}}
-    figure = figures.draw_lines(panels, "test accuracy (%)", heading="rate", limits=(0, 100))
+    figure = draw_lines(panels, "test accuracy (%)", heading="rate", limits=(0, 100))
     study.figure("accuracy", figure, "Test accuracy over epochs for each learning rate")
 
     losses = stacked(rates, "step_loss")
     losses = losses[..., : losses.shape[2] // len(rates["1"]["test_top1"][0])]  # of the first epoch
     every = max(1, losses.shape[2] // 67)  # 14 of 938: single steps are too noisy to tell the lines apart
     means = means_over(losses, every)
-    figure = figures.draw_lines(
+    figure = draw_lines(
         {"": dict(zip(rates, means, strict=True))},
         "training loss",
         xlabel="step of the first epoch",

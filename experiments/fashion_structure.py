@@ -6,20 +6,15 @@ Some 65 minutes on 2 CPU cores (5 for each run of the base, 25 for each of the o
 runs/fashion_structure, so that a second call goes on where the first one stopped. `--big-seeds 3` trains the deeper and
 the wider network as often as the base (one run of them decides no claim), `--epochs 50` trains less; `--quick` takes
 made data and seconds.
-
-Found: accuracies within 0.4 points of the printed ones; all three overfit, the deeper network soonest (smallest test
-loss at epoch 44, the others at 73; the report reads 30 and 50 off its curves) and most; the wider one's test accuracy
-jumps most from epoch to epoch. In the first 100 steps the sum of mean gradients and the loss go together (correlation
-0.95), over the epoch they do not: the mean gradient rises again from step 234 on, the loss falls from 1.71 to 0.78.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-import common
-import figures
 import numpy as np
+from common import Study, read_options
+from figures import draw_lines
 from rows import means_over
 from sweeps import Runs, fill
 
@@ -42,14 +37,13 @@ Structures = dict[str, Runs]
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Train the three structures, judge their sizes, accuracies, overfitting, stability, and the gradients' curve."""
     flags = {
         "--epochs": {"type": int, "default": 200, "help": "epochs of every run (default 200)"},
         "--big-seeds": {"type": int, "default": 1, "help": "runs of deeper and wider, at most --seeds (default 1)"},
     }
-    options = common.read_options("fashion_structure", __doc__, arguments, seeds=3, extra=flags)
+    options = read_options("fashion_structure", __doc__, arguments, seeds=3, extra=flags)
     big_seeds = min(options.extra.big_seeds, options.seeds)
-    study = common.Study(options, "E", "Width and depth on Fashion-MNIST, and gradients", ABOUT)
+    study = Study(options, "E", "Width and depth on Fashion-MNIST, and gradients", ABOUT)
     epochs, table = options.extra.epochs, "fashion-structure"
     small, big = {"variant": ["base"]}, {"variant": ["deeper", "wider"]}
     runs = fill(study, table, only=small, epochs=epochs) | fill(study, table, only=big, epochs=epochs, seeds=big_seeds)
@@ -64,8 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
     study.write()
 
 
-def add_sizes(study: common.Study, structures: Structures) -> None:
-    """Parameters, memory and layer summaries."""
+def add_sizes(study: Study, structures: Structures) -> None:
     summaries = {name: fv.models.summary(runs.models()[0]) for name, runs in structures.items()}
     for name, runs in structures.items():
         study.row(f"parameters, {name}", runs.parameters, "", **runs.published("parameters"))
@@ -85,8 +78,7 @@ def add_sizes(study: common.Study, structures: Structures) -> None:
     study.text("Layers", "```text\n" + "\n\n\n".join(blocks) + "\n```")
 
 
-def add_accuracies(study: common.Study, runs: Structures) -> None:
-    """Accuracy at the end and after one epoch, and the time of an epoch."""
+def add_accuracies(study: Study, runs: Structures) -> None:
     for name, run in runs.items():
         study.row(f"test accuracy, {name}", run.last("test_top1"), **run.published())
     base = runs["base"]
@@ -96,15 +88,15 @@ def add_accuracies(study: common.Study, runs: Structures) -> None:
     study.row("time of one epoch and its evaluation, base", seconds, "s", published=5.67, note="other hardware")
 
 
-def judged(holds: Iterable[bool], runs: Structures) -> tuple[str, str]:
-    """The verdict on a claim about all structures, and what to add to its evidence: a single run decides nothing."""
-    single = [name for name, run in runs.items() if len(run["test_loss"]) == 1]
+def claim(study: Study, runs: Structures, statement: str, holds: Iterable[bool], evidence: str) -> None:
+    """Judge a statement about all structures, of which a single run decides nothing."""
+    single = [name for name, run in runs.items() if len(run.outcomes) == 1]
     if single:
-        return "not decided", f"; {' and '.join(single)} ran once, which decides nothing"
-    return common.judge(holds), ""
+        evidence += f"; {' and '.join(single)} ran once, which decides nothing"
+    study.claim(statement, "not decided" if single else holds, evidence)
 
 
-def judge_overfitting(study: common.Study, runs: Structures) -> None:
+def judge_overfitting(study: Study, runs: Structures) -> None:
     """Where the test loss is smallest, and how far it rises afterwards."""
     lowest = {name: run["test_loss"].argmin(axis=1) + 1 for name, run in runs.items()}
     rise = {name: 100 * (run["test_loss"][:, -1] / run["test_loss"].min(axis=1) - 1) for name, run in runs.items()}
@@ -124,46 +116,33 @@ def judge_overfitting(study: common.Study, runs: Structures) -> None:
                 f"{100 * run['train_top1'][:, -1].mean():.2f}",
             )
         )
-    study.table(
-        "Overfitting",
-        (
-            "structure",
-            "smallest test loss",
-            "epochs within 1 % of it",
-            "test loss at the end",
-            "rise",
-            "training loss at the end",
-            "training accuracy (%)",
-        ),
-        rows,
-    )
+    at_end = ("test loss at the end", "rise", "training loss at the end", "training accuracy (%)")
+    study.table("Overfitting", ("structure", "smallest test loss", "epochs within 1 % of it", *at_end), rows)
 
     places = ", ".join(f"{name} {values.mean():.0f}" for name, values in lowest.items())
     rises = ", ".join(f"{name} {values.mean():+.0f} %" for name, values in rise.items())
-    verdict, single = judged((abs(values.mean() - LOWEST[name]) <= 10 for name, values in lowest.items()), runs)
-    study.claim(
+    claim(
+        study,
+        runs,
         "the test loss is smallest near epoch 50 (base), 30 (deeper) and 50 (wider)",
-        verdict,
-        f"smallest at epoch {places}. Rule: within 10 epochs{single}",
+        (abs(values.mean() - LOWEST[name]) <= 10 for name, values in lowest.items()),
+        f"smallest at epoch {places}. Rule: within 10 epochs",
     )
-    verdict, single = judged(np.concatenate(list(rise.values())) >= 5, runs)
-    study.claim(
+    claim(
+        study,
+        runs,
         "afterwards the test loss rises: the networks overfit",
-        verdict,
-        f"from its smallest to the end: {rises}. Rule: every run rises by 5 % or more{single}",
+        np.concatenate(list(rise.values())) >= 5,
+        f"from its smallest to the end: {rises}. Rule: every run rises by 5 % or more",
     )
     others = ("base", "wider")
     earlier = [lowest["deeper"].mean() < lowest[name].mean() for name in others]
-    verdict, single = judged(earlier + [rise["deeper"].mean() > rise[name].mean() for name in others], runs)
-    study.claim(
-        "the deeper network overfits faster",
-        verdict,
-        f"smallest test loss at epoch {places}; rise {rises}. Rule: earlier, and a larger rise, than both "
-        f"others{single}",
-    )
+    evidence = f"smallest test loss at epoch {places}; rise {rises}. Rule: earlier, and a larger rise, than both others"
+    more = [rise["deeper"].mean() > rise[name].mean() for name in others]
+    claim(study, runs, "the deeper network overfits faster", earlier + more, evidence)
 
 
-def judge_stability(study: common.Study, runs: Structures) -> None:
+def judge_stability(study: Study, runs: Structures) -> None:
     """Standard deviation of the changes from epoch to epoch in the second half of training."""
     changes: dict[str, dict[str, float]] = {}
     for key, scale in (("test_top1", 100), ("test_loss", 1)):
@@ -176,21 +155,19 @@ def judge_stability(study: common.Study, runs: Structures) -> None:
         "A network whose training loss is near zero hardly moves any more, however stable it was before.",
     )
 
-    def worst(values: dict[str, float]) -> bool:
-        return values["wider"] > 1.1 * max(values["base"], values["deeper"])
-
     points = ", ".join(f"{name} {value:.3f}" for name, value in changes["test_top1"].items())
     losses = ", ".join(f"{name} {value:.4f}" for name, value in changes["test_loss"].items())
-    verdict, single = judged((worst(values) for values in changes.values()), runs)
-    study.claim(
+    claim(
+        study,
+        runs,
         "the wider network is the least stable",
-        verdict,
+        (values["wider"] > 1.1 * max(values["base"], values["deeper"]) for values in changes.values()),
         f"standard deviation of the change from epoch to epoch: test accuracy {points} points; test loss {losses}. "
-        f"Rule: wider's is the largest by more than 10 %, in both{single}",
+        "Rule: wider's is the largest by more than 10 %, in both",
     )
 
 
-def judge_gradients(study: common.Study, steps: Runs) -> None:
+def judge_gradients(study: Study, steps: Runs) -> None:
     """Whether the loss rises once the sum of mean gradients rises again."""
     count = steps["gradient_mean"].shape[1]
     window = max(1, count // 18)  # 52 steps
@@ -204,7 +181,7 @@ def judge_gradients(study: common.Study, steps: Runs) -> None:
 
     study.claim(
         "the mean gradient rises again, so the loss rises",
-        common.judge(loss[:, -1] > before),
+        loss[:, -1] > before,
         f"in means of {window} steps the sum of mean gradients is lowest near step "
         f"{window * (lowest.mean() + 0.5):.0f} and goes from {mean.min(axis=1).mean():.5f} there to "
         f"{mean[:, -1].mean():.5f} at the epoch's end, while the loss goes from {before.mean():.3f} to "
@@ -214,16 +191,14 @@ def judge_gradients(study: common.Study, steps: Runs) -> None:
     )
 
 
-def draw(study: common.Study, runs: Structures, gradients: Runs) -> None:
-    """Losses with the smallest test loss, accuracies, gradients."""
-    scales = {"loss": 1, "top1": 100}
+def draw(study: Study, runs: Structures, gradients: Runs) -> None:
+    metrics = (("Loss", "loss", 1), ("Accuracy (%)", "top1", 100))
     train, test = (
-        [{name: scale * run[f"{split}_{key}"] for name, run in runs.items()} for key, scale in scales.items()]
+        {title: {name: scale * run[f"{split}_{key}"] for name, run in runs.items()} for title, key, scale in metrics}
         for split in ("train", "test")
     )
-    titles = ("Loss", "Accuracy (%)")
-    figure = figures.draw_lines(dict(zip(titles, test, strict=True)), "", dashed=dict(zip(titles, train, strict=True)))
-    for values, color in zip(test[0].values(), colors(list(runs)), strict=True):
+    figure = draw_lines(test, "", dashed=train)
+    for values, color in zip(test["Loss"].values(), colors(list(runs)), strict=True):
         mean = values.mean(axis=0)
         figure.axes[0].plot(mean.argmin() + 1, mean.min(), "o", color=color, markersize=3.5)
     study.figure("curves", figure, "Loss and accuracy over epochs; dots mark the smallest test loss")
@@ -233,7 +208,7 @@ def draw(study: common.Study, runs: Structures, gradients: Runs) -> None:
         mean, loss = (means_over(gradients[key][:, :count], window) for key in STEPS)
         places = window * (np.arange(mean.shape[1]) + 0.5) + 0.5
         panels = {"Sum of mean gradients (thousandths)": {"": 1000 * mean}, "Loss": {"": loss}}
-        figure = figures.draw_lines(panels, "", xlabel="step", x=places)
+        figure = draw_lines(panels, "", xlabel="step", x=places)
         what = f"the first {count} steps" if window == 1 else f"the first epoch, means of {window} steps"
         study.figure(name, figure, f"Sum over tensors of the mean gradient, and the loss, of {what}")
 

@@ -1,22 +1,21 @@
-"""Report A's networks, trained in Flax, PyTorch and Keras: the runs that framework_parity.py compares."""
+"""Report A's networks, trained in Flax, PyTorch and Keras: the runs, and the effects, of framework_parity.py."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 import time
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import optax
 import peers
 from common import Options, Study, cached, stacked
-from effects import Effect
 from flax import nnx
-from sweeps import Runs, fill, published
+from scipy.special import stdtrit
+from sweeps import Arrays, Runs, after, fill, published
 
 import export
 import flaxvision as fv
@@ -24,20 +23,21 @@ from flaxvision.sweep import load_spec
 from flaxvision.training import epoch_order
 
 PADDED, UNPADDED = "padded", "unpadded"
-NETWORKS = {PADDED: ("wide_cnn", {"padding": "SAME"}), UNPADDED: ("wide_cnn", {"padding": "VALID"})}
+NETWORKS = {PADDED: {"padding": "SAME"}, UNPADDED: {"padding": "VALID"}}  # sizes of wide_cnn
 SPEC = load_spec("mnist-frameworks")
 PRINTED = {PADDED: {"padding": "SAME", "init": "torch"}, UNPADDED: {"padding": "VALID", "init": "keras"}}  # its cells
 FLAX_TORCH, FLAX_KERAS, TORCH, KERAS = "Flax, torch init", "Flax, keras init", "PyTorch", "Keras"
 SAME_TORCH, SAME_KERAS = "PyTorch, Flax's start and order", "Keras, Flax's start and order"
 
 Cell = tuple[str, str]  # (framework and initialisation, network)
-Cells = dict[Cell, Mapping[str, np.ndarray]]  # what the runs of a cell left: (seeds, ...)
+Cells = dict[Cell, Arrays]  # what the runs of a cell left: (seeds, ...)
+Values = Mapping[Cell, np.ndarray]  # a number a run
 
-METRICS = {  # metric -> (name, scale, unit)
-    "train_loss": ("training loss", 1, ""),
-    "train_top1": ("training accuracy", 100, "%"),
-    "test_top1": ("test accuracy", 100, "%"),
-    "test_loss": ("test loss", 1, ""),
+METRICS = {  # metric -> (name, unit)
+    "train_loss": ("training loss", ""),
+    "train_top1": ("training accuracy", "%"),
+    "test_top1": ("test accuracy", "%"),
+    "test_loss": ("test loss", ""),
 }
 ACCURACIES = {network: published(SPEC, "test_top1", where)["published"] for network, where in PRINTED.items()}
 TOLERANCE = published(SPEC, "test_top1", PRINTED[PADDED])["tolerance"]  # of them
@@ -66,17 +66,62 @@ GAP = {
 }
 
 
+class Size(NamedTuple):
+    """A difference of means, and half of its 95 % confidence interval (infinite without repeated runs)."""
+
+    difference: float
+    half: float
+
+
+class Effect(NamedTuple):
+    """What some cells have beyond others."""
+
+    name: str
+    cells: tuple[Cell, ...]
+    others: tuple[Cell, ...]
+    paired: bool = False  # one cell on each side, whose runs belong together one by one: absolute differences
+
+    def size(self, values: Values) -> Size:
+        """Cells count equally; runs within a cell are taken to vary equally in all of them (Student's t)."""
+        sides = [[values[cell] for cell in side] for side in (self.cells, self.others)]
+        if self.paired:
+            sides = [[np.abs(sides[0][0] - sides[1][0])], [np.zeros(1)]]
+        one, other = (float(np.mean([runs.mean() for runs in side])) for side in sides)
+        std, freedom = pooled_std([runs for side in sides for runs in side])
+        if not freedom:
+            return Size(one - other, float("inf"))
+        variance = std**2 * sum(1 / (len(runs) * len(side) ** 2) for side in sides for runs in side)
+        return Size(one - other, float(stdtrit(freedom, 0.975)) * variance**0.5)
+
+    def explains(self, values: Values, gap: float) -> str:
+        """Whether it makes at least half of a gap: the verdict if the whole interval agrees."""
+        difference, half = self.size(values)
+        part = abs(gap) if self.paired else gap
+        low, high = sorted(((difference - half) / part, (difference + half) / part))
+        return "supported" if low >= 0.5 else "not supported" if high < 0.5 else "not decided"
+
+
+def pooled_std(groups: Collection[np.ndarray]) -> tuple[float, int]:
+    """The standard deviation within groups, and its degrees of freedom (infinite where there are none)."""
+    freedom = sum(len(runs) - 1 for runs in groups)
+    squares = sum(float(((runs - runs.mean()) ** 2).sum()) for runs in groups)
+    return ((squares / freedom) ** 0.5 if freedom else float("inf")), freedom
+
+
+def by_seed(values: Values) -> float:
+    """What 95 % of pairs of runs of one cell differ by at most."""
+    return 1.96 * 2**0.5 * pooled_std(values.values())[0]
+
+
 def last(cells: Cells, metric: str) -> dict[Cell, np.ndarray]:
     """What a metric is after the last epoch, in its unit, a number a seed."""
-    return {cell: METRICS[metric][1] * runs[metric][:, -1] for cell, runs in cells.items()}
+    return {cell: after(runs, metric) for cell, runs in cells.items()}
 
 
-def cells_of(names: Iterable[str], networks: Iterable[str]) -> tuple[Cell, ...]:
-    return tuple(itertools.product(names, networks))
-
-
-FLAX_TORCH_BOTH, FLAX_KERAS_BOTH = cells_of([FLAX_TORCH], NETWORKS), cells_of([FLAX_KERAS], NETWORKS)
-FLAX_PADDED, FLAX_UNPADDED = (cells_of([FLAX_TORCH, FLAX_KERAS], [network]) for network in NETWORKS)
+TORCH_BOTH, FLAX_TORCH_BOTH, FLAX_KERAS_BOTH = (
+    tuple((name, network) for network in NETWORKS) for name in (TORCH, FLAX_TORCH, FLAX_KERAS)
+)
+FLAX_PADDED, FLAX_UNPADDED = (((FLAX_TORCH, network), (FLAX_KERAS, network)) for network in NETWORKS)
 NUMERICS, TORCH_NUMERICS, KERAS_NUMERICS = (
     Effect(f"(1) One start and order: |{names}|", ((one, UNPADDED),), ((other, UNPADDED),), paired=True)
     for names, one, other in (
@@ -96,14 +141,14 @@ EFFECTS = (
     Effect("(2) Unpadded, own defaults: Keras − PyTorch", ((KERAS, UNPADDED),), ((TORCH, UNPADDED),)),
     NETWORK,
     Effect("(3) As published: Keras − PyTorch", ((KERAS, UNPADDED),), ((TORCH, PADDED),)),
-    Effect("Framework alone: PyTorch − Flax", cells_of([TORCH], NETWORKS), FLAX_TORCH_BOTH),
+    Effect("Framework alone: PyTorch − Flax", TORCH_BOTH, FLAX_TORCH_BOTH),
     Effect("Framework alone: Keras − Flax", ((KERAS, UNPADDED),), ((FLAX_KERAS, UNPADDED),)),
 )
 
 
 def networks_of(options: Options) -> dict[str, tuple[str, dict[str, Any]]]:
     """The two networks' names in the library, and their sizes; --quick takes a linear one for both."""
-    return dict.fromkeys(NETWORKS, ("linear", {})) if options.quick else NETWORKS
+    return {name: ("linear", {}) if options.quick else ("wide_cnn", sizes) for name, sizes in NETWORKS.items()}
 
 
 def train_flax(study: Study, epochs: int) -> dict[Cell, Runs]:
@@ -118,7 +163,6 @@ def train_flax(study: Study, epochs: int) -> dict[Cell, Runs]:
 
 
 def train_cells(options: Options, data: fv.data.Dataset, recipe: fv.Recipe, flax: Mapping[Cell, Runs]) -> Cells:
-    """Every framework, initialisation and network, with every seed."""
     cells: Cells = dict(flax)
 
     def train(cell: Cell, one: Callable[[fv.Recipe], dict[str, np.ndarray]]) -> None:
@@ -131,40 +175,32 @@ def train_cells(options: Options, data: fv.data.Dataset, recipe: fv.Recipe, flax
             print(f"{', '.join(cell)}, seed {seed}: test accuracy {accuracy:.2%}, {seconds:.0f} s", flush=True)
         cells[cell] = stacked(found)
 
+    def orders_of(run: fv.Recipe) -> np.ndarray:  # (epochs, examples), as in Flax
+        counts = np.arange(int(run.epochs), dtype=np.uint32)
+        return np.stack([epoch_order(np.uint32(run.seed), epoch, len(data.train)) for epoch in counts])
+
+    def torch_as_flax(run: fv.Recipe) -> dict[str, np.ndarray]:
+        name, sizes = networks[UNPADDED]
+        twin = export.to_torch(create(data, name, sizes, init="torch", seed=run.seed))
+        weights = {key: tensor.numpy() for key, tensor in twin.state_dict().items()}
+        return peers.train_torch(name, data, run, weights=weights, orders=orders_of(run), **sizes)
+
+    def keras_as_flax(run: fv.Recipe) -> dict[str, np.ndarray]:
+        twin = export.to_keras(create(data, "wide_cnn", NETWORKS[UNPADDED], init="torch", seed=run.seed))
+        weights = [np.asarray(variable.value) for variable in twin.weights]
+        return peers.train_keras(data, run, weights=weights, orders=orders_of(run))
+
     networks = networks_of(options)
     for network, (name, sizes) in networks.items():
         train((TORCH, network), lambda run, n=name, s=sizes: peers.train_torch(n, data, run, **s))
-    train((SAME_TORCH, UNPADDED), lambda run: train_torch_as_flax(data, run, *networks[UNPADDED]))
-    train((KERAS, UNPADDED), lambda run: peers.train_keras(data, run))
-    train((SAME_KERAS, UNPADDED), lambda run: train_keras_as_flax(data, run))
+    train((SAME_TORCH, UNPADDED), torch_as_flax)
+    train((KERAS, UNPADDED), functools.partial(peers.train_keras, data))
+    train((SAME_KERAS, UNPADDED), keras_as_flax)
     return cells
 
 
 def create(data: fv.data.Dataset, name: str, sizes: dict[str, Any], **rest: Any) -> fv.layers.Chain:
     return fv.models.create(name, input_shape=data.input_shape, num_classes=data.num_classes, **sizes, **rest)
-
-
-def train_torch_as_flax(
-    data: fv.data.Dataset, recipe: fv.Recipe, name: str, sizes: dict[str, Any]
-) -> dict[str, np.ndarray]:
-    """PyTorch from the initial weights, and in the order of batches, of Flax's run with the same seed."""
-    model = create(data, name, sizes, init="torch", seed=recipe.seed)
-    weights = {key: tensor.numpy() for key, tensor in export.to_torch(model).state_dict().items()}
-    return peers.train_torch(name, data, recipe, weights=weights, orders=orders_of(data, recipe), **sizes)
-
-
-def train_keras_as_flax(data: fv.data.Dataset, recipe: fv.Recipe) -> dict[str, np.ndarray]:
-    """The same in Keras, with the unpadded network."""
-    name, sizes = NETWORKS[UNPADDED]
-    twin = export.to_keras(create(data, name, sizes, init="torch", seed=recipe.seed))
-    weights = [np.asarray(variable.value) for variable in twin.weights]
-    return peers.train_keras(data, recipe, weights=weights, orders=orders_of(data, recipe))
-
-
-def orders_of(data: fv.data.Dataset, recipe: fv.Recipe) -> np.ndarray:
-    """The order of the examples in every epoch of Flax's run, (epochs, examples)."""
-    seed, examples = np.uint32(recipe.seed), len(data.train)
-    return np.stack([epoch_order(seed, np.uint32(epoch), examples) for epoch in range(int(recipe.epochs))])
 
 
 def time_graphs(data: fv.data.Dataset, recipe: fv.Recipe, model: fv.layers.Chain, steps: int) -> dict[str, tuple]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import concurrent.futures
 import functools
-import importlib
 import multiprocessing
 import os
 import time
@@ -30,17 +29,12 @@ def _process(framework: str) -> concurrent.futures.ProcessPoolExecutor:
     return process
 
 
-def start(framework: str) -> None:
-    """Start the process of a framework, "torch" or "keras", which imports it while this one goes on."""
-    _process(framework).submit(_import, framework)
+def train_torch(*args: Any, **settings: Any) -> dict[str, np.ndarray]:
+    """Train a hand-written PyTorch network in PyTorch's process: see `_train_torch`."""
+    return _process("torch").submit(_train_torch, *args, **settings).result()
 
 
-def _import(framework: str) -> None:
-    os.environ["KERAS_BACKEND"] = "jax"  # read when Keras is imported
-    importlib.import_module(framework)
-
-
-def train_torch(
+def _train_torch(
     name: str,
     dataset: fv.data.Dataset,
     recipe: fv.Recipe,
@@ -63,22 +57,8 @@ def train_torch(
 
     Returns:
         "train_loss", "train_top1" (running, in training mode), "test_loss", "test_top1", "test_top3" (also "val_…"
-        where the data set has such a split), a value an epoch; "step_loss" (steps,); "seconds" (); and
-        "test_confusion" (C, C) of the last epoch, rows true.
+        where the data set has such a split), a value an epoch; "step_loss" (steps,); "seconds" ().
     """
-    given = (name, dataset, recipe, weights, orders, frozen, sizes)
-    return _process("torch").submit(_train, *given).result()
-
-
-def _train(
-    name: str,
-    dataset: fv.data.Dataset,
-    recipe: fv.Recipe,
-    weights: dict[str, np.ndarray] | None,
-    orders: np.ndarray | None,
-    frozen: tuple[str, ...],
-    sizes: dict[str, Any],
-) -> dict[str, np.ndarray]:
     import torch
 
     from export._torch_optimizers import torch_optimizer
@@ -135,11 +115,6 @@ def _train(
             found.setdefault(key, []).append(value)
     arrays = {key: np.asarray(values) for key, values in found.items()}
     arrays["seconds"] = np.asarray(time.perf_counter() - began)
-    if recipe.loss == "cross_entropy":
-        predicted, true = output.argmax(1).numpy(), tensors["test"][1].numpy()
-        confusion = np.zeros((dataset.num_classes, dataset.num_classes), int)
-        np.add.at(confusion, (true, predicted), 1)
-        arrays["test_confusion"] = confusion
     return arrays
 
 
@@ -162,7 +137,12 @@ def _top(output: Any, labels: Any, k: int) -> float:
     return float((output.topk(min(k, output.shape[1]), 1).indices == labels[:, None]).any(1).sum())
 
 
-def train_keras(
+def train_keras(*args: Any, **settings: Any) -> dict[str, np.ndarray]:
+    """Train report A's Keras network in Keras's process: see `_train_keras`."""
+    return _process("keras").submit(_train_keras, *args, **settings).result()
+
+
+def _train_keras(
     dataset: fv.data.Dataset,
     recipe: fv.Recipe,
     *,
@@ -180,13 +160,7 @@ def train_keras(
     Returns:
         "train_loss", "train_top1" (running, in training mode), "test_loss", "test_top1", a value an epoch; "seconds".
     """
-    return _process("keras").submit(_train_keras, dataset, recipe, weights, orders).result()
-
-
-def _train_keras(
-    dataset: fv.data.Dataset, recipe: fv.Recipe, weights: list[np.ndarray] | None, orders: np.ndarray | None
-) -> dict[str, np.ndarray]:
-    _import("keras")
+    os.environ["KERAS_BACKEND"] = "jax"  # read when Keras is imported
     import jax
     import keras
     from keras import layers

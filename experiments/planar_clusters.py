@@ -6,26 +6,19 @@
 Binary cross-entropy on one logit, Adam 0.001, batches of 8, 10 epochs, 5 seeds, here and in PyTorch; then the polar
 model for 60 epochs. The report's points are not published: without --npz they are drawn. Some 2 minutes on 2 CPU cores;
 `--quick` takes seconds.
-
-Found: the line never learns (54 %, loss 0.694), the network separates the clusters (99.9 %), polar coordinates rise to
-86 % in 10 epochs and to 99 % in 60: the report's account holds, on points that were made to resemble its own.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from common import Study, read_options
 from figures import draw_lines
-from rows import mean_std, plus_minus
-from sweeps import Arrays, Runs, dataset_of, fill, torch_runs
+from matplotlib.figure import Figure
+from rows import mean_and_error, mean_std, plus_minus
+from sweeps import Arrays, Runs, after, dataset_of, draw_published, fill, torch_runs
 
 import flaxvision as fv
 from flaxvision.report import INK, OKABE_ITO, PAGE, figure_style, new_figure
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 NETWORKS = ("linear", "MLP", "polar")  # the sweep's variants
 PUBLISHED_ACCURACY = {  # % on the test set, an epoch each; the last is in the sweep, and of the line only a range
@@ -45,16 +38,13 @@ about as they did in the report: rows that agree show that its account is consis
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Train, judge, draw."""
     extra = {"--npz": {"metavar": "FOLDER", "help": "train.npz and valid.npz with samples and annotations"}}
     options = read_options("planar_clusters", __doc__, arguments, seeds=5, extra=extra)
-    name = f"npz:{options.extra.npz}" if options.extra.npz else "two_clusters"
-    about = "" if options.extra.npz else DRAWN
+    name, about = (f"npz:{options.extra.npz}", "") if options.extra.npz else ("two_clusters", DRAWN)
     study = Study(options, "C1", "Two clusters: a line, a network, a change of coordinates", about)
-    quick = {"limit": 64}
-    runs = dict(zip(NETWORKS, fill(study, "clusters", dataset=name, quick=quick).values(), strict=True))
-    polar = {"variant": ["polar"]}
-    (longer,) = fill(study, "clusters", only=polar, dataset=name, epochs=60, quick=quick).values()
+    given = {"dataset": name, "quick": {"limit": 64}}
+    runs = dict(zip(NETWORKS, fill(study, "clusters", **given).values(), strict=True))
+    (longer,) = fill(study, "clusters", only={"variant": ["polar"]}, epochs=60, **given).values()
     peers = {network: torch_runs(options, found) for network, found in runs.items()}
     data = dataset_of(options, longer.config)
     polar_longer = 100 * longer["test_top1"]
@@ -69,31 +59,22 @@ def main(arguments: list[str] | None = None) -> None:
 
 def add_rows(study: Study, network: str, found: Runs, peer: Arrays) -> None:
     """Loss and accuracy beside the published ones; only the last epoch is held to them."""
-    loss, accuracy = found["train_loss"], 100 * found["test_top1"]
-
-    def theirs(metric: str, epoch: int, scale: int) -> np.ndarray:
-        return scale * peer[metric][:, epoch - 1] if peer else np.zeros(0)
-
-    epochs = accuracy.shape[1]
+    epochs = found["test_top1"].shape[1]
     losses = {epoch: {"published": value} for epoch, value in PUBLISHED_LOSS[network].items()}
     if network == "linear":
         losses[10] = found.published("test_loss")
-    for epoch, published in losses.items():
+    for epoch, known in losses.items():
         if epoch <= epochs:
-            peers = theirs("train_loss", epoch, 1)
-            study.row(f"{network}: loss, epoch {epoch}", loss[:, epoch - 1], "", peer=peers, **published)
-    tolerance = found.published()["tolerance"]
+            ours, theirs = (after(runs, "train_loss", epoch) for runs in (found, peer))
+            study.row(f"{network}: loss, epoch {epoch}", ours, "", peer=theirs, **known)
     for epoch in range(1, epochs + 1):
         known = {"published_range": PUBLISHED_RANGE.get(network)}
         if network in PUBLISHED_ACCURACY:
             known = {"published": found.by_epoch(PUBLISHED_ACCURACY[network])[epoch - 1]}
-        study.row(
-            f"{network}: accuracy, epoch {epoch}",
-            accuracy[:, epoch - 1],
-            tolerance=tolerance if epoch == epochs else None,
-            peer=theirs("test_top1", epoch, 100),
-            **known,
-        )
+        if epoch == epochs:
+            known["tolerance"] = found.published()["tolerance"]
+        ours, theirs = (after(runs, "test_top1", epoch) for runs in (found, peer))
+        study.row(f"{network}: accuracy, epoch {epoch}", ours, peer=theirs, **known)
 
 
 def explain_first_epoch(study: Study, runs: dict[str, Runs], peers: dict[str, Arrays]) -> None:
@@ -101,13 +82,11 @@ def explain_first_epoch(study: Study, runs: dict[str, Runs], peers: dict[str, Ar
     rows, alike = [], True
     for network, peer in peers.items():
         if peer and network in PUBLISHED_ACCURACY:
-            ours, theirs = 100 * runs[network]["test_top1"][:, 0], 100 * peer["test_top1"][:, 0]
-            error = float(
-                np.hypot(*(np.std(v, ddof=1) / np.sqrt(len(v)) if len(v) > 1 else np.nan for v in (ours, theirs)))
-            )
-            difference = float(ours.mean() - theirs.mean())
+            both = [after(found, "test_top1", 1) for found in (runs[network], peer)]
+            (ours, own), (theirs, other) = map(mean_and_error, both)
+            difference, error = ours - theirs, float(np.hypot(own, other))
             alike &= abs(difference) <= 2 * error
-            cells = (mean_std(ours, "%"), mean_std(theirs, "%"), plus_minus(difference, error, "%", sign=True))
+            cells = (*(mean_std(values, "%") for values in both), plus_minus(difference, error, "%", sign=True))
             rows.append((network, f"{PUBLISHED_ACCURACY[network][0]}", *cells))
     if rows:
         study.table(
@@ -122,69 +101,48 @@ def explain_first_epoch(study: Study, runs: dict[str, Runs], peers: dict[str, Ar
 
 def judge(study: Study, runs: dict[str, Runs], polar_longer: np.ndarray) -> None:
     """The report's statements, by rules that the evidence names."""
-    loss = runs["linear"]["test_loss"][:, -1]
-    linear = 100 * runs["linear"]["test_top1"]
+    linear, mlp, polar = (100 * runs[network]["test_top1"] for network in NETWORKS)
+    loss, known = runs["linear"].last("test_loss"), runs["MLP"].published()
     study.claim(
         "a linear model never learns the two clusters",
-        "supported" if loss.min() > CHANCE - 0.01 else "not supported",
+        bool(loss.min() > CHANCE - 0.01),
         f"test loss of every seed {loss.min():.4f} or more, chance is {CHANCE:.4f}; its accuracy wanders between "
         f"{linear.min():.1f} and {linear.max():.1f} % with seed and epoch, whichever side the line cuts off",
     )
-    mlp, known = 100 * runs["MLP"]["test_top1"], runs["MLP"].published()
-    enough = known["published"] - known["tolerance"]
     study.claim(
         "two hidden layers of 16 separate the clusters",
-        "supported" if mlp[:, -1].mean() >= enough else "not supported",
+        bool(mlp[:, -1].mean() >= known["published"] - known["tolerance"]),
         f"last accuracy {mlp[:, -1].mean():.2f} % (seeds {mlp[:, -1].min():.2f} to {mlp[:, -1].max():.2f}); "
         f"after epoch 1 {mlp[:, 0].mean():.1f} %, published {PUBLISHED_ACCURACY['MLP'][0]} %",
     )
-    polar = 100 * runs["polar"]["test_top1"]
-    rising = (polar[:, -1] > polar[:, 0]).all()
+    rising = polar[:, -1] > polar[:, 0]
     study.claim(
         "in polar coordinates a linear model learns, slowly",
-        "supported" if rising else "not supported",
+        bool(rising.all()),
         f"from {polar[:, 0].mean():.1f} to {polar[:, -1].mean():.1f} % in {polar.shape[1]} epochs; higher at the end "
-        f"than after epoch 1 in {(polar[:, -1] > polar[:, 0]).sum()} of {len(polar)} seeds",
+        f"than after epoch 1 in {rising.sum()} of {len(polar)} seeds",
     )
     last = polar_longer[:, -1]
     study.claim(
         "the polar model comes close to 100 % with more epochs",
-        "supported" if last.mean() >= CLOSE else "not supported",
+        bool(last.mean() >= CLOSE),
         f"{last.mean():.2f} % after {polar_longer.shape[1]} epochs (seeds {last.min():.2f} to {last.max():.2f}); "
         f"close means {CLOSE:.0f} % or more",
     )
 
 
 def draw(study: Study, data: fv.data.Dataset, runs: dict[str, Runs], polar_longer: np.ndarray) -> None:
-    """Boundaries over the points, curves, and the polar model trained on."""
     study.figure(
         "boundaries",
         draw_boundaries(data, runs, resolution=40 if study.options.quick else 300),
         f"Test points and the boundary that each model learned, a line a seed ({study.options.seeds} seeds); shaded is "
         "what the first one takes for the outer class. In polar coordinates the angle jumps at the negative x axis.",
     )
-    accuracy = {name: 100 * found["test_top1"] for name, found in runs.items()}
-    panels = {
-        "test accuracy (%)": accuracy,
-        "training loss": {name: found["train_loss"] for name, found in runs.items()},
-    }
-    published = {name: np.array(runs[name].by_epoch(PUBLISHED_ACCURACY[name])) for name in PUBLISHED_ACCURACY}
-    study.figure(
-        "curves",
-        draw_lines(panels, "", dashed={"test accuracy (%)": published}, solid_means="ours", dashed_means="published"),
-        "Accuracy and loss after each epoch.",
-    )
-    study.figure(
-        "polar_trained_on",
-        draw_lines(
-            {"polar": {"": polar_longer}},
-            "test accuracy (%)",
-            dashed={"polar": {"": published["polar"]}},
-            solid_means="ours",
-            dashed_means="published",
-        ),
-        "The polar model with more epochs.",
-    )
+    draw_published(study, runs, PUBLISHED_ACCURACY, "train_loss", "Accuracy and loss after each epoch.")
+    published = {"": np.array(runs["polar"].by_epoch(PUBLISHED_ACCURACY["polar"]))}
+    look = {"dashed": {"polar": published}, "solid_means": "ours", "dashed_means": "published"}
+    figure = draw_lines({"polar": {"": polar_longer}}, "test accuracy (%)", **look)
+    study.figure("polar_trained_on", figure, "The polar model with more epochs.")
 
 
 def draw_boundaries(data: fv.data.Dataset, runs: dict[str, Runs], resolution: int) -> Figure:

@@ -172,3 +172,8 @@ def means_over(values: np.ndarray, window: int) -> np.ndarray:
     """Means of every `window` steps of (..., steps), without the steps left over."""
     count = values.shape[-1] // window
     return values[..., : count * window].reshape(*values.shape[:-1], count, window).mean(axis=-1)
+
+
+def means_by_epoch(losses: np.ndarray, window: int, epochs: int) -> np.ndarray:
+    """Means of every `window` steps of (seeds, steps), none across an epoch's end, (seeds, epochs, means)."""
+    return means_over(losses.reshape(len(losses), epochs, -1), window).astype(float)

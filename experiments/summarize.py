@@ -28,7 +28,6 @@ C1's points and report D's pretrained encoder are not published: ours are drawn 
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Read every results.json, write one page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of results")
     folder = parser.parse_args(arguments).results

@@ -6,12 +6,13 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from common import KEPT, RESULTS, Options, Study, cached, commit, installed, stacked
+from figures import draw_lines
 
 import flaxvision as fv
 from flaxvision.sweep import Outcome, Spec, config_hash, load_spec, override, run
@@ -24,11 +25,10 @@ from flaxvision.sweep.trials import Trial
 from flaxvision.training.metrics import metric_of
 
 DRAWN = {"two_clusters": "two_clusters", "emnist_balanced": "glyphs47"}  # data set -> what --quick takes; else glyphs
-Arrays = Mapping[str, np.ndarray]  # metric -> (seeds, epochs)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Runs(Mapping[str, np.ndarray]):
+class Runs:
     """A cell's trials: `runs["test_top1"]` is (seeds, epochs), and so on with what `fv.training.History` names."""
 
     outcomes: tuple[Outcome, ...]  # by seed
@@ -37,12 +37,6 @@ class Runs(Mapping[str, np.ndarray]):
 
     def __getitem__(self, name: str) -> np.ndarray:
         return np.stack([outcome.history[name] for outcome in self.outcomes])
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.outcomes[0].history)
-
-    def __len__(self) -> int:
-        return len(self.outcomes[0].history)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -60,8 +54,8 @@ class Runs(Mapping[str, np.ndarray]):
         return np.array([outcome.seconds for outcome in self.outcomes])
 
     def last(self, metric: str) -> np.ndarray:
-        """A metric after the last epoch, (seeds,); accuracies in percent."""
-        return metric_of(metric).scale * self[metric][:, -1]
+        """A metric after the last epoch: see `after`."""
+        return after(self, metric)
 
     def confusions(self) -> np.ndarray:
         """Confusion matrices of the test set, (seeds, C, C), rows true."""
@@ -78,6 +72,28 @@ class Runs(Mapping[str, np.ndarray]):
     def by_epoch(self, earlier: Sequence[float]) -> tuple[float, ...]:
         """Published accuracies, as many as there are epochs here: the earlier ones as given, the last the spec's."""
         return (*earlier, self.published()["published"])[: self["test_top1"].shape[1]]
+
+
+Arrays = Mapping[str, np.ndarray] | Runs  # metric -> (seeds, epochs)
+
+
+def after(runs: Arrays, metric: str, epoch: int = 0) -> np.ndarray:
+    """A metric after an epoch, counted from 1, or (0) the last, (seeds,), accuracies in percent; empty without runs."""
+    return metric_of(metric).scale * runs[metric][:, epoch - 1] if runs else np.zeros(0)
+
+
+def draw_published(
+    study: Study, runs: Mapping[str, Runs], earlier: Mapping[str, Sequence[float]], loss: str, caption: str
+) -> None:
+    """The figure "curves": test accuracies beside the published ones (see `Runs.by_epoch`), and losses."""
+    title, accuracy = {"test_loss": "test loss", "train_loss": "training loss"}[loss], "test accuracy (%)"
+    panels = {
+        accuracy: {name: 100 * found["test_top1"] for name, found in runs.items()},
+        title: {name: found[loss] for name, found in runs.items()},
+    }
+    dashed = {accuracy: {name: np.array(runs[name].by_epoch(values)) for name, values in earlier.items()}}
+    figure = draw_lines(panels, "", dashed=dashed, solid_means="ours", dashed_means="published")
+    study.figure("curves", figure, caption)
 
 
 def published(spec: Spec, metric: str, where: Mapping[str, str]) -> dict[str, float]:
@@ -167,7 +183,6 @@ def _folder(study: Study, spec: Spec) -> Path:
 
 
 def dataset_of(options: Options, config: Mapping[str, Any]) -> fv.data.Dataset:
-    """The data set of a trial's configuration."""
     return load_dataset(DataConfig.of(dict(config)), DataFolders(options.raw_dir))
 
 

@@ -12,7 +12,6 @@ commit stays in runs/, so that a benchmark of hours may be interrupted. Leave th
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import sys
 from pathlib import Path
@@ -24,14 +23,12 @@ GPU = "gpu"  # only if named
 
 
 def main() -> None:
-    """Run the parts that were asked for, one after the other."""
-    from common import KEPT, RESULTS, Options, command_of
+    from common import KEPT, Options, command_of, parser_of
 
     from flaxvision.errors import UserError
 
-    parser = argparse.ArgumentParser(
-        prog="python experiments/benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of("benchmarks", __doc__, "small blocks: shows that the benchmarks work")
+    parser.prog = "python experiments/benchmarks"
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)} (default: all), {GPU}")
     parser.add_argument("--repeats", type=int, default=7, help="counted blocks of every contestant (default 7)")
     parser.add_argument("--peers", nargs="+", help="of the part tables (default: all)")
@@ -39,9 +36,6 @@ def main() -> None:
     parser.add_argument("--executors", nargs="+", help="of the part scaling, beside loop and auto (default: all)")
     parser.add_argument("--networks", nargs="+", help="of the part steps (default: all)")
     parser.add_argument("--minutes", type=float, help="of the part gpu: nothing more is begun after them")
-    parser.add_argument("--raw-dir", help="folder of original data files (FLAXVISION_RAW_DIR)")
-    parser.add_argument("--out", type=Path, default=RESULTS / "benchmarks", help="folder of the results")
-    parser.add_argument("--quick", action="store_true", help="small blocks: shows that the benchmarks work")
     given = parser.parse_args()
     unknown = [part for part in given.parts if part not in (*PARTS, GPU)]
     if unknown:

@@ -48,7 +48,6 @@ CASES = (
 
 
 def run(options: Options) -> None:
-    """Train every network both ways; write their accuracies and differences."""
     fv.runtime.prepare()
     options = dataclasses.replace(options, seeds=2 if options.quick else max(case.seeds for case in CASES))
     study = Study(options, "", "Accuracy with fast convolutions and with XLA's own", ABOUT)
@@ -72,7 +71,6 @@ def run(options: Options) -> None:
 
 
 def accuracies(case: Case, data: fv.data.Dataset, conv: str, options: Options) -> np.ndarray:
-    """Test accuracy in % of every seed."""
     count = 2 if options.quick else case.seeds
     epochs = 1 if options.quick else case.recipe.epochs
     recipes = [dataclasses.replace(case.recipe, seed=seed, conv=conv, epochs=epochs) for seed in range(count)]

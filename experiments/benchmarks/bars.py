@@ -1,26 +1,35 @@
-"""Ratios as bars."""
+"""Ratios as rows and as bars."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
+from common import Study
+from matplotlib.figure import Figure
 
 from flaxvision.report import INK, OKABE_ITO, PAGE, figure_style, new_figure
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+Ratios = Mapping[str, Mapping[str, np.ndarray]]  # task -> contestant -> its time in flaxvision's, (repeats,)
 
 
-def draw_ratios(ratios: Mapping[str, Mapping[str, np.ndarray]], names: Sequence[str], label: str) -> Figure:
-    """For every task a bar a contestant: the median of its ratios, with quartiles and the number; 1 is ours.
+def add_ratios(
+    study: Study, ratios: Ratios, peer: str, least: float, names: Sequence[str], wanted: Mapping[str, float]
+) -> None:
+    """A row a task, where `peer` should be `least`, and one for the geometric mean of each of `names` over tasks."""
+    for task, of_task in ratios.items():
+        if peer in of_task:
+            study.row(f"{task}: {peer} / flaxvision", float(np.median(of_task[peer])), "", interval=(least, np.inf))
+    for name in names:
+        medians = [float(np.median(of_task[name])) for of_task in ratios.values() if name in of_task]
+        if medians:
+            interval = (wanted[name], np.inf) if name in wanted else None
+            mean = float(np.exp(np.mean(np.log(medians))))
+            study.row(f"geometric mean: {name} / flaxvision", mean, "", interval=interval)
 
-    Args:
-        ratios: Task -> contestant -> ratios, (repeats,).
-        names: The contestants to show, in the order of their bars.
-        label: What a ratio is.
-    """
+
+def draw_ratios(ratios: Ratios, names: Sequence[str], label: str) -> Figure:
+    """For every task a bar for each of `names`: the median of its ratios, with quartiles and the number; 1 is ours."""
     tasks = list(ratios)
     with figure_style():
         figure = new_figure(PAGE, 0.15 * len(tasks) * len(names) + 0.7)

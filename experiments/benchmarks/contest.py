@@ -8,10 +8,11 @@ within a process, and a machine whose speed drifts is equally unfair to all.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import multiprocessing
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +24,7 @@ from flaxvision.sweep import device
 
 Turn = Callable[[], bool]
 Contestant = Callable[..., None]  # contestant(turn, **arguments)
+Entry = tuple[Contestant, Mapping[str, Any]]  # and its arguments
 Numbers = TypeVar("Numbers")  # a dataclass of numbers and tuples of numbers
 PAUSE = 0.05  # seconds between two blocks, in which threads stop spinning
 
@@ -54,7 +56,7 @@ class Times:
 
 
 def contest(
-    contestants: Mapping[str, tuple[Contestant, Mapping[str, Any]]],
+    contestants: Mapping[str, Entry],
     *,
     repeats: int = 7,
     warm_up: int = 1,
@@ -76,29 +78,30 @@ def contest(
     running: dict[str, tuple[Any, Connection]] = {}
     ready: dict[str, float] = {}
     blocks: dict[str, list[float]] = {name: [] for name in contestants}
-    until: float | None = None
 
-    def hear(name: str) -> float | None:
-        process, pipe = running[name]
-        number = _receive(name, pipe, until)
-        if number is None:
-            process.kill()
-            process.join()
-            del running[name]
-        return number
+    def hear(names: Iterable[str], patience: float | None = None) -> dict[str, float]:
+        until, heard = time.monotonic() + (patience or 0), {}
+        for name in names:
+            process, pipe = running[name]
+            try:
+                waits = patience is None or pipe.poll(max(0.0, until - time.monotonic()))
+                message = pipe.recv() if waits else "it took too long"
+            except EOFError:
+                message = "the process died"
+            if isinstance(message, str):
+                print(f"{name} is left out: {message.strip().splitlines()[-1]}", flush=True)
+                process.kill()
+                process.join()
+                del running[name]
+            else:
+                heard[name] = message
+        return heard
 
-    def begin(name: str) -> None:
-        seconds = hear(name)
-        if seconds is not None:
-            ready[name] = seconds
-
-    def block(names: Sequence[str]) -> None:
+    def block(names: Sequence[str], patience: float | None = None) -> None:
         for name in names:
             running[name][1].send(True)
-        for name in names:
-            seconds = hear(name)
-            if seconds is not None:
-                blocks[name].append(seconds)
+        for name, seconds in hear(names, patience).items():
+            blocks[name].append(seconds)
 
     for name, (function, arguments) in contestants.items():
         ours, theirs = context.Pipe()
@@ -108,27 +111,29 @@ def contest(
         theirs.close()
         running[name] = process, ours
         if patience is None:
-            begin(name)
+            ready |= hear([name])
     if patience is not None:
-        until = time.monotonic() + patience
-        for name in contestants:
-            begin(name)
-        until = time.monotonic() + patience
-        block(list(running))
-        until = None
+        ready |= hear(contestants, patience)
+        block(list(running), patience)
     for _ in range((patience is None) + warm_up + repeats):
         for name in list(running):
             block([name])
             time.sleep(PAUSE)
     found: dict[str, Times] = {}
-    for name in list(running):
-        process, pipe = running[name]
+    for name, (process, pipe) in list(running.items()):
         pipe.send(False)
-        memory = hear(name)
-        process.join()
-        if memory is not None:
+        for memory in hear([name]).values():
             found[name] = Times(ready[name], blocks[name][0], tuple(blocks[name][1 + warm_up :]), memory)
+        process.join()
     return found
+
+
+def timed(
+    options: Options, key: Mapping[str, Any], contestants: Mapping[str, Entry], *, repeats: int, **settings: Any
+) -> dict[str, Times]:
+    """A contest, `kept`; settings are those of `contest`."""
+    measure = functools.partial(contest, contestants, repeats=repeats, **settings)
+    return kept(options, {**key, "repeats": repeats}, Times, measure)
 
 
 def kept(
@@ -153,18 +158,6 @@ def kept(
         name, field = path.rsplit("/", 1)
         found.setdefault(name, {})[field] = tuple(array.tolist()) if array.ndim else array.item()
     return {name: kind(**fields) for name, fields in found.items()}
-
-
-def _receive(name: str, pipe: Connection, until: float | None) -> float | None:
-    try:
-        waits = until is None or pipe.poll(max(0.0, until - time.monotonic()))
-        message = pipe.recv() if waits else "it took too long"
-    except EOFError:
-        message = "the process died"
-    if isinstance(message, str):
-        print(f"{name} is left out: {message.strip().splitlines()[-1]}", flush=True)
-        return None
-    return message
 
 
 def _compete(pipe: Connection, function: Contestant, arguments: dict[str, Any], started: float) -> None:

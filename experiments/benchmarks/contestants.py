@@ -5,10 +5,8 @@ All train on the same uint8 images, that lie in memory, in a new random order ev
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import functools
-import os
 from typing import Any
 
 import numpy as np
@@ -41,9 +39,9 @@ class Task:
         name = "glyphs47" if self.network.startswith("emnist") else "glyphs"
         return fv.data.load(name, examples=self.batch * self.steps, size=size, channels=channels, limit=None)
 
-    def chain(self) -> fv.layers.Chain:
+    def chain(self, seed: int = 0) -> fv.layers.Chain:
         """The network with PyTorch's initialisation."""
-        return fv.models.create(self.network, init="torch", **dict(self.sizes))
+        return fv.models.create(self.network, init="torch", seed=seed, **dict(self.sizes))
 
 
 TASKS = (
@@ -59,94 +57,62 @@ TASKS = (
 )
 
 
-def train_flaxvision(turn: Turn, task: Task, **changes: Any) -> None:
-    """`fv.fit`; changes are of the recipe."""
+def train_flaxvision(turn: Turn, task: Task, members: int = 0, **changes: Any) -> None:
+    """`fv.fit`, or `fv.training.train_cohort` of so many members; changes are of the recipe."""
     fv.runtime.prepare()
-    data, model = task.dataset(), task.chain()
-    data = dataclasses.replace(
-        data, test=dataclasses.replace(data.test, images=data.test.images[:16], labels=data.test.labels[:16])
-    )
-    recipe = dataclasses.replace(task.recipe, **changes)
-    if turn():
-        fv.fit(model, data, recipe, callbacks=[lambda progress: bool(progress.metrics) and not turn()])
-
-
-def train_members(turn: Turn, task: Task, members: int) -> None:
-    """`fv.training.train_cohort` of so many seeds."""
-    fv.runtime.prepare()
-    data, recipe = task.dataset(), task.recipe
-    data = dataclasses.replace(
-        data, test=dataclasses.replace(data.test, images=data.test.images[:16], labels=data.test.labels[:16])
-    )
-    shape = {"init": "torch", **dict(task.sizes)}
-    models = [fv.models.create(task.network, seed=seed, **shape) for seed in range(members)]
+    data = task.dataset()
+    data, recipe = dataclasses.replace(data, test=data.test[:16]), dataclasses.replace(task.recipe, **changes)
+    models = [task.chain(seed) for seed in range(max(1, members))]
     recipes = [dataclasses.replace(recipe, seed=seed) for seed in range(members)]
     if turn():
         callbacks = [lambda progress: bool(progress.metrics) and not turn()]
-        fv.training.train_cohort(models, data, recipes, callbacks=callbacks)
+        if members:
+            fv.training.train_cohort(models, data, recipes, callbacks=callbacks)
+        else:
+            fv.fit(models[0], data, recipe, callbacks=callbacks)
 
 
 def train_torch(turn: Turn, task: Task, *, compiled: bool = False, half: bool = False) -> None:
     """PyTorch, images in memory as float tensors, on a GPU where there is one; `half`: bfloat16, channels last."""
     import torch
-    from torch.nn import functional
+    from torch_trials import OPTIMIZERS, PLACE, InMemory, learn
 
     from export.references import reference
 
     data, recipe = task.dataset(), task.recipe
-    place = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.set_float32_matmul_precision("highest" if place.type == "cpu" else "high")  # TF32, as JAX's default
     order = torch.channels_last if half else torch.contiguous_format
-    images = torch.tensor(data.train.images.transpose(0, 3, 1, 2).astype(np.float32) / 255, device=place)
-    images = images.contiguous(memory_format=order)
-    labels = torch.tensor(data.train.labels, dtype=torch.long, device=place)
+    batches = InMemory(data.train, "unit", task.batch, shuffle=True)
+    batches.images = batches.images.contiguous(memory_format=order)
     torch.manual_seed(0)
     network = reference(task.network, input_shape=data.input_shape, num_classes=data.num_classes, **dict(task.sizes))
-    network = network.to(place, memory_format=order)
-    kinds = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
-    optimizer = kinds[task.optimizer](network.parameters(), recipe.learning_rate)
+    network = network.to(PLACE, memory_format=order)
+    optimizer = OPTIMIZERS[task.optimizer](network.parameters(), recipe.learning_rate)
     model = torch.compile(network) if compiled else network
-    model.train()
+
+    def loss_of(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(PLACE.type, torch.bfloat16, enabled=half):
+            output = model(x).float()
+        if recipe.loss == "squared_error":
+            return ((output - x) ** 2).sum() / len(x)
+        return torch.nn.functional.cross_entropy(output, y)
+
     while turn():
-        total = torch.zeros((), device=place)
-        for batch in torch.randperm(len(labels), device=place).split(task.batch):
-            x, y = images[batch], labels[batch]
-            with torch.autocast(place.type, torch.bfloat16, enabled=half):
-                output = model(x).float()
-            if recipe.loss == "squared_error":
-                loss = ((output - x) ** 2).sum() / len(x)
-            else:
-                loss = functional.cross_entropy(output, y)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            total += loss.detach()
-        assert bool(torch.isfinite(total))
+        assert bool(torch.isfinite(learn(model, optimizer, batches, loss_of)))
 
 
 def train_keras(turn: Turn, task: Task) -> None:
     """Keras 3 on JAX, `model.fit` on arrays."""
-    os.environ["KERAS_BACKEND"] = "jax"  # read when Keras is imported
-    import jax
-    import keras
+    from keras_trials import OPTIMIZERS, keras  # sets Keras up
 
     import export
 
-    jax.config.update("jax_numpy_rank_promotion", "allow")  # JAX's defaults, on which Keras relies
-    jax.config.update("jax_numpy_dtype_promotion", "standard")
     data, recipe = task.dataset(), task.recipe
     model = export.to_keras(task.chain())
-    kinds = {"sgd": keras.optimizers.SGD, "adam": keras.optimizers.Adam}
     images = data.train.images.astype(np.float32) / 255
+    targets, loss = data.train.labels, keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     if recipe.loss == "squared_error":
-        targets: np.ndarray = images
-
-        def loss(x: Any, y: Any) -> Any:
-            return keras.ops.sum((x - y) ** 2, axis=(1, 2, 3))
-    else:
-        targets = data.train.labels
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(kinds[task.optimizer](recipe.learning_rate), loss)
+        targets, loss = images, lambda x, y: keras.ops.sum((x - y) ** 2, axis=(1, 2, 3))
+    model.compile(OPTIMIZERS[task.optimizer](recipe.learning_rate), loss)
 
     class Turns(keras.callbacks.Callback):
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
@@ -166,8 +132,7 @@ def train_flax(turn: Turn, task: Task, *, jit: str) -> None:
     data, recipe = task.dataset(), task.recipe
     images, labels = data.train.images.astype(np.float32) / 255, data.train.labels
     model = plain(task.chain())
-    kinds = {"sgd": optax.sgd, "adam": optax.adam}
-    optimizer = nnx.Optimizer(model, kinds[task.optimizer](recipe.learning_rate), wrt=nnx.Param)
+    optimizer = nnx.Optimizer(model, getattr(optax, task.optimizer)(recipe.learning_rate), wrt=nnx.Param)
     metrics = nnx.MultiMetric(loss=nnx.metrics.Average("loss"))
 
     def loss_of(model: nnx.Module, x: jax.Array, y: jax.Array) -> jax.Array:
@@ -212,19 +177,19 @@ def plain(chain: fv.layers.Chain) -> Any:
     rngs = nnx.Rngs(0)
 
     def stock(layer: Any) -> Any:
-        kind = type(layer)
-        if kind is layers.BatchNorm:
-            return nnx.BatchNorm(layer.num_features, momentum=layer.momentum, epsilon=layer.epsilon, rngs=rngs)
-        if kind is layers.Dropout:
-            return nnx.Dropout(float(layer.rate[...]), rngs=rngs)
-        if kind is layers.Activation:
-            return layers.ACTIVATIONS[layer.function].values
-        if kind is layers.Flatten:
-            return lambda x: x.reshape(x.shape[0], -1)
-        if kind is layers.MaxPool:
-            return lambda x: nnx.max_pool(x, layer.window, strides=layer.strides)
-        if kind is layers.GlobalMaxPool:
-            return lambda x: x.max(axis=(1, 2), keepdims=True)
+        match layer:
+            case layers.BatchNorm():
+                return nnx.BatchNorm(layer.num_features, momentum=layer.momentum, epsilon=layer.epsilon, rngs=rngs)
+            case layers.Dropout():
+                return nnx.Dropout(float(layer.rate[...]), rngs=rngs)
+            case layers.Activation():
+                return layers.ACTIVATIONS[layer.function].values
+            case layers.Flatten():
+                return lambda x: x.reshape(x.shape[0], -1)
+            case layers.MaxPool():
+                return lambda x: nnx.max_pool(x, layer.window, strides=layer.strides)
+            case layers.GlobalMaxPool():
+                return lambda x: x.max(axis=(1, 2), keepdims=True)
         return layer  # Linear, Conv and ConvTranspose are Flax's own
 
     plain_layers = []
@@ -250,7 +215,6 @@ def arrays(data: fv.data.Dataset, split: str, pixels: str) -> tuple[np.ndarray, 
     return found.images.astype(np.float32) * np.float32(scale) + np.float32(offset), found.labels
 
 
-def prepare(settings: dict[str, Any], data: fv.data.Dataset, options: argparse.Namespace) -> None:
-    """Make the arrays that a trial takes."""
+def prepare(settings: dict[str, Any], data: fv.data.Dataset, peer: str) -> None:
     for split in data.splits:
         arrays(data, split, settings.get("pixels", "unit"))

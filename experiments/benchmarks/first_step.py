@@ -16,7 +16,6 @@ NETWORK, BATCH = "mnist_net", 32
 
 
 def main() -> None:
-    """Run one framework."""
     began, framework, dataset, data_dir, *raw = sys.argv[1:]
     raw_dir = raw[0] if raw else None
     stamps: dict[str, float] = {}

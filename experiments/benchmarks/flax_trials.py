@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import Any
 
 import jax
@@ -15,13 +14,14 @@ from flax import nnx
 import flaxvision as fv
 from flaxvision.data import Dataset
 
+Settings = dict[str, Any]
 Start = dict[str, Any]  # the state of a layer by the layer's name
 EVALUATION_BATCH = 500
 __all__ = ["prepare", "train"]
 
 
 def train(
-    settings: dict[str, Any], sizes: dict[str, Any], seed: int, data: Dataset, start: Start, options: argparse.Namespace
+    settings: Settings, sizes: Settings, seed: int, data: Dataset, start: Start, peer: str
 ) -> tuple[float, Start]:
     """One trial: its test accuracy after the last epoch, and its weights."""
     shape = {"input_shape": data.input_shape, "num_classes": data.num_classes}
@@ -35,8 +35,8 @@ def train(
     frozen = tuple(settings.get("frozen", ()))
     held = {i for i, name in enumerate(chain.names) if frozen and name.startswith(frozen)}
     learning = nnx.All(nnx.Param, lambda path, value: path[1] not in held)
-    kinds = {"sgd": optax.sgd, "adam": optax.adam}
-    optimizer = nnx.Optimizer(model, kinds[settings["optimizer"]](settings["learning_rate"]), wrt=learning)
+    transformation = {"sgd": optax.sgd, "adam": optax.adam}[settings["optimizer"]](settings["learning_rate"])
+    optimizer = nnx.Optimizer(model, transformation, wrt=learning)
     metrics = nnx.MultiMetric(accuracy=nnx.metrics.Accuracy(), loss=nnx.metrics.Average("loss"))
 
     def loss_of(model: nnx.Module, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import json
 import os
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,16 +16,15 @@ from typing import Any
 import contestants
 import numpy as np
 from common import Options, Study
-from contest import Contestant, Times, Turn, contest
+from contest import Contestant, Entry, Times, Turn, contest
 from contestants import TASKS, Task
 from figures import draw_lines
 from rows import number
 from steps import BEST_TORCH, COMPILED, EAGER, JAX_JIT, OURS, milliseconds, ratios_of
-from tables import mean_accuracy
+from tables import PEERS, commands_of, environment_of, take_accuracy
 from whole import run as whole_run
 
 import flaxvision as fv
-from flaxvision._files import cache_folder
 from flaxvision.errors import UserError
 from flaxvision.report import plain_logarithmic
 from flaxvision.sweep.parse import load_spec
@@ -34,12 +33,12 @@ NETWORKS = ("mlp", "wide_cnn, padded", "emnist_cnn", "vgg19")
 STEPS = {"vgg19": 40}  # of a block; of other networks:
 OTHERS = 300
 HALF, HALF_TORCH = f"{OURS}, bfloat16", f"{COMPILED}, bfloat16, channels last"
+NAMES = (OURS, EAGER, COMPILED, JAX_JIT, HALF, HALF_TORCH)
 MEMBERS = (4, 16, 64, 256, 512)
 COHORTS = ("emnist_cnn", "mlp")
 MOST = 8.0  # times a single trial's, for 256 of emnist_cnn
 SWEEPS = ("fashion-learning-rate", "emnist-final", "digits", "mnist-ablations", "emnist-holdout")
 WANTED = {EAGER: 10.0, COMPILED: 5.0}  # of each table
-SHORT = {EAGER: "torch", COMPILED: "compile"}
 MEASURED = 150  # steps of a trial of PyTorch
 PATIENCE = 120.0  # seconds for all contestants to compile
 SIDE = 8192  # of the matrices that show the machine's ceiling
@@ -95,15 +94,14 @@ def run(options: Options) -> None:
 
 
 def write(found: Found, tasks: Mapping[str, Task], options: Options, began: float) -> None:
-    """The results so far."""
     study = Study(options, "", "On a GPU", ABOUT)
     study.began = began
     for name in (name for name, seconds in found.seconds.items() if OURS in seconds):
         add_table(study, name, found)
-    times = {
-        task: {name.removeprefix(f"{task}: "): t for name, t in found.times.items() if name.startswith(f"{task}: ")}
-        for task in (*tasks, "ceiling")
-    }
+    times: dict[str, dict[str, Times]] = collections.defaultdict(dict)
+    for name, taken in found.times.items():
+        task, _, who = name.partition(": ")
+        times[task][who] = taken
     if found.times:
         add_ratios(study, times, tasks)
         for task in tasks.values():
@@ -114,7 +112,7 @@ def write(found: Found, tasks: Mapping[str, Task], options: Options, began: floa
 
 def steps(tasks: Mapping[str, Task], options: Options) -> dict[str, Times]:
     """Train steps of single networks and of cohorts, in one contest."""
-    entries: dict[str, tuple[Contestant, dict[str, Any]]] = {}
+    entries: dict[str, Entry] = {}
 
     def enter(task: Task, name: str, function: Contestant, **arguments: Any) -> None:
         entries[f"{task.name}: {name}"] = function, {"task": task, **arguments}
@@ -129,7 +127,7 @@ def steps(tasks: Mapping[str, Task], options: Options) -> dict[str, Times]:
             enter(task, HALF_TORCH, contestants.train_torch, compiled=True, half=True)
         if task.network in COHORTS:
             for members in MEMBERS[:1] if options.quick else MEMBERS:
-                enter(task, f"{members} trials", contestants.train_members, members=members)
+                enter(task, f"{members} trials", contestants.train_flaxvision, members=members)
     entries["ceiling: product"] = multiply, {"side": 64 if options.quick else SIDE}
     return contest(entries, repeats=1 if options.quick else options.extra.repeats, patience=PATIENCE)
 
@@ -158,20 +156,18 @@ def add_ratios(study: Study, times: Mapping[str, Mapping[str, Times]], tasks: Ma
         if HALF in of_task and HALF_TORCH in of_task:
             ratio = of_task[HALF_TORCH].median / of_task[HALF].median
             study.row(f"{name}: {HALF_TORCH} / {HALF}", ratio, "", **wanted)
-    names = [OURS, EAGER, COMPILED, JAX_JIT, HALF, HALF_TORCH]
     rows = [
-        (name, *(milliseconds(times[name][n], task.steps) if n in times[name] else "" for n in names))
+        (name, *(milliseconds(times[name][n], task.steps) if n in times[name] else "" for n in NAMES))
         for name, task in tasks.items()
     ]
-    study.table("A step, ms", ["", *names], rows, "Median, and 25 to 75 % of the blocks.")
-    if "product" in times["ceiling"] and HALF in times.get("vgg19", {}):
+    study.table("A step, ms", ["", *NAMES], rows, "Median, and 25 to 75 % of the blocks.")
+    if "product" in times["ceiling"] and HALF in times["vgg19"]:
         task = tasks["vgg19"]
         ceiling = 10 * 2 * SIDE**3 / times["ceiling"]["product"].median
         rate = operations(task) / (times["vgg19"][HALF].median / task.steps)
-        text = (
-            f"A product of {SIDE} x {SIDE} matrices reaches {ceiling / 1e12:.0f} TFLOP/s in bfloat16; a step of vgg19"
-        )
-        study.text("Of the machine's ceiling", f"{text} (batch {task.batch}) {rate / 1e12:.0f}, {rate / ceiling:.0%}.")
+        text = f"A product of {SIDE} x {SIDE} matrices reaches {ceiling / 1e12:.0f} TFLOP/s in bfloat16; a step of "
+        text += f"vgg19 (batch {task.batch}) {rate / 1e12:.0f}, {rate / ceiling:.0%}."
+        study.text("Of the machine's ceiling", text)
 
 
 def operations(task: Task) -> float:
@@ -201,8 +197,8 @@ def add_cohorts(study: Study, task: Task, times: Mapping[str, Times]) -> None:
     header = ("trials", "a step of all, ms", "of a single one", "a step of one, us")
     study.table(f"Trials together, {task.name}", header, rows)
     cost = np.array([t / single / count for count, t in found.items()])
-    lines = {"": {task.name: cost}}
-    figure = draw_lines(lines, "cost of a trial, in single ones", xlabel="trials", x=np.array([*found]))
+    label = "cost of a trial, in single ones"
+    figure = draw_lines({"": {task.name: cost}}, label, xlabel="trials", x=np.array([*found]))
     axes = figure.axes[0]
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
@@ -213,7 +209,6 @@ def add_cohorts(study: Study, task: Task, times: Mapping[str, Times]) -> None:
 
 
 def add_table(study: Study, name: str, found: Found) -> None:
-    """A whole table by flaxvision, and what PyTorch would take."""
     seconds, parts = found.seconds[name], found.parts.get(name, {})
     for peer, wanted in WANTED.items():
         if peer in seconds:
@@ -231,13 +226,8 @@ def add_table(study: Study, name: str, found: Found) -> None:
 def fill(found: Found, name: str, whose: Sequence[str], options: Options, folder: Path) -> None:
     """Add the seconds of some contestants for a table; `folder` keeps our compiled programs."""
     folder.mkdir(exist_ok=True)
-    quick = ["--limit", "640", "--seeds", "1"] if options.quick else []
-    raw = ["--raw-dir", str(Path(options.raw_dir).resolve())] if options.raw_dir else []
-    ours = [sys.executable, "-m", "flaxvision.sweep", name, *quick, *raw, "--no-export", "--quiet"]
-    script = [sys.executable, str(Path(__file__).with_name("peer_table.py")), name, *quick, *raw]
-    environment = {
-        "XDG_CACHE_HOME": str(folder),
-        "FLAXVISION_DATA_DIR": os.environ.get("FLAXVISION_DATA_DIR", str(cache_folder())),
+    ours, script = commands_of(name, options)
+    environment = environment_of(folder) | {
         "XLA_PYTHON_CLIENT_PREALLOCATE": "true",
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]),
     }
@@ -245,18 +235,17 @@ def fill(found: Found, name: str, whose: Sequence[str], options: Options, folder
     for who in whose:
         out = folder / "found.json"
         estimate = ["--estimate", "2" if options.quick else str(MEASURED), "--out", str(out)]
-        command = [*script, SHORT[who], *estimate] if who in SHORT else ours
+        command = [*script, PEERS[who], *estimate] if who in PEERS else ours
         shutil.rmtree(folder / "runs", ignore_errors=True)
         try:
             took, _ = whole_run(command, folder, environment=environment)
         except RuntimeError as error:  # the rest is not lost
             print(f"{name}, {who} is left out: {error}", flush=True)
             continue
-        if who in SHORT:
+        if who in PEERS:
             parts[who] = json.loads(out.read_text())["seconds"]
             seconds[who] = sum(parts[who].values())
         else:
-            (directory,) = (folder / "runs").iterdir()
-            found.accuracy[name] = mean_accuracy(directory)
+            found.accuracy[name] = take_accuracy(folder)
             seconds[who] = took
         print(f"{name}, {who}: {seconds[who]:.1f} s, measured in {took:.1f} s {parts.get(who, '')}", flush=True)

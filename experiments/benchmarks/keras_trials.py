@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 from typing import Any
 
@@ -17,7 +16,9 @@ import export
 import flaxvision as fv
 from flaxvision.data import Dataset
 
+Settings = dict[str, Any]
 Start = dict[str, list[np.ndarray]]  # a layer's weights by the layer's name
+OPTIMIZERS = {"sgd": keras.optimizers.SGD, "adam": keras.optimizers.Adam}
 __all__ = ["prepare", "train"]
 
 jax.config.update("jax_numpy_rank_promotion", "allow")  # JAX's defaults, on which Keras relies
@@ -25,7 +26,7 @@ jax.config.update("jax_numpy_dtype_promotion", "standard")
 
 
 def train(
-    settings: dict[str, Any], sizes: dict[str, Any], seed: int, data: Dataset, start: Start, options: argparse.Namespace
+    settings: Settings, sizes: Settings, seed: int, data: Dataset, start: Start, peer: str
 ) -> tuple[float, Start]:
     """One trial: its test accuracy after the last epoch, and its weights."""
     keras.utils.set_random_seed(seed)
@@ -36,9 +37,8 @@ def train(
         if settings.get("warm_start") and layer.name in start:
             layer.set_weights(start[layer.name])
         layer.trainable = not (frozen and layer.name.startswith(frozen))
-    kinds = {"sgd": keras.optimizers.SGD, "adam": keras.optimizers.Adam}
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(kinds[settings["optimizer"]](float(settings["learning_rate"])), loss, metrics=["accuracy"])
+    model.compile(OPTIMIZERS[settings["optimizer"]](float(settings["learning_rate"])), loss, metrics=["accuracy"])
     pixels = settings.get("pixels", "unit")
     others = [arrays(data, split, pixels) for split in data.splits if split != "train"]
     evaluate = keras.callbacks.LambdaCallback(

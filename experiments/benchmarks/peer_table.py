@@ -26,18 +26,11 @@ from flaxvision.sweep.trials import expand, override
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for what the experiments share
 
-PEERS = {"torch": "torch_trials", "compile": "torch_trials", "loader": "torch_trials", "keras": "keras_trials"}
-PEERS |= {"flax": "flax_trials"}
-
-
-@functools.lru_cache(maxsize=2)
-def dataset(name: str, raw_dir: str | None, limit: int | None, validation: float | None) -> Dataset:
-    """A data set, read once for all trials."""
-    return load(name, raw_dir=raw_dir, limit=limit, validation=validation)
+PEERS = dict.fromkeys(("torch", "compile", "loader"), "torch_trials") | {"keras": "keras_trials", "flax": "flax_trials"}
+load_once = functools.lru_cache(maxsize=2)(load)  # a data set, for all trials
 
 
 def main() -> None:
-    """Fill the table; write the mean test accuracy and the seconds as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("spec", help="a sweep of classifiers")
     parser.add_argument("peer", choices=PEERS)
@@ -55,39 +48,41 @@ def main() -> None:
     spec = override(load_spec(options.spec), epochs=options.epochs, seeds=options.seeds, limit=options.limit)
 
     def data_of(settings: dict[str, Any]) -> Dataset:
-        return dataset(settings["dataset"], options.raw_dir, settings.get("limit"), settings.get("validation"))
+        given = {key: settings.get(key) for key in ("limit", "validation")}
+        return load_once(settings["dataset"], raw_dir=options.raw_dir, **given)
+
+    def prepare(settings: dict[str, Any]) -> None:
+        peer.prepare(settings, data_of(settings), options.peer)
 
     trials = expand(spec)
+    earlier = [spec.pretrain.settings] if spec.pretrain else []
+    before = [(settings, {key: settings[key] for key in ("hidden", "init")}) for settings in earlier]
     if options.estimate:
-        before = spec.pretrain.settings if spec.pretrain else None
-        stages = [(before, {"hidden": before["hidden"]})] if before else []
         alone = [(trial.settings, trial.config.model.arguments) for trial in trials if trial.seed == trials[0].seed]
-        for settings, _ in (*stages, alone[0]):
-            peer.prepare(settings, data_of(settings), options)
+        for settings, _ in (*before, alone[0]):
+            prepare(settings)
         seconds = {"start": time.perf_counter() - began, "compilation": 0.0, "training": 0.0}
-        for (settings, sizes), times in [(s, 1) for s in stages] + [(s, len(spec.seeds)) for s in alone]:
-            once, rest = peer.estimate(settings, sizes, data_of(settings), options.estimate, options)
+        for (settings, sizes), times in [(s, 1) for s in before] + [(s, len(spec.seeds)) for s in alone]:
+            once, rest = peer.estimate(settings, sizes, data_of(settings), options.estimate, options.peer)
             seconds["compilation"] += once
             seconds["training"] += times * rest
         options.out.write_text(json.dumps({"seconds": seconds}))
         return
     seconds = {"pretrain": 0.0}
     start: dict[str, Any] = {}
-    if spec.pretrain is not None:
-        settings = spec.pretrain.settings
-        peer.prepare(settings, data_of(settings), options)
+    for settings, sizes in before:
+        prepare(settings)
         seconds["pretrain"] -= time.perf_counter()
-        sizes = {"hidden": settings["hidden"], "init": settings["init"]}
-        _, weights = peer.train(settings, sizes, 0, data_of(settings), {}, options)
+        _, weights = peer.train(settings, sizes, 0, data_of(settings), {}, options.peer)
         seconds["pretrain"] += time.perf_counter()
         start = {name: value for name, value in weights.items() if name.startswith(spec.pretrain.only)}
-    peer.prepare(trials[0].settings, data_of(trials[0].settings), options)
+    prepare(trials[0].settings)
     ready = time.perf_counter()
     seconds["start"] = ready - began - seconds["pretrain"]
-    accuracies = [
-        peer.train(trial.settings, trial.config.model.arguments, trial.seed, data_of(trial.settings), start, options)[0]
-        for trial in trials
-    ]
+    accuracies = []
+    for trial in trials:
+        settings, sizes = trial.settings, trial.config.model.arguments
+        accuracies.append(peer.train(settings, sizes, trial.seed, data_of(settings), start, options.peer)[0])
     seconds["trials"] = time.perf_counter() - ready
     options.out.write_text(json.dumps({"accuracy": float(np.mean(accuracies)), "seconds": seconds}))
 

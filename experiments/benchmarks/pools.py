@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 
 import numpy as np
 from common import Options, Study
-from contest import Times, Turn, contest, kept
+from contest import Turn, timed
 from rows import number
 
 ABOUT = """
 One pool, its values and the gradient of its input, beside PyTorch as it is and compiled. Maps are (N, C, H, W) in
 PyTorch with channels last, as ours are. Every contestant is a process; they compute in turn.
 """
-MILLISECONDS = 1e3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,11 +29,12 @@ class Pool:
         size, window, strides = (" x ".join(map(str, pair)) for pair in (self.size, self.window, self.strides))
         return f"{self.kind}, {size}, window {window}, stride {strides}"
 
-    @property
-    def cotangent(self) -> tuple[int, ...]:
-        """The shape of what it gives."""
-        sides = zip(self.size[1:3], self.window, self.strides, strict=True)
-        return (self.size[0], *((side - k) // s + 1 for side, k, s in sides), self.size[3])
+    def drawn(self) -> tuple[np.ndarray, np.ndarray]:
+        """An input and a cotangent of what it gives."""
+        batch, *sides, channels = self.size
+        given = (batch, *((n - k) // s + 1 for n, k, s in zip(sides, self.window, self.strides, strict=True)), channels)
+        random = np.random.default_rng(0)
+        return random.standard_normal(self.size, np.float32), random.standard_normal(given, np.float32)
 
 
 SHAPES = (
@@ -53,42 +52,27 @@ SHAPES = (
 
 
 def run(options: Options) -> None:
-    """Measure; write a table a kind of pool."""
     study = Study(options, "", "Pools with windows of all sizes", ABOUT)
-    for kind in ("max",) if options.quick else ("max", "avg"):
-        add_pools(study, kind, SHAPES[4:5] if options.quick else SHAPES)
+    repeats = 1 if options.quick else options.extra.repeats
+    header = ("", "our compilation, s", "flaxvision, ms", "PyTorch, ms", "torch.compile, ms")
+    for kind, title in (("max", "Maxima"), ("avg", "Means"))[: 1 if options.quick else 2]:
+        rows = []
+        for size, window, strides in SHAPES[4:5] if options.quick else SHAPES:
+            pool = Pool(kind, size, window, strides)
+            entries = {
+                "ours": (pool_flaxvision, {"pool": pool}),
+                "PyTorch": (pool_torch, {"pool": pool, "compiled": False}),
+                "compiled": (pool_torch, {"pool": pool, "compiled": True}),
+            }
+            found = timed(options, {"pool": pool}, entries, repeats=repeats)
+            ms = [number(1e3 * found[name].median / pool.times) if name in found else "–" for name in entries]
+            rows.append((str(pool), number(found["ours"].compilation), *ms))
+            print(rows[-1], flush=True)
+        study.table(title, header, rows, f"Medians of {repeats} blocks.")
     study.write()
 
 
-def add_pools(study: Study, kind: str, shapes: tuple[tuple, ...]) -> None:
-    """Time the pools of one kind."""
-    repeats = 1 if study.options.quick else study.options.extra.repeats
-    rows = []
-    for size, window, strides in shapes:
-        pool = Pool(kind, size, window, strides)
-        entries = {
-            "ours": (pool_flaxvision, {"pool": pool}),
-            "PyTorch": (pool_torch, {"pool": pool, "compiled": False}),
-            "compiled": (pool_torch, {"pool": pool, "compiled": True}),
-        }
-        measure = functools.partial(contest, entries, repeats=repeats)
-        found = kept(study.options, {"pool": pool, "repeats": repeats}, Times, measure)
-        ms = [number(MILLISECONDS * found[name].median / pool.times) if name in found else "–" for name in entries]
-        rows.append((str(pool), number(found["ours"].compilation), *ms))
-        print(rows[-1], flush=True)
-    header = ("", "our compilation, s", "flaxvision, ms", "PyTorch, ms", "torch.compile, ms")
-    study.table({"max": "Maxima", "avg": "Means"}[kind], header, rows, f"Medians of {repeats} blocks.")
-
-
-def drawn(pool: Pool) -> tuple[np.ndarray, np.ndarray]:
-    """An input and a cotangent."""
-    random = np.random.default_rng(0)
-    x, g = (random.standard_normal(shape, np.float32) for shape in (pool.size, pool.cotangent))
-    return x, g
-
-
 def pool_flaxvision(turn: Turn, pool: Pool) -> None:
-    """Ours, with its gradient, as one compiled function."""
     import jax
 
     import flaxvision as fv
@@ -102,19 +86,18 @@ def pool_flaxvision(turn: Turn, pool: Pool) -> None:
         y, pull = jax.vjp(layer, x)
         return y, pull(g)[0]
 
-    x, g = map(jax.numpy.asarray, drawn(pool))
+    x, g = map(jax.numpy.asarray, pool.drawn())
     while turn():
         for _ in range(pool.times):
             jax.block_until_ready(both(x, g))
 
 
 def pool_torch(turn: Turn, pool: Pool, compiled: bool) -> None:
-    """PyTorch's, with its gradient."""
     import torch
 
     function = {"max": torch.nn.functional.max_pool2d, "avg": torch.nn.functional.avg_pool2d}[pool.kind]
     function = torch.compile(function) if compiled else function
-    x, g = (torch.tensor(array).permute(0, 3, 1, 2) for array in drawn(pool))  # channels last
+    x, g = (torch.tensor(array).permute(0, 3, 1, 2) for array in pool.drawn())  # channels last
     x.requires_grad_()
     while turn():
         for _ in range(pool.times):

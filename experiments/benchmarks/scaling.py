@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import shutil
 import tempfile
 from pathlib import Path
 
 import numpy as np
 from common import Options, Study
-from contest import Times, Turn, contest, kept
+from contest import Times, Turn, timed
 from contestants import TASKS, Task
 from figures import draw_lines
 from rows import number
@@ -30,7 +29,6 @@ trial is the median of a run of one trial by "loop", in which the steps are one 
 
 
 def run(options: Options) -> None:
-    """Measure; write tables and figures."""
     for executor in options.extra.executors or ():
         check_choice("executor", executor, (*EXECUTORS, CHOSEN))
     study = Study(options, "", "How the cost grows with trials", ABOUT)
@@ -41,7 +39,6 @@ def run(options: Options) -> None:
 
 
 def add_trials(study: Study, task: Task, wanted: float, repeats: int) -> None:
-    """Time 1 to 64 trials by every executor."""
     quick, asked = study.options.quick, study.options.extra.executors or EXECUTORS
     executors = [name for name in EXECUTORS if name in asked or name == SINGLE] + [CHOSEN]
     counts = TRIALS[:2] if quick else TRIALS
@@ -54,26 +51,23 @@ def add_trials(study: Study, task: Task, wanted: float, repeats: int) -> None:
             for executor in executors
             if count > 1 or executor in (SINGLE, CHOSEN)
         }
-        measure = functools.partial(contest, entries, repeats=repeats, warm_up=0)
-        key = {"executors": list(entries), **arguments, "repeats": repeats}
-        times[count] = kept(study.options, key, Times, measure)
+        key = {"executors": list(entries), **arguments}
+        times[count] = timed(study.options, key, entries, repeats=repeats, warm_up=0)
         print(task.name, count, {name: number(t.median) for name, t in times[count].items()}, flush=True)
     single = times[1][SINGLE].median
     most = counts[-1]
-    cost = times[most][CHOSEN].median / (most * single)
-    study.row(f"{task.name}: {most} trials, of {most} single ones", cost, "", interval=(-np.inf, wanted))
+    costs = {  # of a trial, in single ones
+        name: [found[name].median / (count * single) if name in found else np.nan for count, found in times.items()]
+        for name in executors
+    }
+    study.row(f"{task.name}: {most} trials, of {most} single ones", costs[CHOSEN][-1], "", interval=(-np.inf, wanted))
     rows = [
-        (f"{count}", *(spread(found[name], count, single) if name in found else "" for name in executors))
-        for count, found in times.items()
+        (f"{n}", *(f"{found[x].median:.2f} ({costs[x][i]:.2f})" if x in found else "" for x in executors))
+        for i, (n, found) in enumerate(times.items())
     ]
     note = f"In brackets, of as many single trials; one takes {single:.2f} s. Medians of {repeats} runs."
     study.table(f"Trials, {task.name}: seconds", ("trials", *executors), rows, note)
-    lines = {
-        name: np.array(
-            [found[name].median / (count * single) if name in found else np.nan for count, found in times.items()]
-        )
-        for name in executors[:-1]
-    }
+    lines = {name: np.array(costs[name]) for name in executors[:-1]}
     limits = 0.0, 1.05 * float(np.nanmax(list(lines.values())))
     figure = draw_lines(
         {"": lines}, "cost of a trial, in single ones", xlabel="trials", x=np.array(counts), limits=limits
@@ -83,11 +77,6 @@ def add_trials(study: Study, task: Task, wanted: float, repeats: int) -> None:
     study.figure(f"trials_{task.network}", figure, f"Cost of a trial of {task.name}, in single trials.")
 
 
-def spread(times: Times, count: int, single: float) -> str:
-    """Seconds, and the cost in single trials."""
-    return f"{times.median:.2f} ({times.median / (count * single):.2f})"
-
-
 def train_trials(turn: Turn, task: Task, trials: int, images: int, executor: str) -> None:
     """A sweep of so many seeds by an executor; a block is the whole sweep."""
     import flaxvision as fv
@@ -95,21 +84,16 @@ def train_trials(turn: Turn, task: Task, trials: int, images: int, executor: str
     from flaxvision.sweep import run as run_sweep
 
     fv.runtime.prepare()
-    dataset = "glyphs47" if task.network.startswith("emnist") else "glyphs"
+    recipe = {"optimizer": task.optimizer, "learning_rate": task.recipe.learning_rate, "batch_size": task.batch}
     spec = parse_spec(
         {
             "name": "trials",
-            "dataset": dataset,
+            "dataset": "glyphs47" if task.network.startswith("emnist") else "glyphs",
             "model": task.network,
             "seeds": trials,
             "data": {"drawn": images},
             "sizes": {"init": "torch"},
-            "recipe": {
-                "optimizer": task.optimizer,
-                "learning_rate": task.recipe.learning_rate,
-                "batch_size": task.batch,
-                "epochs": EPOCHS,
-            },
+            "recipe": {**recipe, "epochs": EPOCHS},
         }
     )
     with tempfile.TemporaryDirectory() as folder:

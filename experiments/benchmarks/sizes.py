@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import Any
 
 import contestants
 from common import Options, Study
-from contest import Times, contest, kept
+from contest import timed
 from contestants import TASKS, Task
 from rows import number
 
@@ -21,7 +20,6 @@ Train steps beside PyTorch's, as in the part "steps", at batch sizes and widths 
 
 
 def run(options: Options) -> None:
-    """Measure; write tables."""
     study = Study(options, "", "How the cost grows with batch and width", ABOUT)
     tasks = {task.network: task for task in TASKS}
     repeats = options.extra.repeats
@@ -40,7 +38,6 @@ def varied(task: Task, **changes: Any) -> Task:
 
 
 def add_steps(study: Study, title: str, tasks: list[Task], values: tuple[int, ...], repeats: int) -> None:
-    """Time the steps of some tasks beside PyTorch's."""
     if study.options.quick:
         tasks, values = [dataclasses.replace(task, steps=2) for task in tasks[:1]], values[:1]
     rows = []
@@ -49,8 +46,7 @@ def add_steps(study: Study, title: str, tasks: list[Task], values: tuple[int, ..
             "flaxvision": (contestants.train_flaxvision, {"task": task}),
             "PyTorch": (contestants.train_torch, {"task": task}),
         }
-        measure = functools.partial(contest, entries, repeats=repeats)
-        found = kept(study.options, {"task": task, "repeats": repeats}, Times, measure)
+        found = timed(study.options, {"task": task}, entries, repeats=repeats)
         ms = {name: 1e3 * times.median / task.steps for name, times in found.items()}
         each = number(1e3 * ms["flaxvision"] / task.batch)
         rows.append((f"{value}", *map(number, ms.values()), f"{ms['PyTorch'] / ms['flaxvision']:.2f}", each))

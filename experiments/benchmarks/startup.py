@@ -33,7 +33,6 @@ COMMANDS = {
 
 
 def run(options: Options) -> None:
-    """Measure; write a table."""
     study = Study(options, "", "From nothing to the first step", ABOUT)
     dataset = "glyphs" if options.quick else "mnist"
     seconds: dict[str, list[list[float]]] = {name: [] for name in COMMANDS}

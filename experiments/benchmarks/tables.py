@@ -9,10 +9,11 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from bars import draw_ratios
+from bars import add_ratios, draw_ratios
 from common import Options, Study
 from contest import kept
 from whole import run as whole_run
@@ -47,7 +48,6 @@ the last three one seed is timed, of the DataLoader one epoch, and its seconds a
 
 
 def run(options: Options) -> None:
-    """Time every table; write the ratios, seconds and memory."""
     study = Study(options, "", "Whole tables", ABOUT)
     for name in options.extra.tables or ():
         check_choice("table", name, TABLES)
@@ -61,33 +61,22 @@ def run(options: Options) -> None:
         fill_it = functools.partial(fill, name, epochs, options)
         found[f"{name}, {epochs} epochs"] = kept(options, key, Filled, fill_it)
     ratios = {
-        table: {
-            peer: np.asarray(filled.seconds) / np.asarray(of_table[OURS].seconds) for peer, filled in of_table.items()
-        }
+        table: {peer: np.divide(filled.seconds, of_table[OURS].seconds) for peer, filled in of_table.items()}
         for table, of_table in found.items()
     }
     peers = [peer for peer in PEERS if all(peer in of_table for of_table in ratios.values())]
-    for table, of_table in ratios.items() if EAGER in peers else ():
-        study.row(
-            f"{table}: {EAGER} / flaxvision", float(np.median(of_table[EAGER])), "", interval=(WANTED_EACH, np.inf)
-        )
-    for peer in peers:
-        means = [float(np.median(of_table[peer])) for of_table in ratios.values()]
-        wanted = {"interval": (WANTED[peer], np.inf)} if peer in WANTED else {}
-        study.row(f"geometric mean: {peer} / flaxvision", float(np.exp(np.mean(np.log(means)))), "", **wanted)
+    add_ratios(study, ratios, EAGER, WANTED_EACH, peers, WANTED)
     for table, of_table in found.items() if EAGER in peers else ():
         more = of_table[OURS].memory - of_table[EAGER].memory
         study.row(f"{table}: memory, flaxvision - {EAGER}", more, "MB", interval=(-np.inf, EXTRA_MEMORY))
     rows = [
-        (table, peer, filled.spread, f"{filled.memory:,.0f}", f"{100 * filled.accuracy:.2f}")
+        (table, peer, spread(filled.seconds), f"{filled.memory:,.0f}", f"{100 * filled.accuracy:.2f}")
         for table, of_table in found.items()
         for peer, filled in of_table.items()
     ]
     header = ("table", "", "seconds", "most memory, MB", "mean test top-1, %")
-    note = (
-        "Median and range of the runs. Memory is that of all processes of the command. Accuracies are means over all "
-    )
-    study.table("Seconds", header, rows, note + "cells and seeds; of what is timed.")
+    note = "Median and range of the runs. Memory is that of all processes of the command. Accuracies are means over "
+    study.table("Seconds", header, rows, f"{note}all cells and seeds; of what is timed.")
     figure = draw_ratios(ratios, peers, "time of the whole table, in flaxvision's")
     study.figure("ratios", figure, "Time of a whole table, in flaxvision's: median and quartiles.")
     study.write()
@@ -101,60 +90,63 @@ class Filled:
     memory: float  # most memory of all its processes together, in MB
     accuracy: float  # mean test accuracy over all cells and seeds
 
-    @property
-    def spread(self) -> str:
-        """Median and range of the seconds."""
-        return f"{np.median(self.seconds):.1f} ({min(self.seconds):.1f}–{max(self.seconds):.1f})"
+
+def spread(seconds: Sequence[float]) -> str:
+    return f"{np.median(seconds):.1f} ({min(seconds):.1f}–{max(seconds):.1f})"
+
+
+def commands_of(name: str, options: Options, *more: str) -> tuple[list[str], list[str]]:
+    """The command that fills a table by flaxvision, with more of its options, and that of a peer yet to be named."""
+    given = ["--limit", "640", "--seeds", "1"] if options.quick else []
+    given += ["--raw-dir", str(Path(options.raw_dir).resolve())] if options.raw_dir else []
+    ours = [sys.executable, "-m", "flaxvision.sweep", name, *more, *given, "--no-export", "--quiet"]
+    return ours, [sys.executable, str(Path(__file__).with_name("peer_table.py")), name, *given]
+
+
+def environment_of(cache: Path) -> dict[str, str]:
+    """A process's own cache of compiled programs, beside the prepared data sets that all share."""
+    data = os.environ.get("FLAXVISION_DATA_DIR", str(cache_folder()))
+    return {"XDG_CACHE_HOME": str(cache), "FLAXVISION_DATA_DIR": data}
 
 
 def fill(name: str, epochs: int, options: Options) -> dict[str, Filled]:
     """Fill a table by every contestant in turn: once to warm up and look at the memory, then on the clock."""
-    with tempfile.TemporaryDirectory() as folder:
-        return _fill(name, epochs, options, Path(folder))
-
-
-def _fill(name: str, epochs: int, options: Options, folder: Path) -> dict[str, Filled]:
-    quick = ["--limit", "640", "--seeds", "1"] if options.quick else []
-    raw = ["--raw-dir", str(Path(options.raw_dir).resolve())] if options.raw_dir else []
-    whole = [name, "--epochs", str(epochs), *quick, *raw]
-    script, out = [sys.executable, str(Path(__file__).with_name("peer_table.py")), name], ["--out", "found.json"]
-    ours = [sys.executable, "-m", "flaxvision.sweep", *whole, "--no-export", "--quiet"]
-    peers = {peer: short for peer, short in PEERS.items() if short in (options.extra.peers or PEERS.values())}
+    ours, script = commands_of(name, options, "--epochs", str(epochs))
     commands = {OURS: ours, AGAIN: ours}
-    for peer, short in peers.items():
-        duration = ["--epochs", str(1 if peer == LOADER else epochs), *(["--seeds", "1"] if peer in SCALED else [])]
-        commands[peer] = [*script, short, *duration, *quick, *raw, *out]
-    spec = load_spec(name)
-    repeated = 1 if options.quick else len(spec.seeds)
+    for peer, short in PEERS.items():
+        if short in (options.extra.peers or PEERS.values()):
+            duration = ["--epochs", str(1 if peer == LOADER else epochs), *(["--seeds", "1"] if peer in SCALED else [])]
+            commands[peer] = [*script, short, *duration, "--out", "found.json"]
+    repeated = 1 if options.quick else len(load_spec(name).seeds)
     seconds: dict[str, list[float]] = {peer: [] for peer in commands}
     memory, accuracy = {}, {}
-    data = os.environ.get("FLAXVISION_DATA_DIR", str(cache_folder()))
-    apart = {"XDG_CACHE_HOME": str(folder / "cache"), "FLAXVISION_DATA_DIR": data}
-    programs = folder / "cache" / "flaxvision" / "compiled"
-    for number in range(1 + options.extra.repeats):
-        for peer, command in commands.items():
-            if peer == OURS:
-                shutil.rmtree(programs, ignore_errors=True)
-            took, most = whole_run(command, folder, watch=number == 0, environment=apart)
-            if peer in (OURS, AGAIN):
-                (directory,) = (folder / "runs").iterdir()
-                accuracy[peer] = mean_accuracy(directory)
-                shutil.rmtree(directory)
-            else:
-                found = json.loads((folder / "found.json").read_text())
-                accuracy[peer] = found["accuracy"]
-                parts, times = found["seconds"], epochs if peer == LOADER else 1
-                if peer in SCALED:
-                    took += (times - 1) * parts["pretrain"] + (times * repeated - 1) * parts["trials"]
-            if number == 0:
-                memory[peer] = most
-            else:
-                seconds[peer].append(took)
-            print(f"{name}, {peer}: {took:.1f} s", flush=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        apart, programs = environment_of(folder / "cache"), folder / "cache" / "flaxvision" / "compiled"
+        for number in range(1 + options.extra.repeats):
+            for peer, command in commands.items():
+                if peer == OURS:
+                    shutil.rmtree(programs, ignore_errors=True)
+                took, most = whole_run(command, folder, watch=number == 0, environment=apart)
+                if peer in (OURS, AGAIN):
+                    accuracy[peer] = take_accuracy(folder)
+                else:
+                    found = json.loads((folder / "found.json").read_text())
+                    accuracy[peer] = found["accuracy"]
+                    parts, times = found["seconds"], epochs if peer == LOADER else 1
+                    if peer in SCALED:
+                        took += (times - 1) * parts["pretrain"] + (times * repeated - 1) * parts["trials"]
+                if number == 0:
+                    memory[peer] = most
+                else:
+                    seconds[peer].append(took)
+                print(f"{name}, {peer}: {took:.1f} s", flush=True)
     return {peer: Filled(tuple(seconds[peer]), memory[peer], accuracy[peer]) for peer in commands}
 
 
-def mean_accuracy(directory: Path) -> float:
-    """Of all trials of a sweep's run, by its own record."""
+def take_accuracy(folder: Path) -> float:
+    """Of all trials of the sweep that ran in a folder, by its own record; the run is deleted."""
+    (directory,) = (folder / "runs").iterdir()
     records = [json.loads(line) for line in (directory / "trials.jsonl").read_text().splitlines()]
+    shutil.rmtree(directory)
     return float(np.mean([record["final"]["test_top1"] for record in records if record["stage"] == "sweep"]))

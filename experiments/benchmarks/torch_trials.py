@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import functools
 import itertools
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,9 @@ from torch.utils.data import DataLoader
 from export.references import reference
 from flaxvision.data import Dataset, Split
 
+Settings = dict[str, Any]
 Start = dict[str, Tensor]  # weights by their names
+OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
 SCALES = {"unit": (1 / 255, 0.0), "signed": (1 / 127.5, -1.0)}
 EVALUATION_BATCH = 500
 PLACE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -80,26 +81,36 @@ def evaluated(data: Dataset, pixels: str) -> dict[str, tuple[Tensor, Tensor]]:
     return {name: tensors(split, pixels) for name, split in data.splits.items() if name != "train"}
 
 
-def prepare(settings: dict[str, Any], data: Dataset, options: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
+def prepare(settings: Settings, data: Dataset, peer: str) -> tuple[Any, dict[str, tuple[Tensor, Tensor]]]:
     """A trial's training batches, and what is evaluated."""
     pixels = settings.get("pixels", "unit")
-    given = batches(data, pixels, settings["batch_size"], settings.get("shuffle", True), options.peer == "loader")
+    given = batches(data, pixels, settings["batch_size"], settings.get("shuffle", True), peer == "loader")
     return given, evaluated(data, pixels)
+
+
+def learn(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    given: Iterable[tuple[Tensor, Tensor]],
+    loss_of: Callable[[Tensor, Tensor], Tensor],
+) -> Tensor:
+    """A step for each batch; returns the sum of the losses."""
+    model.train()
+    total = torch.zeros((), device=PLACE)
+    for x, y in given:
+        loss = loss_of(x, y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        total += loss.detach()
+    return total
 
 
 class Training:
     """A trial's network and optimizer, and what is done in an epoch."""
 
-    def __init__(
-        self,
-        settings: dict[str, Any],
-        sizes: dict[str, Any],
-        seed: int,
-        data: Dataset,
-        start: Start,
-        options: argparse.Namespace,
-    ):
-        self.given, self.splits = prepare(settings, data, options)
+    def __init__(self, settings: Settings, sizes: Settings, seed: int, data: Dataset, start: Start, peer: str):
+        self.given, self.splits = prepare(settings, data, peer)
         torch.manual_seed(seed)
         sizes = {k: tuple(value) if isinstance(value, list) else value for k, value in sizes.items() if k != "init"}
         shape = {"input_shape": data.input_shape, "num_classes": data.num_classes}
@@ -111,23 +122,15 @@ class Training:
         for name, parameter in self.network.named_parameters():
             parameter.requires_grad = not (frozen and name.startswith(frozen))
         learning = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
-        kinds = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
-        self.optimizer = kinds[settings["optimizer"]](learning, settings["learning_rate"])
+        self.optimizer = OPTIMIZERS[settings["optimizer"]](learning, settings["learning_rate"])
         self.model: nn.Module = self.network
-        if options.peer == "compile":
+        if peer == "compile":
             torch._dynamo.config.recompile_limit = 100  # all trials of a table share the code of `forward`
             self.model = torch.compile(self.network)
 
     def learn(self, given: Iterable[tuple[Tensor, Tensor]]) -> None:
         """A step for each batch."""
-        self.model.train()
-        total = torch.zeros((), device=PLACE)
-        for x, y in given:
-            loss = functional.cross_entropy(self.model(x), y)
-            self.optimizer.zero_grad()
-            loss.backward()
-            self.optimizer.step()
-            total += loss.detach()
+        learn(self.model, self.optimizer, given, lambda x, y: functional.cross_entropy(self.model(x), y))
 
     def evaluate(self) -> float:
         """The accuracy on the last split, the test images, after evaluating all."""
@@ -142,10 +145,10 @@ class Training:
 
 
 def train(
-    settings: dict[str, Any], sizes: dict[str, Any], seed: int, data: Dataset, start: Start, options: argparse.Namespace
+    settings: Settings, sizes: Settings, seed: int, data: Dataset, start: Start, peer: str
 ) -> tuple[float, Start]:
     """One trial: its test accuracy after the last epoch, and its weights."""
-    training = Training(settings, sizes, seed, data, start, options)
+    training = Training(settings, sizes, seed, data, start, peer)
     accuracy = float("nan")
     for _ in range(int(settings["epochs"])):
         training.learn(training.given)
@@ -153,11 +156,9 @@ def train(
     return accuracy, training.network.state_dict()
 
 
-def estimate(
-    settings: dict[str, Any], sizes: dict[str, Any], data: Dataset, steps: int, options: argparse.Namespace
-) -> tuple[float, float]:
+def estimate(settings: Settings, sizes: Settings, data: Dataset, steps: int, peer: str) -> tuple[float, float]:
     """Seconds of one trial from some steps of its first epoch: what is done once (compilation), and all its epochs."""
-    training = Training(settings, sizes, 0, data, {}, options)
+    training = Training(settings, sizes, 0, data, {}, peer)
 
     def timed(count: int) -> tuple[float, float]:
         began = time.perf_counter()
