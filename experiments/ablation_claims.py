@@ -46,8 +46,7 @@ def draw_pairs(
     }
     points = max(curve.shape[1] for lines in panels.values() for curve in lines.values())
     x = smooth * np.arange(1, points + 1)
-    drawn = draw_lines(panels, f"training loss, mean of {smooth}", xlabel="iteration", x=x, log=True)
-    study.figure(figure, drawn, about)
+    study.lines(figure, about, panels, f"training loss, mean of {smooth}", xlabel="iteration", x=x, log=True)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -130,8 +129,8 @@ def judge_sigmoid(study: Study, runs: Mapping[str, Network], images: np.ndarray,
         f"{title} {smooth} steps": {n: runs[key]["gradient_norm"][:, steps].mean(axis=1) for n, key in names.items()}
         for title, steps in (("First", slice(smooth)), ("Last", slice(-smooth, None)))
     }
-    figure = draw_lines(panels, "gradient norm", xlabel="layer, from the image on", log=True)
-    study.figure("gradients", figure, f"Norm of the gradient of each layer, {deep} layers.")
+    caption = f"Norm of the gradient of each layer, {deep} layers."
+    study.lines("gradients", caption, panels, "gradient norm", xlabel="layer, from the image on", log=True)
 
 
 def judge_59_and_85(study: Study, runs: Mapping[str, Network]) -> None:
@@ -216,10 +215,8 @@ def judge_batch_norm(study: Study, runs: Mapping[str, Network]) -> None:
 def judge_width(study: Study, runs: Mapping[int, Network], split: fv.data.Split) -> None:
     """Memory, and accuracy on training and test images, by the width of the hidden layer."""
     test = {width: run.last("test_top1") for width, run in runs.items()}
-    train = {
-        width: np.array([100 * float(fv.evaluate(model, split).top1) for model in run.models()])
-        for width, run in runs.items()
-    }
+    evaluated = {width: [fv.evaluate(model, split) for model in run.models()] for width, run in runs.items()}
+    train = {width: np.array([100 * float(each.top1) for each in found]) for width, found in evaluated.items()}
     gaps = {width: Estimate.of(train[width] - test[width]) for width in runs}
     narrow, wide = min(runs), max(runs)
     sizes = [fv.models.summary(run.models()[0]).megabytes["params"] for run in runs.values()]
@@ -229,16 +226,12 @@ def judge_width(study: Study, runs: Mapping[int, Network], split: fv.data.Split)
         "; ".join(f"{run.parameters:,}: {mb:.2f} MB" for run, mb in zip(runs.values(), sizes, strict=True))
         + "; gradients take as much again, Adam's two means twice as much",
     )
-    study.claim(
-        "more parameters overfit: the gap between training and test accuracy grows",
-        (gaps[wide] - gaps[narrow]).inside(),
-        "gap in points: " + "; ".join(f"{width} units {gap}" for width, gap in gaps.items()),
-    )
-    study.claim(
-        "more parameters overfit: test accuracy falls",
-        (runs[narrow].accuracy - runs[wide].accuracy).inside(),
-        "; ".join(f"{width} units {run.accuracy} %" for width, run in runs.items()),
-    )
+    evidence = "gap in points: " + "; ".join(f"{width} units {gap}" for width, gap in gaps.items())
+    statement = "more parameters overfit: the gap between training and test accuracy grows"
+    study.claim(statement, (gaps[wide] - gaps[narrow]).inside(), evidence)
+    evidence = "; ".join(f"{width} units {run.accuracy} %" for width, run in runs.items())
+    falls = (runs[narrow].accuracy - runs[wide].accuracy).inside()
+    study.claim("more parameters overfit: test accuracy falls", falls, evidence)
     lines = {"training": np.stack(list(train.values()), axis=1), "test": np.stack(list(test.values()), axis=1)}
     figure = draw_lines({"": lines}, "accuracy (%)", xlabel="hidden units", x=np.array(list(runs)))
     (axes,) = figure.axes
@@ -274,10 +267,7 @@ def judge_output_size(study: Study) -> None:
     for statement, column in ((with_padding, 5), (f"{without} (the answer that forgets P)", 6)):
         wrong = [row for row in rows if math.floor(row[column]) != row[4]]
         cases = "; ".join("H={}, F={}, P={}, S={}".format(*row) + f": {row[4]}, not {row[column]:g}" for row in wrong)
-        study.claim(
-            f"the output size is {statement}",
-            not wrong,
-            f"rounded down, right in {len(rows) - len(wrong)} of {len(rows)} cases" + (f" ({cases})" if wrong else ""),
-        )
+        evidence = f"rounded down, right in {len(rows) - len(wrong)} of {len(rows)} cases"
+        study.claim(f"the output size is {statement}", not wrong, evidence + (f" ({cases})" if wrong else ""))
     header = ("H", "F", "P", "S", "Flax", with_padding, without)
     study.table("Side of a convolution's output", header, [[f"{cell:g}" for cell in row] for row in rows])

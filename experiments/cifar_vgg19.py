@@ -131,13 +131,9 @@ def add_rows(study: Study, arm: str, found: Arrays, data: fv.data.Dataset, setti
     study.row(f"{named(arm)}: loss at the end", loss, "", published=printed.get("loss"), peer=theirs, note=note)
     right = 100 * (found["predicted"] == data.test.labels).mean(axis=1)
     study.row(f"{named(arm)}: accuracy on the whole test set", right, peer=after(peer, "test_top1"))
-    study.row(
-        f"{named(arm)}: {setting.every} iterations and their test",
-        np.median(found["seconds"], axis=1),
-        "s",
-        published_range=PUBLISHED_SECONDS if as_published else None,
-        note="another machine" if as_published else "",
-    )
+    what, seconds = f"{named(arm)}: {setting.every} iterations and their test", np.median(found["seconds"], axis=1)
+    known = {"published_range": PUBLISHED_SECONDS, "note": "another machine"} if as_published else {}
+    study.row(what, seconds, "s", **known)
 
 
 def named(arm: str) -> str:
@@ -157,13 +153,13 @@ def judge(study: Study, runs: dict[str, Arrays], data: fv.data.Dataset, setting:
         by_epoch = ", ".join(with_error(values, "%", sign=True) for values in change.T)
         share = 100 * np.mean(~faulty["training"])
         error = ", with the standard error over seeds" if len(tests) > 1 else "; one seed, so without an error"
-        before, after = (found["loss"][:, -setting.every :].mean() for found in (correct, faulty))
+        correctly, as_printed = (found["loss"][:, -setting.every :].mean() for found in (correct, faulty))
         study.claim(
             f"{start}: BatchNorm is in training mode while the network learns",
             bool(faulty["training"].all()),
             f"in the published loop {share:.0f} % of the iterations run in evaluation mode; beside the correct loop, "
             f"with the same start and batches, that changes the test accuracy by {by_epoch} points (epoch by epoch, "
-            f"means of the tests{error}) and the last loss from {before:.3f} to {after:.3f}",
+            f"means of the tests{error}) and the last loss from {correctly:.3f} to {as_printed:.3f}",
         )
     arm, found = next(iter(runs.items()))
     hits = found["predicted"][0] == data.test.labels

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from figures import draw_lines
 from rows import Row, cells_of, rows_markdown
 
 import flaxvision as fv
@@ -157,6 +158,10 @@ class Study:
         for kind in ("png", "svg"):
             self._files[f"{name}.{kind}"] = encode(figure, kind)
         self._sections.append(f"![{caption}]({name}.png)\n\n{caption} ([vector]({name}.svg))\n")
+
+    def lines(self, name: str, caption: str, panels: Mapping[str, Any], ylabel: str, **look: Any) -> None:
+        """Add a figure of lines: see `figures.draw_lines`."""
+        self.figure(name, draw_lines(panels, ylabel, **look), caption)
 
     def scratch(self) -> Path:
         """A folder that is gone when the study is written."""

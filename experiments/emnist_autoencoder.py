@@ -11,7 +11,6 @@ from __future__ import annotations
 import numpy as np
 from common import Study, read_options
 from emnist_common import DIGITS_ONLY, QUICK, is_lower, judge_epochs, lowest, table
-from figures import draw_lines
 from matplotlib.figure import Figure
 from rows import mean_and_error, number, with_error
 from sweeps import Arrays, Runs, dataset_of, fill, torch_runs
@@ -88,15 +87,9 @@ def add_rows(study: Study, where: str, split: fv.data.Split, runs: dict[str, Run
             error = np.hypot(*(mean_and_error(runs.min(axis=1))[1] for runs in (ours, theirs)))
             note += f"; standard error of the difference: {number(float(error))}"
         known = found.published(f"{where}_loss")["published"] if (stage, optimizer) != ("final", "SGD 0.01") else None
-        study.row(
-            f"{stage}, {optimizer}: smallest {name} loss",
-            ours.min(axis=1),
-            "",
-            published=known,
-            peer=theirs.min(axis=1),
-            peer_tolerance=TOLERANCE if one_fate else None,
-            note=note,
-        )
+        judged = {"published": known, "peer_tolerance": TOLERANCE if one_fate else None, "note": note}
+        what = f"{stage}, {optimizer}: smallest {name} loss"
+        study.row(what, ours.min(axis=1), "", peer=theirs.min(axis=1), **judged)
 
 
 def counted(seeds: np.ndarray) -> str:
@@ -163,11 +156,9 @@ def draw_losses(study: Study, panels: dict[str, tuple[str, dict[str, Runs], fv.d
         solid[title] = {optimizer: found[f"{where}_loss"] for optimizer, found in runs.items()}
         dashed[title] = {optimizer: found["train_loss"] for optimizer, found in runs.items()}
         levels[title] = dict(zip(("best constant", "black image"), constant_losses(split), strict=True))
-    study.figure(
-        "losses",
-        draw_lines(solid, "squared error an image", dashed=dashed, solid_means="validation or test", levels=levels),
-        "Loss over epochs, and that of two constant images. Training losses are running means over the epoch.",
-    )
+    caption = "Loss over epochs, and that of two constant images. Training losses are running means over the epoch."
+    look = {"dashed": dashed, "solid_means": "validation or test", "levels": levels}
+    study.lines("losses", caption, solid, "squared error an image", **look)
 
 
 def draw_images(rows: dict[str, np.ndarray]) -> Figure:

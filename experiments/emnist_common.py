@@ -60,9 +60,9 @@ def last_epochs(runs: Arrays) -> np.ndarray:
 
 
 def score(runs: Arrays, metric: str, epochs: np.ndarray) -> np.ndarray:
-    """Of every seed the metric on the test set at its epoch, accuracies in percent; empty without runs."""
+    """Of every seed the metric on the test set at its epoch, accuracies in percent."""
     name = f"test_{metric}"
-    return metric_of(name).scale * at(runs[name], epochs) if runs else np.zeros(0)
+    return metric_of(name).scale * at(runs[name], epochs)
 
 
 def added(runs: Arrays, metric: str, epochs: np.ndarray) -> np.ndarray:

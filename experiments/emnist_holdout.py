@@ -14,7 +14,6 @@ from collections.abc import Mapping
 import emnist_common as emnist
 import numpy as np
 from common import Study, read_options
-from figures import draw_lines
 from rows import mean_std, with_error
 from sweeps import Arrays, Runs, dataset_of, fill, torch_runs
 
@@ -122,31 +121,16 @@ def add_final(study: Study, way: str, runs: Runs, peer: Arrays) -> None:
             values = metric_of(f"test_{metric}").scale * np.array(published[metric])
             note = f"published {mean_std(values, unit)}, 5 runs{also}"
             known = {"published": float(values.mean()), "note": note}
-        study.row(
-            f"{way}, {when}: test {label}",
-            emnist.score(runs, metric, epochs_of(runs)),
-            unit,
-            peer=emnist.score(peer, metric, epochs_of(peer)) if peer else (),
-            peer_tolerance=TOLERANCE if metric != "loss" else None,
-            **known,
-        )
-    first, last = min(published["epoch"]), max(published["epoch"])
-    study.row(
-        f"{way}: best epoch, from 0",
-        emnist.best_epochs(runs),
-        "",
-        published=float(np.mean(published["epoch"])),
-        peer=emnist.best_epochs(peer) if peer else (),
-        note=f"published {first} to {last}{also}",
-    )
-    study.row(
-        f"{way}: time of a run",
-        runs.seconds,
-        "s",
-        published=PUBLISHED_SECONDS[way],
-        peer=peer["seconds"] if peer else (),
-        note="another machine; ours one after the other, without compilation",
-    )
+        ours, theirs = (emnist.score(x, metric, epochs_of(x)) if x else () for x in (runs, peer))
+        tolerance = TOLERANCE if metric != "loss" else None
+        study.row(f"{way}, {when}: test {label}", ours, unit, peer=theirs, peer_tolerance=tolerance, **known)
+    ours, theirs = (emnist.best_epochs(x) if x else () for x in (runs, peer))
+    epochs = published["epoch"]
+    known = {"published": float(np.mean(epochs)), "note": f"published {min(epochs)} to {max(epochs)}{also}"}
+    study.row(f"{way}: best epoch, from 0", ours, "", peer=theirs, **known)
+    known = {"published": PUBLISHED_SECONDS[way], "peer": peer["seconds"] if peer else ()}
+    known["note"] = "another machine; ours one after the other, without compilation"
+    study.row(f"{way}: time of a run", runs.seconds, "s", **known)
 
 
 def add_activations(study: Study, identity: Runs, relu: Runs) -> None:
@@ -273,22 +257,19 @@ def draw(study: Study, grid: Mapping[Cell, Runs], final: dict[str, Runs], honest
         scale, title = (1, f"{label}, {which}") if metric == "loss" else (100, f"{label} (%), {which}")
         for panels, split in ((solid, "test"), (dashed, "train")):
             panels[title] = {way: scale * final[way][f"{split}_{metric}"][rows[way]] for way in WAYS}
-    study.figure(
-        "learning_curves",
-        draw_lines(solid, "", dashed=dashed, columns=3),
-        "Final models: the mean of all runs beside the run with the lowest test loss "
-        f"(seeds {lowest['scratch']} and {lowest['pretrained']}), which the report shows. Training values are running "
-        "means over the epoch.",
-    )
+    caption = "Final models: the mean of all runs beside the run with the lowest test loss "
+    caption += f"(seeds {lowest['scratch']} and {lowest['pretrained']}), which the report shows. "
+    caption += "Training values are running means over the epoch."
+    study.lines("learning_curves", caption, solid, "", dashed=dashed, columns=3)
     holdout = {
         title: {o: runs["val_loss"] for (w, width, o), runs in grid.items() if (w, width) == (way, 64)}
         for way, title in (("scratch", "from scratch"), ("pretrained", "pretrained, frozen encoder"))
     }
-    study.figure(
-        "holdout",
-        draw_lines(holdout, "validation loss", levels={"from scratch": {"ln 47": CHANCE}}, each=True),
-        f"Hold-out with 64 units: the loss on the validation split, a line a seed. Chance is ln 47 = {CHANCE:.3f}.",
+    caption = (
+        f"Hold-out with 64 units: the loss on the validation split, a line a seed. Chance is ln 47 = {CHANCE:.3f}."
     )
+    levels = {"from scratch": {"ln 47": CHANCE}}
+    study.lines("holdout", caption, holdout, "validation loss", levels=levels, each=True)
     study.figure(
         "epoch_choice",
         emnist.draw_choices(honest),

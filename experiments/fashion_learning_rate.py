@@ -11,7 +11,6 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 from common import Study, read_options
-from figures import draw_lines
 from rows import means_over
 from sweeps import Runs, after, dataset_of, fill, published, torch_runs
 
@@ -105,14 +104,10 @@ def judge_convergence(study: Study, rates: dict[str, Runs]) -> None:
     epochs = accuracy.shape[2]
     ends = {t: np.array([[converged(run, t / 100) for run in runs] for runs in accuracy]) for t in THRESHOLDS}
     at_ends = {t: 100 * np.take_along_axis(accuracy, end[..., None] - 1, 2)[..., 0] for t, end in ends.items()}
-    rows = [
-        (
-            rate,
-            f"{PUBLISHED_EPOCHS[i]} ({runs.published()['published']} %)",
-            *(f"{span(ends[t][i])} ({np.mean(at_ends[t][i]):.1f} %)" for t in THRESHOLDS),
-        )
-        for i, (rate, runs) in enumerate(rates.items())
-    ]
+    rows = []
+    for i, (rate, runs) in enumerate(rates.items()):
+        cells = [f"{span(ends[t][i])} ({np.mean(at_ends[t][i]):.1f} %)" for t in THRESHOLDS]
+        rows.append((rate, f"{PUBLISHED_EPOCHS[i]} ({runs.published()['published']} %)", *cells))
     study.table(
         "Epoch of convergence by threshold",
         ("rate", "published", *(f"{threshold:g} points" for threshold in THRESHOLDS)),
@@ -143,25 +138,15 @@ def judge_overfitting(study: Study, rates: dict[str, Runs]) -> None:
     rise = test_loss[..., -1] / lowest - 1
     fall = 1 - train_loss[..., -1] / np.take_along_axis(train_loss, best, 2)[..., 0]
     overfits = (rise >= 0.05) & (fall > 0)
-    rows = [
-        (
-            rate,
-            f"{lowest[i].mean():.3f}",
-            span(best[i, :, 0] + 1),
-            f"{test_loss[i, :, -1].mean():.3f} ({100 * rise[i].mean():+.0f} %)",
-            f"{train_loss[i, :, -1].mean():.3f}",
-            f"{100 * train_top1[i, :, -1].mean():.1f}",
-            f"{int(overfits[i].sum())} of {overfits.shape[1]}",
-        )
-        for i, rate in enumerate(rates)
-    ]
+    rows = []
+    for i, rate in enumerate(rates):
+        train, test = f"{train_loss[i, :, -1].mean():.3f}", f"{test_loss[i, :, -1].mean():.3f}"
+        right, count = f"{100 * train_top1[i, :, -1].mean():.1f}", f"{overfits[i].sum()} of {overfits.shape[1]}"
+        at_end = (f"{test} ({100 * rise[i].mean():+.0f} %)", train, right, count)
+        rows.append((rate, f"{lowest[i].mean():.3f}", span(best[i, :, 0] + 1), *at_end))
     at_end = ("test loss at the end", "training loss at the end", "training accuracy (%)", "seeds that overfit")
-    study.table(
-        "Overfitting by rate",
-        ("rate", "smallest test loss", "at epoch", *at_end),
-        rows,
-        "A run overfits if its test loss ends 5 % or more above its smallest while the training loss falls on.",
-    )
+    rule = "A run overfits if its test loss ends 5 % or more above its smallest while the training loss falls on."
+    study.table("Overfitting by rate", ("rate", "smallest test loss", "at epoch", *at_end), rows, rule)
     others = [rate for i, rate in enumerate(rates) if overfits[i].all()]
     ends = ", ".join(f"{value:.2f}" for value in train_loss[0, :, -1])
     tops = ", ".join(f"{100 * value:.0f} %" for value in train_top1[0, :, -1])
@@ -182,27 +167,20 @@ def span(values: np.ndarray) -> str:
 def draw(study: Study, rates: dict[str, Runs]) -> None:
     titles = {"Training loss": "train_loss", "Test loss": "test_loss"}
     panels = {title: {rate: runs[name] for rate, runs in rates.items()} for title, name in titles.items()}
-    figure = draw_lines(panels, "cross-entropy", log=True, heading="rate")
-    study.figure("loss", figure, "Loss over epochs for each learning rate")
+    study.lines("loss", "Loss over epochs for each learning rate", panels, "cross-entropy", log=True, heading="rate")
 
     panels = {"": {rate: 100 * runs["test_top1"] for rate, runs in rates.items()}}
-    figure = draw_lines(panels, "test accuracy (%)", heading="rate", limits=(0, 100))
-    study.figure("accuracy", figure, "Test accuracy over epochs for each learning rate")
+    caption = "Test accuracy over epochs for each learning rate"
+    study.lines("accuracy", caption, panels, "test accuracy (%)", heading="rate", limits=(0, 100))
 
     losses = stacked(rates, "step_loss")
     losses = losses[..., : losses.shape[2] // len(rates["1"]["test_top1"][0])]  # of the first epoch
     every = max(1, losses.shape[2] // 67)  # 14 of 938: single steps are too noisy to tell the lines apart
     means = means_over(losses, every)
-    figure = draw_lines(
-        {"": dict(zip(rates, means, strict=True))},
-        "training loss",
-        xlabel="step of the first epoch",
-        x=every * (np.arange(means.shape[2]) + 0.5),
-        heading="rate",
-        log=True,
-        each=True,  # rate 1 jumps at other steps in each seed
-    )
-    study.figure("first_epoch", figure, f"Loss of the first epoch's steps, means of {every} steps, a line a seed")
+    caption = f"Loss of the first epoch's steps, means of {every} steps, a line a seed"
+    look = {"xlabel": "step of the first epoch", "x": every * (np.arange(means.shape[2]) + 0.5), "heading": "rate"}
+    look |= {"log": True, "each": True}  # rate 1 jumps at other steps in each seed
+    study.lines("first_epoch", caption, {"": dict(zip(rates, means, strict=True))}, "training loss", **look)
 
 
 if __name__ == "__main__":

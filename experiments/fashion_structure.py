@@ -103,38 +103,21 @@ def judge_overfitting(study: Study, runs: Structures) -> None:
     rows = []
     for name, run in runs.items():
         study.row(f"epoch of the smallest test loss, {name}", lowest[name], "epoch", published=LOWEST[name])
-        loss = run["test_loss"].mean(axis=0)
+        loss, learned, right = (run[metric].mean(axis=0) for metric in ("test_loss", "train_loss", "train_top1"))
         near = np.flatnonzero(loss <= 1.01 * loss.min()) + 1
-        rows.append(
-            (
-                name,
-                f"{loss.min():.3f}",
-                f"{near[0]} to {near[-1]}",
-                f"{loss[-1]:.3f}",
-                f"{rise[name].mean():+.0f} %",
-                f"{run['train_loss'][:, -1].mean():.3f}",
-                f"{100 * run['train_top1'][:, -1].mean():.2f}",
-            )
-        )
+        at_end = (f"{loss[-1]:.3f}", f"{rise[name].mean():+.0f} %", f"{learned[-1]:.3f}", f"{100 * right[-1]:.2f}")
+        rows.append((name, f"{loss.min():.3f}", f"{near[0]} to {near[-1]}", *at_end))
     at_end = ("test loss at the end", "rise", "training loss at the end", "training accuracy (%)")
     study.table("Overfitting", ("structure", "smallest test loss", "epochs within 1 % of it", *at_end), rows)
 
     places = ", ".join(f"{name} {values.mean():.0f}" for name, values in lowest.items())
     rises = ", ".join(f"{name} {values.mean():+.0f} %" for name, values in rise.items())
-    claim(
-        study,
-        runs,
-        "the test loss is smallest near epoch 50 (base), 30 (deeper) and 50 (wider)",
-        (abs(values.mean() - LOWEST[name]) <= 10 for name, values in lowest.items()),
-        f"smallest at epoch {places}. Rule: within 10 epochs",
-    )
-    claim(
-        study,
-        runs,
-        "afterwards the test loss rises: the networks overfit",
-        np.concatenate(list(rise.values())) >= 5,
-        f"from its smallest to the end: {rises}. Rule: every run rises by 5 % or more",
-    )
+    near = (abs(values.mean() - LOWEST[name]) <= 10 for name, values in lowest.items())
+    statement = "the test loss is smallest near epoch 50 (base), 30 (deeper) and 50 (wider)"
+    claim(study, runs, statement, near, f"smallest at epoch {places}. Rule: within 10 epochs")
+    evidence = f"from its smallest to the end: {rises}. Rule: every run rises by 5 % or more"
+    rising = np.concatenate(list(rise.values())) >= 5
+    claim(study, runs, "afterwards the test loss rises: the networks overfit", rising, evidence)
     others = ("base", "wider")
     earlier = [lowest["deeper"].mean() < lowest[name].mean() for name in others]
     evidence = f"smallest test loss at epoch {places}; rise {rises}. Rule: earlier, and a larger rise, than both others"
@@ -157,14 +140,10 @@ def judge_stability(study: Study, runs: Structures) -> None:
 
     points = ", ".join(f"{name} {value:.3f}" for name, value in changes["test_top1"].items())
     losses = ", ".join(f"{name} {value:.4f}" for name, value in changes["test_loss"].items())
-    claim(
-        study,
-        runs,
-        "the wider network is the least stable",
-        (values["wider"] > 1.1 * max(values["base"], values["deeper"]) for values in changes.values()),
-        f"standard deviation of the change from epoch to epoch: test accuracy {points} points; test loss {losses}. "
-        "Rule: wider's is the largest by more than 10 %, in both",
-    )
+    evidence = f"standard deviation of the change from epoch to epoch: test accuracy {points} points; test loss "
+    evidence += f"{losses}. Rule: wider's is the largest by more than 10 %, in both"
+    worst = (values["wider"] > 1.1 * max(values["base"], values["deeper"]) for values in changes.values())
+    claim(study, runs, "the wider network is the least stable", worst, evidence)
 
 
 def judge_gradients(study: Study, steps: Runs) -> None:
@@ -208,9 +187,9 @@ def draw(study: Study, runs: Structures, gradients: Runs) -> None:
         mean, loss = (means_over(gradients[key][:, :count], window) for key in STEPS)
         places = window * (np.arange(mean.shape[1]) + 0.5) + 0.5
         panels = {"Sum of mean gradients (thousandths)": {"": 1000 * mean}, "Loss": {"": loss}}
-        figure = draw_lines(panels, "", xlabel="step", x=places)
         what = f"the first {count} steps" if window == 1 else f"the first epoch, means of {window} steps"
-        study.figure(name, figure, f"Sum over tensors of the mean gradient, and the loss, of {what}")
+        caption = f"Sum over tensors of the mean gradient, and the loss, of {what}"
+        study.lines(name, caption, panels, "", xlabel="step", x=places)
 
 
 if __name__ == "__main__":

@@ -39,13 +39,9 @@ def main(arguments: list[str] | None = None) -> None:
     epochs = {"type": int, "default": 10, "help": "of every run (default 10, the report's)"}
     options = common.read_options("framework_parity", __doc__, arguments, seeds=3, extra={"--epochs": epochs})
     quick = options.quick
-    study = Study(
-        options,
-        "A",
-        "One CNN in two frameworks",
-        'The report trains "the same" network in PyTorch and in Keras and ends 0.20 points of test accuracy apart. '
-        f"Here its two networks are trained in both frameworks and in Flax, {options.seeds} seeds each.",
-    )
+    about = 'The report trains "the same" network in PyTorch and in Keras and ends 0.20 points of test accuracy apart. '
+    about += f"Here its two networks are trained in both frameworks and in Flax, {options.seeds} seeds each."
+    study = Study(options, "A", "One CNN in two frameworks", about)
     flax = fw.train_flax(study, options.extra.epochs)
     found = flax[FLAX_TORCH, UNPADDED]
     data, recipe = dataset_of(options, found.config), recipe_of(found.outcomes[0])
@@ -96,15 +92,10 @@ def compare_with_published(study: Study, cells: Cells) -> None:
 
 
 def tabulate_cells(study: Study, cells: Cells) -> None:
-    study.table(
-        "After the last epoch",
-        ("framework", "network", *(f"{label} {unit}".strip() for label, unit in METRICS.values())),
-        [
-            (*cell, *(mean_std(after(runs, m), unit) for m, (_, unit) in METRICS.items()))
-            for cell, runs in cells.items()
-        ],
-        "Mean and standard deviation over seeds; training values are running ones, as both frameworks print them.",
-    )
+    header = ("framework", "network", *(f"{label} {unit}".strip() for label, unit in METRICS.values()))
+    rows = [(*cell, *(mean_std(after(runs, m), METRICS[m][1]) for m in METRICS)) for cell, runs in cells.items()]
+    note = "Mean and standard deviation over seeds; training values are running ones, as both frameworks print them."
+    study.table("After the last epoch", header, rows, note)
 
 
 # The difference, taken apart.
@@ -329,13 +320,13 @@ def draw_trajectories(study: Study, trajectory: export.Trajectory) -> None:
     for (framework, precision), name in names.items():
         apart = np.abs(trajectory.losses[framework, precision] / trajectory.losses["torch", precision] - 1)
         lines[name] = np.maximum(np.maximum.accumulate(apart, axis=-1), 1e-17)  # 0 has no logarithm
-    study.figure(
-        "trajectories",
-        draw_lines({"": lines}, "largest relative difference", xlabel="step", log=True, limits=(8e-18, 1)),
+    caption = (
         "The unpadded network from one start in one order: the largest difference of a loss from PyTorch's up to each "
         "step. In float32 rounding grows, between frameworks as between two orders of summation in PyTorch; in float64 "
-        "there is next to none.",
+        "there is next to none."
     )
+    look = {"xlabel": "step", "log": True, "limits": (8e-18, 1)}
+    study.lines("trajectories", caption, {"": lines}, "largest relative difference", **look)
 
 
 if __name__ == "__main__":

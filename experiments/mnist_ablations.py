@@ -76,12 +76,10 @@ def main(arguments: list[str] | None = None) -> None:
             pairs[f"2 layers, {name}"] = (cleared, *train(study, "2 layers, sigmoid", **settings).values())
 
     compare_numbers(study, runs)
-    losses = {
-        f"{name} ({runs[name].parameters:,} parameters)": Losses(
-            printed, runs[name]["step_loss"], what=f"mean loss, {name}", note=LOSS_NOTES.get(name, "")
-        )
-        for name, printed in LOSSES.items()
-    }
+    losses = {}
+    for name, printed in LOSSES.items():
+        title, note = f"{name} ({runs[name].parameters:,} parameters)", LOSS_NOTES.get(name, "")
+        losses[title] = Losses(printed, runs[name]["step_loss"], what=f"mean loss, {name}", note=note)
     compare_losses(study, "losses", losses, every, runs["2 layers"]["test_top1"].shape[1])
     list_networks(study, runs)
     claims.judge_clearing(study, clearing, smooth)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 from common import Study, read_options
-from figures import draw_confusions, draw_lines
+from figures import draw_confusions
 from rows import means_by_epoch
 from sweeps import after, dataset_of, fill, torch_runs
 
@@ -99,8 +99,8 @@ def compare_losses(study: Study, name: str, panels: Mapping[str, Losses], every:
     per_epoch = losses.ours.shape[1] // epochs
     x = np.add.outer(per_epoch * np.arange(epochs), every * np.arange(1, 4)).ravel()
     look = {"xlabel": "iteration", "x": x, "dashed_means": "report", "solid_means": "flaxvision", "log": True}
-    figure = draw_lines(solid, f"training loss, mean of {every}", dashed=dashed, **look)
-    study.figure(name, figure, f"Training loss, mean of every {every} iterations: the report's and ours.")
+    caption = f"Training loss, mean of every {every} iterations: the report's and ours."
+    study.lines(name, caption, solid, f"training loss, mean of {every}", dashed=dashed, **look)
 
 
 def judge_confused_pair(study: Study, confusions: np.ndarray, classes: tuple[str, ...]) -> None:

@@ -168,18 +168,13 @@ def _train_keras(
     jax.config.update("jax_numpy_rank_promotion", "allow")  # JAX's default, on which Keras relies
     jax.config.update("jax_numpy_dtype_promotion", "standard")  # and this
     keras.utils.set_random_seed(recipe.seed)
-    model = keras.Sequential(
-        [
-            keras.Input(dataset.input_shape),
-            layers.Conv2D(32, 5, activation="relu"),
-            layers.MaxPooling2D(),
-            layers.Conv2D(64, 5, activation="relu"),
-            layers.MaxPooling2D(),
-            layers.Flatten(),
-            layers.Dense(1024, activation="relu"),
-            layers.Dense(dataset.num_classes),
-        ]
-    )
+    model = keras.Sequential([keras.Input(dataset.input_shape)])
+    for channels in (32, 64):
+        model.add(layers.Conv2D(channels, 5, activation="relu"))
+        model.add(layers.MaxPooling2D())
+    model.add(layers.Flatten())
+    model.add(layers.Dense(1024, activation="relu"))
+    model.add(layers.Dense(dataset.num_classes))
     model.compile(
         keras.optimizers.SGD(recipe.learning_rate),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import numpy as np
 from common import Study, read_options
-from figures import draw_lines
 from matplotlib.figure import Figure
 from rows import mean_and_error, mean_std, plus_minus
 from sweeps import Arrays, Runs, after, dataset_of, draw_published, fill, torch_runs
@@ -89,14 +88,10 @@ def explain_first_epoch(study: Study, runs: dict[str, Runs], peers: dict[str, Ar
             cells = (*(mean_std(values, "%") for values in both), plus_minus(difference, error, "%", sign=True))
             rows.append((network, f"{PUBLISHED_ACCURACY[network][0]}", *cells))
     if rows:
-        study.table(
-            "Accuracy after the first epoch (%)",
-            ("model", "published", "ours", "PyTorch", "ours less PyTorch's (standard error)"),
-            rows,
-            "PyTorch is as far from the report as ours: the distance comes from the points, not from the library."
-            if alike
-            else "PyTorch and ours differ by more than two standard errors.",
-        )
+        header = ("model", "published", "ours", "PyTorch", "ours less PyTorch's (standard error)")
+        note = "PyTorch is as far from the report as ours: the distance comes from the points, not from the library."
+        note = note if alike else "PyTorch and ours differ by more than two standard errors."
+        study.table("Accuracy after the first epoch (%)", header, rows, note)
 
 
 def judge(study: Study, runs: dict[str, Runs], polar_longer: np.ndarray) -> None:
@@ -141,8 +136,8 @@ def draw(study: Study, data: fv.data.Dataset, runs: dict[str, Runs], polar_longe
     draw_published(study, runs, PUBLISHED_ACCURACY, "train_loss", "Accuracy and loss after each epoch.")
     published = {"": np.array(runs["polar"].by_epoch(PUBLISHED_ACCURACY["polar"]))}
     look = {"dashed": {"polar": published}, "solid_means": "ours", "dashed_means": "published"}
-    figure = draw_lines({"polar": {"": polar_longer}}, "test accuracy (%)", **look)
-    study.figure("polar_trained_on", figure, "The polar model with more epochs.")
+    caption, panels = "The polar model with more epochs.", {"polar": {"": polar_longer}}
+    study.lines("polar_trained_on", caption, panels, "test accuracy (%)", **look)
 
 
 def draw_boundaries(data: fv.data.Dataset, runs: dict[str, Runs], resolution: int) -> Figure:

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from common import KEPT, RESULTS, Options, Study, cached, commit, installed, stacked
-from figures import draw_lines
 
 import flaxvision as fv
 from flaxvision.sweep import Outcome, Spec, config_hash, load_spec, override, run
@@ -92,8 +91,7 @@ def draw_published(
         title: {name: found[loss] for name, found in runs.items()},
     }
     dashed = {accuracy: {name: np.array(runs[name].by_epoch(values)) for name, values in earlier.items()}}
-    figure = draw_lines(panels, "", dashed=dashed, solid_means="ours", dashed_means="published")
-    study.figure("curves", figure, caption)
+    study.lines("curves", caption, panels, "", dashed=dashed, solid_means="ours", dashed_means="published")
 
 
 def published(spec: Spec, metric: str, where: Mapping[str, str]) -> dict[str, float]:

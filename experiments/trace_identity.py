@@ -36,13 +36,9 @@ def main(arguments: list[str] | None = None) -> None:
     sizes, draws, columns, steps = (2, 4, 8, 16, 32, 64, 128), 100, 6, 1000
     if options.quick:
         sizes, draws, columns, steps = (2, 8), 20, 2, 200
-    study = Study(
-        options,
-        "A, exercise 2-5",
-        "Traces: two identities, and a maximum",
-        f"Each seed draws {draws} matrices of every size, their entries standard normal. An error is relative to the "
-        "largest trace that matrices of these norms can have, in units of the type's rounding error eps.",
-    )
+    about = f"Each seed draws {draws} matrices of every size, their entries standard normal. An error is relative to "
+    about += "the largest trace that matrices of these norms can have, in units of the type's rounding error eps."
+    study = Study(options, "A, exercise 2-5", "Traces: two identities, and a maximum", about)
     study.config |= {"sizes": sizes, "draws": draws, "columns": columns, "steps": steps, "rate": RATE}
 
     seeds = range(options.seeds)
@@ -141,11 +137,8 @@ def judge(study: Study, errors: dict[str, np.ndarray], maxima: list[Maximum]) ->
     statements = ("tr(AB) = tr(BA)", "tr(WAWᵀ) = tr(A) for square W with WWᵀ = I, so every orthogonal W maximises it")
     for i, statement in enumerate(statements):
         most = max(float(array[:, :, i].max()) for array in errors.values())
-        study.claim(
-            statement,
-            most <= ROUNDING,
-            f"largest error {most:.2g} eps over all sizes, seeds and both types ({ROUNDING} eps count as equal)",
-        )
+        evidence = f"largest error {most:.2g} eps over all sizes, seeds and both types ({ROUNDING} eps count as equal)"
+        study.claim(statement, most <= ROUNDING, evidence)
     first = maxima[0]
     equal, scatter = ROUNDING * np.finfo("float64").eps * np.abs(first.sums).max(), np.ptp(first.random[-1])
     study.claim(
@@ -155,11 +148,8 @@ def judge(study: Study, errors: dict[str, np.ndarray], maxima: list[Maximum]) ->
         f"{first.random.shape[1]} different W give one trace, {first.sums[-1]:.4f}, with a scatter of {scatter:.0e}",
     )
     off = max(np.abs(m.random[:-1] - m.sums[-1]).max() for m in maxima)
-    study.claim(
-        "WWᵀ = I is enough for tr(WAWᵀ) = tr(A)",
-        bool(off <= equal),
-        f"with fewer rows than columns the two differ by up to {off:.3g}: W must be square",
-    )
+    evidence = f"with fewer rows than columns the two differ by up to {off:.3g}: W must be square"
+    study.claim("WWᵀ = I is enough for tr(WAWᵀ) = tr(A)", bool(off <= equal), evidence)
 
 
 def tabulate(study: Study, maxima: list[Maximum]) -> None:

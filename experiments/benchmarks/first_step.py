@@ -30,9 +30,8 @@ def main() -> None:
         stamp("imported")
         data = fv.data.load(dataset, raw_dir=raw_dir, data_dir=data_dir)
         stamp("loaded")
-        first = dataclasses.replace(data.test, images=data.test.images[:BATCH], labels=data.test.labels[:BATCH])
         recipe = fv.Recipe(optimizer="adam", learning_rate=1e-3, batch_size=BATCH, steps=1)
-        fv.fit(fv.models.create(NETWORK, init="torch"), dataclasses.replace(data, test=first), recipe)
+        fv.fit(fv.models.create(NETWORK, init="torch"), dataclasses.replace(data, test=data.test[:BATCH]), recipe)
     else:
         import torch
 

@@ -44,15 +44,8 @@ def train(
     evaluate = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda epoch, logs: [model.evaluate(*split, 500, verbose=0) for split in others[:-1]]
     )
-    found = model.fit(
-        *arrays(data, "train", pixels),
-        settings["batch_size"],
-        int(settings["epochs"]),
-        shuffle=settings.get("shuffle", True),
-        validation_data=others[-1],
-        validation_batch_size=500,
-        verbose=0,
-        callbacks=[evaluate],
-    )
+    each = {"validation_data": others[-1], "validation_batch_size": 500, "callbacks": [evaluate], "verbose": 0}
+    shuffle, epochs = settings.get("shuffle", True), int(settings["epochs"])
+    found = model.fit(*arrays(data, "train", pixels), settings["batch_size"], epochs, shuffle=shuffle, **each)
     accuracy = float(found.history["val_accuracy"][-1])  # of the last split, the test images
     return accuracy, {layer.name: layer.get_weights() for layer in model.layers}

@@ -85,17 +85,9 @@ def train_trials(turn: Turn, task: Task, trials: int, images: int, executor: str
 
     fv.runtime.prepare()
     recipe = {"optimizer": task.optimizer, "learning_rate": task.recipe.learning_rate, "batch_size": task.batch}
-    spec = parse_spec(
-        {
-            "name": "trials",
-            "dataset": "glyphs47" if task.network.startswith("emnist") else "glyphs",
-            "model": task.network,
-            "seeds": trials,
-            "data": {"drawn": images},
-            "sizes": {"init": "torch"},
-            "recipe": {**recipe, "epochs": EPOCHS},
-        }
-    )
+    network = {"model": task.network, "sizes": {"init": "torch"}, "recipe": {**recipe, "epochs": EPOCHS}}
+    data = {"dataset": "glyphs47" if task.network.startswith("emnist") else "glyphs", "data": {"drawn": images}}
+    spec = parse_spec({"name": "trials", "seeds": trials, **data, **network})
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder) / "run"
         while turn():

@@ -42,15 +42,8 @@ def run(options: Options) -> None:
         for number in range(1 + repeats):
             for name, (framework, state) in COMMANDS.items():
                 data = Path(folder) / (f"data{number}" if state == "fresh" else "data")
-                command = [
-                    sys.executable,
-                    script,
-                    str(time.time()),
-                    framework,
-                    dataset,
-                    str(data),
-                    *([options.raw_dir] if options.raw_dir else []),
-                ]
+                raw = [options.raw_dir] if options.raw_dir else []
+                command = [sys.executable, script, str(time.time()), framework, dataset, str(data), *raw]
                 total, _ = whole_run(command, Path(folder))
                 stamps = json.loads((Path(folder) / "log.txt").read_text().splitlines()[-1])
                 if number:
