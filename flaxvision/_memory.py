@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 BOUNDARY = 64  # bytes: XLA takes no array that begins elsewhere, and NumPy's own begin 16 after
 _PARTS = 32  # of a row that are moved in turn: the share of the array that is held twice
 
 
-def empty(shape: tuple[int, ...], dtype: Any = np.uint8) -> np.ndarray:
+def empty(shape: tuple[int, ...], dtype: DTypeLike = np.uint8) -> np.ndarray:
     """An array of `shape` whose memory begins on a boundary of 64 bytes."""
     size = math.prod(shape) * np.dtype(dtype).itemsize
     memory = np.empty(size + BOUNDARY, np.uint8)

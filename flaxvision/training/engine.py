@@ -79,7 +79,9 @@ class Engine:
         whole = min(steps, examples // batch_size) if plan.on_cpu else steps
         with compiling_once(self._many, "beginning", steps, examples):
             done, carry = begun or (0, self._begin(states, steps))
-            orders = self._orders(states, epoch, examples) if plan.recipe.shuffle else None
+            seeds, orders = states.pick(lambda state: state.seed), None
+            if plan.recipe.shuffle:
+                orders = seeds.each(lambda seeds: _epoch_orders(seeds, np.uint32(epoch), examples))
         if done:
             yield done, carry
         while done < steps:
@@ -181,10 +183,6 @@ class Engine:
         if call.length is None:
             return lax.fori_loop(first, first + count, one, carry)
         return lax.fori_loop(0, call.length, lambda i, carry: one(first + i, carry), carry)
-
-    def _orders(self, states: Members[TrainState], epoch: int, examples: int) -> Members[jax.Array]:
-        seeds = states.pick(lambda state: state.seed)
-        return seeds.each(lambda seeds: _epoch_orders(seeds, np.uint32(epoch), examples))
 
     def _begin(self, states: Members[TrainState], steps: int) -> Carry:
         """An epoch of which nothing is done."""
