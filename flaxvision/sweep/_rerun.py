@@ -44,7 +44,7 @@ def rerun(directory: str | Path, trial_id: str, *, raw_dir: str | None = None, d
     matching = [record for record in ended if record["id"].startswith(trial_id)]
     if len(matching) != 1:
         ids = ", ".join(record["id"] for record in ended) or "(none)"
-        raise UserError(f"trial {trial_id!r} names {len(matching)} trials of this run: give one of {ids}")
+        raise UserError(f"trial {trial_id!r} matches {len(matching)} trials of this run: give one of {ids}")
     (record,) = matching
     trial, old = Trial.of_record(record), outcome_of(record, before)
     look_again([trial])

@@ -110,7 +110,7 @@ def check(
     """What a run would do, and where; checked as by `run`, but for what is in the run directory."""
     check_executor(executor)
     if resume and out_dir is None:
-        raise UserError("--resume goes on with a run that exists: name it with --out DIR")
+        raise UserError("--resume continues an existing run: name it with --out DIR")
     new = Path("runs") / f"{spec.name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
     files = RunFiles(new if out_dir is None else Path(out_dir), data)
     checked = plan(spec, files)
@@ -153,7 +153,7 @@ class Training:
         for cohort in before.cohorts if before else ():
             folder = self.files.checkpoints / name_of(cohort)
             if folder.exists() and folder.name not in names and ids.intersection(cohort):
-                self.watch.note(f"{subject(cohort)} begins anew: what was trained together is no longer")
+                self.watch.note(f"{subject(cohort)} begins anew: its cohort has changed")
                 shutil.rmtree(folder, ignore_errors=True)
         write_arrangement(directory, {**stages, stage: recorded(arranged, before, self.executor, platform)})
         return arranged

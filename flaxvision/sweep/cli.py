@@ -74,7 +74,7 @@ def _sweep(arguments: list[str], own_process: bool) -> int:
     except KeyboardInterrupt:
         directory = watch.directory or (options.out if options.resume else None)
         words += ([] if options.out else ["--out", str(directory)]) + ([] if options.resume else ["--resume"])
-        kept = f"interrupted; the trials that ended are kept in {directory}: to go on, type {shlex.join(words)}"
+        kept = f"interrupted; the trials that ended are kept in {directory}: to continue, type {shlex.join(words)}"
         print(kept if directory else NOTHING_YET, file=sys.stderr)
         return 130
     if not quiet:
@@ -164,9 +164,9 @@ def _sweep_parser() -> Parser:
     add("--limit", metavar="N", type=positive(int), help="use the first N examples of every split")
     add("--set", metavar="KEY=V1,V2", nargs="+", action="extend", default=[], help="fix a setting, or vary it")
     add("--executor", metavar="E", default="auto", help=f"how trials run: {', '.join(EXECUTORS)} (default: auto)")
-    every = "seconds after which what trains is kept, so that --resume goes on from there (default: 60; or: never)"
+    every = "seconds between checkpoints, from which --resume continues (default: 60; or: never)"
     add("--checkpoint-every", metavar="S", type=_seconds, default=CHECKPOINT_EVERY, help=every)
-    add("--resume", action="store_true", help="go on with the run in --out, with trials that were not over too")
+    add("--resume", action="store_true", help="continue the run in --out, unfinished trials from their checkpoints")
     add("--no-export", action="store_true", help="leave out the winner's ONNX file and its comparison")
     add("--quiet", action="store_true", help="print nothing but errors")
     return parser

@@ -125,7 +125,7 @@ def _one_line(trial: Trial) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        said = f"{type(error).__name__}: {error}; mend it or its sizes"
+        said = f"{type(error).__name__}: {error}; fix it or its [sizes]"
         raise UserError(f"model {trial.config.model.name!r} cannot be built: {said}") from error
 
 

@@ -67,7 +67,7 @@ def parse_spec(table: Mapping[str, object]) -> Spec:
     _known("key", table, TOP_KEYS)
     name = _text(table, "name")
     if not name or Path(name).name != name or not name.isprintable():
-        raise UserError(f"name is {name!r}: give one that a folder may have")
+        raise UserError(f"name is {name!r}: give a valid folder name")
     base = _settings(table)
     for key in ("select", "select_on"):
         if key in table:

@@ -149,7 +149,9 @@ def _objective(spec: Spec, trials: Sequence[Trial], files: RunFiles) -> str:
     without = any(dataset.validation is None for dataset in datasets)
     scored = all(trial.config.recipe.get("loss") != "squared_error" for trial in samples)
     if not scored and spec.convergence_threshold is not None:
-        raise UserError("convergence_threshold is of top-1, which loss 'squared_error' does not have: leave it out")
+        raise UserError(
+            "convergence_threshold applies to top-1, which loss 'squared_error' does not have: leave it out"
+        )
     if spec.objective == AUTO:
         return f"{'test' if without else 'val'}_{'top1' if scored else 'loss'}"
     if spec.objective.startswith("val_") and without:

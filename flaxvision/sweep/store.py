@@ -130,7 +130,7 @@ def _check_same(directory: Path, spec: Spec, resume: bool) -> None:
             "--out DIR"
         )
     if not resume:
-        raise UserError(f"{directory} holds this sweep already: add --resume to go on, or give another --out DIR")
+        raise UserError(f"{directory} holds this sweep already: add --resume to continue, or give another --out DIR")
 
 
 def _experiment(spec: Spec) -> Identity:
@@ -185,7 +185,7 @@ def read_records(directory: Path) -> list[Record]:
                 if number == len(lines):  # a kill cut it short
                     continue
                 raise UserError(
-                    f"{path} line {number} is not valid JSON ({error.msg}): remove that line to go on"
+                    f"{path} line {number} is not valid JSON ({error.msg}): remove that line to continue"
                 ) from error
             records[record.get("id", number)] = record
     return list(records.values())
@@ -251,12 +251,14 @@ def check_identity(directory: Path, records: Sequence[Record], identity: Identit
     elsewhere = listed(list(moved))
     if changed := _changes(held, known):
         raise UserError(
-            f"{directory} holds trials of something else: {changed}{f' (and {elsewhere})' if elsewhere else ''}: put "
-            "that back to go on, or give another folder with --out DIR"
+            f"{directory} holds trials made from other inputs: {changed}{f' (and {elsewhere})' if elsewhere else ''}: "
+            "restore that to continue, or give another folder with --out DIR"
         )
     notes = []
     if len(held) < sum(record.get("status") != "failed" for record in records):
-        notes.append("some trials on record do not say on what data and code they were trained: they may be of others")
+        notes.append(
+            "some recorded trials do not say which data and code they were trained on: these may have been others"
+        )
     if elsewhere:
         notes.append(f"resumed elsewhere: {elsewhere}")
     return notes
@@ -265,7 +267,7 @@ def check_identity(directory: Path, records: Sequence[Record], identity: Identit
 def check_unchanged(record: Record, identity: Identity) -> None:
     """Raise where a trial that just ended rests on other things than those that were there when the sweep began."""
     if changed := _changes([record.get("identity", {})], identity):
-        raise UserError(f"what is trained changed while the sweep ran: {changed}: start again with another --out DIR")
+        raise UserError(f"inputs changed while the sweep ran: {changed}: start again with another --out DIR")
 
 
 def _changes(held: Sequence[Identity], known: Identity) -> str:

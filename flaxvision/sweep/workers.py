@@ -107,13 +107,13 @@ def ending(code: int, memory: bool = False) -> str:
 
     >>> print(ending(3), ending(-11), ending(-9), ending(-9, memory=True), sep="; ")
     the worker process ended with exit status 3; the worker process was ended by SIGSEGV; the worker process was ended \
-by SIGKILL; the worker process was ended by SIGKILL, for want of memory: a smaller batch_size needs less
+by SIGKILL; the worker process was ended by SIGKILL, out of memory: a smaller batch_size needs less
     """
     if code >= 0:
         return f"the worker process ended with exit status {code}"
     names = {number.value: number.name for number in signal.Signals}
     name = names.get(-code, f"signal {-code}")
-    why = ", for want of memory: a smaller batch_size needs less"
+    why = ", out of memory: a smaller batch_size needs less"
     return f"the worker process was ended by {name}{why if memory and name == 'SIGKILL' else ''}"
 
 

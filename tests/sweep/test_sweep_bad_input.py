@@ -399,7 +399,7 @@ def test_output_folder(mistake, tmp_path, tiny, spec_file, command):
     mistake("cannot write", path, "--out", "/proc/flaxvision/run")
     mistake("cannot write", path, "--out", tmp_path / ("x" * 300))
     trial = (out / "trials.jsonl").read_text()[8:18]
-    mistake("names 0 trials", "rerun", out, "zzz")
+    mistake("matches 0 trials", "rerun", out, "zzz")
     (out / "trials" / f"{trial}.npz").unlink()
     mistake("cannot read", "rerun", out, trial)
     (out / "spec.toml").write_text("x")

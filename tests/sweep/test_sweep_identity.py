@@ -94,7 +94,9 @@ def network(tmp_path, request):
 def test_other_labels_in_the_same_archive(fill, tmp_path):
     fill()
     write_data(tmp_path / "data", 1 - LABELS)
-    with pytest.raises(UserError, match=r"run holds trials of something else: data npz:data train was [0-9a-f]+, is"):
+    with pytest.raises(
+        UserError, match=r"run holds trials made from other inputs: data npz:data train was [0-9a-f]+, is"
+    ):
         fill(seeds=2, resume=True)
     assert len((tmp_path / "run" / "trials.jsonl").read_text().splitlines()) == 1
     assert rerun_changes("run") == ["data npz:data train", "data npz:data test"]
@@ -130,7 +132,7 @@ def test_a_network_edited(fill, network, old, new, named):
     model = network()
     fill(model=model)
     network(old, new)
-    with pytest.raises(UserError, match=rf"code {model}.* {named} was [0-9a-f]+, is [0-9a-f]+.*: put that back"):
+    with pytest.raises(UserError, match=rf"code {model}.* {named} was [0-9a-f]+, is [0-9a-f]+.*: restore that"):
         fill(model=model, seeds=2, resume=True)
     if "WIDTH" in old:  # what the file holds now, though Python had the older one
         now = plan(spec_of(model=model), RunFiles(Path("new"))).parameters
@@ -169,7 +171,7 @@ def test_a_picture_moved_to_another_class(tmp_path):
     assert plan(spec, RunFiles(tmp_path / "run")).identity == before
     (tmp_path / "a" / "0.png").rename(tmp_path / "b" / "0.png")
     after = plan(spec, RunFiles(tmp_path / "run")).identity  # in the same process
-    with pytest.raises(UserError, match=r"something else: data images:\S+ train was [0-9a-f]+, is"):
+    with pytest.raises(UserError, match=r"other inputs: data images:\S+ train was [0-9a-f]+, is"):
         check_identity(tmp_path / "run", [{"status": "ok", "identity": before}], after)
 
 
@@ -194,7 +196,7 @@ def test_trials_of_two_runs_in_one_file(fill, tmp_path):
     fill("other", seeds=[7])
     with open("run/trials.jsonl", "a") as file:
         file.write(Path("other/trials.jsonl").read_text())
-    with pytest.raises(UserError, match="trials of something else"):
+    with pytest.raises(UserError, match="trials made from other inputs"):
         fill(seeds=[0, 7], resume=True)
 
 
@@ -209,7 +211,7 @@ def test_what_is_no_longer_as_it_was_is_said(fill):
     del record["identity"]
     Path("run/trials.jsonl").write_text(json.dumps(record) + "\n")
     (note,) = fill(seeds=2, resume=True).provenance["notes"]
-    assert "do not say on what data and code they were trained" in note
+    assert "do not say which data and code they were trained on" in note
     assert "notes" not in fill("new").provenance
 
 

@@ -121,7 +121,7 @@ def test_another_executor_and_other_cores_begin_anew(tmp_path, files, straight, 
     go(out, 3, executor="unroll")
     (said,) = go(out, 3, executor="loop")
     assert said.startswith("the cohort of trials ")
-    assert said.endswith(" begins anew: what was trained together is no longer")
+    assert said.endswith(" begins anew: its cohort has changed")
     with monkeypatch.context() as patched:
         patched.setattr("flaxvision.sweep.work.cores", lambda: [0] * 99)
         (said,) = go(out, 4)

@@ -105,7 +105,7 @@ def test_a_failed_trial_is_tried_again(networks, tmp_path, files):
     assert "No winner" in (out / "report.html").read_text(encoding="utf-8")
     again = run(spec, out, executor="loop", export=True, resume=True)
     assert (again.winner, len(again.failures), again.problems) == (None, 2, ())
-    with pytest.raises(UserError, match="names 0 trials"):
+    with pytest.raises(UserError, match="matches 0 trials"):
         fv.sweep.rerun(out, result.failures[0].id)
 
 
@@ -116,7 +116,7 @@ def test_an_interrupt_is_no_failure_of_a_trial(networks, tmp_path, spec_file, ca
     assert main([str(path), "--executor", "loop", "--no-export"]) == 130
     (out,) = (tmp_path / "runs").iterdir()
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith(f"interrupted; the trials that ended are kept in runs/{out.name}: to go on, type ")
+    assert last.startswith(f"interrupted; the trials that ended are kept in runs/{out.name}: to continue, type ")
     assert last.endswith(f"--executor loop --no-export --out runs/{out.name} --resume")
 
 
@@ -182,7 +182,7 @@ def test_memory_is_named_only_where_it_was_the_cause():
     assert len(reason(ValueError("x" * 10_000))) < 500
     assert "\n" not in reason(ValueError("a\nb"))
     assert "memory" not in workers.ending(-9) + workers.ending(-15, memory=True) + workers.ending(1, memory=True)
-    assert "for want of memory" in workers.ending(-9, memory=True)
+    assert "out of memory" in workers.ending(-9, memory=True)
 
 
 def test_what_cannot_be_handed_to_a_worker_is_told_in_one_line():
