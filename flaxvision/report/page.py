@@ -11,10 +11,9 @@ import numpy as np
 
 from flaxvision.report import formats
 from flaxvision.report.confusion import confused_pairs, examples_of, of_winner
-from flaxvision.report.display import display_tables, tells_more
+from flaxvision.report.display import cautions, data_used, display_tables, tells_more
 from flaxvision.report.figures import figure_files
 from flaxvision.report.fonts import substitutes
-from flaxvision.report.remarks import cautions, data_used
 from flaxvision.report.style import COLUMN, DPI
 from flaxvision.sweep.results import Outcome, SweepResult
 from flaxvision.training.metrics import METRICS, SHOWN_METRICS

@@ -10,8 +10,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
-from flaxvision.report.display import Entry, Table, display_tables, narrow
-from flaxvision.report.remarks import cautions, data_used
+from flaxvision.report.display import Entry, Table, cautions, data_used, display_tables, narrow
 from flaxvision.sweep.results import TABLE_METRICS, SweepResult
 
 if TYPE_CHECKING:

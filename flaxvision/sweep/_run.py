@@ -15,8 +15,7 @@ from flaxvision.errors import UserError
 from flaxvision.identity import switches
 from flaxvision.sweep import store
 from flaxvision.sweep.arrange import Arrangement, go_on, read_arrangement, recorded, write_arrangement
-from flaxvision.sweep.attempt import reason
-from flaxvision.sweep.executors import CHECKPOINT_EVERY, check_executor, check_models, execute
+from flaxvision.sweep.executors import CHECKPOINT_EVERY, check_executor, check_models, execute, reason
 from flaxvision.sweep.files import DataFolders, RunFiles
 from flaxvision.sweep.inputs import dataset_of
 from flaxvision.sweep.plan import Plan, one_each, plan

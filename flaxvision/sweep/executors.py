@@ -1,34 +1,43 @@
-"""Ways to run cohorts: one after the other, in threads or worker processes, or as Ray tasks."""
+"""Ways to run cohorts: one after the other, in threads or worker processes, or as Ray tasks.
+
+A trial that fails costs no other one: its record says why.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import itertools
 import logging
 import queue
+import sysconfig
 import threading
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flaxvision.errors import UserError, check_choice
 from flaxvision.runtime import cores, hand_on, handed_on
-from flaxvision.sweep.attempt import attempt, failure, singly
 from flaxvision.sweep.workers import EVERY, Worker, WorkerDied, every_so_often
 
 if TYPE_CHECKING:
     import ray
 
-    from flaxvision.sweep.trials import Record
+    from flaxvision.sweep.trials import Record, Trial
     from flaxvision.sweep.work import Cohort
     from flaxvision.training.callbacks import Callback, Progress
 
     Callbacks = Callable[[Cohort], Iterable[Callback]]
-    Ended = Iterator[tuple[Cohort, list[Record]]]
+    Trained = Iterator[tuple[Cohort, list[Record]]]
     Report = Callable[[Progress], object]
 
 CHECKPOINT_EVERY = 60.0  # seconds
 EXECUTORS = ("auto", "loop", "threads", "processes", "unroll", "vmap", "ray")
+LONGEST = 400  # characters of a message
+_PACKAGES = (Path(__file__).parents[1], Path(__file__).parents[2] / "export")
+_OURS = (*map(str, _PACKAGES), *{sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")}, "<")
 
 
 def check_executor(executor: str) -> None:
@@ -48,7 +57,7 @@ def check_models(models: Iterable[str], executor: str) -> None:
             )
 
 
-def execute(cohorts: Sequence[Cohort], executor: str, callbacks: Callbacks) -> Ended:
+def execute(cohorts: Sequence[Cohort], executor: str, callbacks: Callbacks) -> Trained:
     """Run cohorts, yielding each with its records as it ends; `callbacks` gives the callbacks of a cohort.
 
     Cohorts that start from pretrained weights begin when the caller has taken the records of the cohort that pretrains;
@@ -62,11 +71,71 @@ def execute(cohorts: Sequence[Cohort], executor: str, callbacks: Callbacks) -> E
             yield cohort, attempt(cohort, callbacks(cohort))
 
 
+def attempt(cohort: Cohort, callbacks: Iterable[Callback] = ()) -> list[Record]:
+    """The records of a cohort's trials, also of those that fail; of a cohort that fails each trial is tried alone.
+
+    Only an `Exception` is a trial's own: an interrupt ends the sweep.
+    """
+    callbacks = tuple(callbacks)
+    if cohort.starts_pretrained and not cohort.files.pretrained.exists():
+        return [failure(trial, "not trained, as the pretraining that it starts from failed") for trial in cohort.trials]
+    try:
+        return cohort.run(callbacks)
+    except Exception as error:
+        if len(cohort.trials) == 1:
+            trace = "" if isinstance(error, UserError) else "".join(traceback.format_exception(error))
+            return [failure(cohort.trials[0], reason(error), trace)]
+    return [record for single in singly(cohort) for record in attempt(single, callbacks)]
+
+
+def singly(cohort: Cohort) -> list[Cohort]:
+    """A cohort of each trial."""
+    return [dataclasses.replace(cohort, trials=(trial,)) for trial in cohort.trials]
+
+
+def failure(trial: Trial, message: str, trace: str = "") -> Record:
+    """The record of a trial that could not be trained; it is tried again when the run is resumed."""
+    record: Record = {**trial.about, "status": "failed", "message": message}
+    if trace:
+        record["traceback"] = trace
+    return {**record, "config": trial.as_json()}
+
+
+def reason(error: BaseException) -> str:
+    """What went wrong, in one line: the kind of error, its message, and the place in code of the user's own.
+
+    >>> reason(MemoryError()), reason(KeyError("width"))
+    ('out of memory: a smaller batch_size, network or data set needs less', "KeyError: 'width'")
+    """
+    text = " ".join(str(error).split())
+    if len(text) > LONGEST:
+        text = f"{text[:LONGEST].rstrip()}…"
+    if out_of_memory(error):
+        said = f" ({text})" if text else ""
+        return f"out of memory{said}: a smaller batch_size, network or data set needs less"
+    if isinstance(error, UserError):
+        return text
+    where = ""
+    for frame in traceback.extract_tb(error.__traceback__):
+        if not frame.filename.startswith(_OURS):
+            where = f" ({Path(frame.filename).name}, line {frame.lineno})"
+    return f"{type(error).__name__}{': ' if text else ''}{text}{where}"
+
+
+def out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error, or what it was raised from, is one of memory: Python's, NumPy's or XLA's."""
+    while error is not None:
+        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error) or "Out of memory" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 class _Ended(BaseException):  # so that no trial takes it for its own
     """Ends what a thread still trains when nobody waits for it any more."""
 
 
-def _threads(cohorts: Sequence[Cohort], callbacks: Callbacks) -> Ended:
+def _threads(cohorts: Sequence[Cohort], callbacks: Callbacks) -> Trained:
     """A thread a core: compiled programs run, and are compiled, outside Python's lock, and all threads share them."""
     ended = threading.Event()
 
@@ -81,7 +150,7 @@ def _threads(cohorts: Sequence[Cohort], callbacks: Callbacks) -> Ended:
     return _in_pool(cohorts, callbacks, run, ended.set)
 
 
-def _processes(cohorts: Sequence[Cohort], callbacks: Callbacks) -> Ended:
+def _processes(cohorts: Sequence[Cohort], callbacks: Callbacks) -> Trained:
     """A worker process a core, each fed by a thread.
 
     One that dies is replaced, and the trials of its cohort are tried singly.
@@ -120,7 +189,7 @@ def _in_pool(
     callbacks: Callbacks,
     run: Callable[[Cohort, Report], list[Record]],
     end: Callable[[], None],
-) -> Ended:
+) -> Trained:
     """Each cohort with what `run` gives of it in a thread, of which there is one a core; `end` stops what still runs.
 
     What `run` reports goes to the cohort's callbacks, in this thread.
@@ -160,7 +229,7 @@ def _in_turn(cohorts: Sequence[Cohort]) -> tuple[list[Cohort], list[Cohort]]:
     return [cohort for cohort in ordered if not cohort.starts_pretrained], held
 
 
-def _ray(cohorts: Sequence[Cohort], callbacks: Callbacks) -> Ended:
+def _ray(cohorts: Sequence[Cohort], callbacks: Callbacks) -> Trained:
     """Each cohort is a task of one processor core, or of one GPU where the cluster has any.
 
     Tasks write into the run directory, so the nodes of a cluster share its file system. A task whose node is lost is

@@ -155,7 +155,7 @@ def serve() -> None:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {core})  # before JAX counts the cores
     from flaxvision import runtime
-    from flaxvision.sweep.attempt import attempt
+    from flaxvision.sweep.executors import attempt
 
     runtime.hand_on(settings)
     runtime.prepare()

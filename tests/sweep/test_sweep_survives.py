@@ -20,9 +20,8 @@ from flaxvision.report import report_html, results_csv, results_markdown
 from flaxvision.report.formats import best_cells
 from flaxvision.report.tables import Section
 from flaxvision.sweep import parse_spec, run, workers
-from flaxvision.sweep.attempt import out_of_memory, reason
 from flaxvision.sweep.cli import main
-from flaxvision.sweep.executors import check_models
+from flaxvision.sweep.executors import check_models, out_of_memory, reason
 from flaxvision.sweep.results import Cell, Outcome, SweepResult, best_cell, nearest_to_mean
 
 NETWORKS = """
