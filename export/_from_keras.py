@@ -271,10 +271,8 @@ class _Reader:
         return [(name, made), *extra, *([(f"{name}_flatten", Flatten())] if squeeze else [])]
 
     def _fill(self, name: str, made: nnx.Module, layer: Any) -> None:
-        if getattr(layer, "quantization_mode", None):
-            raise UserError(
-                f"Keras layer {name!r} is quantized ({layer.quantization_mode}): give it before quantization"
-            )
+        if mode := getattr(layer, "quantization_mode", None):
+            raise UserError(f"Keras layer {name!r} is quantized ({mode}): give it before quantization")
         if getattr(layer, "lora_enabled", False):
             self.said.append(f"the LoRA adapter of {name!r} is added to its kernel")
         if layer.compute_dtype in ("float16", "bfloat16"):

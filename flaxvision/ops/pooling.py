@@ -35,20 +35,22 @@ def max_pool(x: jax.Array, window: Pair, strides: Pair) -> jax.Array:
     >>> max_pool(jnp.arange(16.0).reshape(1, 4, 4, 1), (2, 2), (2, 2)).ravel().tolist()
     [5.0, 7.0, 13.0, 15.0]
     """
-    return _pool(x, window, strides, _Forms(_max_of_few, _max_of_blocks, _max_along))
+    return _pool(x, window, strides, _Forms(_max_of_few, _max_of_blocks, _max_of_segments, _sliding_max))
 
 
 def mean_pool(x: jax.Array, window: Pair, strides: Pair) -> jax.Array:
     """Mean over windows of `x` (B, H, W, C), without padding: (B, (H - h) // s + 1, (W - w) // s + 1, C)."""
-    return _pool(x, window, strides, _Forms(_sum_of_few, _sum_of_blocks, _sum_along)) / math.prod(window)
+    forms = _Forms(_sum_of_few, _sum_of_blocks, _sum_of_segments, _sliding_sum)
+    return _pool(x, window, strides, forms) / math.prod(window)
 
 
 class _Forms(NamedTuple):
-    """The forms of a pool."""
+    """The forms of a pool; those along an axis take (x, axis, length, stride)."""
 
     few: Callable[[jax.Array, Window], jax.Array]  # of windows of few values
     blocks: Callable[[jax.Array, Window], jax.Array]  # of windows that do not overlap
-    along: Callable[[jax.Array, int, int, int], jax.Array]  # an axis: (x, axis, length, stride)
+    segments: Callable[[jax.Array, int, int, int], jax.Array]  # along an axis, of such windows
+    sliding: Callable[[jax.Array, int, int, int], jax.Array]  # along an axis, of others
 
 
 def _pool(x: jax.Array, kernel: Pair, strides: Pair, forms: _Forms) -> jax.Array:
@@ -60,9 +62,9 @@ def _pool(x: jax.Array, kernel: Pair, strides: Pair, forms: _Forms) -> jax.Array
     if math.prod(kernel) <= FEW_VALUES:
         return forms.few(x, window)
     if columns == (1, 1):
-        return forms.along(x, 1, *rows)
+        return _along(x, 1, *rows, forms)
     if rows == (1, 1):
-        return forms.along(x, 2, *columns)
+        return _along(x, 2, *columns, forms)
     if not _overlap(window):
         return forms.blocks(x, window)
     x = _pool(x, (1, kernel[1]), (1, right), forms)
@@ -219,20 +221,16 @@ _max_of_blocks.defvjp(_max_of_blocks_forward, _max_of_blocks_backward)
 # Windows along an axis: blocks of the greatest length that divides them, over which they slide.
 
 
-def _max_along(x: jax.Array, axis: int, length: int, stride: int) -> jax.Array:
+def _along(x: jax.Array, axis: int, length: int, stride: int, forms: _Forms) -> jax.Array:
     if stride >= length:
-        return _max_of_segments(x, axis, length, stride)
+        return forms.segments(x, axis, length, stride)
     common = math.gcd(length, stride)
-    x = _max_of_segments(x, axis, common, common) if common > 1 else x
-    return _sliding_max(x, axis, length // common, stride // common)
+    x = forms.segments(x, axis, common, common) if common > 1 else x
+    return forms.sliding(x, axis, length // common, stride // common)
 
 
-def _sum_along(x: jax.Array, axis: int, length: int, stride: int) -> jax.Array:
-    if stride >= length:
-        return _blocks(x, axis, length, stride).sum(axis + 1)
-    common = math.gcd(length, stride)
-    x = _blocks(x, axis, common, common).sum(axis + 1) if common > 1 else x
-    return _sliding_sum(x, axis, length // common, stride // common)
+def _sum_of_segments(x: jax.Array, axis: int, length: int, stride: int) -> jax.Array:
+    return _blocks(x, axis, length, stride).sum(axis + 1)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
