@@ -180,13 +180,15 @@ def read_records(directory: Path) -> list[Record]:
     for number, line in enumerate(lines, start=1):
         if line:
             try:
-                record = json.loads(line)
+                record: Record = json.loads(line)
             except json.JSONDecodeError as error:
                 if number == len(lines):  # a kill cut it short
                     continue
                 raise UserError(
                     f"{path} line {number} is not valid JSON ({error.msg}): remove that line to continue"
                 ) from error
+            if not isinstance(record, dict):
+                raise UserError(f"{path} line {number} is not a trial's record: remove that line to continue")
             records[record.get("id", number)] = record
     return list(records.values())
 

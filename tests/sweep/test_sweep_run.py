@@ -260,11 +260,12 @@ def test_damaged_line_in_the_middle_is_named(tmp_path, command, spec_file, tiny)
     path, out = spec_file(tiny(seeds=2)), tmp_path / "run"
     assert command(path, "--out", out, "--quiet")[0] == 0
     lines = (out / "trials.jsonl").read_text().splitlines(keepends=True)
-    (out / "trials.jsonl").write_text(lines[0][:40] + "\n" + lines[1])
-    status, _, err = command(path, "--out", out, "--resume")
-    assert status == 2
-    assert "line 1 is not valid JSON" in err
-    assert err.count("\n") == 1
+    for damaged, said in ((lines[0][:40], "line 1 is not valid JSON"), ("[1]", "line 1 is not a trial's record")):
+        (out / "trials.jsonl").write_text(damaged + "\n" + lines[1])
+        status, _, err = command(path, "--out", out, "--resume")
+        assert status == 2
+        assert said in err
+        assert err.count("\n") == 1
 
 
 def test_pretrained_and_frozen(tmp_path, files, tiny):
