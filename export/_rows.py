@@ -198,9 +198,7 @@ def places(model: Chain, tensors: Mapping[str, np.ndarray], opset: int = 0) -> I
     for position, step in enumerate(model.walk()):
         node, layer, shape = step.node, step.layer, step.inputs[0]
         own = own_tensors(node.layer, tensors)
-        place = Place(
-            *(node.name, layer, shape, own, step.output, node.layer, model.dtype, opset, named[node.name], made)
-        )
+        place = Place(node.name, layer, shape, own, step.output, node.layer, model.dtype, opset, named[node.name], made)
         yield step, row_of(position, node.name, layer, model.kind), place
 
 
