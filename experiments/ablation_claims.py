@@ -97,7 +97,6 @@ def saturated(model: Chain, images: np.ndarray) -> float:
 
 
 def judge_sigmoid(study: Study, runs: Mapping[str, Network], images: np.ndarray, smooth: int) -> None:
-    """Gradient norms by layer, and how many sigmoids are saturated."""
     before, after, decades, at_end = {}, {}, {}, {}
     for depth in DEPTHS:
         sigmoid, sizes = (networks[f"{depth} layers, sigmoid"] for networks in (runs, NETWORKS))
@@ -242,7 +241,6 @@ def judge_width(study: Study, runs: Mapping[int, Network], split: fv.data.Split)
 
 
 def judge_convolution(study: Study, runs: Mapping[str, Network]) -> None:
-    """A convolution against a hidden layer, and with max-pool against without."""
     dense, conv, pool = (runs[name] for name in ("2 layers, BatchNorm", "convolution", "convolution, max-pool"))
     for statement, small, large, low, high in (
         ("convolution needs fewer parameters for more accuracy", conv, dense, 0.0, math.inf),
@@ -255,7 +253,6 @@ def judge_convolution(study: Study, runs: Mapping[str, Network]) -> None:
 
 
 def judge_output_size(study: Study) -> None:
-    """The side that Flax's convolution gives, and the two formulas."""
     with_padding, without = "(H − F + 2P)/S + 1", "(H − F)/S + 1"
     rows = []
     for side, kernel, padding, stride in CONVOLUTIONS:

@@ -104,7 +104,6 @@ class Network(Runs):
 
 
 def train(study: Study, *names: str, **settings: str | float) -> dict[str, Network]:
-    """The runs of some networks."""
     taken = (STAND_IN,) if study.options.quick else names
     found = fill(study, TABLE, only={"variant": taken}, **settings)
     networks = {name: Network(runs.outcomes, runs.folder, runs.spec) for name, runs in found.items()}

@@ -141,7 +141,6 @@ def named(arm: str) -> str:
 
 
 def judge(study: Study, runs: dict[str, Arrays], data: fv.data.Dataset, setting: Setting) -> None:
-    """What the fault costs, and the report's statements, by rules that the evidence names."""
     for start in STARTS:
         if not {start, f"{start}-as-published"} <= runs.keys():
             continue

@@ -123,7 +123,6 @@ def add_rates(study: Study, mlp: Runs, accuracy: dict[float, np.ndarray], peer: 
 
 
 def judge_statements(study: Study, data: fv.data.Dataset, runs: dict[str, Runs]) -> None:
-    """The report's statements, by rules that the evidence names."""
     confusions = {network: runs[network].confusions() for network in PUBLISHED_ERRORS}
     for network, published in PUBLISHED_ERRORS.items():
         errors = confusions[network] * ~np.eye(data.num_classes, dtype=bool)

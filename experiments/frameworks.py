@@ -149,7 +149,6 @@ def networks_of(options: Options) -> dict[str, tuple[str, dict[str, Any]]]:
 
 
 def train_flax(study: Study, epochs: int) -> dict[Cell, Runs]:
-    """Both networks in Flax, from both initialisations."""
     networks, inits = {"SAME": PADDED, "VALID": UNPADDED}, {"torch": FLAX_TORCH, "keras": FLAX_KERAS}
     if study.options.quick:
         linear = dataclasses.replace(SPEC, base={**SPEC.base, "model": "linear"}, axes=SPEC.axes[1:])

@@ -151,14 +151,8 @@ def _train_keras(
 ) -> dict[str, np.ndarray]:
     """Train report A's Keras network with Keras on JAX, with Keras's own initialisation from `recipe.seed`.
 
-    Args:
-        dataset: What to train and evaluate on.
-        recipe: SGD without momentum; the rate, batch size, epochs and seed are read.
-        weights: Arrays that replace the initial ones, in the order of Keras's `weights`.
-        orders: The order of the examples in every epoch, (epochs, examples), in place of Keras's own.
-
-    Returns:
-        "train_loss", "train_top1" (running, in training mode), "test_loss", "test_top1", a value an epoch; "seconds".
+    Like `_train_torch`, but that of the recipe, SGD without momentum, only rate, batch size, epochs and seed are read,
+    that `weights` are in the order of Keras's, and that there are no "test_top3" and "step_loss".
     """
     os.environ["KERAS_BACKEND"] = "jax"  # read when Keras is imported
     import jax

@@ -95,7 +95,6 @@ def explain_first_epoch(study: Study, runs: dict[str, Runs], peers: dict[str, Ar
 
 
 def judge(study: Study, runs: dict[str, Runs], polar_longer: np.ndarray) -> None:
-    """The report's statements, by rules that the evidence names."""
     linear, mlp, polar = (100 * runs[network]["test_top1"] for network in NETWORKS)
     loss, known = runs["linear"].last("test_loss"), runs["MLP"].published()
     study.claim(

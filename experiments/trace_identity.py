@@ -133,7 +133,6 @@ class Maximum:
 
 
 def judge(study: Study, errors: dict[str, np.ndarray], maxima: list[Maximum]) -> None:
-    """The exercise's two statements, and the two that it takes for them."""
     statements = ("tr(AB) = tr(BA)", "tr(WAWᵀ) = tr(A) for square W with WWᵀ = I, so every orthogonal W maximises it")
     for i, statement in enumerate(statements):
         most = max(float(array[:, :, i].max()) for array in errors.values())

@@ -23,7 +23,6 @@ __all__ = ["prepare", "train"]
 def train(
     settings: Settings, sizes: Settings, seed: int, data: Dataset, start: Start, peer: str
 ) -> tuple[float, Start]:
-    """One trial: its test accuracy after the last epoch, and its weights."""
     shape = {"input_shape": data.input_shape, "num_classes": data.num_classes}
     chain = fv.models.create(settings["model"], seed=seed, **shape, **sizes)
     model = plain(chain)

@@ -182,7 +182,6 @@ def operations(task: Task) -> float:
 
 
 def add_cohorts(study: Study, task: Task, times: Mapping[str, Times]) -> None:
-    """The cost of 1 to 512 trials in one program."""
     found = {count: times[f"{count} trials"].median for count in MEMBERS if f"{count} trials" in times}
     if OURS not in times or not found:
         return

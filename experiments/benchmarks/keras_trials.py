@@ -28,7 +28,6 @@ jax.config.update("jax_numpy_dtype_promotion", "standard")
 def train(
     settings: Settings, sizes: Settings, seed: int, data: Dataset, start: Start, peer: str
 ) -> tuple[float, Start]:
-    """One trial: its test accuracy after the last epoch, and its weights."""
     keras.utils.set_random_seed(seed)
     shape = {"input_shape": data.input_shape, "num_classes": data.num_classes}
     model = export.to_keras(fv.models.create(settings["model"], seed=seed, **shape, **sizes))
