@@ -27,6 +27,7 @@ from flaxvision.layers import (
 )
 from flaxvision.models.build import Build
 from flaxvision.models.files import describe_model, variables
+from tests.export.conftest import quick_jit, run_keras
 
 torch = pytest.importorskip("torch")
 
@@ -40,16 +41,8 @@ def run_torch(module, x):
         return module(torch.from_numpy(np.array(x, order="C"))).numpy()
 
 
-ONCE = {"compiler_options": {"xla_backend_optimization_level": 0}}  # programs that run once
-
-
-def run_keras(twin, x):
-    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-        return np.asarray(jax.jit(twin, **ONCE)(x))
-
-
 def run_flax(model, x):
-    return np.asarray(jax.jit(model, **ONCE)(x))
+    return np.asarray(quick_jit(model)(x))
 
 
 def to_keras(model, path=None):
