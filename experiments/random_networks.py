@@ -36,6 +36,7 @@ PEERS = ("onnx", "torch")
 TOLERANCE = 1e-5  # of max(1, largest output)
 ROUNDING = 16.0  # times what one rounding a tensor does: sums of some hundred terms round as often
 ROUNDINGS = 8  # draws of rounded inputs
+SHUT = 18.0  # a sigmoid of less is 0 in onnxruntime, of more 1
 ALIVE = 1e-3  # the outputs' standard deviation over the batch, of max(1, largest output)
 # A program that runs a few times: to compile it without these takes three times as long as all else that is done here.
 ONCE: dict[str, Any] = {
@@ -143,14 +144,16 @@ def _moved_by_rounding(network: torch.nn.Module, inputs: torch.Tensor, exact: np
 
     Inputs, parameters, statistics and the output of every layer move by at most half a unit in the last place; sigmoids
     and the like by one at 1, since runtimes compute them to so many digits after the point: a gate that is all but shut
-    may let through 1e-8 of 1e4, which a normalization behind it magnifies.
+    may let through 1e-8 of 1e4, which a normalization behind it magnifies. SiLU and its like are gates of their inputs.
     """
     random = torch.Generator().manual_seed(0)
     bounded = (torch.nn.Sigmoid, torch.nn.Tanh, torch.nn.Softmax, torch.nn.Hardsigmoid)
+    gating = (torch.nn.SiLU, torch.nn.Mish, torch.nn.GELU, torch.nn.Hardswish)
 
-    def moved(module: torch.nn.Module, output: torch.Tensor) -> torch.Tensor:
-        if isinstance(module, bounded):
-            output = output + (2 * torch.rand(output.shape, generator=random, dtype=output.dtype) - 1) * 2.0**-24
+    def moved(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+        if isinstance(module, (*bounded, *gating)):
+            noise = (2 * torch.rand(output.shape, generator=random, dtype=output.dtype) - 1) * 2.0**-24
+            output = output + (noise * inputs[0].clamp(-SHUT, SHUT) if isinstance(module, gating) else noise)
         return rounded(output)
 
     def rounded(x: torch.Tensor) -> torch.Tensor:
@@ -159,7 +162,7 @@ def _moved_by_rounding(network: torch.nn.Module, inputs: torch.Tensor, exact: np
     nearby = copy.deepcopy(network)
     for module in nearby.modules():
         if not any(module.children()):
-            module.register_forward_hook(lambda module, _inputs, output: moved(module, output))
+            module.register_forward_hook(moved)
     tensors = [
         (theirs, tensor)
         for theirs, tensor in zip(nearby.state_dict().values(), network.state_dict().values(), strict=True)
