@@ -5,9 +5,9 @@
 A network is made from its seed alone: maps of odd and even sides, every layer of `flaxvision.layers` with random
 settings, BatchNorm statistics from training passes, inputs up to 1e4, batches of 1, 3 and 64. Two outputs disagree
 where they differ by more than 1e-5 of max(1, the largest output) and by more than sixteen times what float32 does to
-that network whoever computes it: PyTorch's own distance from float64, or how far the float64 outputs move when inputs,
-parameters and the output of every layer are rounded once. (A saturating layer behind inputs of 1e4, or a BatchNorm of
-a nearly constant feature, magnifies the last bit.)
+that network whoever computes it: PyTorch's own distance from float64 at every batch and on inputs whose last bits
+differ, or how far the float64 outputs move when inputs, parameters and the output of every layer are rounded once. (A
+saturating layer behind inputs of 1e4, or a BatchNorm of a nearly constant feature, magnifies the last bit.)
 
 PyTorch computes without oneDNN, whose convolutions of one channel with strides (1, 2) or (1, 3) return memory that
 nobody wrote (torch 2.13.0, found by seeds 2188 and 3795; without oneDNN the same modules are right to 1e-7).

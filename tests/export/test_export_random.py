@@ -48,8 +48,9 @@ def test_random_networks_agree_in_all_runtimes(first):
     assert not disagreed
 
 
-@pytest.mark.parametrize("seed", [137])  # onnxruntime's sigmoid of -17 is 9e-8, not 4e-8
+@pytest.mark.parametrize("seed", [137, 1347, 2140])
 def test_what_was_found_among_five_thousand(seed):
+    """A sigmoid of -17 that is 9e-8, not 4e-8; a mean that is exact by luck; PyTorch's variance at batch 1."""
     case = random_networks.random_case(seed)
     found = random_networks.errors(case)
     assert not random_networks.disagreements(found), (found, random_networks.describe(case.network))
