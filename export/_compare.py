@@ -19,6 +19,7 @@ from flaxvision._files import write_atomically
 from flaxvision.data import Dataset
 from flaxvision.layers import Chain
 from flaxvision.models import save_model
+from flaxvision.models._ending import ending_of, with_ending
 from flaxvision.training.checks import as_model_takes
 from flaxvision.training.losses import class_scores, loss_of
 from flaxvision.training.scoring import Evaluator, batches
@@ -114,12 +115,13 @@ def compare(model: Chain, dataset: Dataset, *, onnx: str | Path | None = None) -
     images, labels = dataset.test.images, dataset.test.labels
     as_model_takes(model, images)
     loss = loss_of(model.output_shape)
+    middle = 0.5 if ending_of(model) == "sigmoid" else 0.0  # where one class takes over from the other
 
     with tempfile.TemporaryDirectory() as folder:
         runtimes = _runtimes(model, Path(folder), None if onnx is None else Path(onnx))
         outputs = {name: _outputs(runtime, model, images) for name, runtime in runtimes.items()}
         expected = outputs["Flax"]
-        scores = {name: None if loss == "squared_error" else _scores(loss, y) for name, y in outputs.items()}
+        scores = {name: None if loss == "squared_error" else _scores(loss, y - middle) for name, y in outputs.items()}
         best = scores["Flax"]
         scale = max(float(np.abs(expected).max()), float(np.finfo(np.float32).tiny))
         rows = []
@@ -175,7 +177,7 @@ class _Runtime:
 
 def _runtimes(model: Chain, folder: Path, onnx_file: Path | None) -> dict[str, _Runtime]:
     """Every runtime that is installed."""
-    evaluator, state = Evaluator.of(model)
+    evaluator, state = Evaluator.of(with_ending(model))
     apply = jax.jit(lambda state, x: evaluator.network(state)(x, evaluator.context))
     size = save_model(model, folder / "model.safetensors").stat().st_size
     runtimes = {"Flax": _Runtime(lambda x: np.asarray(apply(state, x)), False, size)}

@@ -13,8 +13,8 @@ import numpy as np
 
 from export._checkpoints import as_numpy, is_sparse, is_tensor, read, states
 from flaxvision.errors import UserError
+from flaxvision.models._state_dict import COUNTER
 
-COUNTER = "num_batches_tracked"  # BatchNorm's own count: written for PyTorch, ignored when read
 _IGNORED = (COUNTER, "n_averaged")  # counts, the second one that of torch.optim.swa_utils.AveragedModel
 _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}  # what PyTorch's own add
 _SECOND = re.compile("ema|swa|avg|average|shadow|teacher|optim", re.IGNORECASE)  # a key of what is not trained itself
@@ -33,6 +33,7 @@ class Wanted:
     prefix: str = ""
     into: str = ""
     whole: bool = True  # nothing may be left over
+    ignored: frozenset[str] = frozenset()  # but these
 
     def tail(self, name: str) -> str | None:
         """What the name of one of our tensors ends in, in the checkpoint; None where it cannot be there."""
@@ -137,6 +138,7 @@ def _fit(names: Names, start: str, wanted: Wanted) -> Fit:
     homes, placed = {names.keys[place] for place in there.values()} or {key}, set(there.values())
     beside = [name for name, home in names.keys.items() if home in homes and name not in placed]
     tensors = [n for n in beside if is_tensor(names.values[n]) and n.rpartition(".")[2] not in _IGNORED]
+    tensors = [name for name in tensors if name.removeprefix(start) not in wanted.ignored]
     prefix = start[cut:]
     if wanted.prefix:
         tensors = [name for name in tensors if name.startswith(start)]

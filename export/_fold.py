@@ -46,6 +46,8 @@ def fold_batch_norms(model: Network) -> Network:
     kept = [(name, made[name]) for name in model.names if name in used]
     folded = Network(kept, input_shape=model.input_shape, kind=model.kind, nodes=nodes)
     folded.preprocess, folded.classes = model.preprocess, model.classes
+    if model.torch is not None:
+        folded.torch = dataclasses.replace(model.torch, tensors=())  # of the module's own there are fewer now
     names = folded.parameter_names()
     for path, variable in nnx.to_flat_state(nnx.state(folded)):
         variable.set_value(jnp.asarray(numbers[names[path]], model.dtype))  # which may be float64

@@ -11,9 +11,9 @@ from google.protobuf.message import DecodeError
 from onnx import numpy_helper
 
 from export._onnx_about import DESCRIPTION
-from export._tensors import correspondence, state_dict
 from flaxvision.errors import UserError
-from flaxvision.layers import Chain
+from flaxvision.layers import Carried, Chain
+from flaxvision.models._state_dict import correspondence, state_dict
 from flaxvision.models.files import assign, build_model, variables
 
 
@@ -47,9 +47,12 @@ def from_onnx(path: str | Path) -> Chain:
         raise UserError(f"{path} is damaged: {DESCRIPTION} in its metadata is not valid JSON ({error})") from error
     model = build_model(description, str(path))
     given = _numbers(Path(path), proto)
-    wanted = {name: array.shape for name, array in state_dict(model).items()}
-    for name, shape in wanted.items():  # one number per channel has axes of 1 after it in the graph
-        if name in given and given[name].shape == (*shape, 1, 1):
+    carried = {
+        name for name, layer in model.named_layers() if isinstance(layer, Carried)
+    }  # which a graph has no use for
+    wanted = {name: array.shape for name, array in state_dict(model).items() if name not in carried}
+    for name, shape in wanted.items():  # one number per channel has axes of 1 in the graph
+        if name in given and _wide(given[name].shape) == _wide(shape):
             given[name] = given[name].reshape(shape)
     wrong = [f"{name} is missing" for name in wanted if name not in given]
     wrong += [
@@ -60,9 +63,15 @@ def from_onnx(path: str | Path) -> Chain:
     if wrong:
         few = "; ".join(wrong[:3]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")
         raise UserError(f"{path} does not fit its own description: {few}; export the model again")
-    found = {pair.variable: pair.tensor.from_torch(given[pair.name]) for pair in correspondence(model)}
-    assign(model, variables(model) | found, str(path), keep_types=True)
+    ours = variables(model)
+    pairs = [pair for pair in correspondence(model) if pair.name not in carried]
+    found = {pair.variable: pair.from_torch(given[pair.name], ours[pair.variable].shape) for pair in pairs}
+    assign(model, ours | found, str(path), keep_types=True)
     return model
+
+
+def _wide(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(size for size in shape if size != 1)
 
 
 def _numbers(path: Path, proto: onnx.ModelProto) -> dict[str, np.ndarray]:

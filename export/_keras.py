@@ -16,6 +16,7 @@ from export._rows import ROWS, own_tensors
 from flaxvision.errors import UserError
 from flaxvision.layers import Chain
 from flaxvision.layers.kinds import MisfitError
+from flaxvision.models._ending import with_ending
 from flaxvision.models.files import variables
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def to_keras(model: Chain, path: str | Path | None = None) -> keras.Model:
     """
     keras = import_keras()
     check_layers(model)
+    model = with_ending(model)
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy(str(model.dtype))
     try:

@@ -17,10 +17,12 @@ from export._fold import fold_batch_norms
 from export._layers import check_layers, places
 from export._onnx_about import describe_input, describe_network, describe_output, metadata_of
 from export._place import Place
-from export._tensors import state_dict, with_input_shape
+from export._tensors import with_input_shape
 from flaxvision._files import write_atomically
 from flaxvision.errors import UserError, check_choice
 from flaxvision.layers import Chain
+from flaxvision.models._ending import ending_of, with_ending
+from flaxvision.models._state_dict import state_dict
 from flaxvision.training.losses import loss_of
 
 LAYOUTS = ("NCHW", "NHWC")
@@ -28,6 +30,7 @@ OPSETS = range(13, 24)  # what the nodes below mean the same in
 OPSET = 17  # the default: read by every onnxruntime since 1.12
 LARGEST_FILE = 2**31 - 2**24  # bytes of weights that a file holds: protobuf takes less than 2 GiB in all
 SMALL_TENSOR = 1024  # bytes of a tensor that always stays in the file: shapes may depend on its numbers
+OUTPUTS = {"": "logits", "log_softmax": "log_probabilities", "softmax": "probabilities", "sigmoid": "probabilities"}
 ALIGNMENT = 4096  # bytes at whose multiples weights beside the file begin, so that they can be mapped into memory
 
 
@@ -171,7 +174,7 @@ def _build(
 ) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
     """The file without its initializers, and these."""
     shape, dtype, tensors, output = model.input_shape, model.dtype, state_dict(model), model.output_shape
-    name = "probabilities" if softmax else "logits" if len(output) == 1 else "images"
+    name = "probabilities" if softmax else OUTPUTS[ending_of(model)] if len(output) == 1 else "images"
     graph, value = Graph("input", (name, *tensors)), "input"
     if normalize:
         value = graph.add("Cast", [value], "pixels", to=helper.np_dtype_to_tensor_dtype(dtype))
@@ -180,7 +183,7 @@ def _build(
     if len(shape) == 3 and layout == "NHWC":
         value = graph.add("Transpose", [value], perm=[0, 3, 1, 2])
     values: dict[str | None, str] = {None: value}
-    for step, row, place in places(model, tensors, opset):
+    for step, row, place in places(model if softmax else with_ending(model), tensors, opset):
         value = values[step.node.name] = row.onnx(graph, place, [values[taken] for taken in step.node.takes])
     if len(output) == 3 and layout == "NHWC":
         value = graph.add("Transpose", [value], perm=[0, 2, 3, 1])

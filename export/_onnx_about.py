@@ -10,6 +10,7 @@ import numpy as np
 import flaxvision
 from flaxvision.errors import UserError
 from flaxvision.layers import Chain, Preprocess
+from flaxvision.models._ending import ending_of
 from flaxvision.models.files import describe_model
 from flaxvision.training.losses import loss_of
 
@@ -78,7 +79,12 @@ def describe_output(model: Chain, dims: tuple[object, ...], layout: str, softmax
         return f"Images {_shape(dims)}, {'channels first' if layout == 'NCHW' else 'channels last'}."
     names = [str(name) for name in model.classes]
     listed = f", of the classes {', '.join(names[:LISTED])}{', …' if len(names) > LISTED else ''}" if names else ""
-    if softmax:
+    ended = "" if softmax else ending_of(model)
+    if ended == "log_softmax":
+        return f"Logarithms of probabilities {_shape(dims)}{listed}."
+    if ended == "sigmoid":
+        return f"The probability {_shape(dims)} of the second class{listed}."
+    if softmax or ended:
         return f"Probabilities {_shape(dims)}{listed}."
     if loss == "binary_cross_entropy":
         return f"A score {_shape(dims)}: its sigmoid is the probability of the second class{listed}."

@@ -204,4 +204,5 @@ def places(model: Chain, tensors: Mapping[str, np.ndarray], opset: int = 0) -> I
 
 def own_tensors(layer: str, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Those of a network's tensors, by the names "layer.tensor", that are a layer's own, by the names within it."""
-    return {key[len(layer) + 1 :]: value for key, value in tensors.items() if key.rpartition(".")[0] == layer}
+    own = {key[len(layer) + 1 :]: value for key, value in tensors.items() if key.rpartition(".")[0] == layer}
+    return own | ({"": tensors[layer]} if layer in tensors else {})  # the layer is itself a tensor

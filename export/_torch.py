@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,17 @@ import numpy as np
 from flax import nnx
 
 from export._checkpoints import import_torch
-from export._find import COUNTER, Wanted, find
+from export._find import Wanted, find
 from export._layers import check_layers, places
-from export._tensors import correspondence, state_dict
 from flaxvision._files import write_atomically
 from flaxvision.errors import UserError
-from flaxvision.layers import BatchNorm, Chain
+from flaxvision.layers import Carried, Chain
 from flaxvision.layers.context import matches
+from flaxvision.models._ending import with_ending
+from flaxvision.models._state_dict import correspondence, state_dict, whole_state_dict
+from flaxvision.models.files import variables
+
+_LOG = logging.getLogger("flaxvision")
 
 
 def to_torch(model: Chain) -> Any:
@@ -37,12 +42,14 @@ def to_torch(model: Chain) -> Any:
     from export._torch_layers import ChainModule
 
     check_layers(model)
+    tensors = {name: torch.tensor(value) for name, value in whole_state_dict(model).items()}
+    model = with_ending(model)
     layers: dict[str, Any] = {}
     for step, row, place in places(model, {}):
         if step.node.layer not in layers:
             layers[step.node.layer] = row.torch(place)
-    chain = ChainModule([(name, layers[name]) for name in model.names], model.nodes)
-    tensors = {name: torch.tensor(value) for name, value in _torch_state(model).items()}
+    second = {each.name: each.source for each in model.torch.tensors if each.source != each.name} if model.torch else {}
+    chain = ChainModule([(name, layers[name]) for name in model.names if name in layers], model.nodes, tensors, second)
     chain.to(getattr(torch, str(model.dtype)))
     chain.load_state_dict(tensors, strict=True)
     return chain.eval()
@@ -59,7 +66,7 @@ def save_torch(model: Chain, path: str | Path) -> Path:
     check_layers(model)
     if Path(path).suffix != ".safetensors":
         raise UserError(f"{path} does not end in .safetensors: give a path that does")
-    return write_atomically(path, save(_torch_state(model), metadata={"format": "pt"}))
+    return write_atomically(path, save(whole_state_dict(model), metadata={"format": "pt"}))
 
 
 def from_torch(
@@ -76,6 +83,7 @@ def from_torch(
     Where a checkpoint keeps its weights ("state_dict", "model_state_dict", "net", …), what all their names begin with
     ("module.", "model.") and the names of wrappers within ("_orig_mod") are found by the model's own names, and said on
     standard error. Where several sets fit, it takes the first that is not a running average; `key` takes another.
+    Of a network that was read from a module, what it only carries along, buffers and unused layers, stays as it is.
 
     Args:
         weights: A `state_dict`, a module, a checkpoint that holds one of these at any level, or a file: `.safetensors`,
@@ -108,25 +116,29 @@ def from_torch(
             f"from_torch got a {type(model).__name__} for the model{swapped}: give from_torch(weights, model), "
             "weights of PyTorch and a model of fv.models.create or fv.load_model"
         )
+    carried = {name: layer for name, layer in model.named_layers() if isinstance(layer, Carried)}
+    ignored = {each.name for each in model.torch.tensors if each.source != each.name} if model.torch else set()
+    ignored |= {name for name, layer in carried.items() if layer.dtype != "float32"}
     only = (only,) if isinstance(only, str) else tuple(only)
     filled = nnx.clone(model)
-    wanted = [pair for pair in correspondence(model) if not only or matches(pair.name, only)]
+    pairs = [pair for pair in correspondence(model) if pair.name not in ignored]
+    wanted = [pair for pair in pairs if not only or matches(pair.name, only)]
     if only and not wanted:
         raise UserError(f"no layer of {model.kind} lies under {', '.join(only)}: it has {', '.join(model.names)}")
     ours = state_dict(model)
     shapes = {pair.name: ours[pair.name].shape for pair in wanted}
-    given = find(weights, Wanted(shapes, model.kind, key, prefix, into, whole=not only))
+    given = find(weights, Wanted(shapes, model.kind, key, prefix, into, whole=not only, ignored=frozenset(ignored)))
+    others = [name for name in given if name in carried and not np.array_equal(given[name], ours[name])]
+    if others:
+        _LOG.warning("%s keeps %s as it was read: constants and unused layers", model.kind, ", ".join(others))
     names = filled.parameter_names()
-    found = {pair.variable: pair.tensor.from_torch(given[pair.name]) for pair in wanted}
+    shaped = {name: value.shape for name, value in variables(model).items()}
+    found = {
+        pair.variable: pair.from_torch(given[pair.name], shaped[pair.variable])
+        for pair in wanted
+        if pair.name not in carried
+    }
     for path, variable in nnx.to_flat_state(nnx.state(filled)):
         if names[path] in found:
             variable[...] = jnp.asarray(found[names[path]], variable[...].dtype)
     return filled
-
-
-def _torch_state(model: Chain) -> dict[str, np.ndarray]:
-    tensors = state_dict(model)
-    for name, layer in model.named_layers():
-        if isinstance(layer, BatchNorm):
-            tensors[f"{name}.{COUNTER}"] = np.zeros((), np.int64)
-    return tensors

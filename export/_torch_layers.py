@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 
 from export._place import Place, pair, transpose_cuts
+from export._torch_moving import Scale
 from flaxvision.layers import Node
 
 
@@ -22,22 +24,57 @@ class ChainModule(torch.nn.Module):
     Args:
         layers: (name, layer) pairs in order.
         nodes: Which are applied to what; the last one gives the output.
+        tensors: The `state_dict` that it shall have; those that no layer has are put where their names say.
+        second: Of those, the names of what has another name, too -> that.
     """
 
-    def __init__(self, layers: list[tuple[str, torch.nn.Module]], nodes: Sequence[Node]):
+    def __init__(
+        self,
+        layers: list[tuple[str, torch.nn.Module]],
+        nodes: Sequence[Node],
+        tensors: Mapping[str, torch.Tensor] = MappingProxyType({}),
+        second: Mapping[str, str] = MappingProxyType({}),
+    ):
         super().__init__()
         self._nodes = tuple(nodes)
+        for name in tensors:
+            self._place(name)  # in their order
+        self._scales = {name: layer for name, layer in layers if isinstance(layer, Scale)}
         for name, layer in layers:
-            parent: torch.nn.Module = self
-            *path, leaf = name.split(".")
-            for part in path:
-                if part not in parent._modules:
-                    parent._modules[part] = torch.nn.Module()
-                parent = _within(parent, part)
+            if name in self._scales:
+                continue
+            parent, leaf = self._place(name)
             holder = parent._modules.get(leaf)  # made for the layers within, which come first
             if holder is not None:
                 layer._modules.update(holder._modules)
             parent._modules[leaf] = layer
+        for name, tensor in tensors.items():
+            parent, leaf = self._place(name)
+            if leaf in parent._parameters or leaf in parent._buffers:
+                continue
+            made: torch.Tensor = self._tensor(second[name]) if second.get(name) else tensor.clone()
+            if made.is_floating_point():
+                parent._parameters[leaf] = (
+                    made if isinstance(made, torch.nn.Parameter) else torch.nn.Parameter(made, name in self._scales)
+                )
+            else:
+                parent._buffers[leaf] = made
+
+    def _place(self, name: str) -> tuple[torch.nn.Module, str]:
+        """The module that holds what is so named, made where there is none, and its name within."""
+        parent: torch.nn.Module = self
+        *path, leaf = name.split(".")
+        for part in path:
+            if part not in parent._modules:
+                parent._modules[part] = torch.nn.Module()
+            parent = _within(parent, part)
+        return parent, leaf
+
+    def _tensor(self, name: str) -> torch.Tensor:
+        parent, leaf = self._place(name)
+        found = parent._parameters.get(leaf, parent._buffers.get(leaf))
+        assert found is not None
+        return found
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode of all layers, also where one is named "training"."""
@@ -49,6 +86,10 @@ class ChainModule(torch.nn.Module):
         """Apply the network to `x`, (N, C, H, W) or (N, D)."""
         values: dict[str | None, torch.Tensor] = {None: x}
         for node in self._nodes:
+            if node.layer in self._scales:
+                (taken,) = node.takes
+                x = values[node.name] = self._scales[node.layer](values[taken], self._tensor(node.layer))
+                continue
             layer: torch.nn.Module = self
             for part in node.layer.split("."):
                 layer = _within(layer, part)

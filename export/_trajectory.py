@@ -15,13 +15,13 @@ import jax
 import numpy as np
 
 from export._checkpoints import import_torch
-from export._torch import _torch_state
 from export._torch_optimizers import check_followed, torch_optimizer
 from flaxvision._files import write_atomically
 from flaxvision.data import Dataset
 from flaxvision.errors import UserError
 from flaxvision.layers import Chain
 from flaxvision.models import create
+from flaxvision.models._state_dict import whole_state_dict
 from flaxvision.training import Recipe, fit
 from flaxvision.training.batches import epoch_order
 from flaxvision.training.checks import check_fit
@@ -181,7 +181,7 @@ def _reference(name: str, arguments: dict[str, Any], model: Chain, precision: st
 
     try:
         twin = reference(name, **arguments).to(getattr(torch, precision))
-        twin.load_state_dict({key: torch.tensor(value) for key, value in _torch_state(model).items()}, strict=True)
+        twin.load_state_dict({key: torch.tensor(value) for key, value in whole_state_dict(model).items()}, strict=True)
     except (TypeError, KeyError, RuntimeError) as error:
         given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
         reason = " ".join(str(error).split())[:200]

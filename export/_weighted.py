@@ -50,18 +50,30 @@ def onnx_window(kernel: Sequence[int], strides: Sequence[int], pads: Sequence[tu
 # Linear layers.
 
 
-def _check_linear(place: Place) -> None:
-    if len(place.shape) > 1:
-        raise MisfitError(f"is a Linear on maps of shape {place.shape}: it cannot be exported; put a Flatten before it")
+def _linear(graph: Graph, place: Place, inputs: Sequence[str]) -> str:
+    """A Gemm; on maps, which an NCHW graph has channels first, a convolution of one pixel."""
+    if len(place.shape) == 1:
+        return _weighted("Gemm", lambda place: {"transB": 1}, "weight", "bias")(graph, place, inputs)
+    kernel = graph.initializer(f"{place.layer_name}.weight", place.tensors["weight"][:, :, None, None])
+    return graph.add("Conv", [*inputs, kernel, *graph.weights(place, ("bias",))], place.name, kernel_shape=[1, 1])
+
+
+def _torch_linear(place: Place) -> Any:
+    layer = place.layer
+    if len(place.shape) == 3:
+        from export._torch_moving import LinearOfChannels
+
+        return LinearOfChannels(layer.in_features, layer.out_features, layer.use_bias)
+    return torch_layer("Linear", lambda _: (layer.in_features, layer.out_features, layer.use_bias))(place)
 
 
 register(
     Linear,
     Row(
-        onnx=_weighted("Gemm", lambda place: {"transB": 1}, "weight", "bias"),
-        torch=torch_layer("Linear", lambda p: (p.layer.in_features, p.layer.out_features, p.layer.use_bias)),
+        onnx=_linear,
+        torch=_torch_linear,
         keras=keras_layer("Dense", lambda p: {"units": p.layer.out_features, "use_bias": p.layer.use_bias}),
-        check=_check_linear,
+        check=on_maps_and_vectors,
     ),
 )
 

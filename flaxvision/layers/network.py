@@ -15,6 +15,7 @@ from flaxvision.errors import UserError
 from flaxvision.layers.context import EVALUATION, Context
 from flaxvision.layers.kinds import AnyKind, MisfitError, Shape, kind_of
 from flaxvision.layers.preprocess import Preprocess
+from flaxvision.layers.torch_module import TorchModule
 from flaxvision.ops.maps import Maps
 from flaxvision.ops.policy import Form, Policy
 
@@ -84,6 +85,7 @@ class Network(nnx.Module):
         self.kind = kind
         self.classes: tuple[str, ...] = ()  # class names in the order of the outputs, once trained
         self.preprocess = Preprocess()  # set by `fit`; read by evaluate, predict and the exporters
+        self.torch: TorchModule | None = None  # the PyTorch module that it was read from
 
     def __init_subclass__(cls) -> None:
         raise TypeError("a Network has no subclasses: put what is new into a layer of your own")

@@ -1,3 +1,4 @@
+from ._from_torch import from_torch as from_torch
 from ._summary import (
     LayerRow as LayerRow,
     Summary as Summary,

@@ -15,7 +15,7 @@ from flax import nnx
 
 from flaxvision._files import write_atomically
 from flaxvision.errors import UserError
-from flaxvision.layers import Chain, Flatten, Node, Preprocess
+from flaxvision.layers import Chain, Flatten, Node, Preprocess, TorchModule, TorchTensor
 from flaxvision.layers.context import matches
 from flaxvision.layers.kinds import build, describe
 from flaxvision.models._flattened import flatten_as_pytorch
@@ -77,6 +77,7 @@ def describe_model(model: Chain) -> dict[str, Any]:
         **({} if model.is_chain else {"nodes": [dataclasses.asdict(node) for node in model.nodes]}),
         "preprocess": {"scale": model.preprocess.scale, "offset": model.preprocess.offset},
         "classes": model.classes,
+        **({} if model.torch is None else {"torch": dataclasses.asdict(model.torch)}),
     }
 
 
@@ -97,6 +98,7 @@ def build_model(description: Any, source: str = "the file") -> Chain:
         )
         model.preprocess = Preprocess(**description["preprocess"])
         model.classes = tuple(description["classes"])
+        model.torch = _torch_module(description["torch"]) if "torch" in description else None
     except (KeyError, TypeError, ValueError, AttributeError) as error:  # whatever the layers make of other settings
         reason = f"{type(error).__name__}: {error}" if isinstance(error, KeyError) else str(error)
         raise UserError(
@@ -104,6 +106,11 @@ def build_model(description: Any, source: str = "the file") -> Chain:
             "it is damaged, or a later version wrote it"
         ) from error
     return model
+
+
+def _torch_module(description: dict[str, Any]) -> TorchModule:
+    tensors = (TorchTensor(**{**each, "shape": tuple(each["shape"])}) for each in description["tensors"])
+    return TorchModule(tuple(tensors), description["ending"])
 
 
 def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from flaxvision import _own_code
 from flaxvision.errors import unknown
-from flaxvision.models import reports
+from flaxvision.models import _from_torch, reports
 from flaxvision.runtime import on_host, same_draws
 
 if TYPE_CHECKING:
@@ -41,20 +41,22 @@ def create(
     input_shape: tuple[int, ...] | None = None,
     num_classes: int | None = None,
     seed: int = 0,
-    init: str = "flax",
+    init: str | None = None,
     **arguments: Any,
 ) -> Chain:
     """A network by name, with freshly drawn parameters.
 
     Args:
         name: One of `list_models()`, or "package.module:function" or "file.py:function", a function of your own that
-            is called as `function(build, outputs, **arguments)` with a `flaxvision.models.Build` and adds layers to it.
+            is called as `function(build, outputs, **arguments)` with a `flaxvision.models.Build` and adds layers to it;
+            or "torch:file.py:Class", a class of `torch.nn.Module`, or what makes one, see `from_torch`.
         input_shape: Shape of one example, (H, W, C) or (D,); None for the report's.
         num_classes: Number of outputs (1 for binary cross-entropy); None for the report's.
         seed: Seed of the initial parameters.
-        init: Framework whose default initialisation to use: "flax", "torch" or "keras".
+        init: Framework whose default initialisation to use: "flax" (None), "torch" or "keras"; of a network in PyTorch
+            "torch" (None), or "module" for what its own code makes under this seed.
         **arguments: What the network takes of `hidden`, `activation`, `inner_activation`, `batch_norm`, `dropout`,
-            `padding` and `pool`.
+            `padding` and `pool`; of a network in PyTorch what its class takes, where `num_classes` is filled in.
 
     Returns:
         The chain of layers.
@@ -72,25 +74,29 @@ def grown(
     input_shape: tuple[int, ...] | None = None,
     num_classes: int | None = None,
     seed: int = 0,
-    init: str = "flax",
+    init: str | None = None,
     **arguments: Any,
 ) -> Chain:
     """`create` by the code that is imported, though its file may have changed since."""
     from flaxvision.models.build import Build
 
+    if name.startswith(_from_torch.PREFIX):
+        return _from_torch.grown(name, input_shape or (32, 32, 3), num_classes, seed, init or "torch", arguments)
     grow, shape, outputs = MODELS[name] if name in MODELS else (_imported(name), (28, 28, 1), 10)
     allowed = argument_names(name)
     for given in arguments:
         if allowed is not None and given not in allowed:
             raise unknown(f"size of {name}", given, allowed or ["(none)"])
     with on_host(), same_draws():
-        build = Build(name, tuple(input_shape or shape), seed=seed, init=init)
+        build = Build(name, tuple(input_shape or shape), seed=seed, init=init or "flax")
         grow(build, num_classes or outputs, **{key: _hashable(value) for key, value in arguments.items()})
         return build.network()
 
 
 def argument_names(name: str) -> list[str] | None:
     """The arguments that a network takes beside shape, classes, seed and `init`; None where its function takes any."""
+    if name.startswith(_from_torch.PREFIX):
+        return _from_torch.argument_names(name)
     grow = MODELS[name][0] if name in MODELS else _imported(name)
     parameters = list(inspect.signature(grow).parameters.values())[2:]
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
@@ -108,14 +114,23 @@ def code_of(name: str) -> dict[str, str] | None:
     """A checksum of each part of one's own that the network's function runs; None for a network of the package."""
     if name in MODELS:
         return None
+    if name.startswith(_from_torch.PREFIX):
+        return _from_torch.code_of(name)
     _imported(name)
     return _own_code.code_of("model", name)
+
+
+def numbers_of(name: str, outputs: int, arguments: Mapping[str, Any]) -> str | None:
+    """A checksum of the weights with which a network's own code begins, where a trial takes those."""
+    if not name.startswith(_from_torch.PREFIX) or arguments.get("init") != "module":
+        return None
+    return _from_torch.numbers_of(name, outputs, {key: value for key, value in arguments.items() if key != "init"})
 
 
 def refresh(name: str) -> None:
     """Import the module of a network of one's own again where a file that it is made of has changed since."""
     if ":" in name:
-        _own_code.refresh(name)
+        _own_code.refresh(name.removeprefix(_from_torch.PREFIX))
 
 
 def _imported(name: str) -> Callable[..., None]:

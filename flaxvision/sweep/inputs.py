@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flaxvision._cache import shared_cache
-from flaxvision._own_code import refresh
 from flaxvision.data import Dataset, load
 from flaxvision.data._stamp import stamp as stamp_of
 from flaxvision.errors import UserError
 from flaxvision.identity import AROUND, Identity, checksum_of, checksum_of_file, circumstances, switches
-from flaxvision.models.registry import code_of, grown
+from flaxvision.models.registry import code_of, grown, numbers_of, refresh
 from flaxvision.runtime import on_host
 from flaxvision.sweep.config import DataConfig
 from flaxvision.sweep.files import DataFolders, RunFiles
@@ -72,14 +71,13 @@ def look_again(trials: Iterable[Trial]) -> None:
     _stamp.cache_clear()
     configs = [trial.config for trial in trials]
     for name in dict.fromkeys(str(name) for c in configs for name in (c.model.name, c.recipe.get("optimizer", ""))):
-        if ":" in name:
-            refresh(name)
+        refresh(name)
 
 
 def identity_of(trial: Trial, files: RunFiles) -> Identity:
     """What a trial rests on beside its configuration, by content, see `flaxvision.identity`."""
     config = trial.config
-    load_dataset(config.data, files.data)  # which refuses options that no key may hold
+    dataset = load_dataset(config.data, files.data)  # which refuses options that no key may hold
     options = "".join(f" {option}={as_typed(value)}" for option, value in config.data.options.items())
     stamp = _stamp(config.data.dataset, files.data.raw_dir)
     identity: Identity = {f"data {config.data.dataset}{options}": _checksum(config.data, files.data, stamp)}
@@ -87,6 +85,8 @@ def identity_of(trial: Trial, files: RunFiles) -> Identity:
     for name, code in ((model, code_of(model)), (optimizer, code_of_optimizer(optimizer))):
         if code is not None:
             identity[f"code {name}"] = code
+    if (numbers := numbers_of(model, _outputs(trial, dataset), config.model.arguments)) is not None:
+        identity[f"weights that {model} makes"] = numbers
     start = recipe_of(trial, files).warm_start
     if start is not None and not trial.starts_pretrained:
         identity[f"weights {config.recipe['warm_start']}"] = checksum_of_file(start)
@@ -109,12 +109,16 @@ def _checksum(config: DataConfig, folders: DataFolders, stamp: str) -> Identity:
     return checksum_of(_load(config, folders, stamp))
 
 
+def _outputs(trial: Trial, dataset: Dataset) -> int:
+    return 1 if trial.config.recipe.get("loss") == "binary_cross_entropy" else dataset.num_classes
+
+
 def create_model(trial: Trial, dataset: Dataset) -> Chain:
     """A trial's model before training."""
     model, shape = trial.config.model, dataset.input_shape
-    outputs = 1 if trial.config.recipe.get("loss") == "binary_cross_entropy" else dataset.num_classes
     with _one_line(trial):
-        return grown(model.name, input_shape=shape, num_classes=outputs, seed=trial.seed, **model.arguments)
+        arguments = {"num_classes": _outputs(trial, dataset), **model.arguments}
+        return grown(model.name, input_shape=shape, seed=trial.seed, **arguments)
 
 
 @contextlib.contextmanager

@@ -143,6 +143,10 @@ def test_every_kind_of_layer_is_described_and_built_again():
             "PReLU": (3,),
             "Upsample": (2,),
             "Affine": ((1.0, 2.0), 3.0),
+            "Rearrange": ((2, 3), (1, 0), (6,)),
+            "Pad": (((1, 0),), 0.5),
+            "Scale": (3, "add"),
+            "Carried": ((2, 1),),
         },
     }
     assert set(layers) == set(KINDS)

@@ -79,11 +79,10 @@ def images():
 
 
 def test_a_residual_network_trains_as_pytorchs(torch, images):
-    from export._tensors import state_dict
-    from export._torch import _torch_state
+    from flaxvision.models._state_dict import state_dict, whole_state_dict
 
     model, theirs = built(), reference(torch)
-    weights = {name: torch.tensor(value) for name, value in _torch_state(model).items()}
+    weights = {name: torch.tensor(value) for name, value in whole_state_dict(model).items()}
     theirs.load_state_dict(weights, strict=True)
     theirs.train()
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)

@@ -1,0 +1,25 @@
+"""What a network keeps of the PyTorch module that it was read from: its `state_dict`, and the softmax at its end."""
+
+from __future__ import annotations
+
+import dataclasses
+
+ENDINGS = ("softmax", "log_softmax", "sigmoid")  # by activation
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TorchTensor:
+    """An entry of the module's `state_dict`."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str  # "float32"
+    source: str  # under which name the network has it: its own, another's that it shares, or "" for a count of batches
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TorchModule:
+    """A PyTorch module that a network was read from."""
+
+    tensors: tuple[TorchTensor, ...]  # in the order of its `state_dict`
+    ending: str = ""  # the activation of `ENDINGS` that it ends in and the network does not, which trains on scores

@@ -1,0 +1,233 @@
+"""Networks that were written in PyTorch: a module in memory, or a class or function of the user's by its name."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import logging
+import multiprocessing
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from flaxvision import _own_code
+from flaxvision._cache import shared_cache
+from flaxvision._describe import describe, digest
+from flaxvision.errors import UserError, check_choice, unknown
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from flaxvision.layers import Network
+
+PREFIX = "torch:"  # of a model's name, before "file.py:Class"
+STARTS = ("module", "torch")
+CLASSES = "num_classes"  # the argument that is given the number of classes, where a class has it
+_LOG = logging.getLogger("flaxvision")
+
+
+def from_torch(
+    module: nn.Module, input_shape: tuple[int, ...] = (32, 32, 3), *, init: str = "module", seed: int = 0
+) -> Network:
+    """The network that a PyTorch module is: read by `torch.fx`, compared with it, trained and exported from then on.
+
+    Layers have the module's dotted names, so that `frozen=("features",)` in a recipe freezes what it would there. A
+    softmax or log_softmax at the end is left off, as losses here take scores; exports have it.
+    `export.save_torch` writes a `state_dict` that the module loads strictly.
+
+    Args:
+        module: A network that takes one image tensor (N, C, H, W), or vectors (N, D); it is not changed.
+        input_shape: Shape of one example as it is here, (H, W, C) or (D,).
+        init: "module" starts from the module's weights, "torch" draws PyTorch's default initialization of every layer.
+        seed: Of that draw.
+
+    Returns:
+        The network; on random images it gives the module's outputs, which was checked in evaluation and training mode.
+
+    Raises:
+        UserError: If PyTorch is missing; for what cannot be read, with the line of the module's code; and where the
+            network would differ from the module.
+
+    >>> import flaxvision as fv
+    >>> from torch import nn
+    >>> module = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 26 * 26, 10))
+    >>> model = fv.models.from_torch(module, input_shape=(28, 28, 1))
+    >>> model.names
+    ('0', '1', '2', '3')
+    """
+    torch = _torch()
+    check_choice("init", init, STARTS)
+    if not isinstance(module, torch.nn.Module):
+        raise UserError(
+            f"from_torch got a {type(module).__name__}: give a torch.nn.Module; for weights alone there is "
+            "export.from_torch(weights, model)"
+        )
+    module = _unwrapped(module)
+    return _started(_read(module, input_shape, type(module).__name__), module, init, seed)
+
+
+def grown(
+    name: str, input_shape: tuple[int, ...], outputs: int | None, seed: int, init: str, arguments: Mapping[str, Any]
+) -> Network:
+    """The network of "torch:file.py:Class", whose class or function is called with the arguments.
+
+    Raises:
+        UserError: As `from_torch`, and for a name or argument that it does not have.
+    """
+    check_choice("init", init, STARTS)
+    allowed = argument_names(name)
+    for given in arguments:
+        if allowed is not None and given not in allowed:
+            raise unknown(f"argument of {name}", given, allowed or ["(none)"])
+    arguments = _filled(name, outputs, arguments)
+    module = _made(name, arguments, seed)
+    key = json.dumps(dict(arguments), sort_keys=True, default=str), json.dumps(code_of(name))
+    network = _read_once(name, tuple(input_shape), *key, seed if _holds_constants(module) else 0, _Unseen(module))
+    return _started(network, module, init, seed)
+
+
+def _holds_constants(module: nn.Module) -> bool:
+    """Whether another seed may make a module of other constants, which the network holds apart from its weights."""
+    counters = "num_batches_tracked", "running_mean", "running_var"
+    return any(not name.endswith(counters) for name, _ in module.named_buffers())
+
+
+def _filled(name: str, outputs: int | None, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The arguments with the number of classes, where the class takes that and it is not given."""
+    return {CLASSES: outputs, **arguments} if outputs and CLASSES in (argument_names(name) or ()) else arguments
+
+
+def numbers_of(name: str, outputs: int, arguments: Mapping[str, Any]) -> str:
+    """A checksum of the weights that the class or function makes under seed 0."""
+    module = _made(name, _filled(name, outputs, arguments), 0)
+    return digest([[key, describe(value.detach().cpu().numpy())] for key, value in module.state_dict().items()])
+
+
+def argument_names(name: str) -> list[str] | None:
+    """The arguments that the class or function of a name takes; None where it takes any."""
+    made = _imported(name)
+    if isinstance(made, _torch().nn.Module):
+        return []
+    parameters = inspect.signature(made).parameters.values()
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+        return None
+    return [p.name for p in parameters]
+
+
+def code_of(name: str) -> dict[str, str]:
+    """A checksum of each part of one's own that the class or function runs."""
+    _imported(name)
+    return _own_code.code_of("model", name.removeprefix(PREFIX))
+
+
+def _imported(name: str) -> Any:
+    _torch()
+    path = name.removeprefix(PREFIX)
+    if ":" not in path:
+        raise UserError(f"model is {name!r}: give torch:file.py:Class or torch:package.module:Class")
+    return _own_code.import_function("model", path)
+
+
+def _made(name: str, arguments: Mapping[str, Any], seed: int) -> nn.Module:
+    """The module as its own code makes it for this seed."""
+    torch = _torch()
+    made = _imported(name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = made if isinstance(made, torch.nn.Module) else made(**arguments)
+    if not isinstance(module, torch.nn.Module):
+        raise UserError(f"{name} gives a {type(module).__name__}: name a class of torch.nn.Module, or what makes one")
+    return _unwrapped(module)
+
+
+class _Unseen:
+    """A module that is no part of a cache's key."""
+
+    def __init__(self, module: nn.Module):
+        self.module = module
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Unseen)
+
+    def __hash__(self) -> int:
+        return 0
+
+
+@shared_cache(8)
+def _read_once(
+    name: str, input_shape: tuple[int, ...], arguments: str, code: str, seed: int, module: _Unseen
+) -> Network:
+    return _read(module.module, input_shape, name)
+
+
+def _read(module: nn.Module, input_shape: tuple[int, ...], kind: str) -> Network:
+    import jax
+
+    from flaxvision.models.torch_reader.compare import check_same
+    from flaxvision.models.torch_reader.read import read
+    from flaxvision.models.torch_reader.weights import assigned, of_module, unused, with_tensors
+
+    shape = tuple(int(size) for size in input_shape)
+    if len(shape) not in (1, 3) or min(shape) < 1:
+        raise UserError(f"input_shape is {input_shape!r}: give (H, W, C), such as (32, 32, 3), or (D,)")
+    with jax.ensure_compile_time_eval():  # a sweep counts parameters by tracing what builds them
+        network, ending = read(module, shape, kind)
+        network = with_tensors(network, module, ending)
+        network = assigned(network, of_module(network, module))
+        check_same(network, module)
+    if idle := unused(network, module):
+        _say(f"{kind} never uses {_few(idle)}: kept as they are")
+    if ending:
+        _say(f"{kind} ends in {ending}: trained on the scores before it, and exported with it")
+    return network
+
+
+def _started(network: Network, module: nn.Module, init: str, seed: int) -> Network:
+    """The network with the module's numbers, or others of PyTorch's default initialization."""
+    from flaxvision.models.torch_reader.weights import assigned, of_module, own_way, redrawn
+    from flaxvision.runtime import on_host, same_draws
+
+    numbers = of_module(network, module)
+    if init == "module":
+        kept = [name for name, parameter in module.named_parameters() if not parameter.requires_grad]
+        if kept:
+            _say(
+                f"{network.kind}: {_few(kept)} learns, although requires_grad=False: give frozen = [...] in the recipe"
+            )
+        return assigned(network, numbers)
+    own = own_way(network, numbers)
+    if own:
+        _say(
+            f"{network.kind} does not begin as PyTorch's default would at {_few(own)}: init = 'module' keeps that, "
+            "init = 'torch' draws the default"
+        )
+    with on_host(), same_draws():
+        return assigned(assigned(network, numbers), redrawn(network, seed))
+
+
+def _few(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+
+
+@functools.lru_cache(64)
+def _say(sentence: str) -> None:
+    """Say on standard error, once, and not in every process that a sweep starts."""
+    if multiprocessing.parent_process() is None:
+        _LOG.warning("%s", sentence)
+
+
+def _unwrapped(module: nn.Module) -> nn.Module:
+    """What `torch.compile` or a parallel wrapper holds."""
+    inner = getattr(module, "_orig_mod", None)
+    if inner is None and type(module).__name__ in ("DataParallel", "DistributedDataParallel"):
+        inner = module.module
+    return module if inner is None else _unwrapped(inner)
+
+
+def _torch() -> Any:
+    """PyTorch, or the `UserError` that says how to install it."""
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError("a network in PyTorch needs it: pip install 'flaxvision[torch]'") from error
+    return torch

@@ -1,0 +1,207 @@
+"""The network under construction: values that PyTorch's views share, and the nodes that give them."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterable
+
+from flax import nnx
+
+from flaxvision.layers import AvgPool, Flatten, GlobalAvgPool, GlobalMaxPool, MaxPool, Node, Rearrange
+from flaxvision.layers.kinds import Shape
+from flaxvision.layers.network import fitted
+from flaxvision.models.torch_reader.axes import Axes, Axis, Layout, atoms_of, fresh, shape_of
+from flaxvision.models.torch_reader.calls import Call
+
+
+@dataclasses.dataclass(slots=True)
+class Value:
+    """A value of the network; what works in place puts another in its stead, for all views of it."""
+
+    name: str | None  # of the node; None is the network's input
+    shape: Shape  # of one example: (H, W, C) or (D,)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Held:
+    """A PyTorch tensor: a value, and how the tensor lies in it."""
+
+    value: Value
+    layout: Layout
+    by: Call | None = None  # the view that made it, which names the layer that it takes
+
+    @property
+    def shape(self) -> Shape:
+        """The tensor's, without the batch."""
+        return self.layout.shape
+
+
+class Growth:
+    """Layers and nodes so far.
+
+    Args:
+        kind: The network's name, for messages.
+        input_shape: Of one example, (H, W, C) or (D,).
+        taken: Names that no operation may have: those of modules and tensors.
+    """
+
+    def __init__(self, kind: str, input_shape: Shape, taken: Iterable[str]):
+        self.kind = kind
+        self.input_shape = input_shape
+        self.layers: dict[str, nnx.Module] = {}
+        self.nodes: list[Node] = []
+        self.ending = ""
+        self._taken = set(taken)
+
+    def entry(self) -> Held:
+        """The network's input."""
+        return Held(Value(None, self.input_shape), Layout.plain(self.input_shape))
+
+    # Nodes.
+
+    def add(self, call: Call, layer: nnx.Module, *inputs: Held, end: str = "") -> Value:
+        """A node of a new layer on whole values, named as the call wishes; with `end` it is beside what that names."""
+        name = self._free(call.wished_name + end, own=call.owns_name and not end)
+        self.layers[name] = layer
+        return self._node(name, name, layer, inputs)
+
+    def apply(self, call: Call, name: str, layer: nnx.Module, held: Held) -> Value:
+        """A node of the module or parameter `name`, whose layer is `layer` if it has none yet."""
+        known = self.layers.setdefault(name, layer)
+        assert type(known) is type(layer)
+        used = {node.name for node in self.nodes}
+        return self._node(self._free(name) if name in used else name, name, known, (held,))
+
+    def _node(self, name: str, layer_name: str, layer: nnx.Module, inputs: tuple[Held, ...]) -> Value:
+        shapes = tuple(held.value.shape for held in inputs)
+        shape = fitted(name, layer, shapes, self.kind, self.input_shape)
+        self.nodes.append(Node(name, layer_name, tuple(held.value.name for held in inputs)))
+        return Value(name, shape)
+
+    def _free(self, wished: str, *, own: bool = False) -> str:
+        """The wished name, or that with a number; `own`: it is the name of the module that the call is."""
+        used = {*self.layers, *(node.name for node in self.nodes)}
+        if own and wished not in used:
+            return wished
+        tries = itertools.chain([wished], (f"{wished}_{number}" for number in itertools.count(1)))
+        return next(name for name in tries if name not in used and name not in self._taken)
+
+    def end_at(self, held: Held) -> None:
+        """Leave out the nodes behind the one that gives the output, which lead nowhere."""
+        names = [node.name for node in self.nodes]
+        if held.value.name in names:
+            del self.nodes[names.index(held.value.name) + 1 :]
+        used = {node.layer for node in self.nodes}
+        self.layers = {name: layer for name, layer in self.layers.items() if name in used}
+
+    # Values with their axes where an operation needs them.
+
+    def with_base(self, call: Call, held: Held, base: Axes) -> Held:
+        """The tensor in a value with the axes `base` in PyTorch's order: of a map (C, H, W), or of a vector (D,)."""
+        layout = held.layout
+        if layout.base == base:
+            return held
+        by, end = (call, "_input") if held.by is None else (held.by, "")
+        atoms = atoms_of(layout.base)
+        if len(base) == 1 and len(layout.base) == 3 and base[0] == atoms:
+            value = self.add(by, Flatten(), held, end=end)
+        else:
+            order = tuple(atoms.index(atom) for atom in atoms_of(base))
+            split = tuple(atom.size for atom in atoms)
+            value = self.add(by, Rearrange(split, order, shape_of(base)), held, end=end)
+        return Held(value, Layout(base, layout.axes))
+
+    def plain(self, call: Call, held: Held) -> Held:
+        """The tensor as a map or vector of its own."""
+        if held.layout.is_plain:
+            return held
+        if len(held.shape) not in (1, 3):
+            call.refuse(
+                f"{call.words} on a tensor of {len(held.shape) + 1} axes {('N', *held.shape)}",
+                "give it one of 4 axes, (N, C, H, W), or of 2, (N, D)",
+            )
+        return self.with_base(call, held, held.layout.axes)
+
+    def as_map(self, call: Call, held: Held) -> Held:
+        """The tensor as a map of its own."""
+        if len(held.shape) != 3:
+            call.refuse(
+                f"{call.words} on a tensor of {len(held.shape) + 1} axes {('N', *held.shape)}",
+                "give it one of 4 axes, (N, C, H, W)",
+            )
+        return self.plain(call, held)
+
+    def with_features(self, call: Call, held: Held, axis: int) -> Held:
+        """The tensor in a value whose features are the tensor's axis."""
+        axes = held.layout.axes
+        if len(axes) == 1:
+            return self.plain(call, held)
+        if held.layout.base[0] == axes[axis]:
+            return held
+        others = atoms_of(each for number, each in enumerate(axes) if number != axis)
+        return self.with_base(call, held, (axes[axis], others, ()))
+
+    # What many operations are.
+
+    def elementwise(self, call: Call, layer: nnx.Module, held: Held) -> Held:
+        """An operation on every number by itself, however the tensor lies."""
+        return dataclasses.replace(held, value=self.add(call, layer, held))
+
+    def in_place(self, held: Held, result: Held, call: Call) -> Held:
+        """What an operation that writes into its tensor gives: every view of that has the new numbers."""
+        if result.layout.base != held.layout.base:
+            call.refuse(f"{call.words} into a view", "write y = f(x) in place of f_(x)")
+        held.value.name, held.value.shape = result.value.name, result.value.shape
+        return dataclasses.replace(result, value=held.value)
+
+    def together(self, call: Call, layer: nnx.Module, a: Held, b: Held) -> Held:
+        """An operation of two tensors, number by number; an axis of 1 is broadcast."""
+        if len(a.shape) != len(b.shape):
+            call.refuse(
+                f"{call.words} of tensors of shapes {('N', *a.shape)} and {('N', *b.shape)}",
+                "give both as many axes, as x.view(n, c, 1, 1) does",
+            )
+        if a.layout.signature == b.layout.signature:
+            return Held(self.add(call, layer, a, b), a.layout)
+        order = a.layout.permutation
+        if order is None or order != b.layout.permutation:
+            same = b.layout.refined(a.layout) if a.shape == b.shape else None
+            if same is not None:
+                layout, base = same
+                b = self.with_base(call, dataclasses.replace(b, layout=layout), base)
+                return Held(self.add(call, layer, a, b), a.layout)
+            a, b = self.plain(call, a), self.plain(call, b)
+            order = tuple(range(len(a.shape)))
+        value = self.add(call, layer, a, b)
+        if value.shape == a.value.shape:
+            return Held(value, a.layout)
+        base = fresh(Layout.plain(value.shape).shape)
+        return Held(value, Layout(base, tuple(base[axis] for axis in order)))
+
+    def reduce(self, call: Call, held: Held, dims: tuple[int, ...], keep: bool, largest: bool) -> Held:
+        """The mean, or the largest, over axes of the tensor (counted without the batch)."""
+        gone = set(atoms_of(held.layout.axes[axis] for axis in dims))
+        base = held.layout.base
+        if gone:
+            over = {number for number in (1, 2) if len(base) == 3 and base[number] and gone >= set(base[number])}
+            if set(atoms_of(base[number] for number in over)) != gone:
+                kept: Axis = tuple(atom for atom in atoms_of(held.layout.axes) if atom not in gone)
+                removed: Axis = tuple(atom for atom in atoms_of(held.layout.axes) if atom in gone)
+                held, over = self.with_base(call, held, (kept, removed, ())), {1, 2}
+            base = held.layout.base
+            whole = gone == set(atoms_of(base[1:]))
+            if whole:
+                layer: nnx.Module = GlobalMaxPool() if largest else GlobalAvgPool()
+            else:
+                window = tuple(math.prod(a.size for a in base[n]) if n in over else 1 for n in (1, 2))
+                pair = (window[0], window[1])
+                layer = MaxPool(pair) if largest else AvgPool(pair)
+            value = self.add(call, layer, held)
+            base = tuple(() if number and (whole or number in over) else axis for number, axis in enumerate(base))
+        else:
+            value = dataclasses.replace(held.value)
+        axes = [() if number in dims else axis for number, axis in enumerate(held.layout.axes)]
+        kept_axes = tuple(axis for number, axis in enumerate(axes) if keep or number not in dims)
+        return Held(value, Layout(base, kept_axes), call)

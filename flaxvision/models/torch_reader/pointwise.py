@@ -1,0 +1,293 @@
+"""How activations, dropout and arithmetic are read."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from flaxvision.layers import Activation, Add, Affine, Dropout, Multiply, Scale, SpatialDropout, Subtract
+from flaxvision.models.torch_reader.calls import Call
+from flaxvision.models.torch_reader.graph import Growth, Held
+from flaxvision.models.torch_reader.table import Handler, Loose, reads
+from flaxvision.models.torch_reader.trace import facts
+
+# Activations.
+
+PLAIN: dict[str, tuple[tuple[object, ...], tuple[object, ...]]] = {  # ours -> PyTorch's, and those that work in place
+    "relu": ((F.relu, torch.relu, "relu"), (F.relu_, "relu_")),
+    "tanh": ((F.tanh, torch.tanh, "tanh"), (torch.tanh_, "tanh_")),
+    "relu6": ((F.relu6,), ()),
+    "hardswish": ((F.hardswish,), ()),
+    "hardsigmoid": ((F.hardsigmoid,), ()),
+    "silu": ((F.silu,), ()),
+    "mish": ((F.mish,), ()),
+}
+WITH_NUMBER = {"leaky_relu": (F.leaky_relu, "negative_slope", 0.01), "elu": (F.elu, "alpha", 1.0)}
+
+
+def _plain(name: str, always: bool) -> Handler:
+    def read(growth: Growth, call: Call, input: Held, inplace: bool = False) -> Held:
+        return _in_place_if(always or inplace, growth, call, input, Activation(name))
+
+    return read
+
+
+def _numbered(name: str, argument: str, default: float) -> Handler:
+    def read(growth: Growth, call: Call, input: Held, *number: float, inplace: bool = False, **named: float) -> Held:
+        value = number[0] if number else named.get(argument, default)
+        return _in_place_if(inplace, growth, call, input, Activation(name, value))
+
+    return read
+
+
+def _in_place_if(inplace: bool, growth: Growth, call: Call, held: Held, *layers: Any) -> Held:
+    result = held
+    for layer in layers:
+        result = growth.elementwise(call, layer, result)
+    return growth.in_place(held, result, call) if inplace else result
+
+
+for ours, (targets, in_place) in PLAIN.items():
+    reads(*targets)(_plain(ours, False))
+    reads(*in_place)(_plain(ours, True))
+for ours, (target, word, number) in WITH_NUMBER.items():
+    reads(target)(_numbered(ours, word, number))
+
+
+@reads(torch.sigmoid, F.sigmoid, "sigmoid")
+def _sigmoid(growth: Growth, call: Call, input: Held) -> Held:
+    if call.ends and input.shape in ((1,), ()):
+        growth.ending = "sigmoid"
+        return input
+    return growth.elementwise(call, Activation("sigmoid"), input)
+
+
+@reads("sigmoid_", torch.sigmoid_)
+def _sigmoid_in_place(growth: Growth, call: Call, input: Held) -> Held:
+    return growth.in_place(input, _sigmoid(growth, call, input), call)
+
+
+@reads(F.gelu)
+def _gelu(growth: Growth, call: Call, input: Held, approximate: str = "none") -> Held:
+    return growth.elementwise(call, Activation("gelu" if approximate == "none" else "gelu_tanh"), input)
+
+
+@reads(F.softplus)
+def _softplus(growth: Growth, call: Call, input: Held, beta: float = 1.0, threshold: float = 20.0) -> Held:
+    if threshold * beta < 20:
+        call.refuse(f"F.softplus with threshold={threshold}", "threshold=20 would do")
+    layers = [Affine(beta), Activation("softplus"), Affine(1 / beta)]
+    return _in_place_if(False, growth, call, input, *(layers if beta != 1 else layers[1:2]))
+
+
+@reads(F.hardtanh)
+def _hardtanh(
+    growth: Growth, call: Call, input: Held, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False
+) -> Held:
+    return _clipped(growth, call, input, min_val, max_val, inplace)
+
+
+@reads(torch.clamp, "clamp", torch.clip, "clip")
+def _clamp(growth: Growth, call: Call, input: Held, min: float | None = None, max: float | None = None) -> Held:
+    return _clipped(growth, call, input, min, max, False)
+
+
+def _clipped(growth: Growth, call: Call, held: Held, low: Any, high: Any, inplace: bool) -> Held:
+    if (low, high) == (-1, 1):
+        return _in_place_if(inplace, growth, call, held, Activation("hardtanh"))
+    if low == 0 and high in (6, None):
+        return _in_place_if(inplace, growth, call, held, Activation("relu6" if high else "relu"))
+    if not all(isinstance(end, (int, float)) and math.isfinite(end) for end in (low, high)) or low >= high:
+        call.refuse(f"{call.words} to {low} and {high}", "give two finite numbers, or min=0 alone")
+    middle, half = (low + high) / 2, (high - low) / 2
+    layers = Affine(1 / half, -middle / half), Activation("hardtanh"), Affine(half, middle)
+    return _in_place_if(inplace, growth, call, held, *layers)
+
+
+def _softmax(name: str) -> Handler:
+    def read(
+        growth: Growth, call: Call, input: Held, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None
+    ) -> Held:
+        axes = len(input.shape) + 1
+        axis = (0 if axes in (1, 3) else 1) if dim is None else dim % axes  # as PyTorch guesses
+        if axis == 0:
+            call.refuse(f"{call.words} over the examples (dim={dim})", "dim=1 is over the classes or channels")
+        if call.ends and len(input.shape) == 1:
+            growth.ending = name
+            return input
+        return growth.elementwise(call, Activation(name), growth.with_features(call, input, axis - 1))
+
+    return read
+
+
+for ours in ("softmax", "log_softmax"):
+    reads(getattr(F, ours), getattr(torch, ours), ours)(_softmax(ours))
+
+
+# Dropout.
+
+
+def _dropout(kind: type[Dropout]) -> Handler:
+    def read(
+        growth: Growth, call: Call, input: Held, p: float = 0.5, training: bool = True, inplace: bool = False
+    ) -> Held:
+        if _trains(call.twin):
+            call.refuse(
+                f"{call.words} that drops in evaluation, too,", "give training=self.training, or use nn.Dropout"
+            )
+        if not training or p == 0:
+            return input
+        held = growth.as_map(call, input) if kind is SpatialDropout else input
+        return _in_place_if(inplace, growth, call, held, kind(p))
+
+    return read
+
+
+def _trains(node: Any) -> bool:
+    args: tuple = node.args
+    return bool(node.kwargs.get("training", args[2] if len(args) > 2 else True))
+
+
+reads(F.dropout)(_dropout(Dropout))
+reads(F.dropout2d)(_dropout(SpatialDropout))
+
+
+# Arithmetic.
+
+
+def _arithmetic(sign: str, reverse: bool = False, inplace: bool = False) -> Handler:
+    def read(growth: Growth, call: Call, input: Any, other: Any, *, alpha: float = 1) -> Held:
+        first, second = (other, input) if reverse else (input, other)
+        if alpha != 1:
+            if not isinstance(other, Held):
+                call.refuse(f"{call.words} with alpha={alpha} and no tensor of the network", "write x + alpha * y")
+            second = growth.elementwise(call, Affine(alpha), other)
+        held = _of_two(growth, call, sign, first, second)
+        return growth.in_place(input, held, call) if inplace else held
+
+    return read
+
+
+def _of_two(growth: Growth, call: Call, sign: str, a: Any, b: Any) -> Held:
+    if isinstance(a, Held) and isinstance(b, Held):
+        if sign == "/":
+            call.refuse(f"{call.words} of two tensors", "multiply by a gate, or divide by a number")
+        return growth.together(call, {"+": Add, "-": Subtract, "*": Multiply}[sign](), a, b)
+    held, other = (a, b) if isinstance(a, Held) else (b, a)
+    if isinstance(other, Loose):
+        return _with_parameter(growth, call, sign, held, other, held is a)
+    held, number = _along(growth, call, held, other)
+    if sign == "/" and not isinstance(a, Held):
+        call.refuse(f"{call.words} by a tensor of the network", "multiply by a gate, or divide by a number")
+    if sign == "/":
+        layer = Affine(_each(number, lambda n: 1 / n))
+    elif sign == "*":
+        layer = Affine(number)
+    elif sign == "+":
+        layer = Affine(1.0, number)
+    else:
+        layer = Affine(1.0, _each(number, operator.neg)) if isinstance(a, Held) else Affine(-1.0, number)
+    return growth.elementwise(call, layer, held)
+
+
+def _each(number: float | tuple[float, ...], function: Callable[[float], float]) -> float | tuple[float, ...]:
+    return tuple(map(function, number)) if isinstance(number, tuple) else function(number)
+
+
+def _along(growth: Growth, call: Call, held: Held, other: Any) -> tuple[Held, float | tuple[float, ...]]:
+    """A constant as one number or one a channel, and the tensor with its features on that axis."""
+    if isinstance(other, (bool, int, float)):
+        return held, float(other)
+    if not isinstance(other, torch.Tensor):
+        call.refuse(f"{call.words} with a {type(other).__name__}", "give numbers and tensors")
+    flat = other.detach().double().flatten()
+    if not flat.numel() or not bool(flat.isfinite().all()):
+        call.refuse(f"{call.words} with a constant that is not finite", "give finite numbers")
+    if bool((flat == flat[0]).all()):
+        return held, float(flat[0])
+    axis = _axis_of(call, held, other)
+    return growth.with_features(call, held, axis), tuple(flat.tolist())
+
+
+def _axis_of(call: Call, held: Held, other: torch.Tensor) -> int:
+    """Along which axis of a tensor (without the batch's) the numbers of another differ."""
+    axes = len(held.shape) + 1
+    shape = (*(1,) * (axes - other.ndim), *other.shape)
+    wide = [axis for axis, size in enumerate(shape) if size > 1]
+    if len(shape) != axes or len(wide) != 1 or wide[0] == 0 or held.shape[wide[0] - 1] != shape[wide[0]]:
+        call.refuse(
+            f"{call.words} of a tensor {('N', *held.shape)} and numbers of the shape {tuple(other.shape)}",
+            "give one number, or one a channel as (C, 1, 1)",
+        )
+    return wide[0] - 1
+
+
+def _with_parameter(growth: Growth, call: Call, sign: str, held: Held, loose: Loose, first: bool) -> Held:
+    if sign not in "+*":
+        call.refuse(
+            f"{call.words} with the parameter {loose.name!r}", "parameters of a block may be added and multiplied by"
+        )
+    size = loose.tensor.numel()
+    if size > 1:
+        held = growth.with_features(call, held, _axis_of(call, held, loose.tensor))
+    layer = growth.layers.get(loose.name, Scale(size, "multiply" if sign == "*" else "add"))
+    if not isinstance(layer, Scale) or layer.operation != ("multiply" if sign == "*" else "add"):
+        call.refuse(f"the parameter {loose.name!r}, added and multiplied by,", "give a parameter for each")
+    return Held(growth.apply(call, loose.name, layer, held), held.layout)
+
+
+SIGNS: dict[str, tuple[tuple[object, ...], str]] = {
+    "+": ((operator.add, torch.add, "add"), "add_"),
+    "-": ((operator.sub, torch.sub, "sub", torch.subtract), "sub_"),
+    "*": ((operator.mul, torch.mul, "mul", torch.multiply), "mul_"),
+    "/": ((operator.truediv, torch.div, "div", torch.true_divide), "div_"),
+}
+for symbol, (names, writing) in SIGNS.items():
+    reads(*names)(_arithmetic(symbol))
+    reads(writing)(_arithmetic(symbol, inplace=True))
+reads(torch.rsub, "rsub")(_arithmetic("-", reverse=True))
+
+
+@reads(operator.neg, torch.neg, "neg")
+def _neg(growth: Growth, call: Call, input: Held) -> Held:
+    return growth.elementwise(call, Affine(-1.0), input)
+
+
+@reads(operator.pow, torch.pow, "pow")
+def _pow(growth: Growth, call: Call, input: Held, exponent: float) -> Held:
+    if exponent not in (1, 2, 3) or not isinstance(input, Held):
+        call.refuse(f"{call.words} to {exponent}", "squares, x ** 2, and cubes would do")
+    result = input
+    for _ in range(int(exponent) - 1):
+        result = growth.together(call, Multiply(), result, input)
+    return result
+
+
+@reads(torch.square, "square")
+def _square(growth: Growth, call: Call, input: Held) -> Held:
+    return growth.together(call, Multiply(), input, input)
+
+
+# What leaves the numbers as they are.
+
+
+@reads("contiguous", "float", "double", "to", "type_as", "cpu", "requires_grad_")
+def _same(growth: Growth, call: Call, input: Held, *_: Any, **__: Any) -> Held:
+    if not facts(call.node).value.is_floating_point():
+        call.refuse(f"{call.words} to whole numbers", "keep floating-point numbers")
+    return input
+
+
+@reads("clone", torch.clone)
+def _clone(growth: Growth, call: Call, input: Held, **_: Any) -> Held:
+    return Held(type(input.value)(input.value.name, input.value.shape), input.layout, input.by)
+
+
+@reads(torch.zeros_like, torch.ones_like, torch.full_like, "new_zeros", "new_ones", "new_full")
+def _constant(growth: Growth, call: Call, *_: Any, **__: Any) -> torch.Tensor:
+    return facts(call.node).value

@@ -1,0 +1,198 @@
+"""How views, permutations, concatenations, pads and slices are read; most of them move nothing."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from flaxvision.layers import Concat, MaxPool, Pad
+from flaxvision.models.torch_reader.axes import Layout, Shape
+from flaxvision.models.torch_reader.calls import Call
+from flaxvision.models.torch_reader.graph import Growth, Held
+from flaxvision.models.torch_reader.table import reads
+from flaxvision.models.torch_reader.trace import facts
+
+# What takes sizes, which may hold the number of examples: only the shape that comes out counts.
+VIEWS = (
+    *("view", "reshape", "flatten", "squeeze", "unsqueeze", "unflatten", "view_as", "reshape_as"),
+    *(torch.flatten, torch.reshape, torch.squeeze, torch.unsqueeze, torch.unflatten),
+)
+EXPANSIONS = ("expand", "expand_as", torch.broadcast_to, "broadcast_to")
+
+
+def viewed(growth: Growth, call: Call, held: Held, shape: Shape) -> Held:
+    """The tensor in another shape."""
+    layout = held.layout.viewed(shape)
+    value = held.value
+    if layout is None:  # an axis would begin within a channel, a row or a column: as a vector it can
+        vector = growth.with_base(call, held, (tuple(atom for axis in held.layout.axes for atom in axis),))
+        value, layout = vector.value, Layout.plain(vector.value.shape).viewed(shape)
+    if layout is None:
+        call.refuse(f"{call.words} from {('N', *held.shape)} to {('N', *shape)}", "keep every number once")
+    return Held(value, layout, call)
+
+
+@reads(*VIEWS)
+def _view(growth: Growth, call: Call, input: Held, *_: Any, **__: Any) -> Held:
+    return viewed(growth, call, input, call.shape)
+
+
+@reads(*EXPANSIONS)
+def _expand(growth: Growth, call: Call, input: Held, *_: Any, **__: Any) -> Held:
+    if len(call.shape) != len(input.shape):
+        call.refuse(f"{call.words} to another number of axes", "view it as (N, C, 1, 1) first")
+    return input  # what takes it broadcasts an axis of 1
+
+
+@reads("permute", torch.permute)
+def _permute(growth: Growth, call: Call, input: Held, *dims: Any) -> Held:
+    order = dims[0] if len(dims) == 1 and not isinstance(dims[0], int) else dims
+    return _permuted(call, input, [dim % (len(input.shape) + 1) for dim in order])
+
+
+@reads("transpose", torch.transpose, "swapaxes", torch.swapaxes, "swapdims")
+def _transpose(growth: Growth, call: Call, input: Held, dim0: int, dim1: int) -> Held:
+    order = list(range(len(input.shape) + 1))
+    order[dim0], order[dim1] = order[dim1], order[dim0]
+    return _permuted(call, input, order)
+
+
+@reads("movedim", torch.movedim)
+def _movedim(growth: Growth, call: Call, input: Held, source: int, destination: int) -> Held:
+    order = list(range(len(input.shape) + 1))
+    order.insert(destination % len(order), order.pop(source))
+    return _permuted(call, input, order)
+
+
+def _permuted(call: Call, held: Held, order: Sequence[int]) -> Held:
+    if order[0] != 0:
+        call.refuse(f"{call.words} that moves the examples", "keep them along the first axis")
+    return Held(held.value, held.layout.permuted([axis - 1 for axis in order[1:]]), call)
+
+
+def _folded(growth: Growth, call: Call, held: Held, split: Shape, order: Sequence[int]) -> Held:
+    """A view, a permutation (of axes without the batch's) and a view."""
+    apart = viewed(growth, call, held, split)
+    return viewed(growth, call, Held(apart.value, apart.layout.permuted(order), call), call.shape)
+
+
+@reads(F.pixel_shuffle, torch.pixel_shuffle)
+def _pixel_shuffle(growth: Growth, call: Call, input: Held, upscale_factor: int) -> Held:
+    channels, height, width = input.shape
+    r = upscale_factor
+    return _folded(growth, call, input, (channels // r**2, r, r, height, width), (0, 3, 1, 4, 2))
+
+
+@reads(F.pixel_unshuffle, torch.pixel_unshuffle)
+def _pixel_unshuffle(growth: Growth, call: Call, input: Held, downscale_factor: int) -> Held:
+    channels, height, width = input.shape
+    r = downscale_factor
+    return _folded(growth, call, input, (channels, height // r, r, width // r, r), (0, 2, 4, 1, 3))
+
+
+@reads(F.channel_shuffle, torch.channel_shuffle)
+def _channel_shuffle(growth: Growth, call: Call, input: Held, groups: int) -> Held:
+    channels, *sides = input.shape
+    order = (1, 0, *range(2, len(sides) + 2))
+    return _folded(growth, call, input, (groups, channels // groups, *sides), order)
+
+
+# Pads, slices and concatenations.
+
+
+def padded(growth: Growth, call: Call, held: Held, pads: dict[int, tuple[int, int]], value: float = 0.0) -> Held:
+    """The tensor with (before, after) put around axes (counted without the batch), or cut off where negative."""
+    if not any(map(any, pads.values())):
+        return held
+    held = growth.plain(call, held)
+    in_torch = [pads.get(axis, (0, 0)) for axis in range(len(held.shape))]
+    ours = [*in_torch[1:], in_torch[0]]
+    made = growth.add(call, Pad(ours, value), held)
+    return Held(made, Layout.plain(made.shape))
+
+
+@reads(F.pad)
+def _pad(
+    growth: Growth, call: Call, input: Held, pad: Sequence[int], mode: str = "constant", value: float | None = None
+) -> Held:
+    if mode != "constant" or len(pad) // 2 > len(input.shape):
+        call.refuse(f"F.pad with mode={mode!r}", "mode='constant' around channels and maps would do")
+    axes = {len(input.shape) - 1 - n: (pad[2 * n], pad[2 * n + 1]) for n in range(len(pad) // 2)}
+    return padded(growth, call, input, axes, float(value or 0.0))
+
+
+def _sliced(growth: Growth, call: Call, held: Held, axis: int, start: int, length: int) -> Held:
+    """Some of the tensor along an axis (counted without the batch)."""
+    return padded(growth, call, held, {axis: (-start, start + length - held.shape[axis])})
+
+
+@reads("narrow", torch.narrow)
+def _narrow(growth: Growth, call: Call, input: Held, dim: int, start: int, length: int) -> Held:
+    axis = dim % (len(input.shape) + 1) - 1
+    return _sliced(growth, call, input, axis, start % input.shape[axis], length)
+
+
+@reads("chunk", torch.chunk, "split", torch.split, "tensor_split", torch.tensor_split)
+def _split(growth: Growth, call: Call, tensor: Held, number: Any, dim: int = 0) -> tuple[Held, ...]:
+    axis = dim % (len(tensor.shape) + 1) - 1
+    if axis < 0:
+        call.refuse(f"{call.words} of the examples (dim={dim})", "dim=1 splits channels")
+    starts, parts = 0, []
+    for piece in facts(call.node).value:
+        parts.append(_sliced(growth, call, tensor, axis, starts, piece.shape[dim]))
+        starts += piece.shape[dim]
+    return tuple(parts)
+
+
+@reads(operator.getitem)
+def _getitem(growth: Growth, call: Call, value: Any, index: Any) -> Any:
+    if not isinstance(value, Held):
+        return value[index]
+    given = list(index) if isinstance(index, tuple) else [index]
+    missing = len(value.shape) + 1 - sum(each is not None and each is not Ellipsis for each in given)
+    at = given.index(Ellipsis) if Ellipsis in given else len(given)
+    whole = [*given[:at], *[slice(None)] * missing, *given[at + 1 :]]
+    kinds = (int, slice, type(None))
+    if whole[0] != slice(None) or not all(isinstance(each, kinds) for each in whole):
+        call.refuse(
+            f"{call.words} [{', '.join(map(str, given))}]", "take all examples, x[:, ...], by numbers and slices"
+        )
+    axes = [each for each in whole[1:] if each is not None]
+    cut: dict[int, tuple[int, int]] = {}
+    steps: dict[int, int] = {}
+    for axis, (each, size) in enumerate(zip(axes, value.shape, strict=True)):
+        start, stop, step = (each % size, each % size + 1, 1) if isinstance(each, int) else each.indices(size)
+        cut[axis], steps[axis] = (-start, min(stop, size) - size), step
+    held = padded(growth, call, value, cut)
+    if any(step != 1 for step in steps.values()):
+        if len(axes) != 3 or steps[0] != 1:
+            call.refuse(f"{call.words} with steps", "steps along height and width, x[:, :, ::2, ::2], would do")
+        held = growth.as_map(call, held)
+        made = growth.add(call, MaxPool(1, (steps[1], steps[2])), held)
+        held = Held(made, Layout.plain(made.shape))
+    return viewed(growth, call, held, call.shape)
+
+
+@reads(torch.cat, torch.concat, torch.concatenate)
+def _cat(growth: Growth, call: Call, tensors: Sequence[Any], dim: int = 0) -> Held:
+    ranks = {len(each.shape) + 1 for each in tensors if isinstance(each, Held)}
+    axis = dim % ranks.copy().pop()
+    if axis != 1 or len(ranks) > 1:
+        call.refuse(f"{call.words} along axis {dim}", "dim=1 is along the channels")
+    zeros = [each.shape[1] if isinstance(each, torch.Tensor) else 0 for each in tensors]
+    inner = [number for number, each in enumerate(tensors) if isinstance(each, Held)]
+    first, last = inner[0], inner[-1]
+    if any(isinstance(each, torch.Tensor) and bool(each.any()) for each in tensors) or len(inner) != last - first + 1:
+        call.refuse(f"{call.words} with constants", "zeros before or behind the channels would do")
+    parts = [growth.plain(call, each) for each in tensors if isinstance(each, Held)]
+    if len({part.shape[1:] for part in parts}) > 1:
+        call.refuse(f"{call.words} of maps that are expanded", "upsample the smaller one, F.interpolate(x, size=...)")
+    held = parts[0]
+    if len(parts) > 1:
+        made = growth.add(call, Concat(), *parts)
+        held = Held(made, Layout.plain(made.shape))
+    return padded(growth, call, held, {0: (sum(zeros[:first]), sum(zeros[last:]))})

@@ -1,0 +1,127 @@
+"""The numbers of a network that was read: the module's own, or PyTorch's default initialization anew."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from flax import nnx
+from torch import nn
+
+from flaxvision.errors import UserError
+from flaxvision.layers import Carried, Conv, ConvTranspose, Linear, Network, PReLU, TorchModule, TorchTensor
+from flaxvision.layers.initializers import uniform
+from flaxvision.models._state_dict import COUNTER, correspondence
+from flaxvision.models.files import variables
+
+
+def with_tensors(network: Network, module: nn.Module, ending: str) -> Network:
+    """The network with what it must know of the module's `state_dict`; tensors that it does not use are carried along.
+
+    Raises:
+        UserError: For a tensor that cannot be carried, and for two layers that share one.
+    """
+    own = {pair.name for pair in correspondence(network)}
+    seen: dict[int, str] = {}
+    entries, extra = [], []
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        if not isinstance(tensor, torch.Tensor) or tensor.is_complex() or tensor.is_quantized:
+            raise UserError(f"{network.kind} keeps {name!r}, which is no tensor of plain numbers: leave it out")
+        shape, dtype = tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")
+        before = seen.setdefault(id(tensor), name)
+        if before != name and name in own and before in own:
+            raise UserError(
+                f"{before} and {name} of {network.kind} are one tensor, and layers that share weights cannot be read: "
+                "apply one layer twice instead"
+            )
+        if name.endswith(f".{COUNTER}") and f"{name.rpartition('.')[0]}.running_var" in own:
+            source = ""
+        elif name in own:
+            source = name
+        elif before != name:
+            source = before
+        else:
+            source = name
+            extra.append((name, Carried(shape, "float32" if tensor.is_floating_point() else "int32")))
+        entries.append(TorchTensor(name, shape, "float32" if dtype == "bfloat16" else dtype, source))
+    pairs = [*network.named_layers(), *extra]
+    whole = Network(pairs, input_shape=network.input_shape, kind=network.kind, nodes=network.nodes)
+    whole.torch = TorchModule(tuple(entries), ending)
+    return whole
+
+
+def unused(network: Network, module: nn.Module) -> list[str]:
+    """The parameters of a module that its network only carries along."""
+    carried = {name for name, layer in network.named_layers() if isinstance(layer, Carried)}
+    return [name for name, _ in module.named_parameters() if name in carried]
+
+
+def of_module(network: Network, module: nn.Module) -> dict[str, np.ndarray]:
+    """A module's numbers by the names of the network's variables."""
+    theirs = module.state_dict()
+    shapes = {name: value.shape for name, value in variables(network).items()}
+    found = {}
+    for pair in correspondence(network):
+        tensor = theirs[pair.name].detach().cpu()
+        array = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+        found[pair.variable] = np.array(pair.from_torch(array, shapes[pair.variable]))
+    return found
+
+
+def redrawn(network: Network, seed: int) -> dict[str, jax.Array]:
+    """PyTorch's default initialization of every layer, drawn in order from one seed.
+
+    Convolutions and linear layers are uniform within 1 / sqrt(fan-in), weights and biases alike; normalizations begin
+    with ones and zeros. What is no layer's, a parameter of a block or a buffer, keeps the module's numbers.
+    """
+    rngs = nnx.Rngs(seed)
+    drawn: dict[str, jax.Array] = {}
+    for name, layer in network.named_layers():
+        for part, value in _drawn(layer, rngs):
+            drawn[f"{name}.{part}"] = value
+    return drawn
+
+
+def _drawn(layer: nnx.Module, rngs: nnx.Rngs) -> Iterator[tuple[str, jax.Array]]:
+    if isinstance(layer, (Conv, ConvTranspose, Linear)):
+        shape = layer.kernel.shape  # (H, W, in, out), or (H, W, out, in) where transposed, as PyTorch counts
+        draw = uniform(1 / math.sqrt(math.prod(shape[:-1])))
+        yield "kernel", draw(rngs.params(), shape)
+        if layer.bias is not None:
+            yield "bias", draw(rngs.params(), layer.bias.shape)
+    elif isinstance(layer, PReLU):
+        yield "slope", jnp.full(layer.slope.shape, 0.25, jnp.float32)
+    elif not isinstance(layer, Carried):
+        for part, number in (("scale", 1.0), ("bias", 0.0), ("mean", 0.0), ("var", 1.0)):
+            variable = getattr(layer, part, None)
+            if isinstance(variable, nnx.Variable):
+                yield part, jnp.full(variable.shape, number, jnp.float32)
+
+
+def own_way(network: Network, numbers: Mapping[str, np.ndarray]) -> list[str]:
+    """Layers whose numbers PyTorch's default initialization would not give."""
+    found = []
+    for name, layer in network.named_layers():
+        own = {part: numbers[f"{name}.{part}"] for part in ("kernel", "scale", "bias") if f"{name}.{part}" in numbers}
+        if isinstance(layer, (Conv, ConvTranspose, Linear)):
+            bound = 1 / math.sqrt(math.prod(layer.kernel.shape[:-1])) * (1 + 1e-6)
+            plain = all(np.abs(each).max() <= bound and (each.size == 1 or np.ptp(each) > 0) for each in own.values())
+        else:
+            plain = all((each == (part == "scale")).all() for part, each in own.items())
+        if not plain:
+            found.append(name)
+    return found
+
+
+def assigned(network: Network, numbers: Mapping[str, np.ndarray] | Mapping[str, jax.Array]) -> Network:
+    """A copy of the network with these numbers; what has none keeps its own."""
+    copy = nnx.clone(network)
+    names = copy.parameter_names()
+    for path, variable in nnx.to_flat_state(nnx.state(copy)):
+        if names[path] in numbers:
+            variable[...] = jnp.asarray(numbers[names[path]], variable[...].dtype)
+    return copy

@@ -1,0 +1,267 @@
+"""What `from_torch` cannot read: one line that has the user's line, the operation, and what would do instead."""
+
+from __future__ import annotations
+
+import linecache
+import re
+
+import pytest
+
+torch = pytest.importorskip("torch")
+import torch.nn.functional as F  # noqa: E402
+from torch import nn  # noqa: E402
+
+import flaxvision as fv  # noqa: E402
+from flaxvision import UserError  # noqa: E402
+
+SHAPE = (8, 8, 3)
+
+
+def network(forward, **parts):
+    """A module whose `forward` is a function of the module and the images."""
+    own = type("Own", (nn.Module,), {"forward": forward})()
+    own.conv = nn.Conv2d(3, 4, 3)
+    own.fc = nn.Linear(4, 10)
+    for name, part in parts.items():
+        setattr(own, name, part)
+    return own
+
+
+def scores(self, x):
+    return self.fc(x.mean((2, 3)))
+
+
+def branch(self, x):
+    x = self.conv(x)
+    if x.sum() > 0:  # HERE
+        x = -x
+    return scores(self, x)
+
+
+def loop(self, x):
+    x = self.conv(x)
+    for _ in range(int(x.max())):  # HERE
+        x = x / 2
+    return scores(self, x)
+
+
+def own_operation(self, x):
+    x = self.conv(x)
+    return scores(self, torch.sort(x, dim=1)[0])  # HERE
+
+
+def method(self, x):
+    return scores(self, self.conv(x).cumsum(1))  # HERE
+
+
+def bilinear(self, x):
+    x = F.interpolate(x, scale_factor=2, mode="bilinear")  # HERE
+    return scores(self, self.conv(x))
+
+
+def recurrent(self, x):
+    x, _ = self.rnn(self.conv(x).flatten(2))  # HERE
+    return self.fc(x[:, 0])
+
+
+def two_values(self, x):
+    x = self.conv(x)
+    return scores(self, x), x
+
+
+def quotient(self, x):
+    x = self.conv(x)
+    return scores(self, x / x.mean((2, 3), keepdim=True))  # HERE
+
+
+def attention(self, x):
+    x = self.conv(x).flatten(2)
+    return self.fc((x @ x.transpose(1, 2)).mean(2))  # HERE
+
+
+def mixes_examples(self, x):
+    return self.fc(self.conv(x).mean((0, 2, 3)).expand(len(x), -1))  # HERE
+
+
+def flattens_examples(self, x):
+    return self.fc(self.conv(x).reshape(-1, 4))  # HERE
+
+
+def always_drops(self, x):
+    return scores(self, F.dropout(self.conv(x), 0.5))  # HERE
+
+
+def one_mode(self, x):
+    x = self.conv(x)
+    if self.training:
+        x = x * 2  # HERE
+    return scores(self, F.relu(x))
+
+
+def noise(self, x):
+    return scores(self, self.conv(x) + torch.randn(4, 6, 6))  # HERE
+
+
+def no_gradient(self, x):
+    with torch.no_grad():
+        x = F.relu(x)  # HERE
+    return scores(self, self.conv(x))
+
+
+def detached(self, x):
+    return scores(self, self.conv(x).detach())  # HERE
+
+
+def weighted_places(self, x):
+    return scores(self, self.conv(x) * self.gamma)  # HERE
+
+
+def unequal_average(self, x):
+    return scores(self, F.adaptive_avg_pool2d(self.conv(x), 4))  # HERE
+
+
+def parameter(self, x):
+    return scores(self, self.conv(x) * self.gamma.exp())  # HERE
+
+
+def functional_layer(self, x):
+    return scores(self, F.conv2d(x, self.conv.weight, self.conv.bias))  # HERE
+
+
+def reflect(self, x):
+    return scores(self, self.conv(F.pad(x, (1, 1, 1, 1), mode="reflect")))  # HERE
+
+
+def fails(self, x):
+    return self.fc(self.conv(x).flatten(1))  # HERE
+
+
+BY_LINE = {
+    "a branch on data": (branch, {}, "a branch on what a tensor holds .*: decide by what __init__ is given"),
+    "a loop on data": (loop, {}, "Python that needs a tensor's numbers .*compute with PyTorch's operations"),
+    "an operation": (own_operation, {}, "torch.sort cannot be read .*: write it with convolutions"),
+    "a method": (method, {}, "Tensor.cumsum cannot be read"),
+    "bilinear": (bilinear, {}, r"F.interpolate with mode='bilinear' from \(8, 8\) to \(16, 16\) .*mode='nearest'"),
+    "recurrent": (recurrent, {"rnn": nn.LSTM(36, 4)}, "nn.LSTM cannot be read .*: recurrent layers are outside it"),
+    "two tensors divided": (quotient, {}, "the operator truediv of two tensors .*: multiply by a gate"),
+    "attention": (attention, {}, "the operator @ cannot be read .*: a product, or a linear"),
+    "a mean over examples": (mixes_examples, {}, "Tensor.mean over the examples .*: give the axes"),
+    "examples flattened": (flattens_examples, {}, "Tensor.reshape to the shape .* from 3 examples .*: keep the"),
+    "dropout in evaluation": (always_drops, {}, "F.dropout that drops in evaluation, too, .*: give training=self"),
+    "one mode": (one_mode, {}, "forward, which does the operator mul in training and F.relu in evaluation, "),
+    "noise": (noise, {}, "a constant that is another one each time, .*: make it in __init__"),
+    "no_grad": (no_gradient, {}, r"F.relu under torch.no_grad\(\) .*: gradients flow .*frozen = "),
+    "detach": (detached, {}, "Tensor.detach cannot be read .*: gradients flow"),
+    "a parameter a place": (
+        weighted_places, {"gamma": nn.Parameter(torch.rand(4, 6, 6))},
+        r"the operator mul of a tensor \('N', 4, 6, 6\) and numbers of the shape \(4, 6, 6\) .*: give one number"),
+    "pools that do not divide": (unequal_average, {}, r"F.adaptive_avg_pool2d from \(6, 6\) to \(4, 4\) .*that divide"),
+    "a function of a parameter": (
+        parameter, {"gamma": nn.Parameter(torch.ones(4, 1, 1))}, "Tensor.exp on the parameter 'gamma'"),
+    "a layer as a function": (functional_layer, {}, "F.conv2d cannot be read .*: use the layer, nn.Conv2d"),
+    "reflection": (reflect, {}, "F.pad with mode='reflect' .*: mode='constant'"),
+}  # fmt: skip
+
+
+def marked(function) -> int:
+    """The line of a function that is marked."""
+    start = function.__code__.co_firstlineno
+    return next(n for n in range(start, start + 9) if "# HERE" in linecache.getline(__file__, n))
+
+
+@pytest.mark.parametrize("case", BY_LINE)
+def test_the_line_the_operation_and_what_would_do_are_named(case):
+    forward, parts, words = BY_LINE[case]
+    with pytest.raises(UserError, match=words) as caught:
+        fv.models.from_torch(network(forward, **parts), SHAPE)
+    message = str(caught.value)
+    assert re.match(rf"\S*test_from_torch_refused\.py, line {marked(forward)}: ", message)
+    assert "\n" not in message
+
+
+LAYERS = {
+    "affine": (nn.BatchNorm2d(3, affine=False), "layer '0': nn.BatchNorm2d without a weight and bias .*: affine=True"),
+    "statistics": (nn.BatchNorm2d(3, track_running_stats=False), "nn.BatchNorm2d without running statistics"),
+    "average": (nn.BatchNorm2d(3, momentum=None), "running statistics, or with their plain average"),
+    "whole maps": (nn.LayerNorm([3, 8, 8]), r"nn.LayerNorm over 3 axes .*: nn.GroupNorm\(1, channels\)"),
+    "circular": (nn.Conv2d(3, 3, 3, padding=1, padding_mode="circular"), "nn.Conv2d with padding_mode='circular'"),
+    "groups": (nn.ConvTranspose2d(3, 3, 2, groups=3), "nn.ConvTranspose2d with groups or dilation"),
+    "instances": (nn.InstanceNorm2d(3), "F.instance_norm cannot be read .*: nn.GroupNorm"),
+    "responses": (nn.LocalResponseNorm(3), "cannot be read"),
+    "reflection": (nn.ReflectionPad2d(1), "F.pad with mode='reflect'"),
+    "indices": (nn.MaxPool2d(2, dilation=2), "F.max_pool2d with dilation"),
+    "embedding": (nn.Embedding(3, 3), "fails on an example"),
+    "one axis": (nn.Conv1d(3, 3, 3), "fails on an example|images only"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", LAYERS)
+def test_settings_of_layers_are_named(case):
+    layer, words = LAYERS[case]
+    with pytest.raises(UserError, match=words) as caught:
+        fv.models.from_torch(nn.Sequential(layer, nn.Flatten()), SHAPE)
+    assert "\n" not in str(caught.value)
+
+
+def hooked():
+    module = nn.Sequential(nn.Flatten(), nn.Linear(192, 10))
+    module[1].register_forward_hook(lambda module, args, out: out * 2)
+    return module
+
+
+class TwoInputs(nn.Module):
+    def forward(self, x, mask):
+        return x * mask
+
+
+def tied():
+    module = nn.Sequential(nn.Flatten(), nn.Linear(192, 192), nn.Linear(192, 192))
+    module[2].weight = module[1].weight
+    return module
+
+
+MODULES = {
+    "two inputs": (TwoInputs, r"refused.py, line \d+: TwoInputs.forward, which takes 2 inputs, .*: one image"),
+    "two outputs": (lambda: network(two_values), "Own.forward, which gives a tuple of 2, .*: return the one tensor"),
+    "hooks": (hooked, "1 has forward hooks, which a graph cannot show"),
+    "parametrized": (
+        lambda: nn.Sequential(nn.Flatten(), nn.utils.parametrizations.weight_norm(nn.Linear(192, 10))),
+        "1 is parametrized .*remove_parametrizations"),
+    "scripted": (lambda: torch.jit.script(nn.Linear(3, 3)), "is TorchScript"),
+    "meta": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 10, device="meta")), "holds no numbers .*on 'cpu'"),
+    "lazy": (lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(10)), "1 of Sequential has no shape yet: call the"),
+    "tied": (tied, "1.weight and 2.weight of Sequential are one tensor"),
+    "shapes": (lambda: network(fails), r"line \d+: Own fails on an example \(RuntimeError: mat1 and .*input_shape"),
+    "nothing": (nn.Identity, "does nothing with its input"),
+    "a state_dict": (lambda: {"weight": torch.ones(3)}, r"got a dict: give a torch.nn.Module; .*export.from_torch\("),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+@pytest.mark.parametrize("case", MODULES)
+def test_modules_are_refused_in_one_line(case):
+    make, words = MODULES[case]
+    with pytest.raises(UserError, match=words) as caught:
+        fv.models.from_torch(make(), SHAPE)
+    assert "\n" not in str(caught.value)
+
+
+class Shifted(nn.Conv2d):
+    """A convolution that torch.fx takes for PyTorch's own."""
+
+    def _conv_forward(self, input, weight, bias):
+        return super()._conv_forward(input, weight, bias) + 1e-3
+
+
+def test_a_difference_from_the_module_is_an_error():
+    module = nn.Sequential(Shifted(3, 4, 3), nn.Flatten(), nn.Linear(144, 10))
+    with pytest.raises(UserError, match=r"Sequential in evaluation mode: the outputs of the network .* differ .* by"):
+        fv.models.from_torch(module, SHAPE)
+
+
+def test_arguments_are_checked():
+    module = nn.Sequential(nn.Flatten(), nn.Linear(192, 10))
+    with pytest.raises(UserError, match=r"unknown init 'flax'.*module, torch"):
+        fv.models.from_torch(module, SHAPE, init="flax")
+    with pytest.raises(UserError, match=r"input_shape is \(8, 8\): give \(H, W, C\)"):
+        fv.models.from_torch(module, (8, 8))
