@@ -7,6 +7,7 @@ import inspect
 import json
 import logging
 import multiprocessing
+import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 PREFIX = "torch:"  # of a model's name, before "file.py:Class"
 STARTS = ("module", "torch")
 CLASSES = "num_classes"  # the argument that is given the number of classes, where a class has it
+_ONE_AT_A_TIME = threading.RLock()  # PyTorch's generator and torch.fx's tracing are the whole process's
 _LOG = logging.getLogger("flaxvision")
 
 
@@ -132,7 +134,7 @@ def _made(name: str, arguments: Mapping[str, Any], seed: int) -> nn.Module:
     """The module as its own code makes it for this seed."""
     torch = _torch()
     made = _imported(name)
-    with torch.random.fork_rng(devices=[]):
+    with _ONE_AT_A_TIME, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = made if isinstance(made, torch.nn.Module) else made(**arguments)
     if not isinstance(module, torch.nn.Module):
@@ -170,7 +172,7 @@ def _read(module: nn.Module, input_shape: tuple[int, ...], kind: str) -> Network
     shape = tuple(int(size) for size in input_shape)
     if len(shape) not in (1, 3) or min(shape) < 1:
         raise UserError(f"input_shape is {input_shape!r}: give (H, W, C), such as (32, 32, 3), or (D,)")
-    with jax.ensure_compile_time_eval():  # a sweep counts parameters by tracing what builds them
+    with _ONE_AT_A_TIME, jax.ensure_compile_time_eval():  # a sweep counts parameters by tracing what builds them
         network, ending = read(module, shape, kind)
         network = with_tensors(network, module, ending)
         network = assigned(network, of_module(network, module))
@@ -202,7 +204,7 @@ def _started(network: Network, module: nn.Module, init: str, seed: int) -> Netwo
             "init = 'torch' draws the default"
         )
     with on_host(), same_draws():
-        return assigned(assigned(network, numbers), redrawn(network, seed))
+        return assigned(network, {**numbers, **redrawn(network, seed)})
 
 
 def _few(names: list[str]) -> str:

@@ -125,7 +125,7 @@ def parameter(self, x):
 
 
 def functional_layer(self, x):
-    return scores(self, F.conv2d(x, self.conv.weight, self.conv.bias))  # HERE
+    return scores(self, F.conv2d(x, self.conv.weight, self.bias))  # HERE
 
 
 def reflect(self, x):
@@ -158,7 +158,9 @@ BY_LINE = {
     "pools that do not divide": (unequal_average, {}, r"F.adaptive_avg_pool2d from \(6, 6\) to \(4, 4\) .*that divide"),
     "a function of a parameter": (
         parameter, {"gamma": nn.Parameter(torch.ones(4, 1, 1))}, "Tensor.exp on the parameter 'gamma'"),
-    "a layer as a function": (functional_layer, {}, "F.conv2d cannot be read .*: use the layer, nn.Conv2d"),
+    "a layer as a function": (
+        functional_layer, {"bias": nn.Parameter(torch.zeros(4))},
+        "F.conv2d with tensors that are no layer's weight and bias .*: use the layer, nn.Conv2d"),
     "reflection": (reflect, {}, "F.pad with mode='reflect' .*: mode='constant'"),
 }  # fmt: skip
 

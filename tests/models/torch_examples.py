@@ -194,6 +194,31 @@ class Tokens(nn.Module):
         return self.head(x.mean(dim=1))
 
 
+class ChannelsNorm(nn.LayerNorm):
+    """A layer norm of its own over the channels of maps."""
+
+    def forward(self, x):
+        x = F.layer_norm(x.permute(0, 2, 3, 1), self.normalized_shape, self.weight, self.bias, self.eps)
+        return x.permute(0, 3, 1, 2)
+
+
+class Functional(nn.Module):
+    """Layers that functions apply, and activations that are made of others."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.norm = ChannelsNorm(4)
+        self.fc = nn.Linear(4, 10, bias=False)
+
+    def forward(self, x):
+        x = self.norm(F.conv2d(x, self.conv.weight, self.conv.bias, stride=2, padding=1))
+        x = F.selu(x) + F.celu(x, alpha=0.5) + F.logsigmoid(x) - F.tanhshrink(x)
+        x = torch.cat([part * (1 + number) for number, part in enumerate(x.split([1, 3], dim=1))], 1)
+        x = F.glu(torch.cat((x, x), dim=1), dim=1)
+        return F.linear(x.mean((2, 3)), self.fc.weight)
+
+
 class InPlace(nn.Module):
     """An activation that changes what a shortcut takes."""
 
@@ -310,6 +335,7 @@ EXAMPLES = {
     "padded shortcut": (PaddedShortcut, (8, 6, 3)),
     "last axis": (LastAxis, (8, 8, 3)),
     "tokens": (Tokens, (8, 8, 3)),
+    "functional": (Functional, (6, 6, 3)),
     "in place": (InPlace, (6, 6, 3)),
     "carrying": (Carrying, (7, 6, 3)),
     "attention": (Attention, (8, 8, 3)),

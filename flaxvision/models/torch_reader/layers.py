@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
+import torch.nn.functional as F
 from torch import nn
 
 from flaxvision.layers import BatchNorm, Conv, ConvTranspose, GroupNorm, LayerNorm, Linear, PReLU
@@ -9,30 +13,64 @@ from flaxvision.layers.kinds import placeholders
 from flaxvision.models.torch_reader.axes import Atom, Layout
 from flaxvision.models.torch_reader.calls import Call
 from flaxvision.models.torch_reader.graph import Growth, Held
-from flaxvision.models.torch_reader.table import pair_of, reads
+from flaxvision.models.torch_reader.table import Loose, pair_of, reads
 
 
 @reads(nn.Conv2d)
 def _conv(growth: Growth, call: Call, module: nn.Conv2d, input: Held) -> Held:
     if module.padding_mode != "zeros":
         call.refuse(f"nn.Conv2d with padding_mode={module.padding_mode!r}", "padding_mode='zeros' would do")
-    kernel, dilation = pair_of(module.kernel_size), pair_of(module.dilation)
-    if isinstance(module.padding, str):
-        total = [(k - 1) * d if module.padding == "same" else 0 for k, d in zip(kernel, dilation, strict=True)]
+    settings = module.stride, module.padding, module.dilation, module.groups
+    return _of_map(growth, call, str(call.node.target), _convolution(module.weight, module.bias, *settings), input)
+
+
+@reads(F.conv2d)
+def _functional_conv(
+    growth: Growth,
+    call: Call,
+    input: Held,
+    weight: Any,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Held:
+    name = _owner(call, weight, bias)
+    layer = _convolution(weight.tensor, bias, stride, padding, dilation, groups)
+    return _of_map(growth, call, name, layer, input)
+
+
+def _convolution(weight: torch.Tensor, bias: object, stride: Any, padding: Any, dilation: Any, groups: int) -> Conv:
+    outputs, inputs, *_ = weight.shape
+    kernel, apart = pair_of(weight.shape[2:]), pair_of(dilation)
+    if isinstance(padding, str):
+        total = [(k - 1) * d if padding == "same" else 0 for k, d in zip(kernel, apart, strict=True)]
         pads = tuple((both // 2, both - both // 2) for both in total)
     else:
-        pads = tuple((side, side) for side in pair_of(module.padding))
-    layer = placeholders(Conv)(
-        in_features=module.in_channels,
-        out_features=module.out_channels,
+        pads = tuple((side, side) for side in pair_of(padding))
+    return placeholders(Conv)(
+        in_features=inputs * groups,
+        out_features=outputs,
         kernel_size=kernel,
-        strides=pair_of(module.stride),
+        strides=pair_of(stride),
         padding=pads,
-        feature_group_count=module.groups,
-        kernel_dilation=1 if dilation == (1, 1) else dilation,
-        use_bias=module.bias is not None,
+        feature_group_count=groups,
+        kernel_dilation=1 if apart == (1, 1) else apart,
+        use_bias=bias is not None,
     )
-    return _of_map(growth, call, layer, input)
+
+
+def _owner(call: Call, weight: Any, bias: Any) -> str:
+    """The module whose weight and bias a functional layer takes."""
+    names = {each.name.rpartition(".")[::2] for each in (weight, bias) if isinstance(each, Loose)}
+    owners = {owner for owner, _ in names}
+    plain = isinstance(weight, Loose) and (bias is None or isinstance(bias, Loose))
+    if not plain or len(owners) > 1 or owners == {""} or {part for _, part in names} - {"weight", "bias"}:
+        call.refuse(
+            f"{call.words} with tensors that are no layer's weight and bias", "use the layer, nn.Conv2d and so on"
+        )
+    return owners.pop()
 
 
 @reads(nn.ConvTranspose2d)
@@ -50,18 +88,26 @@ def _conv_transpose(growth: Growth, call: Call, module: nn.ConvTranspose2d, inpu
         transpose_kernel=True,
         use_bias=module.bias is not None,
     )
-    return _of_map(growth, call, layer, input)
+    return _of_map(growth, call, str(call.node.target), layer, input)
 
 
 @reads(nn.Linear)
 def _linear(growth: Growth, call: Call, module: nn.Linear, input: Held) -> Held:
+    return _of_features(growth, call, str(call.node.target), module.weight, module.bias, input)
+
+
+@reads(F.linear)
+def _functional_linear(growth: Growth, call: Call, input: Held, weight: Any, bias: Any = None) -> Held:
+    return _of_features(growth, call, _owner(call, weight, bias), weight.tensor, bias, input)
+
+
+def _of_features(growth: Growth, call: Call, name: str, weight: torch.Tensor, bias: object, input: Held) -> Held:
+    outputs, inputs = weight.shape
     last = len(input.shape) - 1
     held = growth.with_features(call, input, last)
-    layer = placeholders(Linear)(
-        in_features=module.in_features, out_features=module.out_features, use_bias=module.bias is not None
-    )
-    value = growth.apply(call, str(call.node.target), layer, held)
-    made = (Atom(module.out_features),) if module.out_features != 1 else ()
+    layer = placeholders(Linear)(in_features=inputs, out_features=outputs, use_bias=bias is not None)
+    value = growth.apply(call, name, layer, held)
+    made = (Atom(outputs),) if outputs != 1 else ()
     return Held(value, Layout((made, *held.layout.base[1:]), (*held.layout.axes[:last], made)))
 
 
@@ -105,6 +151,23 @@ def _layer_norm(growth: Growth, call: Call, module: nn.LayerNorm, input: Held) -
     return _norm(growth, call, LayerNorm(module.normalized_shape[0], module.eps), held)
 
 
+@reads(F.layer_norm)
+def _functional_layer_norm(
+    growth: Growth,
+    call: Call,
+    input: Held,
+    normalized_shape: Any,
+    weight: Any = None,
+    bias: Any = None,
+    eps: float = 1e-5,
+) -> Held:
+    if len(normalized_shape) != 1 or bias is None:
+        call.refuse("F.layer_norm over several axes, or without a bias", "nn.LayerNorm(channels) would do")
+    held = growth.with_features(call, input, len(input.shape) - 1)
+    layer = LayerNorm(normalized_shape[0], eps)
+    return Held(growth.apply(call, _owner(call, weight, bias), layer, held), held.layout)
+
+
 @reads(nn.PReLU)
 def _prelu(growth: Growth, call: Call, module: nn.PReLU, input: Held) -> Held:
     held = input if module.num_parameters == 1 else growth.with_features(call, input, 0)
@@ -118,8 +181,8 @@ def _check_affine(call: Call, module: nn.Module) -> None:
         )
 
 
-def _of_map(growth: Growth, call: Call, layer: Conv | ConvTranspose, input: Held) -> Held:
-    value = growth.apply(call, str(call.node.target), layer, growth.as_map(call, input))
+def _of_map(growth: Growth, call: Call, name: str, layer: Conv | ConvTranspose, input: Held) -> Held:
+    value = growth.apply(call, name, layer, growth.as_map(call, input))
     return Held(value, Layout.plain(value.shape))
 
 

@@ -85,6 +85,27 @@ def _softplus(growth: Growth, call: Call, input: Held, beta: float = 1.0, thresh
     return _in_place_if(False, growth, call, input, *(layers if beta != 1 else layers[1:2]))
 
 
+@reads(F.selu, torch.selu)
+def _selu(growth: Growth, call: Call, input: Held, inplace: bool = False) -> Held:
+    alpha, scale = 1.6732632423543772, 1.0507009873554805  # Klambauer et al. 2017
+    return _in_place_if(inplace, growth, call, input, Activation("elu", alpha), Affine(scale))
+
+
+@reads(F.celu, torch.celu)
+def _celu(growth: Growth, call: Call, input: Held, alpha: float = 1.0, inplace: bool = False) -> Held:
+    return _in_place_if(inplace, growth, call, input, Affine(1 / alpha), Activation("elu"), Affine(alpha))
+
+
+@reads(F.logsigmoid)
+def _log_sigmoid(growth: Growth, call: Call, input: Held) -> Held:
+    return _in_place_if(False, growth, call, input, Affine(-1.0), Activation("softplus"), Affine(-1.0))
+
+
+@reads(F.tanhshrink)
+def _tanhshrink(growth: Growth, call: Call, input: Held) -> Held:
+    return growth.together(call, Subtract(), input, growth.elementwise(call, Activation("tanh"), input))
+
+
 @reads(F.hardtanh)
 def _hardtanh(
     growth: Growth, call: Call, input: Held, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from flaxvision.layers import Concat, MaxPool, Pad
+from flaxvision.layers import Activation, Concat, MaxPool, Multiply, Pad
 from flaxvision.models.torch_reader.axes import Layout, Shape
 from flaxvision.models.torch_reader.calls import Call
 from flaxvision.models.torch_reader.graph import Growth, Held
@@ -146,6 +146,14 @@ def _split(growth: Growth, call: Call, tensor: Held, number: Any, dim: int = 0) 
         parts.append(_sliced(growth, call, tensor, axis, starts, piece.shape[dim]))
         starts += piece.shape[dim]
     return tuple(parts)
+
+
+@reads(F.glu)
+def _glu(growth: Growth, call: Call, input: Held, dim: int = -1) -> Held:
+    axis = dim % (len(input.shape) + 1) - 1
+    half = input.shape[axis] // 2
+    value, gate = (_sliced(growth, call, input, axis, start, half) for start in (0, half))
+    return growth.together(call, Multiply(), value, growth.elementwise(call, Activation("sigmoid"), gate))
 
 
 @reads(operator.getitem)

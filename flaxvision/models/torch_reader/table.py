@@ -95,8 +95,7 @@ refuses(
 refuses("images only: use nn.Conv2d", nn.Conv1d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose3d)
 refuses(
     "use the layer, nn.Conv2d and so on, which owns its weight",
-    *(torch.conv2d, torch.nn.functional.linear, torch.nn.functional.batch_norm, torch.nn.functional.layer_norm),
-    *(torch.nn.functional.group_norm, torch.prelu, torch.conv_transpose2d),
+    *(torch.nn.functional.batch_norm, torch.nn.functional.group_norm, torch.prelu, torch.conv_transpose2d),
 )
 refuses("nn.GroupNorm(channels, channels) is the same with weights", torch.nn.functional.instance_norm)
 refuses("nn.GroupNorm or nn.BatchNorm2d would do", torch.nn.functional.local_response_norm)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
+import operator
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -58,6 +59,12 @@ class Known(fx.Proxy):
 
     def __len__(self) -> int:
         return len(facts(self.node).value)
+
+    def __iter__(self) -> Iterator[Any]:
+        if not isinstance(facts(self.node).value, (tuple, list)):
+            return super().__iter__()
+        pick = operator.getitem
+        return iter([self.tracer.create_proxy("call_function", pick, (self, n), {}) for n in range(len(self))])
 
     def __iadd__(self, other: object) -> Any:
         return self.tracer.create_proxy("call_method", "add_", (self, other), {})

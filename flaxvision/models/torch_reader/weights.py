@@ -117,7 +117,7 @@ def own_way(network: Network, numbers: Mapping[str, np.ndarray]) -> list[str]:
     return found
 
 
-def assigned(network: Network, numbers: Mapping[str, np.ndarray] | Mapping[str, jax.Array]) -> Network:
+def assigned(network: Network, numbers: Mapping[str, np.ndarray | jax.Array]) -> Network:
     """A copy of the network with these numbers; what has none keeps its own."""
     copy = nnx.clone(network)
     names = copy.parameter_names()
