@@ -48,8 +48,12 @@ def to_torch(model: Chain) -> Any:
     for step, row, place in places(model, {}):
         if step.node.layer not in layers:
             layers[step.node.layer] = row.torch(place)
-    second = {each.name: each.source for each in model.torch.tensors if each.source != each.name} if model.torch else {}
-    chain = ChainModule([(name, layers[name]) for name in model.names if name in layers], model.nodes, tensors, second)
+    named = [(name, layers[name]) for name in model.names if name in layers]
+    if model.torch is None:
+        chain = ChainModule(named, model.nodes)
+    else:
+        second = {each.name: each.source for each in model.torch.tensors if each.source != each.name}
+        chain = ChainModule(named, model.nodes, tensors, second)
     chain.to(getattr(torch, str(model.dtype)))
     chain.load_state_dict(tensors, strict=True)
     return chain.eval()

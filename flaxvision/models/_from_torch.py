@@ -96,7 +96,8 @@ def _holds_constants(module: nn.Module) -> bool:
 
 def _filled(name: str, outputs: int | None, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
     """The arguments with the number of classes, where the class takes that and it is not given."""
-    return {CLASSES: outputs, **arguments} if outputs and CLASSES in (argument_names(name) or ()) else arguments
+    plain = {key: float(value) if isinstance(value, float) else value for key, value in arguments.items()}
+    return {CLASSES: outputs, **plain} if outputs and CLASSES in (argument_names(name) or ()) else plain
 
 
 def numbers_of(name: str, outputs: int, arguments: Mapping[str, Any]) -> str:

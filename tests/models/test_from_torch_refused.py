@@ -45,6 +45,11 @@ def loop(self, x):
     return scores(self, x)
 
 
+def number(self, x):
+    x = self.conv(x)
+    return scores(self, x / x.max().item())  # HERE
+
+
 def own_operation(self, x):
     x = self.conv(x)
     return scores(self, torch.sort(x, dim=1)[0])  # HERE
@@ -139,6 +144,7 @@ def fails(self, x):
 BY_LINE = {
     "a branch on data": (branch, {}, "a branch on what a tensor holds .*: decide by what __init__ is given"),
     "a loop on data": (loop, {}, "Python that needs a tensor's numbers .*compute with PyTorch's operations"),
+    "a number": (number, {}, "Tensor.item, which takes the numbers out of a tensor, .*compute with PyTorch's"),
     "an operation": (own_operation, {}, "torch.sort cannot be read .*: write it with convolutions"),
     "a method": (method, {}, "Tensor.cumsum cannot be read"),
     "bilinear": (bilinear, {}, r"F.interpolate with mode='bilinear' from \(8, 8\) to \(16, 16\) .*mode='nearest'"),

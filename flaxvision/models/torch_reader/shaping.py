@@ -45,7 +45,23 @@ def _view(growth: Growth, call: Call, input: Held, *_: Any, **__: Any) -> Held:
 def _expand(growth: Growth, call: Call, input: Held, *_: Any, **__: Any) -> Held:
     if len(call.shape) != len(input.shape):
         call.refuse(f"{call.words} to another number of axes", "view it as (N, C, 1, 1) first")
-    return input  # what takes it broadcasts an axis of 1
+    if call.shape[0] != input.shape[0]:  # one channel becomes several
+        input = _repeated(growth, call, input, call.shape[0])
+    return input  # what takes it broadcasts another axis of 1
+
+
+def _repeated(growth: Growth, call: Call, held: Held, times: int) -> Held:
+    """The channels several times, one after the other."""
+    held = growth.plain(call, held)
+    value = growth.add(call, Concat(), *[held] * times)
+    return Held(value, Layout.plain(value.shape))
+
+
+@reads("repeat", torch.tile, "tile")
+def _repeat(growth: Growth, call: Call, input: Held, *sizes: Any) -> Held:
+    if call.shape[1:] != input.shape[1:] or not call.shape[0] > input.shape[0]:
+        call.refuse(f"{call.words} along the map", "F.interpolate repeats pixels, x.repeat(1, 3, 1, 1) channels")
+    return _repeated(growth, call, input, call.shape[0] // input.shape[0])
 
 
 @reads("permute", torch.permute)

@@ -15,8 +15,10 @@ from torch import fx, nn
 from flaxvision.errors import UserError
 from flaxvision.models.torch_reader.refusal import Line, line_at_hand, line_of, refusal
 
+COMPUTE = "compute with PyTorch's operations on the tensor, and by shapes"
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 KNOWN = ("shape", "ndim", "dtype", "device", "layout", "is_cuda", "requires_grad", "itemsize")  # of an example's value
+NUMBERS = ("item", "tolist", "numpy", "data")
 ASKED = ("size", "dim", "numel", "nelement", "ndimension", "is_floating_point", "is_complex", "stride")
 
 
@@ -55,6 +57,9 @@ class Known(fx.Proxy):
         held = self.node.meta.get("facts")
         if held is not None and isinstance(held.value, torch.Tensor) and name in (*KNOWN, *ASKED):
             return getattr(held.value, name)
+        if name in NUMBERS:
+            where = line_at_hand(trace.__code__) or "the module"
+            raise refusal(where, f"Tensor.{name}, which takes the numbers out of a tensor,", COMPUTE)
         return super().__getattr__(name)
 
     def __len__(self) -> int:
@@ -183,18 +188,18 @@ def trace(module: nn.Module, example: torch.Tensor) -> list[fx.Node]:
 def _explain(module: nn.Module, error: Exception) -> None:
     name = type(module).__name__
     where = line_of(error.__traceback__, trace.__code__) or name
-    said = " ".join(str(error).split())
+    said = " ".join(str(error).split()).replace("'Known'", "a tensor")
     if isinstance(error, fx.proxy.TraceError) and "control flow" in said:
         raise refusal(
             where,
             "a branch on what a tensor holds",
             "decide by what __init__ is given, or by shapes; a gate multiplies instead",
         ) from error
-    if isinstance(error, fx.proxy.TraceError) or any(word in said for word in ("symbolic", "Proxy", "'Known'")):
+    if isinstance(error, fx.proxy.TraceError) or any(word in said for word in ("symbolic", "Proxy", "not a tensor")):
         raise refusal(
             where,
-            f"Python that needs a tensor's numbers ({said[:150].replace(chr(39) + 'Known' + chr(39), 'a tensor')})",
-            "compute with PyTorch's operations on the tensor, and by shapes",
+            f"Python that needs a tensor's numbers ({said[:150]})",
+            COMPUTE,
         ) from error
     raise UserError(f"{where}: {name} fails on an example ({type(error).__name__}: {said[:300]}): {_remedy(error)}")
 
