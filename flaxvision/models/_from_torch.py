@@ -168,7 +168,7 @@ def _read(module: nn.Module, input_shape: tuple[int, ...], kind: str) -> Network
 
     from flaxvision.models.torch_reader.compare import check_same
     from flaxvision.models.torch_reader.read import read
-    from flaxvision.models.torch_reader.weights import assigned, of_module, unused, with_tensors
+    from flaxvision.models.torch_reader.weights import assigned, narrowed, of_module, unused, with_tensors
 
     shape = tuple(int(size) for size in input_shape)
     if len(shape) not in (1, 3) or min(shape) < 1:
@@ -178,6 +178,8 @@ def _read(module: nn.Module, input_shape: tuple[int, ...], kind: str) -> Network
         network = with_tensors(network, module, ending)
         network = assigned(network, of_module(network, module))
         check_same(network, module)
+    if types := narrowed(module):
+        _say(f"{kind} holds {' and '.join(types)} numbers, read as float32")
     if idle := unused(network, module):
         _say(f"{kind} never uses {_few(idle)}: kept as they are")
     if ending:
@@ -205,7 +207,8 @@ def _started(network: Network, module: nn.Module, init: str, seed: int) -> Netwo
             "init = 'torch' draws the default"
         )
     with on_host(), same_draws():
-        return assigned(network, {**numbers, **redrawn(network, seed)})
+        drawn = {name: value.astype(numbers[name].dtype) for name, value in redrawn(network, seed).items()}
+        return assigned(network, {**numbers, **drawn})
 
 
 def _few(names: list[str]) -> str:

@@ -234,6 +234,22 @@ def test_parameters_that_do_not_learn_there_are_said(caplog):
     assert "conv1.weight learns, although requires_grad=False: give frozen = [...] in the recipe" in caplog.text
 
 
+@pytest.mark.parametrize(("x64", "kept"), [(True, "float64"), slow(False, "float32")])
+def test_numbers_of_float64_are_kept_where_jax_has_them(x64, kept, caplog):
+    from flaxvision.models import _from_torch
+
+    _from_torch._say.cache_clear()
+    module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3)).double()
+    with torch.no_grad():
+        module[1].weight += torch.rand(3, 12, dtype=torch.float64)
+    with jax.enable_x64(x64), caplog.at_level(logging.WARNING, "flaxvision"):
+        model = fv.models.from_torch(module, (2, 2, 3))
+        kernel = np.asarray(dict(model.named_layers())["1"].kernel[...])
+    assert kernel.dtype == kept
+    np.testing.assert_array_equal(kernel, module[1].weight.detach().numpy().T.astype(kept))
+    assert ("Sequential holds float64 numbers, read as float32" in caplog.text) == (not x64)
+
+
 # Elsewhere.
 
 

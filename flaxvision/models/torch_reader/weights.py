@@ -47,7 +47,9 @@ def with_tensors(network: Network, module: nn.Module, ending: str) -> Network:
         else:
             source = name
             extra.append((name, Carried(shape, "float32" if tensor.is_floating_point() else "int32")))
-        entries.append(TorchTensor(name, shape, "float32" if dtype == "bfloat16" else dtype, source))
+        if tensor.is_floating_point() and dtype != "float64":
+            dtype = "float32"  # also where the module keeps half of it: it rounds what it loads
+        entries.append(TorchTensor(name, shape, dtype, source))
     pairs = [*network.named_layers(), *extra]
     whole = Network(pairs, input_shape=network.input_shape, kind=network.kind, nodes=network.nodes)
     whole.torch = TorchModule(tuple(entries), ending)
@@ -67,7 +69,8 @@ def of_module(network: Network, module: nn.Module) -> dict[str, np.ndarray]:
     found = {}
     for pair in correspondence(network):
         tensor = theirs[pair.name].detach().cpu()
-        array = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+        wide = tensor.dtype == torch.float64 and jax.config.read("jax_enable_x64")
+        array = (tensor.float() if tensor.is_floating_point() and not wide else tensor).numpy()
         found[pair.variable] = np.array(pair.from_torch(array, shapes[pair.variable]))
     return found
 
@@ -117,11 +120,18 @@ def own_way(network: Network, numbers: Mapping[str, np.ndarray]) -> list[str]:
     return found
 
 
+def narrowed(module: nn.Module) -> list[str]:
+    """The types of a module's numbers that are read as float32."""
+    kept = {torch.float32} | ({torch.float64} if jax.config.read("jax_enable_x64") else set())
+    types = {tensor.dtype for tensor in module.state_dict().values() if tensor.is_floating_point()}
+    return sorted(str(each).removeprefix("torch.") for each in types - kept)
+
+
 def assigned(network: Network, numbers: Mapping[str, np.ndarray | jax.Array]) -> Network:
     """A copy of the network with these numbers; what has none keeps its own."""
     copy = nnx.clone(network)
     names = copy.parameter_names()
     for path, variable in nnx.to_flat_state(nnx.state(copy)):
         if names[path] in numbers:
-            variable[...] = jnp.asarray(numbers[names[path]], variable[...].dtype)
+            variable.set_value(jnp.asarray(numbers[names[path]]))
     return copy
