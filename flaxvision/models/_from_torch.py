@@ -17,7 +17,7 @@ from flaxvision._describe import describe, digest
 from flaxvision.errors import UserError, check_choice, unknown
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from flaxvision.layers import Network
 
@@ -84,14 +84,20 @@ def grown(
     arguments = _filled(name, outputs, arguments)
     module = _made(name, arguments, seed)
     key = json.dumps(dict(arguments), sort_keys=True, default=str), json.dumps(code_of(name))
-    network = _read_once(name, tuple(input_shape), *key, seed if _holds_constants(module) else 0, _Unseen(module))
+    network = _read_once(name, tuple(input_shape), *key, _constants(module), _Unseen(module))
     return _started(network, module, init, seed)
 
 
-def _holds_constants(module: nn.Module) -> bool:
-    """Whether another seed may make a module of other constants, which the network holds apart from its weights."""
-    counters = "num_batches_tracked", "running_mean", "running_var"
-    return any(not name.endswith(counters) for name, _ in module.named_buffers())
+def _constants(module: nn.Module) -> str:
+    """A checksum of the buffers, which another seed may make otherwise: the network holds them as settings."""
+    moving = "num_batches_tracked", "running_mean", "running_var"
+    return _checksum({name: tensor for name, tensor in module.named_buffers() if not name.endswith(moving)})
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    plain = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
+    arrays = {name: (each.double() if each.is_floating_point() else each).numpy() for name, each in plain.items()}
+    return digest([[name, describe(array)] for name, array in arrays.items()])
 
 
 def _filled(name: str, outputs: int | None, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -102,8 +108,7 @@ def _filled(name: str, outputs: int | None, arguments: Mapping[str, Any]) -> Map
 
 def numbers_of(name: str, outputs: int, arguments: Mapping[str, Any]) -> str:
     """A checksum of the weights that the class or function makes under seed 0."""
-    module = _made(name, _filled(name, outputs, arguments), 0)
-    return digest([[key, describe(value.detach().cpu().numpy())] for key, value in module.state_dict().items()])
+    return _checksum(_made(name, _filled(name, outputs, arguments), 0).state_dict())
 
 
 def argument_names(name: str) -> list[str] | None:
@@ -158,7 +163,7 @@ class _Unseen:
 
 @shared_cache(8)
 def _read_once(
-    name: str, input_shape: tuple[int, ...], arguments: str, code: str, seed: int, module: _Unseen
+    name: str, input_shape: tuple[int, ...], arguments: str, code: str, constants: str, module: _Unseen
 ) -> Network:
     return _read(module.module, input_shape, name)
 

@@ -15,9 +15,9 @@ from flaxvision.layers.kinds import Shape
 from flaxvision.models.torch_reader import layers, pointwise, pools, shaping  # noqa: F401 (they fill the table)
 from flaxvision.models.torch_reader.calls import Call, operation_of
 from flaxvision.models.torch_reader.graph import Growth, Held
-from flaxvision.models.torch_reader.refusal import refusal
+from flaxvision.models.torch_reader.refusal import Line, refusal
 from flaxvision.models.torch_reader.table import Loose, carry_out
-from flaxvision.models.torch_reader.trace import facts, one_thread, trace
+from flaxvision.models.torch_reader.trace import facts, is_pytorchs, one_thread, trace
 
 CONSTANT = "_tensor_constant"
 EXAMPLES = (3, 2)  # of the trace in training mode, and of that in evaluation mode
@@ -79,9 +79,12 @@ def _check(module: nn.Module) -> None:
         raise UserError(f"{name} holds no numbers (device 'meta'): create it on 'cpu'")
 
 
-def _definition(module: nn.Module) -> str:
-    code = type(module).forward.__code__
-    return f"{code.co_filename}, line {code.co_firstlineno}"
+def _definition(module: nn.Module) -> object:
+    """Where a module's `forward` is written, if the user wrote it."""
+    code = getattr(type(module).forward, "__code__", None)
+    if code is None or is_pytorchs(module):
+        return type(module).__name__
+    return Line(code.co_filename, code.co_firstlineno)
 
 
 def _paired(trained: list[fx.Node], evaluated: list[fx.Node]) -> list[tuple[fx.Node, fx.Node]]:
@@ -94,9 +97,7 @@ def _paired(trained: list[fx.Node], evaluated: list[fx.Node]) -> list[tuple[fx.N
                 f"forward, which does {operation_of(first)} in training and {operation_of(second)} in evaluation,",
                 "do the same in both; nn.Dropout and nn.BatchNorm2d know the mode themselves",
             )
-    if len(trained) != len(evaluated):
-        raise UserError("forward does more in one mode than in the other: do the same in both")
-    return list(zip(trained, evaluated, strict=True))
+    return list(zip(trained, evaluated, strict=True))  # both end in the one output
 
 
 def _target(node: fx.Node) -> object:

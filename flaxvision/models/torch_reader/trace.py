@@ -138,9 +138,8 @@ class Tracer(fx.Tracer):
 
     def _run(self, node: fx.Node) -> Any:
         if node.op == "placeholder":
-            first = node is next(iter(node.graph.nodes))
-            return self.example if first else self.fixed.get(str(node.target).rpartition("_")[0])
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), self._value)
+            return self._argument(node)
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda each: facts(each).value)
         self._runs = True
         try:
             with torch.no_grad():
@@ -153,8 +152,13 @@ class Tracer(fx.Tracer):
         finally:
             self._runs = False
 
-    def _value(self, node: fx.Node) -> Any:
-        return facts(node).value
+    def _argument(self, node: fx.Node) -> Any:
+        name = str(node.target)
+        if node is next(iter(node.graph.nodes)):
+            return self.example
+        if name.startswith("*"):  # of which none are given
+            return {} if name.startswith("**") else ()
+        return self.fixed.get(name.rpartition("_")[0])
 
     def _attribute(self, target: str) -> Any:
         self._runs = True
@@ -181,31 +185,23 @@ def trace(module: nn.Module, example: torch.Tensor) -> list[fx.Node]:
     except UserError:
         raise
     except Exception as error:  # whatever the user's code, PyTorch or fx raises
-        _explain(module, error)
+        raise _explained(module, error) from error
     return list(graph.nodes)
 
 
-def _explain(module: nn.Module, error: Exception) -> None:
+def _explained(module: nn.Module, error: Exception) -> UserError:
     name = type(module).__name__
     where = line_of(error.__traceback__, trace.__code__) or name
     said = " ".join(str(error).split()).replace("'Known'", "a tensor")
     if isinstance(error, fx.proxy.TraceError) and "control flow" in said:
-        raise refusal(
-            where,
-            "a branch on what a tensor holds",
-            "decide by what __init__ is given, or by shapes; a gate multiplies instead",
-        ) from error
+        what, instead = "a branch on what a tensor holds", "decide by what __init__ is given, or by shapes"
+        return refusal(where, what, f"{instead}; a gate multiplies instead")
     if isinstance(error, fx.proxy.TraceError) or any(word in said for word in ("symbolic", "Proxy", "not a tensor")):
-        raise refusal(
-            where,
-            f"Python that needs a tensor's numbers ({said[:150]})",
-            COMPUTE,
-        ) from error
-    raise UserError(f"{where}: {name} fails on an example ({type(error).__name__}: {said[:300]}): {_remedy(error)}")
-
-
-def _remedy(error: Exception) -> str:
-    return "mend it, or give the input_shape=(H, W, C) that it takes"
+        return refusal(where, f"Python that needs a tensor's numbers ({said[:150]})", COMPUTE)
+    return UserError(
+        f"{where}: {name} fails on an example ({type(error).__name__}: {said[:300]}): mend it, or give the "
+        "input_shape=(H, W, C) that it takes"
+    )
 
 
 @contextlib.contextmanager
