@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 import tempfile
 import warnings
 from pathlib import Path
@@ -18,6 +17,7 @@ from flaxvision.layers import Chain
 from flaxvision.layers.kinds import MisfitError
 from flaxvision.models._ending import with_ending
 from flaxvision.models.files import variables
+from flaxvision.models.keras_reader.load import import_keras
 
 if TYPE_CHECKING:
     import keras
@@ -79,15 +79,3 @@ def _save(twin: Any, path: Path) -> None:
             os.replace(whole, path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; give a path in a folder that you can write") from error
-
-
-def import_keras() -> Any:
-    """Keras on JAX, or the `UserError` that says how to install it."""
-    # Keras takes TensorFlow unless told otherwise, before its first import.
-    if "keras" not in sys.modules:
-        os.environ.setdefault("KERAS_BACKEND", "jax")
-    try:
-        import keras
-    except ImportError as error:
-        raise UserError("this needs Keras 3: pip install 'flaxvision[keras]'") from error
-    return keras

@@ -11,11 +11,11 @@ import flaxvision
 from flaxvision.errors import UserError
 from flaxvision.layers import Chain, Preprocess
 from flaxvision.models._ending import ending_of
+from flaxvision.models._from_onnx import DESCRIPTION
 from flaxvision.models.files import describe_model
 from flaxvision.training.losses import loss_of
 
 PREFIX = "flaxvision."  # what metadata entries of our own begin with
-DESCRIPTION = f"{PREFIX}model"  # the entry from which `from_onnx` builds the chain again
 CLASSES, PREPROCESS, IN_GRAPH = "classes", "preprocess", "preprocess in the graph"
 OWN = (CLASSES, PREPROCESS, IN_GRAPH)
 LISTED = 20  # class names in a description; all are in the metadata

@@ -1,3 +1,5 @@
+from ._from_keras import from_keras as from_keras
+from ._from_onnx import from_onnx as from_onnx
 from ._from_torch import from_torch as from_torch
 from ._summary import (
     LayerRow as LayerRow,

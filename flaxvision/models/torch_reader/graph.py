@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Iterable
+from typing import NoReturn, Protocol
 
 from flax import nnx
 
@@ -13,7 +14,25 @@ from flaxvision.layers import AvgPool, Flatten, GlobalAvgPool, GlobalMaxPool, Ma
 from flaxvision.layers.kinds import Shape
 from flaxvision.layers.network import fitted
 from flaxvision.models.torch_reader.axes import Axes, Axis, Layout, atoms_of, fresh, shape_of
-from flaxvision.models.torch_reader.calls import Call
+
+
+class Call(Protocol):
+    """An operation of another framework, as it is met."""
+
+    @property
+    def words(self) -> str:
+        """What it is, for messages."""
+
+    @property
+    def wished_name(self) -> str:
+        """The name that its layer should have."""
+
+    @property
+    def owns_name(self) -> bool:
+        """Whether that name is a layer's in the other framework."""
+
+    def refuse(self, what: str, instead: str) -> NoReturn:
+        """Raise that `what` cannot be read here."""
 
 
 @dataclasses.dataclass(slots=True)

@@ -1,0 +1,171 @@
+"""A network that grows from the operations of a Keras or ONNX model, with its numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Hashable, Iterable, Mapping
+from typing import NoReturn
+
+import numpy as np
+from flax import nnx
+
+from flaxvision.errors import UserError
+from flaxvision.layers import Flatten, Network, Preprocess
+from flaxvision.layers.kinds import Shape
+from flaxvision.models.files import assign, variables
+from flaxvision.models.torch_reader.axes import Axes, Layout, atoms_of
+from flaxvision.models.torch_reader.graph import Call, Growth, Held, Value
+
+MOST_NUMBERS = 2**28  # of one value of one example: 1 GiB
+VOCABULARY = (
+    "convolutions, linear layers, normalizations, pools, activations, dropout, sums, products, concatenations and "
+    "reshapes would do"
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Operation:
+    """An operation of another framework, where it stands: see `Call`."""
+
+    where: str  # "Keras layer 'dense'"
+    words: str  # "a Dense"
+    wished_name: str
+    owns_name: bool = True
+    ends: bool = False  # whether its value is the model's output
+
+    def refuse(self, what: str, instead: str) -> NoReturn:
+        """Raise that `what` cannot be read here."""
+        raise UserError(f"{self.where}: {what} cannot be read as a flaxvision network: {instead}")
+
+
+def a(kind: str) -> str:
+    """A kind with its article.
+
+    >>> a("Conv"), a("Erf"), a("LSTM"), a("GRU")
+    ('a Conv', 'an Erf', 'an LSTM', 'a GRU')
+    """
+    spelt = kind[:2].isupper() and kind[0] in "FHLMNRSX"
+    return f"an {kind}" if kind[0] in "AEIO" or spelt else f"a {kind}"
+
+
+class Reader(Growth):
+    """A network under construction, its numbers, and what is to be said about it.
+
+    Args:
+        kind: The network's name, for messages.
+        input_shape: Of one example, (H, W, C) or (D,).
+    """
+
+    def __init__(self, kind: str, input_shape: Shape):
+        super().__init__(kind, input_shape, ())
+        self.numbers: dict[str, np.ndarray] = {}  # by "layer.variable", as ours lie
+        self.preprocess = Preprocess()
+        self.said: list[str] = []
+        self.shared: set[str | None] = set()  # values that more than one operation takes; None is the input
+        self.shapes: dict[str | None, Shape] = {None: input_shape}  # of the values
+        self._layer_of: dict[Hashable, str] = {}
+        self.largest = 0  # value of one example, in numbers
+        self._check_size("its input", input_shape)
+
+    def say(self, words: str) -> None:
+        """Note what is to be said, once."""
+        if words not in self.said:
+            self.said.append(words)
+
+    def weighted(
+        self, call: Call, key: Hashable, layer: nnx.Module, held: Held, numbers: Mapping[str, np.ndarray]
+    ) -> Value:
+        """A node of a layer with numbers, by our names and as ours lie; the same layer for the same key.
+
+        Raises:
+            UserError: If the layer would need other numbers here than at its first place.
+        """
+        name = self._layer_of.get(key)
+        if name is None:
+            name = self._layer_of[key] = self._free(call.wished_name, own=call.owns_name)
+            self.numbers |= {f"{name}.{part}": value for part, value in numbers.items()}
+        elif any(not np.array_equal(self.numbers[f"{name}.{part}"], value) for part, value in numbers.items()):
+            call.refuse(f"{call.words} that is applied to differently ordered features", "flatten alike before each")
+        return self.apply(call, name, layer, held)
+
+    def flat(self, call: Call, held: Held) -> tuple[Held, np.ndarray | None]:
+        """A tensor of one axis in a vector of ours, and which of its features each of the vector's is (None: in order).
+
+        So weights are reordered, rather than values, where a model flattens channels last.
+        """
+        layout = held.layout
+        (axis,) = layout.axes
+        if len(layout.base) == 3:
+            layout = Layout((atoms_of(layout.base),), layout.axes)
+            held = Held(self.add(held.by or call, Flatten(), held), layout)
+        order = [axis.index(atom) for atom in layout.base[0]]
+        if order == sorted(order):
+            return held, None
+        features = np.arange(math.prod(held.shape)).reshape([atom.size for atom in axis])
+        return held, features.transpose(order).ravel()
+
+    def with_base(self, call: Call, held: Held, base: Axes) -> Held:
+        """As `Growth.with_base`; a map that is flattened channels last stays so."""
+        whole = held.layout.base
+        if len(base) == 1 and len(whole) == 3 and base[0] == atoms_of((*whole[1:], whole[0])) != atoms_of(whole):
+            value = self.add(held.by or call, Flatten(channels_last=True), held)
+            return Held(value, Layout(base, held.layout.axes))
+        return super().with_base(call, held, base)
+
+    def featured(self, call: Call, held: Held, axis: int) -> tuple[Held, np.ndarray | None]:
+        """The tensor in a value whose features are an axis of it, and which those are (None: in order)."""
+        if len(held.shape) == 1:
+            return self.flat(call, held)
+        return self.with_features(call, held, axis), None
+
+    def network(self, call: Call, output: Held) -> Network:
+        """The network that gives `output`, with its numbers and preprocessing, and without what leads nowhere.
+
+        Raises:
+            UserError: If it is the input as it came.
+        """
+        name = output.value.name
+        if name is None:
+            call.refuse("a model without layers", "give one that computes something")
+        by_name = {node.name: node for node in self.nodes}
+        waiting, used = [name], {name}
+        while waiting:
+            takes = {each for each in by_name[waiting.pop()].takes if each is not None} - used
+            used |= takes
+            waiting += takes
+        nodes = [node for node in self.nodes if node.name in used]
+        layers = {node.layer for node in nodes}
+        network = Network(
+            [(each, layer) for each, layer in self.layers.items() if each in layers],
+            input_shape=self.input_shape,
+            kind=self.kind,
+            nodes=nodes,
+        )
+        numbers = {each: value for each, value in self.numbers.items() if each.rpartition(".")[0] in layers}
+        assign(network, variables(network) | numbers, self.kind, keep_types=True)
+        network.preprocess = self.preprocess
+        return network
+
+    def check_window(self, call: Call, held: Held, sides: Iterable[int]) -> None:
+        """Raise if a map (C, H, W), padded or spread to `sides` for a window, would take too much."""
+        self._check_size(f"layer {call.wished_name!r}", (*sides, held.shape[0]))
+
+    def check_memory(self, examples: int) -> None:
+        """Raise if a call of so many examples would take too much."""
+        if examples * self.largest > 4 * MOST_NUMBERS:
+            raise UserError(f"{self.kind} takes {examples} examples a call: export it for one, or for any number")
+
+    def _node(self, name: str, layer_name: str, layer: nnx.Module, inputs: tuple[Held, ...]) -> Value:
+        value = super()._node(name, layer_name, layer, inputs)
+        self._check_size(f"layer {name!r}", value.shape)
+        self.shapes[name] = value.shape
+        return value
+
+    def _check_size(self, what: str, shape: Shape) -> None:
+        self.largest = max(self.largest, math.prod(shape))
+        if math.prod(shape) > MOST_NUMBERS:
+            raise UserError(
+                f"{self.kind}: {what} would hold {math.prod(shape):.3g} numbers for one example, of shape {shape}; "
+                f"up to {MOST_NUMBERS:.3g} are read"
+            )
