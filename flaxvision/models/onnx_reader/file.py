@@ -140,7 +140,8 @@ def array_of(path: Path, tensor: TensorProto) -> np.ndarray:
     )
     external = tensor.data_location == TensorProto.EXTERNAL
     if min(tensor.dims, default=1) < 0 or (size > 8 * held and not external):
-        raise UserError(f"{path} is damaged: {tensor.name!r} claims the shape {tuple(tensor.dims)}; export it again")
+        claim = f"{tensor.name!r} claims the shape {tuple(tensor.dims)}"
+        raise UserError(f"{path} is damaged ({claim}): export the model again")
     try:
         return numpy_helper.to_array(tensor, str(path.parent))
     except Exception as error:  # whatever protobuf, numpy or the file system raise
