@@ -1,4 +1,4 @@
-"""Networks: the reports' by name, or your own; parameter counts, summaries and weights files."""
+"""Networks: by name, or your own; parameter counts, summaries and weights files."""
 
 import lazy_loader
 

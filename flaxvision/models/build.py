@@ -43,10 +43,11 @@ class Build:
         kind: Name of the network, for files and errors.
         input_shape: Shape of one example, (H, W, C) or (D,).
         seed: Seed of the initial parameters.
-        init: Framework whose default initialization to use: "flax", "torch" or "keras".
+        init: Whose initialization to use: the network's "own", as it says by `draw` (Flax's where it says nothing), or
+            a framework's default, "flax", "torch" or "keras".
     """
 
-    def __init__(self, kind: str, input_shape: Shape, *, seed: int = 0, init: str = "flax"):
+    def __init__(self, kind: str, input_shape: Shape, *, seed: int = 0, init: str = "own"):
         check_choice("init", init, INITS)
         self.kind = kind
         self.input_shape = tuple(input_shape)
@@ -54,6 +55,7 @@ class Build:
         self.rngs = nnx.Rngs(seed)
         self.layers: list[tuple[str, nnx.Module]] = []
         self.nodes: list[Node] = []
+        self._conv = self._linear = "flax" if init == "own" else init
         self._at = Value(None, self.input_shape)
 
     # Where the network stands.
@@ -98,6 +100,16 @@ class Build:
         """As `network`."""
         return self.network()
 
+    def draw(self, *, conv: str | None = None, linear: str | None = None) -> None:
+        """Say how the layers that follow are drawn where the initialization is the network's own.
+
+        Args:
+            conv: For convolutions: "torch" or one of `flaxvision.layers.initializers.KERNELS`; None leaves it.
+            linear: The same for linear layers.
+        """
+        if self.init == "own":
+            self._conv, self._linear = conv or self._conv, linear or self._linear
+
     # Layers with parameters.
 
     def linear(self, name: str, features: int, *, bias: bool = True) -> Value:
@@ -105,7 +117,7 @@ class Build:
         if len(self.shape) != 1:
             self.flatten("flatten" if not any(n == "flatten" for n, _ in self.layers) else f"{name}_flatten")
         (fan_in,) = self.shape
-        drawn = kernel_and_bias(self.init, fan_in)
+        drawn = kernel_and_bias(self._linear, fan_in)
         return self.layer(name, layers.Linear(fan_in, features, use_bias=bias, rngs=self.rngs, **drawn))
 
     def conv(
@@ -147,7 +159,7 @@ class Build:
             kernel_dilation=1 if dilation == 1 else as_pair(dilation),
             use_bias=bias,
             rngs=self.rngs,
-            **kernel_and_bias(self.init, channels // groups * size[0] * size[1]),
+            **kernel_and_bias(self._conv, channels // groups * size[0] * size[1]),
         )
         return self.layer(name, layer)
 
@@ -165,13 +177,13 @@ class Build:
             transpose_kernel=True,
             use_bias=bias,
             rngs=self.rngs,
-            **kernel_and_bias(self.init, features * size[0] * size[1]),
+            **kernel_and_bias(self._conv, features * size[0] * size[1]),
         )
         return self.layer(name, layer)
 
-    def batch_norm(self, name: str) -> Value:
-        """Add batch normalization over the last axis."""
-        return self.layer(name, layers.BatchNorm(self.shape[-1]))
+    def batch_norm(self, name: str, *, momentum: float = 0.9, epsilon: float = 1e-5) -> Value:
+        """Add batch normalization over the last axis; `momentum` is the share of the old statistics that is kept."""
+        return self.layer(name, layers.BatchNorm(self.shape[-1], momentum, epsilon))
 
     def group_norm(self, name: str, groups: int) -> Value:
         """Add group normalization of the channels in `groups` groups."""
@@ -204,6 +216,26 @@ class Build:
     ) -> Value:
         """Add a mean-pool; `stride` defaults to the window, `padding` is as in `conv`."""
         return self.layer(name, layers.AvgPool(window, stride, padding or "VALID", count_include_pad))
+
+    def adaptive_avg_pool(self, name: str, side: int) -> Value:
+        """Add what PyTorch's AdaptiveAvgPool2d(side) does; nothing, where the map has that side.
+
+        Raises:
+            UserError: Unless the map's sides are multiples or divisors of `side`: there its windows overlap.
+        """
+        self._channels(name)
+        height, width, _ = self.shape
+        if any(of % side and side % of for of in (height, width)):
+            raise UserError(
+                f"{self.kind} does not fit examples of shape {self.input_shape}: layer {name!r} pools a map of "
+                f"{height} x {width} to {side} x {side}; give images whose maps have multiples or divisors of {side}"
+            )
+        if side == 1:
+            return self.global_avg_pool(name)
+        window, scale = (max(height // side, 1), max(width // side, 1)), (max(side // height, 1), max(side // width, 1))
+        if window != (1, 1):
+            self.avg_pool(name, window)
+        return self.here() if scale == (1, 1) else self.upsample(name if window == (1, 1) else f"{name}_again", scale)
 
     def global_avg_pool(self, name: str) -> Value:
         """Add a mean over the whole map."""

@@ -1,4 +1,4 @@
-"""The reports' networks by name, and `create`, which also takes a user's own function."""
+"""Networks by name, the reports' and those that the field knows; and `create`, which also takes one's own function."""
 
 from __future__ import annotations
 
@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 from flaxvision import _own_code
 from flaxvision.errors import unknown
-from flaxvision.models import _from_torch, reports
+from flaxvision.models import (
+    _from_torch,
+    convmixer,
+    densenet,
+    lenet,
+    mobilenet,
+    preactivated,
+    reports,
+    residual,
+    speedruns,
+    vgg,
+)
 from flaxvision.runtime import on_host, same_draws
 
 if TYPE_CHECKING:
@@ -27,6 +38,24 @@ MODELS: dict[str, tuple[Callable[..., None], tuple[int, ...], int]] = {
     "tiny_cnn": (reports.tiny_cnn, (28, 28, 1), 10),
     "emnist_cnn": (reports.emnist_cnn, (28, 28, 1), 47),
     "emnist_autoencoder": (reports.emnist_autoencoder, (28, 28, 1), 47),
+    "lenet5": (lenet.lenet5, (28, 28, 1), 10),
+    "resnet9": (speedruns.resnet9, (32, 32, 3), 10),
+    "resnet20": (residual.resnet20, (32, 32, 3), 10),
+    "resnet32": (residual.resnet32, (32, 32, 3), 10),
+    "resnet44": (residual.resnet44, (32, 32, 3), 10),
+    "resnet56": (residual.resnet56, (32, 32, 3), 10),
+    "preact_resnet18": (preactivated.preact_resnet18, (32, 32, 3), 10),
+    "wide_resnet": (preactivated.wide_resnet, (32, 32, 3), 10),
+    "densenet": (densenet.densenet, (32, 32, 3), 10),
+    "convmixer": (convmixer.convmixer, (32, 32, 3), 10),
+    "airbench94": (speedruns.airbench94, (32, 32, 3), 10),
+    "resnet18": (residual.resnet18, (224, 224, 3), 1000),
+    "resnet34": (residual.resnet34, (224, 224, 3), 1000),
+    "resnet50": (residual.resnet50, (224, 224, 3), 1000),
+    "vgg11": (vgg.vgg11, (224, 224, 3), 1000),
+    "vgg13": (vgg.vgg13, (224, 224, 3), 1000),
+    "vgg16": (vgg.vgg16, (224, 224, 3), 1000),
+    "mobilenet_v2": (mobilenet.mobilenet_v2, (224, 224, 3), 1000),
 }
 
 
@@ -50,13 +79,14 @@ def create(
         name: One of `list_models()`, or "package.module:function" or "file.py:function", a function of your own that
             is called as `function(build, outputs, **arguments)` with a `flaxvision.models.Build` and adds layers to it;
             or "torch:file.py:Class", a class of `torch.nn.Module`, or what makes one, see `from_torch`.
-        input_shape: Shape of one example, (H, W, C) or (D,); None for the report's.
-        num_classes: Number of outputs (1 for binary cross-entropy); None for the report's.
+        input_shape: Shape of one example, (H, W, C) or (D,); None for the report's or paper's.
+        num_classes: Number of outputs (1 for binary cross-entropy); None for the report's or paper's.
         seed: Seed of the initial parameters.
-        init: Framework whose default initialisation to use: "flax" (None), "torch" or "keras"; of a network in PyTorch
-            "torch" (None), or "module" for what its own code makes under this seed.
-        **arguments: What the network takes of `hidden`, `activation`, `inner_activation`, `batch_norm`, `dropout`,
-            `padding` and `pool`; of a network in PyTorch what its class takes, where `num_classes` is filled in.
+        init: Whose initialization to use: the network's own (None: that of its paper or of torchvision; Flax's for the
+            reports' networks and your own), or a framework's default, "flax", "torch" or "keras"; of a network in
+            PyTorch "torch" (None), or "module" for what its own code makes under this seed.
+        **arguments: What the network takes beside that, such as `hidden`, `width`, `depth`, `stem` and `dropout`; of a
+            network in PyTorch what its class takes, where `num_classes` is filled in.
 
     Returns:
         The chain of layers.
@@ -88,7 +118,7 @@ def grown(
         if allowed is not None and given not in allowed:
             raise unknown(f"size of {name}", given, allowed or ["(none)"])
     with on_host(), same_draws():
-        build = Build(name, tuple(input_shape or shape), seed=seed, init=init or "flax")
+        build = Build(name, tuple(input_shape or shape), seed=seed, init=init or "own")
         grow(build, num_classes or outputs, **{key: _hashable(value) for key, value in arguments.items()})
         return build.network()
 

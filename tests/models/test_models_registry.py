@@ -13,6 +13,7 @@ from flax import nnx
 
 import flaxvision as fv
 from flaxvision.errors import UserError
+from tests.models.test_models_named import PUBLISHED
 
 TABLE = [  # issue 2's table: call, sizes, trainable parameters
     ("linear", {"input_shape": (28, 28, 1), "num_classes": 10}, 7_850),
@@ -51,8 +52,8 @@ def test_parameter_counts_are_the_reports(name, sizes, parameters):
     assert model.output_shape == ((28, 28, 1) if name == "emnist_autoencoder" else (outputs,))
 
 
-def test_the_table_covers_every_model():
-    assert {name for name, *_ in TABLE} == set(fv.models.list_models())
+def test_the_tables_cover_every_model():
+    assert {name for name, *_ in (*TABLE, *PUBLISHED)} == set(fv.models.list_models())
 
 
 def test_the_decoder_has_6725_parameters():

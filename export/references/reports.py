@@ -1,21 +1,12 @@
-"""The reports' networks in PyTorch, written by hand as the reports print them, under their own module names.
-
-They know nothing of the layer table that the exporters share, so that a mistake of the table cannot hide: each loads
-our exported `state_dict` strictly and must give the same outputs. Inputs are (N, C, H, W) or (N, D).
-"""
+"""The reports' networks in PyTorch, as the reports print them."""
 
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from flaxvision.errors import unknown
 
 NONLINEARITIES = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh, "identity": nn.Identity}
 
@@ -255,32 +246,3 @@ class Autoencoder(Encoder):
         x = F.relu(d["2"](F.relu(d["0"](x))))
         x = F.relu(d["5"](self.inner(d["4"](x))))
         return torch.sigmoid(d["7"](x))
-
-
-def reference(name: str, *, input_shape: tuple[int, ...], num_classes: int, **sizes: Any) -> nn.Module:
-    """The reference of a network of `flaxvision.models.create`, with the same arguments and PyTorch's own draw.
-
-    Raises:
-        UserError: For a name without a reference.
-    """
-    inputs = math.prod(input_shape)
-    sizes = {key: tuple(value) if isinstance(value, list) else value for key, value in sizes.items()}
-    made: dict[str, Callable[..., nn.Module]] = {
-        "linear": lambda: Linear(inputs, num_classes),
-        "polar_linear": lambda: PolarLinear(num_classes),
-        "mlp": lambda **s: (
-            PlanarNetwork(inputs, outputs=num_classes, **s)
-            if len(input_shape) == 1
-            else NeuralNetwork(inputs, outputs=num_classes, **s)
-        ),
-        "wide_cnn": lambda **s: WideCNN(outputs=num_classes, **s),
-        "mnist_net": lambda **s: MNISTNet(outputs=num_classes, **s),
-        "strided_cnn": lambda **s: StridedCNN(outputs=num_classes, **s),
-        "vgg19": lambda: VGG19(num_classes),
-        "tiny_cnn": lambda: TinyCNN(num_classes),
-        "emnist_cnn": lambda **s: EMNISTNet(outputs=num_classes, **s),
-        "emnist_autoencoder": lambda **s: Autoencoder(**s),
-    }
-    if name not in made:
-        raise unknown("reference", name, made)
-    return made[name](**sizes)
