@@ -17,9 +17,10 @@ import flaxvision as fv
 from export._tensors import correspondence
 from flaxvision.layers import BatchNorm, Context
 from flaxvision.models.files import describe_model, variables
-from flaxvision.ops.policy import Policy
 from tests.conftest import slow
 
+# PyTorch's, of the ConvMixer with an even kernel
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
 SMALL = {"input_shape": (16, 16, 3), "num_classes": 5}
 NAMED = [  # call, arguments that keep it small
     ("lenet5", {}),
@@ -58,14 +59,15 @@ every = pytest.mark.parametrize(
     [n if {(name, key) for key in sizes} & QUICK else slow(n) for n, (name, sizes) in enumerate(NAMED)],
     ids=LABELS,
 )
-# The others are of the same builders, only longer.
-TRAINED = ("lenet5", "resnet9", "resnet20", "resnet50-(16", "preact", "wide", "vgg11-(32, 64", "mobilenet_v2-(16")
-TRAINED += ("densenet-(16", "convmixer", "airbench94")
-every_kind_of_block = pytest.mark.parametrize(
-    "number",
-    [number for number, label in zip(every.args[1], LABELS, strict=True) if label.startswith(TRAINED)],
-    ids=[label for label in LABELS if label.startswith(TRAINED)],
-)
+
+
+def of(*starts):
+    """Those whose labels start so: one of each kind of block, since compiling takes long and the others are longer."""
+    chosen = [n for n, label in enumerate(LABELS) if label.startswith(starts)]
+    return pytest.mark.parametrize("number", [every.args[1][n] for n in chosen], ids=[LABELS[n] for n in chosen])
+
+
+BLOCKS = ("resnet20", "wide", "vgg11-(32, 64", "mobilenet_v2-(16", "densenet-(16", "convmixer", "airbench94")
 
 
 def without_dropout(number):
@@ -137,24 +139,22 @@ def logits(number):
         return written(number, model)(torch.from_numpy(channels_first(x[:2]))).numpy()
 
 
-@every_kind_of_block
-@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+@of(*BLOCKS, "lenet5", "resnet9", "resnet50-(16", "preact")
 def test_values_gradients_and_statistics_in_float64(number):
     torch = pytest.importorskip("torch")
     model, x = alive(number)
     weights = np.random.default_rng(1).standard_normal((len(x), *model.output_shape))
-    policy = Policy.for_training("cpu")
     with jax.enable_x64(True):
         network = written(number, model).train()
         graphdef, params, rest = nnx.split(model, nnx.Param, ...)
 
         @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
         def run(params, rest, x):
-            evaluated = nnx.merge(graphdef, params, rest)(x[:2], Context(policy=policy.for_evaluation()))
+            evaluated = nnx.merge(graphdef, params, rest)(x[:2])
 
             def loss(params):
                 training = nnx.merge(graphdef, params, rest, copy=True)
-                outputs = training(x, Context(train=True, key=jax.random.key(0), policy=policy))
+                outputs = training(x, Context(train=True, key=jax.random.key(0)))
                 return (outputs * weights).sum(), (outputs, nnx.state(training, nnx.BatchStat))
 
             gradients, (outputs, statistics) = jax.grad(loss, has_aux=True)(params)
@@ -174,15 +174,19 @@ def test_values_gradients_and_statistics_in_float64(number):
         assert_same(pair.tensor.to_torch(found[pair.variable]), own[pair.name].numpy(), 1e-8)
 
 
+def assert_onnx_gives(model, number, path):
+    """The file of a model gives the reference's outputs in onnxruntime."""
+    onnx.checker.check_model(onnx.load(export.to_onnx(model, path)), full_check=True)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"input": channels_first(alive(number)[1][:2]).astype(np.float32)})
+    assert_same(found, logits(number), 2e-4)
+
+
 @every
 def test_onnx_in_onnxruntime_and_back(number, tmp_path):
     pytest.importorskip("torch")
-    model, (_, x) = narrow(number), alive(number)
-    path = export.to_onnx(model, tmp_path / "net.onnx")
-    onnx.checker.check_model(onnx.load(path), full_check=True)
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    (theirs,) = session.run(None, {"input": channels_first(x[:2]).astype(np.float32)})
-    assert_same(theirs, logits(number), 2e-4)
+    model, path = narrow(number), tmp_path / "net.onnx"
+    assert_onnx_gives(model, number, path)
     again = export.from_onnx(path)
     assert describe_model(again) == describe_model(model)
     ours = variables(model)
@@ -190,18 +194,20 @@ def test_onnx_in_onnxruntime_and_back(number, tmp_path):
         np.testing.assert_array_equal(value, ours[name], err_msg=name)
 
 
-@every
-def test_keras_and_back(number):
+@of(*BLOCKS, "resnet18-(33")
+def test_keras_and_back(number, tmp_path):
     pytest.importorskip("keras")
     pytest.importorskip("torch")
     model, (_, x) = narrow(number), alive(number)
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):  # Keras relies on both
         twin = export.to_keras(model)
         assert_same(twin.predict_on_batch(x[:2].astype(np.float32)), logits(number), 2e-4)
-        again = variables(export.from_keras(twin))
+        again = export.from_keras(twin)
+    theirs = variables(again)
     for name, value in variables(model).items():
         layer, _, part = name.rpartition(".")
-        np.testing.assert_array_equal(again[f"{layer.replace('.', '_')}.{part}"], value, err_msg=name)
+        np.testing.assert_array_equal(theirs[f"{layer.replace('.', '_')}.{part}"], value, err_msg=name)
+    assert_onnx_gives(again, number, tmp_path / "again.onnx")
 
 
 @every
