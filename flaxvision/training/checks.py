@@ -82,11 +82,13 @@ def check_fit(model: Chain, dataset: Dataset, recipe: Recipe) -> None:
                     f"{step.node.name} of {model.kind} normalises over the batch, and batches hold one example: "
                     "give batch_size=2 or more (and as many examples), or a network without BatchNorm"
                 )
+    names = model.parameter_names()
+    learning = [names[path] for path, _ in nnx.to_flat_state(nnx.state(model, nnx.Param))]
     for prefix in recipe.frozen:
         layers = [layer for name, layer in zip(model.names, model.layers, strict=True) if matches(name, (prefix,))]
-        if not layers:
+        if not layers and not any(matches(name, (prefix,)) for name in learning):
             raise unknown(f"layer of {model.kind}", prefix, dict.fromkeys(n.split(".")[0] for n in model.names))
-        if not any(isinstance(layer, Dropout) or jax.tree.leaves(nnx.state(layer)) for layer in layers):
+        if layers and not any(isinstance(layer, Dropout) or jax.tree.leaves(nnx.state(layer)) for layer in layers):
             raise UserError(f"frozen={prefix!r} has no effect: those layers of {model.kind} have nothing to learn")
     params = split_model(model, recipe.frozen)[1]
     if not jax.tree.leaves(params):

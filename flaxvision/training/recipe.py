@@ -96,7 +96,7 @@ class Recipe:
     label_smoothing: float = _setting(0.0, _SHARE, "number")  # share of labels spread over all classes in training only
     pixels: str = _setting("unit", one_of("unit", "signed", "raw"))  # uint8 to [0, 1], [-1, 1] or [0, 255]
     augment: tuple[str, ...] = _setting((), names("crop", "flip"))  # "crop" (4 pixels of padding), "flip" (sideways)
-    frozen: tuple[str, ...] = _setting((), names())  # prefixes of layers that do not learn and run in evaluation mode
+    frozen: tuple[str, ...] = _setting((), names())  # prefixes of layers, evaluated then, or of parameters
     warm_start: str | None = _setting(None, _PATH.optional(), "freely")  # weights file to start from
     warm_start_only: tuple[str, ...] = _setting((), names(), "freely")  # prefixes of what is taken of it; () for all
     seed: int = _setting(0, _SEED, "freely")  # of the order of examples, dropout and augmentation

@@ -47,9 +47,10 @@ class TrainState(NamedTuple):
 
 def split_model(model: Chain, frozen: tuple[str, ...]) -> tuple[nnx.GraphDef, nnx.State, nnx.State, nnx.State]:
     """The model as its static definition, the parameters that learn, the running statistics, and the rest."""
+    names = model.parameter_names()
 
     def learns(path: tuple, variable: object) -> bool:
-        return isinstance(variable, nnx.Param) and not matches(model.names[path[1]], frozen)
+        return isinstance(variable, nnx.Param) and not matches(names[path], frozen)
 
     graphdef, params, *others = nnx.split(model, learns, nnx.BatchStat, ...)
     stats, non_trainable = others
