@@ -1,7 +1,7 @@
 """The published data sets: their files, where they are downloaded from, their checksums and how to decode them.
 
 URLs, sizes and sha256 of the downloads are those that tensorflow-datasets registers. Checksums of the decompressed
-files recognize an original however it was compressed again; none are known for EMNIST.
+files recognize an original however it was compressed again; none are known for EMNIST and KMNIST.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from flaxvision.data.cifar import parse_cifar, unpickle_cifar
 from flaxvision.data.examples import check_labels
 from flaxvision.data.idx import parse_idx, unpack_npz
 from flaxvision.data.locate import Format
+from flaxvision.data.svhn import parse_svhn
 from flaxvision.errors import UserError
 
 Arrays = tuple[np.ndarray, np.ndarray]  # images uint8 (N, H, W, C) and labels int64 (N,)
@@ -80,6 +81,16 @@ def _decode_cifar(contents: Mapping[str, bytes]) -> Arrays:
     return np.concatenate(images), np.concatenate(labels)
 
 
+def _decode_cifar100(contents: Mapping[str, bytes]) -> Arrays:
+    ((name, content),) = contents.items()
+    return parse_cifar(content, name, labels=2)
+
+
+def _decode_svhn(contents: Mapping[str, bytes]) -> Arrays:
+    ((name, content),) = contents.items()
+    return parse_svhn(content, name)
+
+
 def _idx_files(prefix: str, train: str, test: str) -> dict[str, tuple[str, ...]]:
     kinds = ("images-idx3-ubyte", "labels-idx1-ubyte")
     return {
@@ -89,6 +100,11 @@ def _idx_files(prefix: str, train: str, test: str) -> dict[str, tuple[str, ...]]
 
 def _pickled_cifar(contents: Mapping[str, bytes]) -> Mapping[str, bytes]:
     return {f"{name}.bin": unpickle_cifar(content, name) for name, content in contents.items()}
+
+
+def _pickled_cifar100(contents: Mapping[str, bytes]) -> Mapping[str, bytes]:
+    keys = ("coarse_labels", "fine_labels")
+    return {f"{name}.bin": unpickle_cifar(content, name, keys) for name, content in contents.items()}
 
 
 def _mnist_like(
@@ -104,7 +120,7 @@ def _mnist_like(
             Download(f"{base_url}/{file}.gz", size, sha256, ((file, ""),)) for file, (size, sha256, _) in facts.items()
         ),
         decode=_decode_idx,
-        digests={file: f"sha256:{digest}" for file, (_, _, digest) in facts.items()},
+        digests={file: f"sha256:{digest}" for file, (_, _, digest) in facts.items() if digest},
         folder=folder,
         others=(Format((f"{name}.npz",), unpack_npz),),
     )
@@ -138,7 +154,21 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 DIGITS = "0123456789"
 BALANCED = DIGITS + LETTERS + "abdefghnqrt"  # EMNIST's 47 classes, in the order of its labels
 
+CIFAR100 = (
+    "apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle "
+    "caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant "
+    "flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man "
+    "maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree "
+    "plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper "
+    "snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor train "
+    "trout tulip turtle wardrobe whale willow_tree wolf woman worm"
+)
+
 _CIFAR_FILES = {"train": tuple(f"data_batch_{i}.bin" for i in range(1, 6)), "test": ("test_batch.bin",)}
+_SVHN_FILES = {  # bytes, sha256
+    "train_32x32.mat": (182_040_794, "435e94d69a87fde4fd4d7f3dd208dfc32cb6ae8af2240d066de1df7508d083b8"),
+    "test_32x32.mat": (64_275_384, "cdce80dfb2a2c4c6160906d0bd7c68ec5a99d7ca4831afa54f09182025b6a75b"),
+}
 
 PUBLISHED: dict[str, Published] = {
     published.name: published
@@ -210,6 +240,34 @@ PUBLISHED: dict[str, Published] = {
                 ),
             },
         ),
+        _mnist_like(
+            "kmnist",
+            "http://codh.rois.ac.jp/kmnist/dataset/kmnist",
+            ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
+            "(kmnist|kuzushijimnist)(data(set)?|master)?",
+            {
+                "train-images-idx3-ubyte": (
+                    18_165_135,
+                    "51467d22d8cc72929e2a028a0428f2086b092bb31cfb79c69cc0a90ce135fde4",
+                    "",
+                ),
+                "train-labels-idx1-ubyte": (
+                    29_497,
+                    "e38f9ebcd0f3ebcdec7fc8eabdcdaef93bb0df8ea12bee65224341c8183d8e17",
+                    "",
+                ),
+                "t10k-images-idx3-ubyte": (
+                    3_041_136,
+                    "edd7a857845ad6bb1d0ba43fe7e794d164fe2dce499a1694695a792adfac43c5",
+                    "",
+                ),
+                "t10k-labels-idx1-ubyte": (
+                    5_120,
+                    "20bb9a0ef54c7db3efc55a92eef5582c109615df22683c380526788f98e42a1c",
+                    "",
+                ),
+            },
+        ),
         _emnist("balanced", (112_800, 18_800), BALANCED, first_label=0),
         _emnist("letters", (124_800, 20_800), LETTERS, first_label=1),
         Published(
@@ -242,6 +300,42 @@ PUBLISHED: dict[str, Published] = {
                     _pickled_cifar,
                 ),
             ),
+        ),
+        Published(
+            name="cifar100",
+            files={"train": ("train.bin",), "test": ("test.bin",)},
+            counts={"train": 50_000, "test": 10_000},
+            shape=(32, 32, 3),
+            classes=tuple(CIFAR100.split()),
+            downloads=(
+                Download(
+                    "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
+                    168_513_733,
+                    "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
+                    tuple((name, f"cifar-100-binary/{name}") for name in ("train.bin", "test.bin")),
+                ),
+            ),
+            decode=_decode_cifar100,
+            digests={  # as MXNet's gluon.data.vision.CIFAR100 checks them
+                "train.bin": "sha1:e207cd2e05b73b1393c74c7f5e7bea451d63e08e",
+                "test.bin": "sha1:8fb6623e830365ff53cf14adec797474f5478006",
+            },
+            folder="cifar100.*",
+            others=(Format(("train", "test"), _pickled_cifar100),),
+        ),
+        Published(
+            name="svhn",
+            files={"train": ("train_32x32.mat",), "test": ("test_32x32.mat",)},
+            counts={"train": 73_257, "test": 26_032},
+            shape=(32, 32, 3),
+            classes=tuple(DIGITS),
+            downloads=tuple(
+                Download(f"http://ufldl.stanford.edu/housenumbers/{name}", size, sha256, ((name, ""),))
+                for name, (size, sha256) in _SVHN_FILES.items()
+            ),
+            decode=_decode_svhn,
+            digests={name: f"sha256:{sha256}" for name, (_, sha256) in _SVHN_FILES.items()},
+            folder="svhn(cropped)?(data(set)?)?|housenumbers",
         ),
     )
 }

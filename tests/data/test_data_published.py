@@ -8,6 +8,7 @@ import gzip
 import hashlib
 import http.server
 import io
+import pickle
 import re
 import shutil
 import subprocess
@@ -128,6 +129,62 @@ def test_cifar10(files, tmp_path):
     assert np.array_equal(cifar.train.images[5], second[1:].reshape(3, 32, 32).transpose(1, 2, 0))
     assert cifar.train.labels[5] == second[0]
     assert cifar.classes[3] == "cat"
+
+
+@pytest.mark.parametrize("form", ["binary", "python"])
+def test_cifar100(files, tmp_path, form):
+    rng = np.random.default_rng(0)
+    made = {}
+    for name, count in (("train", 6), ("test", 3)):
+        planes, fine = rng.integers(256, size=(count, 3072), dtype=np.uint8), rng.integers(100, size=count)
+        coarse = fine // 5
+        made[name] = planes, fine
+        if form == "binary":
+            records = np.concatenate([coarse[:, None], fine[:, None], planes], axis=1).astype(np.uint8)
+            files.write(tmp_path / "cifar100" / f"{name}.bin", records.tobytes())
+        else:
+            batch = {b"data": planes, b"coarse_labels": coarse.tolist(), b"fine_labels": fine.tolist()}
+            files.write(tmp_path / "cifar-100-python" / name, pickle.dumps(batch, protocol=2))
+    cifar = data.load("cifar100", raw_dir=tmp_path, data_dir=tmp_path / "data")
+    assert np.array_equal(cifar.train.labels, made["train"][1])
+    assert np.array_equal(cifar.test.images, made["test"][0].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
+    names = cifar.classes
+    assert (len(names), names[0], names[42], names[99]) == (100, "apple", "leopard", "worm")
+
+
+def test_pickles_of_cifar10_are_not_cifar100(files, tmp_path):
+    batch = pickle.dumps({b"data": np.zeros((2, 3072), np.uint8), b"labels": [1, 2]}, protocol=2)
+    for name in ("train", "test"):
+        files.write(tmp_path / "cifar100" / name, batch)
+    with pytest.raises(UserError, match="train is not a batch of CIFAR-100: it has no data and coarse_labels and fine"):
+        data.load("cifar100", raw_dir=tmp_path, data_dir=tmp_path / "data")
+
+
+def test_kmnist(files, tmp_path):
+    made = files.idx_set(tmp_path / "KMNIST" / "raw")
+    kmnist = data.load("kmnist", raw_dir=tmp_path, data_dir=tmp_path / "data")
+    assert np.array_equal(kmnist.train.images[..., 0], made["train-images-idx3-ubyte"])
+    assert kmnist.classes[8:] == ("re", "wo")
+
+
+def test_svhn(files, tmp_path):
+    from scipy.io import savemat
+
+    rng = np.random.default_rng(0)
+    made = {}
+    for name, count in (("train", 12), ("test", 5)):
+        images = rng.integers(256, size=(32, 32, 3, count), dtype=np.uint8)
+        labels = (np.arange(count) % 10 + 1).astype(np.uint8)[:, None]  # 10 for a zero
+        content = io.BytesIO()
+        savemat(content, {"X": images, "y": labels}, do_compression=True)
+        files.write(tmp_path / "svhn" / f"{name}_32x32.mat", content.getvalue())
+        made[name] = images
+    svhn = data.load("svhn", raw_dir=tmp_path, data_dir=tmp_path / "data")
+    assert np.array_equal(svhn.train.images[3], made["train"][..., 3])
+    assert svhn.train.labels[:11].tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1]
+    files.write(tmp_path / "svhn" / "test_32x32.mat", content.getvalue()[:200])
+    with pytest.raises(UserError, match=r"test_32x32\.mat is not a MATLAB file of X and y"):
+        data.load("svhn", raw_dir=tmp_path, data_dir=tmp_path / "data")
 
 
 def test_records_are_ordinary_tfds_examples(files, tmp_path):

@@ -18,6 +18,7 @@ from export._tensors import correspondence
 from flaxvision.layers import BatchNorm, Context
 from flaxvision.models.files import describe_model, variables
 from tests.conftest import slow
+from tests.export.conftest import quick_jit, run_keras
 
 # PyTorch's, of the ConvMixer with an even kernel
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
@@ -148,7 +149,7 @@ def test_values_gradients_and_statistics_in_float64(number):
         network = written(number, model).train()
         graphdef, params, rest = nnx.split(model, nnx.Param, ...)
 
-        @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+        @quick_jit
         def run(params, rest, x):
             evaluated = nnx.merge(graphdef, params, rest)(x[:2])
 
@@ -201,7 +202,7 @@ def test_keras_and_back(number, tmp_path):
     model, (_, x) = narrow(number), alive(number)
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):  # Keras relies on both
         twin = export.to_keras(model)
-        assert_same(twin.predict_on_batch(x[:2].astype(np.float32)), logits(number), 2e-4)
+        assert_same(run_keras(twin, x[:2].astype(np.float32)), logits(number), 2e-4)
         again = export.from_keras(twin)
     theirs = variables(again)
     for name, value in variables(model).items():
