@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import onnx
 import onnxruntime
@@ -18,7 +17,7 @@ from export._tensors import correspondence
 from flaxvision.layers import BatchNorm, Context
 from flaxvision.models.files import describe_model, variables
 from tests.conftest import slow
-from tests.export.conftest import quick_jit, run_keras
+from tests.export.conftest import run_keras
 
 # PyTorch's, of the ConvMixer with an even kernel
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
@@ -97,7 +96,7 @@ def alive(number):
                 values = np.exp(0.3 * values)
             else:
                 values = 0.2 * values + (part == "scale" and isinstance(kinds[layer], BatchNorm))
-            drawn[path] = variable.replace(jnp.asarray(values, jnp.float64))
+            drawn[path] = variable.replace(jax.device_put(values))
         model = nnx.merge(graphdef, nnx.from_flat_state(drawn))
     return model, random.standard_normal((4, *model.input_shape))
 
@@ -105,7 +104,7 @@ def alive(number):
 def narrow(number):
     """The same model in float32."""
     graphdef, state = nnx.split(alive(number)[0])
-    return nnx.merge(graphdef, jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float32), state))
+    return nnx.merge(graphdef, jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf, np.float32)), state))
 
 
 def written(number, model):
