@@ -31,6 +31,13 @@ PEERS: dict[str, Peer | None] = {  # None: PyTorch has none
         "RMSprop", {"alpha": "smoothing", "eps": "epsilon", "momentum": "momentum", "centered": "centered"}
     ),
     "lion": None,
+    "adagrad": Peer("Adagrad", {"eps": "epsilon"}),
+    "adadelta": Peer("Adadelta", {"rho": "smoothing", "eps": "epsilon"}),
+    "adamax": Peer("Adamax", ADAM),
+    "nadam": Peer("NAdam", {**ADAM, "momentum_decay": "momentum_decay"}),
+    "radam": Peer("RAdam", ADAM),
+    "lamb": None,
+    "muon": None,  # PyTorch's takes matrices only
 }
 if PEERS.keys() != OPTIMIZERS.keys():
     raise TypeError(f"optimizers without an entry here, or here only: {sorted(PEERS.keys() ^ OPTIMIZERS.keys())}")

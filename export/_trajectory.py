@@ -26,7 +26,7 @@ from flaxvision.training import Recipe, fit
 from flaxvision.training.batches import epoch_order
 from flaxvision.training.checks import check_fit
 from flaxvision.training.optimizers import settings_of_optimizers
-from flaxvision.training.preparing import PREPROCESS
+from flaxvision.training.preparing import preprocess_for
 
 FLAX, TORCH, AGAIN = "flax", "torch", "torch again"  # the last: another summation order, the same mathematics
 DATA_ORDER = ("batch_size", "shuffle", "seed")
@@ -235,7 +235,7 @@ def _torch_losses(twin: Any, dataset: Dataset, recipe: Recipe, order: np.ndarray
     dtype = getattr(torch, precision)
     optimizer = torch_optimizer(recipe, twin.parameters())
     images, labels = dataset.train.images, torch.tensor(dataset.train.labels).long()
-    scaling = PREPROCESS[recipe.pixels]
+    scaling = preprocess_for(dataset, recipe.pixels)
     scale, offset = torch.tensor(scaling.scale, dtype=dtype), torch.tensor(scaling.offset, dtype=dtype)
     losses: list[float] = []
     for indices in order:

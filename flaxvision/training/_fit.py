@@ -27,7 +27,7 @@ from flaxvision.training.members import Members, PyTree
 from flaxvision.training.metrics import Metrics
 from flaxvision.training.optimizers import is_own
 from flaxvision.training.plan import plan_for
-from flaxvision.training.preparing import chosen_devices, place, prepare, put
+from flaxvision.training.preparing import chosen_devices, place, prepare, put, with_weights
 from flaxvision.training.recipe import Recipe
 from flaxvision.training.selection import Best
 from flaxvision.training.state import TrainState, init_members, merge_model
@@ -110,6 +110,7 @@ def train_cohort(
     """
     check_choice("mode", mode, MODES)
     check_cohort(models, recipes)
+    recipes = [with_weights(recipe, dataset) for recipe in recipes]
     chosen = chosen_devices(devices)
     stacked = mode == "vmap" or (mode == "auto" and len(models) > 1 and chosen[0].platform != "cpu")
     keep = checkpoint if checkpoint is None or isinstance(checkpoint, Keep) else Keep(Path(checkpoint))

@@ -1,4 +1,4 @@
-"""Which examples a step sees: an epoch's order, one device's share of a batch, padded and masked, and augmentation."""
+"""Which examples a step sees: an epoch's order, and one device's share of a batch, padded and masked."""
 
 from __future__ import annotations
 
@@ -9,8 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-CROP_PADDING = 4  # pixels on each side, as in He et al. (CVPR 2016) for CIFAR-10
 Examples = tuple[jax.Array, jax.Array]  # images as stored, labels
+
+
+class Partners(NamedTuple):
+    """With which example of the whole batch each one is mixed: the one before it, and the last one with the first."""
+
+    images: jax.Array  # as in `Batch`
+    labels: jax.Array
+    indices: jax.Array
 
 
 class Batch(NamedTuple):
@@ -20,6 +27,7 @@ class Batch(NamedTuple):
     labels: jax.Array  # int32 (B,)
     indices: jax.Array  # int32 (B,): of each example in the whole batch
     mask: jax.Array | None  # bool (B,): False is padding; None when there is none
+    partners: Partners | None = None  # None where the recipe does not mix examples
 
 
 class Shard(NamedTuple):
@@ -47,23 +55,28 @@ def take_batch(
     shard: Shard = WHOLE,
     *,
     padded: bool = False,
+    mixed: bool = False,
 ) -> Batch:
     """The examples from `start` on, `size` of them, in `order` (None: as stored); a device takes its share.
 
     Shares are equal, the last ones padded: 5 examples on 8 devices give 5 devices one each and 3 devices none. With
-    `padded` there may be fewer than `size` examples left, and padding fills the batch.
+    `padded` there may be fewer than `size` examples left, and padding fills the batch. With `mixed` each has a partner.
     """
     share = -(-size // shard.devices)
     indices = jnp.asarray(shard.rank, jnp.int32) * share + jnp.arange(share, dtype=jnp.int32)
-    if order is None and shard.devices == 1 and not padded:
+    if order is None and shard.devices == 1 and not (padded or mixed):
         images, labels = (lax.dynamic_slice_in_dim(array, start, size) for array in (images, labels))
         return Batch(images, labels, indices, None)
     last = jnp.minimum(size, len(labels) - start) - 1 if padded else size - 1
-    chosen = start + jnp.minimum(indices, last)
-    if order is not None:
-        chosen = order[chosen]
+
+    def at(indices: jax.Array) -> Examples:
+        chosen = start + indices if order is None else order[start + indices]
+        return images[chosen], labels[chosen]
+
+    real = jnp.minimum(indices, last)
+    before = jnp.where(real == 0, last, real - 1)
     mask = indices <= last if padded or size % shard.devices else None
-    return Batch(images[chosen], labels[chosen], indices, mask)
+    return Batch(*at(real), indices, mask, Partners(*at(before), before) if mixed else None)
 
 
 def split_batch(batch: Batch, most: int) -> Batch:
@@ -96,24 +109,3 @@ def take_range(
     else:
         images, labels = (array[begin + jnp.minimum(indices, size - 1)] for array in (images, labels))
     return Batch(images, labels, indices, mask)
-
-
-def augment_images(kinds: tuple[str, ...], images: jax.Array, keys: jax.Array) -> jax.Array:
-    """Augment uint8 or float images (B, H, W, C) with one key an example, shape (B,).
-
-    "crop" pads by 4 pixels of zeros and cuts a random window of the old size; "flip" mirrors left to right with
-    probability one half.
-    """
-
-    def one(image: jax.Array, key: jax.Array) -> jax.Array:
-        crop_key, flip_key = jax.random.split(key)
-        if "crop" in kinds:
-            pad = CROP_PADDING
-            padded = jnp.pad(image, ((pad, pad), (pad, pad), (0, 0)))
-            row, column = jax.random.randint(crop_key, (2,), 0, 2 * pad + 1, jnp.int32)
-            image = lax.dynamic_slice(padded, (row, column, jnp.zeros((), row.dtype)), image.shape)
-        if "flip" in kinds:
-            image = jnp.where(jax.random.bernoulli(flip_key, jnp.float32(0.5)), image[:, ::-1], image)
-        return image
-
-    return jax.vmap(one)(images, keys) if kinds else images

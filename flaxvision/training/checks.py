@@ -16,7 +16,8 @@ from flaxvision.layers import BatchNorm, Chain, Dropout, Preprocess
 from flaxvision.layers.context import matches
 from flaxvision.training.losses import loss_of
 from flaxvision.training.metrics import check_metric
-from flaxvision.training.recipe import VARYING, Recipe
+from flaxvision.training.preparing import with_weights
+from flaxvision.training.recipe import BALANCED, OF_IMAGES, VARYING, Recipe
 from flaxvision.training.state import split_model
 from flaxvision.training.updates import check_own
 
@@ -63,8 +64,13 @@ def check_fit(model: Chain, dataset: Dataset, recipe: Recipe) -> None:
         raise UserError(f"loss 'binary_cross_entropy' takes 2 classes, {dataset.name} has {dataset.num_classes}")
     if recipe.loss == "squared_error" and output != dataset.input_shape:
         raise UserError(f"{model.kind} gives {output} for examples of {dataset.input_shape}: they must be equal")
-    if recipe.augment and len(dataset.input_shape) != 3:
-        raise UserError(f"augment={recipe.augment} is for images; {dataset.name} holds points")
+    _check_images(dataset, recipe)
+    weights = with_weights(recipe, dataset).class_weights
+    if weights and len(weights) != dataset.num_classes:
+        raise UserError(
+            f"class_weights has {len(weights)} numbers but {dataset.name} has {dataset.num_classes} "
+            f"classes: give a number for each, or {BALANCED!r}"
+        )
     if recipe.pixels != "unit" and dataset.train.images.dtype != np.uint8:
         raise UserError(
             f"pixels is {recipe.pixels!r} but has no effect: {dataset.name} holds {dataset.train.images.dtype} points, "
@@ -94,6 +100,28 @@ def check_fit(model: Chain, dataset: Dataset, recipe: Recipe) -> None:
     if not jax.tree.leaves(params):
         raise UserError(f"{model.kind} has nothing to learn with frozen={list(recipe.frozen)}: leave a layer to learn")
     check_own(recipe, params)
+
+
+def _check_images(dataset: Dataset, recipe: Recipe) -> None:
+    """Raise `UserError` for a change of images that these do not allow, or that leaves them as they are."""
+    shape = dataset.input_shape
+    if len(shape) != 3:
+        for name in ("augment", *OF_IMAGES):
+            if name in recipe.given:
+                raise UserError(f"{name}={getattr(recipe, name)} is for images; {dataset.name} holds points")
+        return
+    if recipe.crop_padding_mode == "reflect" and recipe.crop_padding >= min(shape[:2]):
+        raise UserError(
+            f"crop_padding is {recipe.crop_padding} but reflects images of {shape[0]} x {shape[1]} pixels: "
+            f"give at most {min(shape[:2]) - 1}, or crop_padding_mode='zeros'"
+        )
+    for name, least in (("translation", 0.5), ("cutout", 2.0)):  # pixels that the larger side's share must be
+        share = getattr(recipe, name)
+        if share and share * max(shape[:2]) < least:
+            raise UserError(
+                f"{name} is {share}, which is less than a pixel of {shape[0]} x {shape[1]}: give "
+                f"{math.ceil(100 * least / max(shape[:2])) / 100:g} or more, or 0"
+            )
 
 
 def as_model_takes(model: Chain, images: object) -> np.ndarray:

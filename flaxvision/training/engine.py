@@ -165,7 +165,9 @@ class Engine:
         def one(number: jax.Array, carry: Carry) -> Carry:
             def train(state: TrainState, total: Sums, order: jax.Array | None = None) -> Stepped:
                 start = number * self.plan.recipe.batch_size
-                batch = take_batch(images, labels, order, start, call.size, shard, padded=padded)
+                batch = take_batch(
+                    images, labels, order, start, call.size, shard, padded=padded, mixed=self.plan.recipe.mixes
+                )
                 stepped = self._step(state, batch)
                 return stepped._replace(sums=add(total, stepped.sums))
 

@@ -45,7 +45,7 @@ def identity_of(
     code = code_of_optimizer(recipe.optimizer)
     if code is not None:
         described["code of the optimizer"] = code
-    if recipe.schedule != "constant" and recipe.step_epochs is None:
+    if recipe.schedule != "constant" and recipe.step_epochs is None and not recipe.milestones:
         described[f"updates (of which schedule {recipe.schedule!r} depends)"] = total_steps
     tensors = variables(model)
     layers = {name: _layer(name, layer) for name, layer in model.named_layers()}

@@ -6,13 +6,19 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from flaxvision.training.metrics import TOP
 
 
 def example_losses(
-    loss: str, outputs: jax.Array, labels: jax.Array, inputs: jax.Array, smoothing: jax.Array | None = None
+    loss: str,
+    outputs: jax.Array,
+    labels: jax.Array,
+    inputs: jax.Array,
+    smoothing: jax.Array | None = None,
+    weights: np.ndarray | None = None,
 ) -> jax.Array:
     """The loss of each example, shape (B,).
 
@@ -24,18 +30,26 @@ def example_losses(
         inputs: What the model was given, (B, ...), the target of "squared_error".
         smoothing: Share of each label that is spread evenly over all classes, as in PyTorch's `CrossEntropyLoss`; of
             a single logit, over both.
+        weights: (C,): of each class; those of a label that is spread over several are spread as it is, as in PyTorch.
     """
     if loss == "squared_error":
         return jnp.square(outputs - inputs).sum(axis=tuple(range(1, inputs.ndim)))
+    if weights is not None and loss == "binary_cross_entropy":
+        outputs = jnp.concatenate([jnp.zeros_like(outputs), outputs], axis=1)
+        loss = "cross_entropy"
     if loss == "binary_cross_entropy":
         targets = labels.astype(outputs.dtype)
         if smoothing is not None:
             share = smoothing.astype(outputs.dtype)
             targets = (1 - share) * targets + share / 2
         return optax.sigmoid_binary_cross_entropy(outputs[:, 0], targets)
-    if smoothing is not None:
+    if smoothing is not None or weights is not None:
         targets = jax.nn.one_hot(labels, outputs.shape[-1], dtype=outputs.dtype)
-        return optax.softmax_cross_entropy(outputs, optax.smooth_labels(targets, smoothing.astype(outputs.dtype)))
+        if smoothing is not None:
+            targets = optax.smooth_labels(targets, smoothing.astype(outputs.dtype))
+        if weights is not None:
+            targets = targets * jnp.asarray(weights, outputs.dtype)[None]
+        return optax.softmax_cross_entropy(outputs, targets)
     return optax.softmax_cross_entropy_with_integer_labels(outputs, labels)
 
 

@@ -20,7 +20,7 @@ from flaxvision.ops.policy import NATIVE, Form, Policy
 from flaxvision.training.batches import WHOLE, Shard
 from flaxvision.training.members import PyTree
 from flaxvision.training.optimizers import code_of_optimizer
-from flaxvision.training.recipe import Recipe
+from flaxvision.training.recipe import Recipe, from_dict
 from flaxvision.training.state import layer_of, split_model
 
 AXIS = "batch"  # the device axis
@@ -82,7 +82,8 @@ class Plan:
 
     def of_evaluation(self) -> Plan:
         """What of it evaluation depends on, so that one program serves optimizers, frozen layers and durations."""
-        recipe = Recipe(loss=self.recipe.loss, precision=self.recipe.precision, conv=self.recipe.conv)
+        alike = ("loss", "precision", "conv", "test_time_flip")
+        recipe = from_dict({name: getattr(self.recipe, name) for name in alike})
         return Plan(self.graphdef, recipe, self.classes, 0, 0, self.stacked, self.devices, self.dtype, tuned=self.tuned)
 
 

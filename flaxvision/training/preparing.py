@@ -20,22 +20,72 @@ from flaxvision.models.files import assign, read
 from flaxvision.training.batches import Examples
 from flaxvision.training.members import PyTree
 from flaxvision.training.plan import AXIS
-from flaxvision.training.recipe import Recipe
+from flaxvision.training.recipe import BALANCED, Recipe
 from flaxvision.training.state import cast
 
 PREPROCESS = {"unit": Preprocess(1 / 255), "signed": Preprocess(1 / 127.5, -1.0), "raw": Preprocess()}
+AT_A_TIME = 1000  # images whose sums are computed at a time
+_standards: dict[int, tuple[weakref.ref[np.ndarray], Preprocess]] = {}  # by the id of the images
 
 
 def prepare(model: Chain, dataset: Dataset, recipe: Recipe) -> Chain:
     """A copy of `model` with its preprocessing, classes and warm start."""
     model = nnx.clone(model)
     model.classes = dataset.classes
-    model.preprocess = PREPROCESS[recipe.pixels] if dataset.train.images.dtype == np.uint8 else Preprocess()
+    model.preprocess = preprocess_for(dataset, recipe.pixels)
     if recipe.precision == "float64":
         nnx.update(model, cast(nnx.state(model), jnp.dtype("float64")))
     if recipe.warm_start is not None:
         assign(model, read(recipe.warm_start)[0], recipe.warm_start, recipe.warm_start_only)
     return model
+
+
+def preprocess_for(dataset: Dataset, pixels: str) -> Preprocess:
+    """The preprocessing of a data set's images by a recipe's `pixels`; points are taken as they are."""
+    images = dataset.train.images
+    if images.dtype != np.uint8:
+        return Preprocess()
+    return standard(images) if pixels == "standard" else PREPROCESS[pixels]
+
+
+def standard(images: np.ndarray) -> Preprocess:
+    """What gives each channel of uint8 images mean 0 and deviation 1; a channel of one value becomes 0.
+
+    >>> standard(np.array([[[[1]], [[3]]]], np.uint8))
+    Preprocess(scale=1.0, offset=-2.0)
+    """
+    known = _standards.get(id(images))
+    if known is not None and known[0]() is images:  # trials in threads ask for the same
+        return known[1]
+    totals = np.zeros((2, images.shape[-1]))
+    for start in range(0, len(images), AT_A_TIME):
+        some = images[start : start + AT_A_TIME].reshape(-1, images.shape[-1]).astype(np.float64)
+        totals += some.sum(axis=0), np.square(some).sum(axis=0)  # exact: whole numbers below 2**53
+    mean, square = totals / (images.size / images.shape[-1])
+    deviation = np.sqrt(np.maximum(square - mean**2, 0))
+    scale = 1 / np.where(deviation > 0, deviation, 1)
+    parts = [values.tolist() for values in (scale, -mean * scale)]
+    found = Preprocess(*(values[0] if len(values) == 1 else tuple(values) for values in parts))
+    _standards[id(images)] = weakref.ref(images), found
+    return found
+
+
+def with_weights(recipe: Recipe, dataset: Dataset) -> Recipe:
+    """A recipe whose balanced class weights are numbers: examples over classes times examples of each class.
+
+    Raises:
+        UserError: If a class has no training example.
+    """
+    if recipe.class_weights != (BALANCED,):
+        return recipe
+    counts = np.bincount(dataset.train.labels, minlength=dataset.num_classes)
+    if not counts.all():
+        lacking = [dataset.classes[number] for number in np.flatnonzero(counts == 0)]
+        raise UserError(
+            f"class_weights is {BALANCED!r} but {dataset.name} has no training example of {', '.join(lacking[:3])}"
+            f"{f' and {len(lacking) - 3} more' * (len(lacking) > 3)}: give numbers, or other examples"
+        )
+    return dataclasses.replace(recipe, class_weights=tuple((len(dataset.train) / (len(counts) * counts)).tolist()))
 
 
 def chosen_devices(devices: str | int | Sequence[jax.Device]) -> tuple[jax.Device, ...]:

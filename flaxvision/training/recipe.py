@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from flaxvision.errors import UserError, unknown
 from flaxvision.training.metrics import selection_metrics
 from flaxvision.training.optimizers import OPTIMIZERS, is_own, optimizers_with, settings_of_optimizers
-from flaxvision.training.rules import FLAG, Rule, names, number, one_of, whole
+from flaxvision.training.rules import FLAG, Rule, names, number, numbers, one_of, whole
 
 if TYPE_CHECKING:
     import optax
 
 T = TypeVar("T")
 # What the learning rate is multiplied by after the warm-up: 1; a cosine or a line from 1 to 0; 1, from half of the
-# training on 0.1 and from three quarters on 0.01 (He et al., CVPR 2016); or a rise and a fall (Smith and Topin, 2017).
+# training on 0.1 and from three quarters on 0.01 (He et al., CVPR 2016; `milestones` and `step_epochs` say otherwise);
+# or a rise and a fall (Smith and Topin, 2017).
 SCHEDULES = ("constant", "cosine", "linear", "step", "one_cycle")
 DURATIONS = ("epochs", "steps", "examples")
-OF_OPTIMIZER = ("learning_rate", "weight_decay", "clip_norm", "schedule", "warmup_epochs", *settings_of_optimizers())
+OF_DECAY = ("weight_decay", "decay_biases")
+OF_OPTIMIZER = ("learning_rate", *OF_DECAY, "clip_norm", "schedule", "warmup_epochs", *settings_of_optimizers())
+MIXES = ("mixup", "cutmix")
+# What changes training images, beside `augment` by names.
+OF_IMAGES = ("rotation", "translation", "brightness", "contrast", "cutout", "cutmix", "test_time_flip")
+BALANCED = "balanced"
 
 _POSITIVE = number(above=True)
 _SHARE = number(high=1)
@@ -32,11 +39,19 @@ _OPTIMIZER = dataclasses.replace(
     allows=lambda v: isinstance(v, str) or hasattr(v, "update"),
     words=f"one of {', '.join(OPTIMIZERS)}, 'my_module:make', or an optax transformation",
 )
+_AVERAGE = number(high=1, above=True).optional("a number above 0 and below 1, such as 0.999, or leave it out")
 _IF_GIVEN = _POSITIVE.optional("a number above 0, or leave it out")
 _EPOCHS = number(high=1e9, above=True, words="more than 0 and less than 1e9")
 _COUNT = whole(1, "a whole number, more than 0")
 _PATIENCE = whole(0, "a whole number of epochs, 0 or more")
 _SEED = whole(0, "a whole number, 0 or more and below 2**32", 2**32)
+_JITTER = number(high=1, words="a number from 0 up to but without 1: 0.2 draws factors from 0.8 to 1.2")
+_SIDE = number(high=1, words="a share of the image's side, from 0 up to but without 1: of 32 pixels 16 are 0.5")
+_TURN = number(high=360, words="degrees, from 0 up to but without 360")
+_MIX = number(words="the alpha of its Beta distribution, such as 0.2 or 1, or 0")
+_MILESTONES = numbers("epochs above 0 in increasing order, such as [100, 150]", increasing=True)
+_WEIGHTS = numbers(f"a number above 0 for each class, or {BALANCED!r}")
+_CLASS_WEIGHTS = dataclasses.replace(_WEIGHTS, allows=lambda v: v == (BALANCED,) or _WEIGHTS.allows(v))
 _PATH = Rule(lambda v: isinstance(v, str), "the path of a weights file")
 _RATE = Rule(lambda v: callable(v) or _POSITIVE.allows(v), "a number above 0, or an optax schedule")
 _SCHEDULE = one_of(
@@ -72,6 +87,8 @@ class Recipe:
     optimizer: str | optax.GradientTransformation = _setting("sgd", _OPTIMIZER)
     learning_rate: float | optax.Schedule = _setting(0.1, _RATE, "freely")  # step size; or an optax schedule of it
     weight_decay: float = _setting(0.0, number(), "number")  # L2, as in PyTorch, or decoupled (adamw, lion)
+    # Whether it decays all parameters; false leaves out those of one axis: biases, and scales and shifts of norms.
+    decay_biases: bool = _setting(True, FLAG)
     clip_norm: float | None = _setting(None, _IF_GIVEN, "number")  # a larger L2 norm of a gradient is scaled to it
     # Settings that only some have, see `flaxvision.training.optimizers`; None: as that optimizer has it.
     momentum: float = _setting(0.0, _SHARE, "number")  # share of the last update that is kept
@@ -81,8 +98,11 @@ class Recipe:
     smoothing: float | None = _setting(None, _SHARE.optional(), "number")  # the same in rmsprop: PyTorch's alpha
     epsilon: float | None = _setting(None, _POSITIVE.optional(), "number")  # added to the root of that mean
     centered: bool = _setting(False, FLAG)  # rmsprop: the root of the variance in place of the square's mean
+    momentum_decay: float | None = _setting(None, number().optional(), "number")  # nadam: PyTorch's momentum_decay
+    vector_scale: float | None = _setting(None, _POSITIVE.optional(), "number")  # muon: of updates of biases and norms
     schedule: str = _setting("constant", _SCHEDULE)  # how learning_rate goes on, see `SCHEDULES`
     step_epochs: float | None = _setting(None, _IF_GIVEN)  # "step": epochs between two steps down; None: at 1/2 and 3/4
+    milestones: tuple[float, ...] = _setting((), _MILESTONES)  # "step": after which epochs, counted from the first
     step_factor: float = _setting(0.1, number(high=1, above=True))  # "step": what one multiplies learning_rate by
     warmup_epochs: float = _setting(0.0, number())  # epochs of linear rise to learning_rate
     batch_size: int = _setting(128, whole(1, "a whole number, 1 or more examples"))  # examples an update
@@ -94,8 +114,26 @@ class Recipe:
     # class, "binary_cross_entropy" of a single logit for two classes, "squared_error" of images, summed over pixels.
     loss: str = _setting("cross_entropy", one_of("cross_entropy", "binary_cross_entropy", "squared_error"))
     label_smoothing: float = _setting(0.0, _SHARE, "number")  # share of labels spread over all classes in training only
-    pixels: str = _setting("unit", one_of("unit", "signed", "raw"))  # uint8 to [0, 1], [-1, 1] or [0, 255]
-    augment: tuple[str, ...] = _setting((), names("crop", "flip"))  # "crop" (4 pixels of padding), "flip" (sideways)
+    # Weight of each class's examples in the training loss, as in PyTorch's `CrossEntropyLoss`; "balanced": examples
+    # over classes times examples of that class.
+    class_weights: tuple[float, ...] | tuple[str] | str = _setting((), _CLASS_WEIGHTS)
+    # Share of the running mean of parameters and batch statistics that each update keeps; that mean is what is
+    # evaluated and kept in place of the parameters (PyTorch's `AveragedModel`, which begins with those of update 1).
+    ema: float | None = _setting(None, _AVERAGE, "number")
+    # uint8 to [0, 1], [-1, 1] or [0, 255], or to mean 0 and deviation 1 of each channel over the training images.
+    pixels: str = _setting("unit", one_of("unit", "signed", "raw", "standard"))
+    # Augmentation of training images; see `flaxvision.training.augment` for what is drawn, and in which order.
+    augment: tuple[str, ...] = _setting((), names("crop", "flip"))  # a window of the padded image; left to right
+    crop_padding: int = _setting(4, whole(1, "a whole number of pixels, 1 or more"))  # "crop": on each side
+    crop_padding_mode: str = _setting("zeros", one_of("zeros", "reflect"))  # "crop": what lies there
+    rotation: float = _setting(0.0, _TURN, "number")  # by up to so many degrees, either way
+    translation: float = _setting(0.0, _SIDE, "number")  # by up to this share of each side, either way
+    brightness: float = _setting(0.0, _JITTER, "number")  # times a factor that differs from 1 by up to this
+    contrast: float = _setting(0.0, _JITTER, "number")  # likewise, of the difference from the image's mean gray
+    cutout: float = _setting(0.0, _SIDE, "number")  # share of the side of a square of zeros (DeVries and Taylor, 2017)
+    mixup: float = _setting(0.0, _MIX, "number")  # alpha of Zhang et al. (ICLR 2018)
+    cutmix: float = _setting(0.0, _MIX, "number")  # alpha of Yun et al. (ICCV 2019); with both a coin decides
+    test_time_flip: bool = _setting(False, FLAG)  # evaluate by the mean of outputs for an image and its mirror image
     frozen: tuple[str, ...] = _setting((), names())  # prefixes of layers, evaluated then, or of parameters
     warm_start: str | None = _setting(None, _PATH.optional(), "freely")  # weights file to start from
     warm_start_only: tuple[str, ...] = _setting((), names(), "freely")  # prefixes of what is taken of it; () for all
@@ -135,7 +173,7 @@ class Recipe:
                     raise self._no_effect(key, f"with optimizer {name!r}: {off}, or optimizer {others}")
             return
         if isinstance(name, str):
-            without: tuple[str, ...] = "weight_decay", *theirs
+            without: tuple[str, ...] = *OF_DECAY, *theirs
             why = f"with optimizer {name!r}, a function of the learning rate: write it there"
         else:
             without = OF_OPTIMIZER
@@ -148,11 +186,19 @@ class Recipe:
         """Raise for a setting that another one leaves without effect."""
         if self.nesterov and not self.momentum:
             raise UserError("nesterov needs momentum: give a momentum above 0, such as 0.9")
-        if self.label_smoothing and self.loss == "squared_error":
-            raise self._no_effect("label_smoothing", f"with loss {self.loss!r}, which reads no labels: leave it out")
-        for name in ("step_epochs", "step_factor"):
+        for name in ("label_smoothing", "class_weights", *MIXES, "test_time_flip"):
+            if name in self.given and self.loss == "squared_error":
+                raise self._no_effect(name, f"with loss {self.loss!r}, which reads no labels: leave it out")
+        for name in ("step_epochs", "step_factor", "milestones"):
             if name in self.given and self.schedule != "step":
                 raise self._no_effect(name, f"with schedule {self.schedule!r}: give schedule 'step', or leave it out")
+        if self.milestones and self.step_epochs is not None:
+            raise UserError("both milestones and step_epochs say when the rate steps down: give one of them")
+        if not self.decay_biases and not self.weight_decay:
+            raise self._no_effect("decay_biases", "without weight decay: give a weight_decay above 0, or leave it out")
+        for name in ("crop_padding", "crop_padding_mode"):
+            if name in self.given and "crop" not in self.augment:
+                raise self._no_effect(name, "without random crops: give augment=['crop'], or leave it out")
         if self.schedule == "one_cycle" and self.warmup_epochs:
             raise UserError("schedule 'one_cycle' has a rise of its own: give warmup_epochs=0, or another schedule")
         if self.warm_start_only and self.warm_start is None:
@@ -163,7 +209,7 @@ class Recipe:
             raise self._no_effect("select_on", why)
         for name, field in _FIELDS.items():
             value = getattr(self, name)
-            if isinstance(field.default, tuple) and len(set(value)) < len(value):
+            if field.metadata["rule"].once and len(set(value)) < len(value):
                 raise UserError(f"{name} is {list(value)}: give each name once")
 
     def _no_effect(self, name: str, why: str) -> UserError:
@@ -176,6 +222,11 @@ class Recipe:
         """The settings that differ from their defaults."""
         values = {name: getattr(self, name) for name in _FIELDS}
         return {name: value for name, value in values.items() if value != _FIELDS[name].default}
+
+    @property
+    def mixes(self) -> bool:
+        """Whether training examples are mixed with one another."""
+        return any(name in self.given for name in MIXES)
 
     def total_steps(self, training_examples: int) -> int:
         """The duration in updates for so many training examples; a short last batch is an update too."""
@@ -203,6 +254,12 @@ class Recipe:
         warmup = round(self.warmup_epochs * per_epoch)
         if self.warmup_epochs and not warmup:
             raise UserError(f"warmup_epochs is {self.warmup_epochs}, less than one update: give 0, or more")
+        at = [warmup, *(round(milestone * per_epoch) for milestone in self.milestones), steps]
+        if self.milestones and not all(a < b for a, b in itertools.pairwise(at)):
+            raise UserError(
+                f"milestones is {list(self.milestones)} but steps down from {warmup / per_epoch:g} to "
+                f"{steps / per_epoch:g} epochs, of {per_epoch} updates, are possible: give epochs between these"
+            )
         if self.step_epochs is not None and not 1 <= round(self.step_epochs * per_epoch) < steps - warmup:
             raise UserError(
                 f"step_epochs is {self.step_epochs} but there are {(steps - warmup) / per_epoch:g} epochs of "
@@ -233,6 +290,8 @@ class Recipe:
 _FIELDS = {field.name: field for field in dataclasses.fields(Recipe)}
 # The numbers that may differ among the trials of one program, beside what varies freely.
 VARYING = tuple(name for name, field in _FIELDS.items() if field.metadata["varies"] == "number")
+# Those of them that the step reads itself, not through the optimizer.
+OF_STEP = tuple(name for name in VARYING if name not in OF_OPTIMIZER)
 
 
 def field_names() -> list[str]:
@@ -250,5 +309,11 @@ def from_dict(settings: Mapping[str, object]) -> Recipe:
         if key not in _FIELDS:
             raise unknown("recipe key", key, _FIELDS)
     make: Callable[..., Recipe] = Recipe
-    # Plain floats: of a subclass, JAX would make float32 numbers even where 64 bits are asked for.
-    return make(**{key: float(value) if isinstance(value, float) else value for key, value in settings.items()})
+    return make(**{key: _plain(value) for key, value in settings.items()})
+
+
+def _plain(value: object) -> object:
+    """A value with plain floats: of a subclass, JAX would make float32 numbers even where 64 bits are asked for."""
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_plain, value))
+    return float(value) if isinstance(value, float) else value

@@ -17,11 +17,13 @@ class Rule:
     words: str  # what a message says to give
     choices: tuple[str, ...] = ()  # if there are some: what its strings may be
     in_python: str = ""  # what else there is, after a message that names the choices
+    once: bool = False  # of several: whether each may be given only once
 
     def check(self, name: str, value: object) -> None:
         """Raise `UserError` unless the setting `name` may be `value`."""
         if not self.allows(value):
-            raise UserError(f"{name} is {value!r}: give {self.words}")
+            given = list(value) if isinstance(value, tuple) else value
+            raise UserError(f"{name} is {given!r}: give {self.words}")
         for item in value if isinstance(value, tuple) else (value,):
             if self.choices and isinstance(item, str) and item not in self.choices:
                 raise UserError(f"{unknown(name, item, self.choices)}{self.in_python}")
@@ -56,7 +58,21 @@ def one_of(*choices: str, in_python: str = "") -> Rule:
 
 def names(*choices: str) -> Rule:
     """Several strings, of `choices` if there are some."""
-    return Rule(lambda v: isinstance(v, tuple) and all(isinstance(item, str) for item in v), "strings", choices)
+    return Rule(
+        lambda v: isinstance(v, tuple) and all(isinstance(item, str) for item in v), "strings", choices, once=True
+    )
+
+
+def numbers(words: str, *, increasing: bool = False) -> Rule:
+    """Several numbers above 0, each larger than the one before it where `increasing`."""
+    each = number(above=True)
+
+    def allows(value: object) -> bool:
+        if not isinstance(value, tuple) or not all(map(each.allows, value)):
+            return False
+        return not increasing or list(value) == sorted(set(value))
+
+    return Rule(allows, words)
 
 
 FLAG = Rule(lambda v: isinstance(v, bool), "true or false")

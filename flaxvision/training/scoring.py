@@ -29,11 +29,17 @@ from flaxvision.training.plan import AXIS, EVALUATED, Plan, compile_for
 from flaxvision.training.state import cast
 
 
-def evaluate(model: Chain, split: Split) -> Metrics:
+def evaluate(model: Chain, split: Split, *, test_time_flip: bool = False) -> Metrics:
     """What a model scores on a split; every example counts once.
 
     The loss is that of the model's outputs: squared error for images, binary cross-entropy for one logit, else
     cross-entropy.
+
+    Args:
+        model: The model.
+        split: The examples.
+        test_time_flip: Whether to score the mean of the outputs for an image and its mirror image, as a recipe's
+            `test_time_flip` does.
 
     Raises:
         UserError: If the examples do not fit the model.
@@ -47,7 +53,7 @@ def evaluate(model: Chain, split: Split) -> Metrics:
     classes = 0 if loss == "squared_error" else max(model.output_shape[0], 2)
     if classes:
         check_labels(f"{model.kind} on these examples", split.labels, classes)
-    evaluator, variables = Evaluator.of(model, classes)
+    evaluator, variables = Evaluator.of(model, classes, flipped=test_time_flip)
     parts = []
     for part in (split[rows] for rows in batches(len(split))):
         real = np.arange(EVALUATED) < len(part)
@@ -55,7 +61,7 @@ def evaluate(model: Chain, split: Split) -> Metrics:
     return Metrics.of(jax.tree.map(lambda *sums: np.sum(sums, axis=0), *parts))
 
 
-def predict(model: Chain, images: ArrayLike) -> np.ndarray:
+def predict(model: Chain, images: ArrayLike, *, test_time_flip: bool = False) -> np.ndarray:
     """Class probabilities, float32 (N, C), of images as stored (pixels 0 to 255) or points (float32 (N, D)).
 
     The model scales pixels itself, as it was trained (`model.preprocess`). A model with one logit gives two columns; a
@@ -64,6 +70,7 @@ def predict(model: Chain, images: ArrayLike) -> np.ndarray:
     Args:
         model: The model.
         images: (N, H, W, C), or (N, H, W) where C is 1: uint8, or another number type with pixels 0 to 255.
+        test_time_flip: As in `evaluate`.
 
     Raises:
         UserError: If the examples do not fit the model, or their values look scaled already; it says what to write.
@@ -74,7 +81,7 @@ def predict(model: Chain, images: ArrayLike) -> np.ndarray:
     (5, 3)
     """
     images = as_model_takes(model, images)
-    evaluator, variables = Evaluator.of(model)
+    evaluator, variables = Evaluator.of(model, flipped=test_time_flip)
     parts = [np.zeros((0, *model.output_shape), np.float32)] if not len(images) else []
     for part in (images[rows] for rows in batches(len(images))):
         parts.append(np.asarray(_predict(evaluator, variables, padded(part)))[: len(part)])
@@ -90,13 +97,16 @@ class Evaluator:
     classes: int  # how many there are; 0 without classes
     dtype: jnp.dtype  # of activations
     policy: Policy
+    flipped: bool = False  # whether outputs are the mean of those for an image and its mirror image
 
     @classmethod
-    def of(cls, model: Chain, classes: int = 0) -> tuple[Evaluator, nnx.State]:
+    def of(cls, model: Chain, classes: int = 0, *, flipped: bool = False) -> tuple[Evaluator, nnx.State]:
         """The evaluator of a model on its own, and the model's variables."""
+        if flipped and (len(model.input_shape) != 3 or len(model.output_shape) > 1):
+            raise UserError(f"test_time_flip is for images with classes, not for {model.kind}: leave it out")
         graphdef, variables = nnx.split(model)
         policy = Policy.for_training(jax.default_backend()).for_evaluation()
-        return cls(graphdef, loss_of(model.output_shape), classes, model.dtype, policy), variables
+        return cls(graphdef, loss_of(model.output_shape), classes, model.dtype, policy, flipped), variables
 
     @property
     def context(self) -> Context:
@@ -113,6 +123,8 @@ class Evaluator:
         model = self.network(variables)
         inputs = model.preprocess(images, self.dtype)
         outputs = model(inputs, self.context)
+        if self.flipped:
+            outputs = (outputs + model(inputs[:, :, ::-1], self.context)) / 2
         return outputs.astype(at_least_float32(outputs.dtype)), inputs.astype(at_least_float32(inputs.dtype))
 
     def score(self, variables: nnx.State, images: jax.Array, labels: jax.Array, mask: jax.Array | None) -> Sums:
@@ -155,7 +167,8 @@ def _evaluate(
     plan: Plan, shard: Shard, variables: Members[nnx.State], data: Examples, first: jax.Array, stop: jax.Array
 ) -> Members[Sums]:
     (images, labels), size = data, min(EVALUATED, len(data[1]))
-    evaluator = Evaluator(plan.graphdef, plan.recipe.loss, plan.classes, plan.dtype, plan.policy.for_evaluation())
+    recipe, policy = plan.recipe, plan.policy.for_evaluation()
+    evaluator = Evaluator(plan.graphdef, recipe.loss, plan.classes, plan.dtype, policy, recipe.test_time_flip)
 
     def one(number: jax.Array, total: Members[Sums]) -> Members[Sums]:
         batch = take_range(images, labels, first + number * size, stop, size, shard)

@@ -16,7 +16,7 @@ from flaxvision.layers import Chain
 from flaxvision.layers.context import matches
 from flaxvision.ops.arrays import from_numpy
 from flaxvision.training.members import Members, Stacked, Unrolled
-from flaxvision.training.recipe import Recipe
+from flaxvision.training.recipe import OF_STEP, Recipe
 from flaxvision.training.updates import build_optimizer, init_many
 
 if TYPE_CHECKING:
@@ -32,17 +32,20 @@ class TrainState(NamedTuple):
     opt: optax.OptState
     step: jax.Array  # int32 (): updates done
     seed: jax.Array  # uint32 (): of order, dropout and augmentation
-    smoothing: jax.Array | None = None  # (): of labels; None: none
+    numbers: dict[str, jax.Array]  # (): those given of the recipe's `OF_STEP`
+    average: tuple[nnx.State, nnx.State] | None  # running mean of `params` and `stats`; None: there is none
 
     @property
     def variables(self) -> nnx.State:
         """Those of the model: what evaluation reads."""
-        return nnx.merge_state(self.params, self.stats, self.non_trainable)
+        params, stats = (self.params, self.stats) if self.average is None else self.average
+        return nnx.merge_state(params, stats, self.non_trainable)
 
     @property
     def selected(self) -> TrainState:
-        """What is kept of the selected epoch: all but the optimizer's state."""
-        return self._replace(opt=())
+        """What is kept of the selected epoch: what evaluation reads, without the optimizer's state."""
+        params, stats = (self.params, self.stats) if self.average is None else self.average
+        return self._replace(params=params, stats=stats, opt=(), average=None)
 
 
 def split_model(model: Chain, frozen: tuple[str, ...]) -> tuple[nnx.GraphDef, nnx.State, nnx.State, nnx.State]:
@@ -72,10 +75,14 @@ def init_members(models: Sequence[Chain], recipes: Sequence[Recipe], plan: Plan)
         parts = zip(*(split_model(model, recipes[0].frozen)[1:] for model in models), strict=True)
         params, stats, non_trainable = (jax.tree.map(joined, *part) for part in parts)
         step, seed = joined(*[np.int32(0)] * len(recipes)), joined(*(np.uint32(recipe.seed) for recipe in recipes))
-        smoothing = joined(*(recipe.label_smoothing for recipe in recipes)) if recipes[0].label_smoothing else None
+        given = [name for name in OF_STEP if name in recipes[0].given]
+        numbers = {name: joined(*(getattr(recipe, name) for recipe in recipes)) for name in given}
         one = build_optimizer(recipes[0], *duration, dtype)
         opt = init_many(recipes, *duration, params, dtype) if plan.stacked else one.init(params)
-        return TrainState(params, stats, non_trainable, opt, step, seed, smoothing)
+        average = None
+        if "ema" in numbers:  # nothing yet: the first update sets it
+            average = jax.tree.map(lambda x: from_numpy(np.zeros(x.shape, x.dtype)), (params, stats))
+        return TrainState(params, stats, non_trainable, opt, step, seed, numbers, average)
 
     if plan.stacked:
         return Stacked(init(models, recipes), len(models))

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jax import lax
 
 from flaxvision.layers.context import Context
 from flaxvision.ops.dtypes import at_least_float32
-from flaxvision.training.batches import Batch, augment_images, split_batch
+from flaxvision.training.augment import augment_inputs, augment_pixels, is_drawn
+from flaxvision.training.batches import Batch, split_batch
 from flaxvision.training.losses import Sums, example_losses, sum_batch
+from flaxvision.training.mixing import Mix, draw_mix
 from flaxvision.training.plan import AXIS, Plan
 from flaxvision.training.state import TrainState, cast, layer_of
 from flaxvision.training.updates import update
@@ -52,24 +56,40 @@ def make_step(plan: Plan, tx: optax.GradientTransformation) -> Step:
     """
     recipe, dtype, microbatch = plan.recipe, plan.dtype, plan.microbatch
     axis_name = AXIS if plan.sharded else None
+    drawn, weights = is_drawn(recipe), np.asarray(recipe.class_weights) if recipe.class_weights else None
 
     def total(value: T) -> T:
         return value if axis_name is None else lax.psum(value, axis_name)
 
+    def mix_of(state: TrainState, batch: Batch) -> Mix | None:
+        shape = batch.images.shape[1:]
+        return None if batch.partners is None else draw_mix(state.numbers, _key_of(state), batch.partners, shape)
+
     def loss_fn(params: nnx.State, state: TrainState, batch: Batch, examples: jax.Array) -> Loss:
         model = nnx.merge(plan.graphdef, cast(params, dtype), state.stats, cast(state.non_trainable, dtype), copy=True)
-        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(state.seed), 2), state.step)
-        context = Context(True, key, batch.indices, batch.mask, axis_name, plan.policy, recipe.frozen)
-        images = batch.images
-        if recipe.augment:
-            images = augment_images(recipe.augment, images, context.example_keys(len(images)))
-        inputs = model.preprocess(images, dtype)
+        context = Context(True, _key_of(state), batch.indices, batch.mask, axis_name, plan.policy, recipe.frozen)
+        mix, labels = mix_of(state, batch), batch.labels
+
+        def inputs_of(images: jax.Array, indices: jax.Array) -> jax.Array:
+            if not drawn:
+                return model.preprocess(images, dtype)
+            keys = dataclasses.replace(context, indices=indices).example_keys(len(images))
+            inputs = model.preprocess(augment_pixels(recipe, state.numbers, images, keys), dtype)
+            return augment_inputs(state.numbers, inputs, keys)
+
+        def losses_for(labels: jax.Array) -> jax.Array:
+            return example_losses(recipe.loss, outputs, labels, inputs, state.numbers.get("label_smoothing"), weights)
+
+        inputs = inputs_of(batch.images, batch.indices)
+        if mix is not None:
+            inputs = mix.of_inputs(inputs, inputs_of(mix.partners.images, mix.partners.indices))
         outputs = model(inputs, context)
         outputs, inputs = (x.astype(at_least_float32(x.dtype)) for x in (outputs, inputs))
-        losses = example_losses(recipe.loss, outputs, batch.labels, inputs, state.smoothing)
+        losses = losses_for(labels) if mix is None else mix.of_labels(losses_for, labels)
+        labels = labels if mix is None else mix.commoner(labels)
         if batch.mask is not None:
             losses = jnp.where(batch.mask, losses, jnp.zeros((), losses.dtype))
-        scored = lax.stop_gradient((outputs, batch.labels, inputs))
+        scored = lax.stop_gradient((outputs, labels, inputs))
         sums = sum_batch(recipe.loss, plan.classes, *scored, batch.mask, confusion=False)
         loss = losses.sum() / examples.astype(losses.dtype)
         return loss, (nnx.state(model, nnx.BatchStat), sums)
@@ -85,8 +105,16 @@ def make_step(plan: Plan, tx: optax.GradientTransformation) -> Step:
         shapes = jax.eval_shape(gradient, state.params, state, first, examples)
         return lax.scan(one, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), parts)[0]
 
+    def counted(state: TrainState, batch: Batch) -> jax.Array:
+        """How many examples count, each as much as its class does."""
+        if weights is None:
+            return jnp.float32(len(batch.labels)) if batch.mask is None else batch.mask.astype(jnp.float32).sum()
+        by_class, mix = jnp.asarray(weights, jnp.float32), mix_of(state, batch)
+        each = by_class[batch.labels] if mix is None else mix.of_labels(by_class.__getitem__, batch.labels)
+        return (each if batch.mask is None else each * batch.mask.astype(each.dtype)).sum()
+
     def step(state: TrainState, batch: Batch) -> Stepped:
-        examples = total(jnp.float32(len(batch.labels)) if batch.mask is None else batch.mask.astype(jnp.float32).sum())
+        examples = total(counted(state, batch))
         if microbatch is not None and len(batch.labels) > microbatch:
             (loss, (stats, sums)), grads = gradient_of_microbatches(state, batch, examples, microbatch)
         else:
@@ -94,9 +122,22 @@ def make_step(plan: Plan, tx: optax.GradientTransformation) -> Step:
         loss, sums, grads = total((loss, sums, grads))
         params, opt = update(tx, grads, state.params, state.opt)
         record = StepRecord(loss, *_gradient_record(grads, recipe.record_gradients))
-        return Stepped(state._replace(params=params, stats=stats, opt=opt, step=state.step + 1), sums, record)
+        average = None if state.average is None else _averaged(state, (params, stats))
+        after = state._replace(params=params, stats=stats, opt=opt, step=state.step + 1, average=average)
+        return Stepped(after, sums, record)
 
     return step
+
+
+def _key_of(state: TrainState) -> jax.Array:
+    """The key of a step's draws."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(state.seed), 2), state.step)
+
+
+def _averaged(state: TrainState, new: tuple[nnx.State, nnx.State]) -> tuple[nnx.State, nnx.State]:
+    """The running mean of parameters and batch statistics after an update, of which the first one sets it."""
+    share = jnp.where(state.step == 0, jnp.ones((), jnp.float32), 1 - state.numbers["ema"].astype(jnp.float32))
+    return jax.tree.map(lambda mean, x: mean + share.astype(x.dtype) * (x - mean), state.average, new)
 
 
 def _gradient_record(grads: nnx.State, wanted: bool) -> tuple[jax.Array, jax.Array]:

@@ -33,8 +33,10 @@ def build_optimizer(
             chosen, last = OPTIMIZERS[name], [optax.scale_by_learning_rate(rate)]
             parts = chosen.make(**chosen.settings(values))
             if "weight_decay" in values:
-                decay = optax.add_decayed_weights(values["weight_decay"])
+                decay = optax.add_decayed_weights(values["weight_decay"], None if recipe.decay_biases else _kernels)
                 parts.insert(len(parts) if chosen.decoupled else 0, decay)
+            if chosen.trusted:
+                parts.append(optax.scale_by_trust_ratio())
         else:
             parts, last = [own(rate)], []
         if "clip_norm" in numbers:
@@ -46,6 +48,11 @@ def build_optimizer(
     keywords = [inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY) for key in numbers]
     factory.__dict__["__signature__"] = inspect.Signature(keywords)  # which optax goes by
     return optax.inject_hyperparams(factory, hyperparam_dtype=dtype)(**numbers)
+
+
+def _kernels(params: optax.Params) -> optax.Params:
+    """Which parameters have several axes: not biases, nor scales and shifts of norms."""
+    return jax.tree.map(lambda x: x.ndim > 1, params)
 
 
 def clip_by_norm(norm: jax.Array) -> optax.GradientTransformation:
@@ -144,16 +151,20 @@ def shape(recipe: Recipe, total_steps: int, steps_per_epoch: int) -> optax.Sched
         "constant": lambda: optax.constant_schedule(1.0),
         "cosine": lambda: optax.cosine_decay_schedule(1.0, after),
         "linear": lambda: optax.linear_schedule(1.0, 0.0, after),
-        "step": lambda: _in_steps(after, recipe.step_factor, recipe.step_epochs, steps_per_epoch),
+        "step": lambda: _in_steps(after, recipe, steps_per_epoch, warmup),
         "one_cycle": lambda: _one_cycle(after),
     }[recipe.schedule]()
     return optax.join_schedules([optax.linear_schedule(0.0, 1.0, warmup), tail], [warmup]) if warmup else tail
 
 
-def _in_steps(steps: int, factor: float, epochs: float | None, steps_per_epoch: int) -> optax.Schedule:
-    """Down by a factor every so many epochs; or at half of the steps, and again at three quarters."""
-    if epochs is not None:
-        every = max(round(epochs * steps_per_epoch), 1)
+def _in_steps(steps: int, recipe: Recipe, steps_per_epoch: int, warmup: int) -> optax.Schedule:
+    """Down by a factor at milestones, every so many epochs, or at half of the steps and again at three quarters."""
+    factor = recipe.step_factor
+    if recipe.milestones:
+        at = [round(epochs * steps_per_epoch) - warmup for epochs in recipe.milestones]
+        return lambda count: jnp.asarray(factor, jnp.float32) ** sum(jnp.asarray(count >= n, jnp.float32) for n in at)
+    if recipe.step_epochs is not None:
+        every = max(round(recipe.step_epochs * steps_per_epoch), 1)
         return lambda count: jnp.asarray(factor, jnp.float32) ** jnp.asarray(count // every, jnp.float32)
     return lambda count: jnp.where(count < steps // 2, 1.0, jnp.where(count < 3 * steps // 4, factor, factor**2))
 

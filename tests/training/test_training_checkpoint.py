@@ -21,7 +21,8 @@ from flaxvision.errors import UserError
 from flaxvision.identity import differences
 from flaxvision.layers import Chain
 from flaxvision.runtime import same_draws
-from flaxvision.training.batches import augment_images, epoch_order
+from flaxvision.training.augment import augment_images
+from flaxvision.training.batches import epoch_order
 from flaxvision.training.identity import identity_of
 
 NET = {"input_shape": (4, 4, 1), "num_classes": 3, "hidden": (8,)}

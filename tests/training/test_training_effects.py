@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import re
 
 import jax
 import numpy as np
@@ -86,9 +87,32 @@ def test_steps_every_so_many_epochs_are_pytorchs(epochs, factor, torch):
         theirs.step()
 
 
+@pytest.mark.parametrize(("milestones", "warmup"), [([2, 4.5], 0), ([0.5], 0), ([2, 3, 5.9], 1)])
+def test_milestones_are_pytorchs(milestones, warmup, torch):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], 1.0)
+    theirs = torch.optim.lr_scheduler.MultiStepLR(optimizer, [round(10 * m) for m in milestones], gamma=0.2)
+    recipe = Recipe(schedule="step", milestones=milestones, step_factor=0.2, warmup_epochs=warmup)
+    ours = np.asarray(jax.vmap(shape(recipe, 60, 10))(np.arange(60)))
+    for step in range(60):
+        if step >= 10 * warmup:
+            assert ours[step] == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-5)
+        optimizer.step()
+        theirs.step()
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"milestones": [3], "schedule": "cosine"}, "milestones is [3] but has no effect with schedule 'cosine'"),
+        ({"milestones": [3, 2], "schedule": "step"}, "milestones is [3, 2]: give epochs above 0 in increasing order"),
+        ({"milestones": ["3"], "schedule": "step"}, "milestones is ['3']: give epochs above 0"),
+        (
+            {"milestones": [10], "schedule": "step"},
+            "milestones is [10] but steps down from 0 to 10 epochs, of 8 updates",
+        ),
+        ({"milestones": [3, 3.01], "schedule": "step"}, "give epochs between these"),
+        ({"milestones": [1], "warmup_epochs": 2, "schedule": "step"}, "steps down from 2 to 10 epochs"),
+        ({"milestones": [3], "step_epochs": 2, "schedule": "step"}, "both milestones and step_epochs"),
         ({"step_epochs": 3}, "step_epochs is 3 but has no effect with schedule 'constant': give schedule 'step'"),
         ({"step_factor": 0.5, "schedule": "cosine"}, "step_factor is 0.5 but has no effect with schedule 'cosine'"),
         ({"step_factor": 1, "schedule": "step"}, "step_factor is 1: give a number above 0 up to but without 1"),
@@ -99,7 +123,7 @@ def test_steps_every_so_many_epochs_are_pytorchs(epochs, factor, torch):
     ],
 )
 def test_steps_that_never_come(settings, message):
-    with pytest.raises(UserError, match=message) as caught:
+    with pytest.raises(UserError, match=re.escape(message)) as caught:
         Recipe(**settings).total_steps(8 * 128)
     assert "\n" not in str(caught.value)
 
@@ -122,8 +146,8 @@ def test_a_schedule_that_is_not_there_says_what_python_takes():
     ) as caught:
         Recipe(schedule="poly")
     assert "\n" not in str(caught.value)
-    with pytest.raises(UserError, match=r"unknown optimizer 'lamb': .*in Python any optax transformation"):
-        Recipe(optimizer="lamb")
+    with pytest.raises(UserError, match=r"unknown optimizer 'yogi': .*in Python any optax transformation"):
+        Recipe(optimizer="yogi")
 
 
 def test_time_of_compilation_is_known_and_counted_once():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import re
 
@@ -44,6 +45,26 @@ CASES = {
     "rmsprop, centered": (
         {"optimizer": "rmsprop", "centered": True, "epsilon": 0.01, "smoothing": 0.5},
         lambda torch, p: torch.optim.RMSprop(p, 0.05, alpha=0.5, eps=0.01, centered=True),
+    ),
+    "adagrad with numbers": (
+        {"optimizer": "adagrad", "epsilon": 0.1, "weight_decay": 0.1},
+        lambda torch, p: torch.optim.Adagrad(p, 0.05, eps=0.1, weight_decay=0.1),
+    ),
+    "adadelta with numbers": (
+        {"optimizer": "adadelta", "smoothing": 0.7, "epsilon": 1e-3, "weight_decay": 0.1},
+        lambda torch, p: torch.optim.Adadelta(p, 0.05, rho=0.7, eps=1e-3, weight_decay=0.1),
+    ),
+    "adamax with numbers": (
+        {"optimizer": "adamax", "beta1": 0.7, "beta2": 0.95, "epsilon": 1e-3, "weight_decay": 0.1},
+        lambda torch, p: torch.optim.Adamax(p, 0.05, betas=(0.7, 0.95), eps=1e-3, weight_decay=0.1),
+    ),
+    "nadam with numbers": (
+        {"optimizer": "nadam", "beta1": 0.7, "beta2": 0.95, "momentum_decay": 0.1, "weight_decay": 0.1},
+        lambda torch, p: torch.optim.NAdam(p, 0.05, betas=(0.7, 0.95), momentum_decay=0.1, weight_decay=0.1),
+    ),
+    "radam with numbers": (
+        {"optimizer": "radam", "beta1": 0.7, "beta2": 0.95, "weight_decay": 0.1},
+        lambda torch, p: torch.optim.RAdam(p, 0.05, betas=(0.7, 0.95), weight_decay=0.1),
     ),
     "adamw": (
         {"optimizer": "adamw", "weight_decay": 0.1},
@@ -142,6 +163,97 @@ def test_lion_is_the_papers(numbers):
         updates, state = tx.update(2 * ours - jnp.sin(ours), state, ours)
         ours = optax.apply_updates(ours, updates)
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("numbers", [{}, {"beta1": 0.5, "beta2": 0.7, "epsilon": 0.01, "weight_decay": 0.1}])
+def test_lamb_is_the_papers(numbers):
+    """Algorithm 2 of You et al. (2020) with the identity as phi, written out in NumPy."""
+    b1, b2, decay = numbers.get("beta1", 0.9), numbers.get("beta2", 0.999), numbers.get("weight_decay", 0.0)
+    epsilon = numbers.get("epsilon", 1e-6)
+    random = np.random.default_rng(0)
+    theirs = {"kernel": random.normal(size=(3, 2)), "bias": random.normal(size=2)}
+    ours = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), theirs)
+    mean, square = ({name: np.zeros_like(x) for name, x in theirs.items()} for _ in range(2))
+    tx = build_optimizer(Recipe(optimizer="lamb", learning_rate=0.05, **numbers), 10, 10)
+    state = tx.init(ours)
+    for step in range(1, 11):
+        for name, x in theirs.items():
+            gradient = 2 * x - np.sin(x)
+            mean[name] = b1 * mean[name] + (1 - b1) * gradient
+            square[name] = b2 * square[name] + (1 - b2) * gradient**2
+            ratio = mean[name] / (1 - b1**step) / (np.sqrt(square[name] / (1 - b2**step)) + epsilon)
+            update = ratio + decay * x
+            theirs[name] = x - 0.05 * np.linalg.norm(x) / np.linalg.norm(update) * update
+        ours, state = apply_update(tx, jax.tree.map(lambda x: 2 * x - jnp.sin(x), ours), ours, state)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), ours, theirs)
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (3, 3, 2, 4)])
+def test_muon_is_the_authors(torch, shape):
+    """Jordan's algorithm (2024) in NumPy; PyTorch's `Muon`, which multiplies in bfloat16, nearby."""
+    random = np.random.default_rng(0)
+    kernel, bias = random.normal(size=shape), random.normal(size=4)
+    matrix = kernel.reshape(-1, shape[-1]).T
+    settings = {"learning_rate": 0.05, "weight_decay": 0.1}
+    recipe = Recipe(optimizer="muon", beta1=0.8, vector_scale=0.5, **settings)
+    ours = {"kernel": jnp.asarray(kernel, jnp.float32), "bias": jnp.asarray(bias, jnp.float32)}
+    tx = build_optimizer(recipe, 10, 10)
+    state = tx.init(ours)
+    theirs = torch.nn.Parameter(torch.tensor(matrix, dtype=torch.float32))
+    optimizer = torch.optim.Muon([theirs], lr=0.05, momentum=0.8, weight_decay=0.1)
+    vector = torch.nn.Parameter(torch.tensor(bias, dtype=torch.float32))
+    adam = torch.optim.AdamW([vector], lr=0.025, weight_decay=0.2)
+    momentum = np.zeros_like(matrix)
+    for _ in range(6):
+        gradient = 2 * matrix - np.sin(matrix)
+        momentum = 0.8 * momentum + 0.2 * gradient
+        x = 0.2 * gradient + 0.8 * momentum
+        x = x / np.linalg.norm(x)
+        for _ in range(5):
+            gram = x @ x.T
+            x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+        matrix = (1 - 0.05 * 0.1) * matrix - 0.05 * max(1, x.shape[0] / x.shape[1]) ** 0.5 * x
+        ours, state = apply_update(tx, jax.tree.map(lambda x: 2 * x - jnp.sin(x), ours), ours, state)
+        theirs.grad, vector.grad = (
+            2 * theirs.detach() - theirs.detach().sin(),
+            2 * vector.detach() - vector.detach().sin(),
+        )
+        optimizer.step()
+        adam.step()
+    found = np.asarray(ours["kernel"]).reshape(-1, shape[-1]).T
+    np.testing.assert_allclose(found, matrix, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found, theirs.detach(), atol=0.01)
+    np.testing.assert_allclose(ours["bias"], vector.detach(), rtol=1e-4)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def apply_update(tx, gradient, params, state):
+    with jax.numpy_dtype_promotion("standard"):
+        updates, state = tx.update(gradient, state, params)
+    return optax.apply_updates(params, updates), state
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_decay_without_biases_is_pytorchs(torch, optimizer):
+    random = np.random.default_rng(0)
+    arrays = {"kernel": random.normal(size=(2, 3)), "bias": random.normal(size=3), "scale": random.normal(size=3)}
+    ours = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), arrays)
+    recipe = Recipe(optimizer=optimizer, learning_rate=0.05, weight_decay=0.3, decay_biases=False)
+    tx = build_optimizer(recipe, 4, 4)
+    state = tx.init(ours)
+    theirs = {name: torch.nn.Parameter(torch.tensor(x, dtype=torch.float32)) for name, x in arrays.items()}
+    groups = [
+        {"params": [theirs["kernel"]], "weight_decay": 0.3},
+        {"params": [theirs["bias"], theirs["scale"]], "weight_decay": 0.0},
+    ]
+    make = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}[optimizer](groups, lr=0.05)
+    for _ in range(4):
+        for parameter in theirs.values():
+            parameter.grad = parameter.detach().cos()
+        make.step()
+        ours, state = apply_update(tx, jax.tree.map(jnp.cos, ours), ours, state)
+    for name, parameter in theirs.items():
+        np.testing.assert_allclose(ours[name], parameter.detach(), rtol=1e-4)
 
 
 def test_every_optimizer_has_its_row_its_fields_and_its_peer(torch, monkeypatch):
