@@ -50,4 +50,6 @@ def about(notes: Mapping[str, Any]) -> dict[str, object]:
     entries = {key: value for key, value in notes.items() if key not in ("trial", "final")}
     if "trial" in notes:
         entries |= {"data set": notes["trial"].get("dataset"), "config hash": config_hash(notes["trial"])}
+        if notes["trial"].get("test_time_flip"):
+            entries["metrics"] = "of the mean output for an image and its mirror image; the file is the network alone"
     return entries | notes.get("final", {})

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import operator
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +68,12 @@ def torch_optimizer(recipe: Recipe, parameters: Iterable[torch.nn.Parameter]) ->
     """
     import torch
 
+    tensors = list(parameters)
+    decayed = [recipe.decay_biases or tensor.ndim > 1 for tensor in tensors]
+    groups: list[dict[str, Any]] = [
+        {"params": list(itertools.compress(tensors, decayed))},
+        {"params": list(itertools.compress(tensors, map(operator.not_, decayed))), "weight_decay": 0.0},
+    ]
     peer = check_followed(recipe)
     settings = OPTIMIZERS[str(recipe.optimizer)].settings(recipe.given)
     arguments: dict[str, Any] = {
@@ -73,4 +81,9 @@ def torch_optimizer(recipe: Recipe, parameters: Iterable[torch.nn.Parameter]) ->
         for argument, name in peer.arguments.items()
     }
     kind = getattr(torch.optim, peer.kind)
-    return kind(parameters, lr=recipe.learning_rate, weight_decay=float(recipe.weight_decay), **arguments)
+    return kind(
+        [group for group in groups if group["params"]],
+        lr=recipe.learning_rate,
+        weight_decay=float(recipe.weight_decay),
+        **arguments,
+    )

@@ -31,7 +31,7 @@ from flaxvision.training.preparing import preprocess_for
 FLAX, TORCH, AGAIN = "flax", "torch", "torch again"  # the last: another summation order, the same mathematics
 DATA_ORDER = ("batch_size", "shuffle", "seed")
 FOLLOWED = (
-    *("optimizer", "learning_rate", "weight_decay", "clip_norm", *settings_of_optimizers()),
+    *("optimizer", "learning_rate", "weight_decay", "decay_biases", "clip_norm", *settings_of_optimizers()),
     *("loss", "label_smoothing", "pixels", *DATA_ORDER),
 )
 SET_HERE = ("epochs", "steps", "examples", "conv")

@@ -174,7 +174,8 @@ def cost_of(trial: Trial, files: RunFiles) -> Cost:
     seconds = recipe.total_steps(len(dataset.train)) * (operations / OPERATIONS + traffic / BYTES)
     policy = Policy.for_training(jax.default_backend(), stacked=True)
     patches = sum(step.form(recipe.batch_size, model.dtype, policy)[1] for step in model.walk())
-    memory = 16 * sum(leaf.size for leaf in jax.tree.leaves(state)) + traffic + 2 * patches
+    copies = 4 + (recipe.ema is not None)  # parameters, gradient, two of an optimizer, average; of four bytes
+    memory = 4 * copies * sum(leaf.size for leaf in jax.tree.leaves(state)) + traffic + 2 * patches
     return Cost(seconds, memory, float(sum(split.images.nbytes for split in dataset.splits.values())))
 
 

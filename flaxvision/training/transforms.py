@@ -42,9 +42,9 @@ def nadam(beta1: Scalar, beta2: Scalar, epsilon: Scalar, momentum_decay: Scalar)
         return beta1 * (1 - 0.5 * jnp.power(0.96, step * momentum_decay))
 
     def init(params: optax.Params) -> NAdamState:
-        zeros = optax.tree.zeros_like(params)
+        mean, square = (optax.tree.zeros_like(params) for _ in range(2))  # of their own: buffers are donated
         product = jnp.ones((), jax.tree.leaves(params)[0].dtype)
-        return NAdamState(jnp.zeros((), jnp.int32), product, zeros, zeros)
+        return NAdamState(jnp.zeros((), jnp.int32), product, mean, square)
 
     def update(
         gradient: optax.Updates, state: NAdamState, params: optax.Params | None = None

@@ -143,9 +143,10 @@ def share_of(seed, step, alpha):
 
 
 def test_an_image_and_its_mirror_image(tmp_path):
-    data = made_dataset((4, 4, 1), 3, 40, 30)
-    model = fv.models.create("linear", input_shape=(4, 4, 1), num_classes=3)
-    found = fv.fit(model, data, Recipe(batch_size=20, epochs=1, test_time_flip=True, learning_rate=0.5))
+    data = made_dataset((4, 4, 3), 3, 40, 30)
+    model = fv.models.create("linear", input_shape=(4, 4, 3), num_classes=3)
+    recipe = Recipe(batch_size=20, epochs=1, test_time_flip=True, learning_rate=0.5, pixels="standard")
+    found = fv.fit(model, data, recipe)
     assert found.history["test_loss"][-1] == pytest.approx(
         fv.evaluate(found.model, data.test, test_time_flip=True).loss, rel=1e-5
     )
@@ -155,6 +156,10 @@ def test_an_image_and_its_mirror_image(tmp_path):
     mean = np.exp(sum(logits) / 2)
     wanted = mean / mean.sum(1, keepdims=True)
     np.testing.assert_allclose(fv.predict(found.model, images, test_time_flip=True), wanted, rtol=1e-4)
+    loaded = fv.load_model(fv.save_model(found.model, tmp_path / "standard.safetensors"))  # the pixels' numbers, too
+    assert loaded.preprocess == standard(data.train.images)
+    assert len(loaded.preprocess.scale) == 3
+    np.testing.assert_array_equal(fv.predict(loaded, images), fv.predict(found.model, images))
     points = fv.models.create("linear", input_shape=(2,), num_classes=2)
     with pytest.raises(UserError, match="test_time_flip is for images with classes, not for linear"):
         fv.predict(points, np.zeros((3, 2), np.float32), test_time_flip=True)

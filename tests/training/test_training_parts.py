@@ -62,8 +62,12 @@ def train(monkeypatch, make_dataset):
     engine_for.cache_clear()
 
 
+MIXED = {"mixup": 0.5, "cutmix": 1.0, "cutout": 0.3, "translation": 0.2, "class_weights": "balanced", "ema": 0.9}
+
+
 @pytest.mark.parametrize(
-    ("part", "settings"), [slow(8, {}), slow(5, {"augment": ("crop", "flip"), "record_gradients": True}), (31, {})]
+    ("part", "settings"),
+    [slow(8, {}), slow(5, {"augment": ("crop", "flip"), "record_gradients": True}), slow(5, MIXED), (31, {})],
 )
 def test_parts_give_the_step_of_the_whole_batch(train, part, settings):
     with jax.enable_x64(True):

@@ -24,7 +24,8 @@ SCRIPT = textwrap.dedent("""
         return random.integers(0, 256, (n, 28, 28, 1)).astype(np.uint8), random.integers(0, 10, n)
     data = fv.data.from_arrays(*split(examples), *split(37), classes=[str(c) for c in range(10)])
     sgd = {"learning_rate": 0.05, "momentum": 0.9}
-    recipe = fv.Recipe(batch_size=batch, steps=examples // batch, precision=precision, seed=1, **sgd)
+    more = json.loads(sys.argv[4])
+    recipe = fv.Recipe(batch_size=batch, steps=examples // batch, precision=precision, seed=1, **sgd, **more)
     one, many = [fv.fit(fv.models.create("mnist_net"), data, recipe, devices=n) for n in (1, 8)]
     a, b = variables(one.model), variables(many.model)
     print(json.dumps({
@@ -38,18 +39,26 @@ SCRIPT = textwrap.dedent("""
 """)
 
 
+MIXED = {
+    "mixup": 0.5, "cutmix": 1.0, "cutout": 0.3, "rotation": 10.0, "class_weights": "balanced", "ema": 0.9,
+    "label_smoothing": 0.1, "augment": ["crop"], "crop_padding": 2, "pixels": "standard",
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    ("precision", "examples", "batch", "tolerance"),
+    ("precision", "examples", "batch", "tolerance", "settings"),
     [
-        slow("float64", 64 * 20, 64, 1e-10),
-        slow("float64", 30 * 20, 30, 1e-10),
-        ("float64", 5 * 20, 5, 1e-10),
-        slow("default", 64 * 20, 64, 1e-4),  # with seed 0 a max-pool meets a tie that float32 breaks otherwise
-        slow("default", 5 * 20, 5, 1e-4),
-        slow("float64", 32 * 100, 32, 1e-8),  # a hundred quick steps: once, they waited for each other for ever
+        slow("float64", 64 * 20, 64, 1e-10, {}),
+        slow("float64", 30 * 20, 30, 1e-10, {}),
+        ("float64", 5 * 20, 5, 1e-10, {}),
+        slow("default", 64 * 20, 64, 1e-4, {}),  # with seed 0 a max-pool meets a tie that float32 breaks otherwise
+        slow("default", 5 * 20, 5, 1e-4, {}),
+        slow("float64", 32 * 100, 32, 1e-8, {}),  # a hundred quick steps: once, they waited for each other for ever
+        slow("float64", 5 * 20, 5, 1e-10, MIXED),
+        slow("float64", 30 * 20, 30, 1e-10, MIXED),
     ],
 )
-def test_eight_devices_equal_one_with_full_uneven_and_empty_shares(precision, examples, batch, tolerance):
+def test_eight_devices_equal_one_with_full_uneven_and_empty_shares(precision, examples, batch, tolerance, settings):
     environment = {
         **os.environ,
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
@@ -58,7 +67,16 @@ def test_eight_devices_equal_one_with_full_uneven_and_empty_shares(precision, ex
         "JAX_NUMPY_RANK_PROMOTION": "raise",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # most of the time is compiling for eight devices
     }
-    command = [sys.executable, "-W", "error", "-c", SCRIPT, precision, str(examples), str(batch)]
+    command = [
+        sys.executable,
+        "-W",
+        "error",
+        "-c",
+        SCRIPT,
+        precision,
+        *map(str, (examples, batch)),
+        json.dumps(settings),
+    ]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
