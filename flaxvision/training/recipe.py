@@ -196,6 +196,9 @@ class Recipe:
             raise UserError("both milestones and step_epochs say when the rate steps down: give one of them")
         if not self.decay_biases and not self.weight_decay:
             raise self._no_effect("decay_biases", "without weight decay: give a weight_decay above 0, or leave it out")
+        for name in MIXES:
+            if name in self.given and self.batch_size == 1:
+                raise self._no_effect(name, "in batches of one example, which has no partner: give a larger batch_size")
         for name in ("crop_padding", "crop_padding_mode"):
             if name in self.given and "crop" not in self.augment:
                 raise self._no_effect(name, "without random crops: give augment=['crop'], or leave it out")

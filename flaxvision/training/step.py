@@ -109,7 +109,7 @@ def make_step(plan: Plan, tx: optax.GradientTransformation) -> Step:
         """How many examples count, each as much as its class does."""
         if weights is None:
             return jnp.float32(len(batch.labels)) if batch.mask is None else batch.mask.astype(jnp.float32).sum()
-        by_class, mix = jnp.asarray(weights, jnp.float32), mix_of(state, batch)
+        by_class, mix = jnp.asarray(weights, at_least_float32(dtype)), mix_of(state, batch)
         each = by_class[batch.labels] if mix is None else mix.of_labels(by_class.__getitem__, batch.labels)
         return (each if batch.mask is None else each * batch.mask.astype(each.dtype)).sum()
 

@@ -172,6 +172,7 @@ def test_partners_are_the_batch_rolled(devices, start, size, padded):
         ({"cutout": 16}, "cutout is 16: give a share of the image's side, from 0 up to but without 1: of 32 pixels 16"),
         ({"brightness": -0.1}, "brightness is -0.1: give a number from 0 up to but without 1"),
         ({"mixup": "0.2"}, "mixup is '0.2': give the alpha of its Beta distribution"),
+        ({"cutmix": 1.0, "batch_size": 1}, "cutmix is 1.0 but has no effect in batches of one example"),
         ({"mixup": 0.2, "loss": "squared_error"}, "mixup is 0.2 but has no effect with loss 'squared_error'"),
         ({"crop_padding": 2}, r"crop_padding is 2 but has no effect without random crops: give augment=\['crop'\]"),
         ({"crop_padding_mode": "mirror", "augment": "crop"}, "unknown crop_padding_mode 'mirror'"),
