@@ -156,7 +156,7 @@ def test_a_trajectory_on_disk(make_dataset, torch, tmp_path):
         ({"record_gradients": True}, "cannot follow record_gradients=True"),
         ({"learning_rate": lambda step: 0.1}, "constant learning rate"),
         ({"optimizer": optax.sgd(0.1)}, "by name"),
-        ({"optimizer": "lion"}, "one of sgd, adam, adamw, rmsprop, by name"),
+        ({"optimizer": "lion"}, "one of sgd, adam, adamw, rmsprop, adagrad, adadelta, adamax, nadam, radam, by name"),
     ],
 )
 def test_recipes_that_pytorch_does_not_follow_are_refused(make_dataset, torch, recipe, message):

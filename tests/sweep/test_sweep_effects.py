@@ -238,13 +238,13 @@ def test_the_select_of_a_sweep_can_be_switched_off():
 
 DRY = [
     ["--set", "batch_size=abc"],
-    ["--set", "optimizer=lamb"],
+    ["--set", "optimizer=yogi"],
     ["--set", "model=resnet18"],
     ["--dataset", "imagenet"],
     ["--set", "hidden=64,256"],
     ["--set", "objective=val_top1"],
     ["--set", "channels=8"],
-    ["--set", "mixup=0.1"],
+    ["--set", "sharpness=0.1"],
     ["--set", "batch_size=100000"],
     ["--set", "warm_start=nowhere.safetensors"],
     ["--set", "dropout=2"],
