@@ -11,7 +11,7 @@ from flaxvision.layers import Affine, Dropout, SpatialDropout
 from flaxvision.models.keras_reader.load import as_numpy, import_keras
 from flaxvision.models.keras_reader.table import At, Handler, carry_out, reads
 from flaxvision.models.reading import arithmetic
-from flaxvision.models.torch_reader.graph import Held
+from flaxvision.models.reading.graph import Held
 
 FUNCTIONS = {  # Keras's activations -> ours
     **{name: name for name in ("relu", "relu6", "tanh", "gelu", "silu", "softplus", "mish", "elu")},

@@ -15,10 +15,10 @@ from flaxvision.layers.kinds import Shape
 from flaxvision.models.keras_reader import pointwise, shaping, weighted  # noqa: F401 (they fill the table)
 from flaxvision.models.keras_reader.load import import_keras
 from flaxvision.models.keras_reader.table import At, carry_out
+from flaxvision.models.reading.axes import Layout
+from flaxvision.models.reading.graph import Held, Value
 from flaxvision.models.reading.reader import Operation, Reader, a
 from flaxvision.models.reading.shaping import channels_first, channels_last
-from flaxvision.models.torch_reader.axes import Layout
-from flaxvision.models.torch_reader.graph import Held, Value
 
 Place = tuple[str, int, int]  # a value: the operation that gives it, which of its calls, which of its outputs
 TENSOR = "__keras_tensor__"

@@ -12,9 +12,9 @@ from flaxvision.layers.pooling import as_pair
 from flaxvision.models.keras_reader.table import At, Handler, reads
 from flaxvision.models.keras_reader.weighted import pair
 from flaxvision.models.reading import shaping, weighted
+from flaxvision.models.reading.axes import Layout
+from flaxvision.models.reading.graph import Held, Value
 from flaxvision.models.reading.shaping import channels_first, channels_last
-from flaxvision.models.torch_reader.axes import Layout
-from flaxvision.models.torch_reader.graph import Held, Value
 from flaxvision.ops.windows import Pair
 
 

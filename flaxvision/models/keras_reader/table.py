@@ -11,8 +11,8 @@ import numpy as np
 
 from flaxvision.errors import UserError
 from flaxvision.models.keras_reader.load import as_numpy
+from flaxvision.models.reading.graph import Held
 from flaxvision.models.reading.reader import VOCABULARY, Operation, Reader
-from flaxvision.models.torch_reader.graph import Held
 
 # What a layer's settings must be, by name, where ours have no choice.
 PLAIN: dict[str, object] = {"data_format": "channels_last", "noise_shape": None, "output_padding": None}

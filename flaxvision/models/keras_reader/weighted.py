@@ -7,10 +7,10 @@ import numpy as np
 from flaxvision.models.keras_reader.pointwise import activated
 from flaxvision.models.keras_reader.table import At, reads
 from flaxvision.models.reading import arithmetic, weighted
+from flaxvision.models.reading.graph import Held
 from flaxvision.models.reading.reader import Operation
 from flaxvision.models.reading.shaping import channels_first, channels_last
 from flaxvision.models.reading.weighted import Window
-from flaxvision.models.torch_reader.graph import Held
 from flaxvision.ops.windows import Pair
 
 

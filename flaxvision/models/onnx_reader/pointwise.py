@@ -12,7 +12,7 @@ from flaxvision.layers.kinds import build, describe
 from flaxvision.models.onnx_reader.table import At, Handler, Known, reads
 from flaxvision.models.reading import arithmetic
 from flaxvision.models.reading.arithmetic import SELU_ALPHA, SELU_GAMMA
-from flaxvision.models.torch_reader.graph import Held
+from flaxvision.models.reading.graph import Held
 
 PLAIN = {
     "Relu": "relu",

@@ -11,8 +11,8 @@ from flaxvision.models.onnx_reader.constants import axes_of
 from flaxvision.models.onnx_reader.table import At, Handler, reads
 from flaxvision.models.onnx_reader.weighted import padding_of, pair
 from flaxvision.models.reading import shaping
-from flaxvision.models.torch_reader.axes import Layout
-from flaxvision.models.torch_reader.graph import Held
+from flaxvision.models.reading.axes import Layout
+from flaxvision.models.reading.graph import Held
 
 
 @reads("MaxPool", "AveragePool")

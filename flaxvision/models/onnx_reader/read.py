@@ -15,9 +15,9 @@ from flaxvision.models.onnx_reader.constants import constant, fold
 from flaxvision.models.onnx_reader.file import Graph
 from flaxvision.models.onnx_reader.nodes import Node, name_for
 from flaxvision.models.onnx_reader.table import At, Known, carry_out
+from flaxvision.models.reading.axes import Layout, fresh
+from flaxvision.models.reading.graph import Held, Value
 from flaxvision.models.reading.reader import Operation, Reader, a
-from flaxvision.models.torch_reader.axes import Layout, fresh
-from flaxvision.models.torch_reader.graph import Held, Value
 
 LAYOUTS = ("NCHW", "NHWC")
 FEW = (1, 3, 4)  # channels of images

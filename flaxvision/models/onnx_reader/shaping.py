@@ -11,8 +11,8 @@ from flaxvision.layers import MaxPool
 from flaxvision.models.onnx_reader.constants import axes_of
 from flaxvision.models.onnx_reader.table import At, reads
 from flaxvision.models.reading import shaping
-from flaxvision.models.torch_reader.axes import Layout
-from flaxvision.models.torch_reader.graph import Held
+from flaxvision.models.reading.axes import Layout
+from flaxvision.models.reading.graph import Held
 from flaxvision.ops.windows import Pair
 
 FAR = 2**31  # ends of slices beyond it mean all

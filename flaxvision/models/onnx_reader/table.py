@@ -9,8 +9,8 @@ import numpy as np
 
 from flaxvision.errors import UserError
 from flaxvision.models.onnx_reader.nodes import Node
+from flaxvision.models.reading.graph import Held
 from flaxvision.models.reading.reader import VOCABULARY, Operation, Reader
-from flaxvision.models.torch_reader.graph import Held
 
 Known = Held | np.ndarray  # a value of the network, channels first, or a constant
 Given = Known | tuple[Known, ...]

@@ -9,9 +9,9 @@ from flaxvision.models.onnx_reader.constants import axes_of
 from flaxvision.models.onnx_reader.patterns import NORMALIZED
 from flaxvision.models.onnx_reader.table import At, reads
 from flaxvision.models.reading import weighted
+from flaxvision.models.reading.axes import Layout, atoms_of
+from flaxvision.models.reading.graph import Held
 from flaxvision.models.reading.weighted import Padding, Window, transposed_padding
-from flaxvision.models.torch_reader.axes import Layout, atoms_of
-from flaxvision.models.torch_reader.graph import Held
 from flaxvision.ops.windows import Pair
 
 

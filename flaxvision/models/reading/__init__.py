@@ -1,1 +1,1 @@
-"""What the readers of Keras and ONNX models share: the network under construction, arithmetic, the comparison."""
+"""What the readers of PyTorch, Keras and ONNX models share: the network under construction, how tensors lie in it."""

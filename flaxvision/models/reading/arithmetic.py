@@ -7,8 +7,8 @@ import math
 import numpy as np
 
 from flaxvision.layers import Activation, Add, Affine, Multiply, Preprocess, Scale, Subtract
+from flaxvision.models.reading.graph import Call, Held
 from flaxvision.models.reading.reader import Reader
-from flaxvision.models.torch_reader.graph import Call, Held
 
 SELU_ALPHA, SELU_GAMMA = 1.6732632423543772, 1.0507009873554805  # Klambauer et al. 2017
 Numbers = float | tuple[float, ...]  # one, or one a channel

@@ -14,8 +14,8 @@ from flaxvision.errors import UserError
 from flaxvision.layers import Flatten, Network, Preprocess
 from flaxvision.layers.kinds import Shape
 from flaxvision.models.files import assign, variables
-from flaxvision.models.torch_reader.axes import Axes, Layout, atoms_of
-from flaxvision.models.torch_reader.graph import Call, Growth, Held, Value
+from flaxvision.models.reading.axes import Axes, Layout, atoms_of
+from flaxvision.models.reading.graph import Call, Growth, Held, Value
 
 MOST_NUMBERS = 2**28  # of one value of one example: 1 GiB
 VOCABULARY = (

@@ -9,10 +9,10 @@ from flax import nnx
 
 from flaxvision.layers import AvgPool, Concat, MaxPool, Pad, Upsample
 from flaxvision.layers.kinds import Shape
+from flaxvision.models.reading.axes import Layout, atoms_of
+from flaxvision.models.reading.graph import Call, Held
 from flaxvision.models.reading.reader import Reader
 from flaxvision.models.reading.weighted import Window, check_reach
-from flaxvision.models.torch_reader.axes import Layout, atoms_of
-from flaxvision.models.torch_reader.graph import Call, Held
 from flaxvision.ops.windows import Pair
 
 

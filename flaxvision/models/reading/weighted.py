@@ -9,9 +9,9 @@ import numpy as np
 from flax import nnx
 
 from flaxvision.layers import KINDS, BatchNorm, Conv, ConvTranspose, GroupNorm, LayerNorm, Linear, Pad, PReLU
+from flaxvision.models.reading.axes import Atom, Axis, Layout
+from flaxvision.models.reading.graph import Call, Held, Value
 from flaxvision.models.reading.reader import Reader
-from flaxvision.models.torch_reader.axes import Atom, Axis, Layout
-from flaxvision.models.torch_reader.graph import Call, Held, Value
 from flaxvision.ops.windows import Pair
 
 Padding = str | tuple[Pair, Pair]  # "SAME", "VALID", or (before, after) of height and width

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import torch
 from torch import fx, nn
 
-from flaxvision.models.torch_reader.axes import Shape
+from flaxvision.models.reading.axes import Shape
 from flaxvision.models.torch_reader.refusal import refusal
 from flaxvision.models.torch_reader.trace import facts
 

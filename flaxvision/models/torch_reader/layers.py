@@ -10,9 +10,9 @@ from torch import nn
 
 from flaxvision.layers import BatchNorm, Conv, ConvTranspose, GroupNorm, LayerNorm, Linear, PReLU
 from flaxvision.layers.kinds import placeholders
-from flaxvision.models.torch_reader.axes import Atom, Layout
+from flaxvision.models.reading.axes import Atom, Layout
+from flaxvision.models.reading.graph import Growth, Held
 from flaxvision.models.torch_reader.calls import Call
-from flaxvision.models.torch_reader.graph import Growth, Held
 from flaxvision.models.torch_reader.table import Loose, pair_of, reads
 
 

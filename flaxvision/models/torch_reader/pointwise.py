@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 
 from flaxvision.layers import Activation, Add, Affine, Dropout, Multiply, Scale, SpatialDropout, Subtract
+from flaxvision.models.reading.graph import Growth, Held
 from flaxvision.models.torch_reader.calls import Call
-from flaxvision.models.torch_reader.graph import Growth, Held
 from flaxvision.models.torch_reader.table import Handler, Loose, reads
 from flaxvision.models.torch_reader.trace import facts
 

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 
 from flaxvision.layers import Affine, AvgPool, GlobalAvgPool, GlobalMaxPool, MaxPool, Upsample
-from flaxvision.models.torch_reader.axes import Layout
+from flaxvision.models.reading.axes import Layout
+from flaxvision.models.reading.graph import Growth, Held
 from flaxvision.models.torch_reader.calls import Call
-from flaxvision.models.torch_reader.graph import Growth, Held
 from flaxvision.models.torch_reader.shaping import padded
 from flaxvision.models.torch_reader.table import pair_of, reads
 

@@ -12,9 +12,9 @@ from torch import fx, nn
 from flaxvision.errors import UserError
 from flaxvision.layers import Network
 from flaxvision.layers.kinds import Shape
+from flaxvision.models.reading.graph import Growth, Held
 from flaxvision.models.torch_reader import layers, pointwise, pools, shaping  # noqa: F401 (they fill the table)
 from flaxvision.models.torch_reader.calls import Call, operation_of
-from flaxvision.models.torch_reader.graph import Growth, Held
 from flaxvision.models.torch_reader.refusal import Line, refusal
 from flaxvision.models.torch_reader.table import Loose, carry_out
 from flaxvision.models.torch_reader.trace import facts, is_pytorchs, one_thread, trace

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 
 from flaxvision.layers import Activation, Concat, MaxPool, Multiply, Pad
-from flaxvision.models.torch_reader.axes import Layout, Shape
+from flaxvision.models.reading.axes import Layout, Shape
+from flaxvision.models.reading.graph import Growth, Held
 from flaxvision.models.torch_reader.calls import Call
-from flaxvision.models.torch_reader.graph import Growth, Held
 from flaxvision.models.torch_reader.table import reads
 from flaxvision.models.torch_reader.trace import facts
 

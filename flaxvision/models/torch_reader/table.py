@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from flaxvision.models.reading.graph import Growth
 from flaxvision.models.torch_reader.calls import VOCABULARY, Call
-from flaxvision.models.torch_reader.graph import Growth
 
 Handler = Callable[..., Any]  # of the growth, the call, for a layer its module, and PyTorch's own arguments
 H = TypeVar("H", bound=Handler)

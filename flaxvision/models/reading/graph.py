@@ -1,4 +1,4 @@
-"""The network under construction: values that PyTorch's views share, and the nodes that give them."""
+"""The network under construction: values that views share, and the nodes that give them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flax import nnx
 from flaxvision.layers import AvgPool, Flatten, GlobalAvgPool, GlobalMaxPool, MaxPool, Node, Rearrange
 from flaxvision.layers.kinds import Shape
 from flaxvision.layers.network import fitted
-from flaxvision.models.torch_reader.axes import Axes, Axis, Layout, atoms_of, fresh, shape_of
+from flaxvision.models.reading.axes import Axes, Axis, Layout, atoms_of, fresh, shape_of
 
 
 class Call(Protocol):
@@ -45,7 +45,7 @@ class Value:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Held:
-    """A PyTorch tensor: a value, and how the tensor lies in it."""
+    """A tensor of another framework: a value, and how the tensor lies in it."""
 
     value: Value
     layout: Layout

@@ -1,4 +1,4 @@
-"""How a PyTorch tensor's axes lie in a value of ours: views and permutations without moving anything.
+"""How a tensor's axes lie in a value of ours: views and permutations without moving anything.
 
 An axis is a run of atoms, pieces of a value that no view has split so far. A map of ours, (H, W, C), has the axes C, H
 and W in PyTorch; `flatten(1)` makes one axis of the three, `permute` another order, `view` splits an atom in two.
@@ -41,7 +41,7 @@ def atoms_of(axes: Iterable[Axis]) -> Axis:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Layout:
-    """Where the numbers of a value of ours are in a PyTorch tensor."""
+    """Where the numbers of a value of ours are in a tensor of another framework."""
 
     base: Axes  # our value's, in PyTorch's order: (C, H, W) of a map, or (D,)
     axes: Axes  # the tensor's
