@@ -10,7 +10,6 @@ import pytest
 
 import export
 import flaxvision as fv
-from tests.conftest import slow
 
 torch = pytest.importorskip("torch")
 from export._trajectory import _orders, _torch_losses  # noqa: E402
@@ -40,8 +39,9 @@ def without_dropout(module):
     return module
 
 
-@pytest.mark.parametrize("recipe", ["sgd", slow("adam")])
-@pytest.mark.parametrize("name", [name if name == "residual" else slow(name) for name in SCORES])
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SCORES)
 def test_fifty_steps_are_pytorchs(name, recipe, tmp_path):
     make, shape = EXAMPLES[name]
     torch.manual_seed(0)

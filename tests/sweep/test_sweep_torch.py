@@ -65,7 +65,7 @@ def state_of(out, record):
     return export.to_torch(model).state_dict()
 
 
-@pytest.mark.parametrize("executor", ["auto", slow("loop"), slow("processes")])
+@pytest.mark.parametrize("executor", [slow("auto"), slow("loop"), slow("processes")])
 def test_a_module_fills_a_table_and_its_trials_load_strictly(
     table, spec_file, command, files, folder, executor, caplog
 ):
@@ -86,6 +86,7 @@ def test_a_module_fills_a_table_and_its_trials_load_strictly(
     assert caplog.text.count("torch:nets.py:Net ends in log_softmax") == 1
 
 
+@pytest.mark.slow
 def test_executors_give_the_same(table, spec_file, command, files, folder):
     tables = {}
     for executor in ("unroll", "loop"):
@@ -95,6 +96,7 @@ def test_executors_give_the_same(table, spec_file, command, files, folder):
     assert tables["unroll"] == tables["loop"]
 
 
+@pytest.mark.slow
 def test_init_is_pytorchs_default_of_each_seed_or_what_the_code_makes(table, spec_file, command, files, folder, caplog):
     text = SOURCE.replace("num_classes)\n", "num_classes)\n        nn.init.constant_(self.fc.weight, 0.75)\n", 1)
     (folder / "nets.py").write_text(text)
@@ -114,6 +116,7 @@ def test_init_is_pytorchs_default_of_each_seed_or_what_the_code_makes(table, spe
     assert not any(np.allclose(state["fc.weight"], 0.75, atol=1e-1) for state in starts["torch"])
 
 
+@pytest.mark.slow
 def test_fine_tuning_leaves_frozen_layers_as_the_code_makes_them(table, spec_file, command, files, folder):
     out = folder / "out"
     made = table(recipe={"frozen": ["conv", "bn"]}, sizes={"init": "module"})
@@ -140,6 +143,7 @@ def test_resuming_with_other_code_is_refused(table, spec_file, command, folder):
     assert "code torch:nets.py:Net" in errors
 
 
+@pytest.mark.slow
 def test_resuming_with_other_starting_weights_is_refused(table, spec_file, command, folder):
     (folder / "nets.py").write_text(
         SOURCE + "\ndef tuned(num_classes):\n    net = Net(num_classes)\n"
