@@ -195,10 +195,11 @@ def _check_numbers(model: Chain) -> None:
 def places(model: Chain, tensors: Mapping[str, np.ndarray], opset: int = 0) -> Iterator[tuple[Step, Row, Place]]:
     """Every node of a network with its row, in order."""
     named, made = keras_names(node.name for node in model.nodes), dict[str, Any]()
+    dtype = model.dtype  # once: it goes through all variables
     for position, step in enumerate(model.walk()):
         node, layer, shape = step.node, step.layer, step.inputs[0]
         own = own_tensors(node.layer, tensors)
-        place = Place(node.name, layer, shape, own, step.output, node.layer, model.dtype, opset, named[node.name], made)
+        place = Place(node.name, layer, shape, own, step.output, node.layer, dtype, opset, named[node.name], made)
         yield step, row_of(position, node.name, layer, model.kind), place
 
 
