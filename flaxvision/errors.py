@@ -43,7 +43,7 @@ ELSEWHERE = {
         "channels": "in_chans in_channels n_channels num_channels color_mode",
         "dataset": "data ds data_set dataset_name",
         "model": "arch architecture net network backbone model_name",
-        "hidden": "hidden_size hidden_sizes hidden_units hidden_layers hidden_layer_sizes hidden_dim units width",
+        "hidden": "hidden_size hidden_sizes hidden_units hidden_layers hidden_layer_sizes hidden_dim units",
         "activation": "act act_layer activation_fn activation_function nonlinearity",
         "batch_norm": "bn batchnorm use_bn use_batch_norm norm",
         "dropout": "drop drop_rate dropout_rate dropout_prob p_dropout",

@@ -52,7 +52,14 @@ def script(monkeypatch):
 
 def test_every_script_is_here():
     scripts = {path.stem for path in FOLDER.glob("*.py") if "\ndef main(" in path.read_text(encoding="utf-8")}
-    others = {"export_parity", "export_trajectories", "export_latency", "export_random_networks", "summarize"}
+    others = {
+        "export_parity",
+        "export_trajectories",
+        "export_latency",
+        "export_random_networks",
+        "summarize",
+        "torch_random_modules",
+    }
     assert scripts == {*STUDIES, *others}
 
 

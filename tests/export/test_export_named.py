@@ -13,8 +13,8 @@ from flax import nnx
 
 import export
 import flaxvision as fv
-from export._tensors import correspondence
 from flaxvision.layers import BatchNorm, Context
+from flaxvision.models._state_dict import correspondence
 from flaxvision.models.files import describe_model, variables
 from tests.conftest import slow
 from tests.export.conftest import run_keras

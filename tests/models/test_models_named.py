@@ -9,9 +9,9 @@ import pytest
 from flax import nnx
 
 import flaxvision as fv
-from export._tensors import correspondence
 from flaxvision.errors import UserError
 from flaxvision.layers import BatchNorm, Conv, Linear
+from flaxvision.models._state_dict import correspondence
 from flaxvision.models.build import Build
 from flaxvision.models.registry import MODELS
 from flaxvision.sweep.parse import parse_spec
