@@ -87,6 +87,7 @@ def test_a_module_comes_back_as_it_was(name, tmp_path):
 def test_pytorchs_tools_take_it(name):
     module, shape = made(name)
     twin, (_, theirs) = export.to_torch(fv.models.from_torch(module, shape)), images_of(shape)
+    torch.compiler.reset()  # it compiles one function for eight networks at most
     with torch.no_grad():
         exported = torch.export.export(twin, (theirs,)).module()
         compiled = torch.compile(twin, backend="eager", fullgraph=True)
