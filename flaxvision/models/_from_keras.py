@@ -58,8 +58,12 @@ def from_keras(source: str | Path | keras.Model) -> Network:
 
     def theirs(inputs: np.ndarray) -> np.ndarray:
         with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):  # as Keras counts on
-            given = twin(inputs.reshape(len(inputs), *shape), training=False)
-            return np.asarray(keras.ops.convert_to_numpy(given))
+            try:
+                given = twin(inputs.reshape(len(inputs), *shape), training=False)
+                return np.asarray(keras.ops.convert_to_numpy(given))
+            except Exception as error:  # whatever a strange configuration makes Keras and its backend raise
+                reason = " ".join(str(error).split())[:200]
+                raise UserError(f"Keras model {twin.name!r} cannot be run ({reason}): build it anew") from error
 
     check_same(f"Keras model {twin.name!r}", network, reader.ending, theirs, examples(network))
     if reader.said:

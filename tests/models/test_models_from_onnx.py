@@ -339,15 +339,7 @@ LATER = {  # the same, by operator set
     ("dropout", 9): lambda w: w.add("Relu", at=w.add("Dropout", ratio=0.25)),
     ("softmax of all", 9): lambda w: w.add("Relu", at=w.add("Softmax", axis=1, at=w.add("Flatten"))),
 }
-QUICK = (
-    "pads and strides",
-    "transposed",
-    "gelu, torch",
-    "group norm",
-    "branches",
-    "vector: layer norm",
-    "flattened last",
-)
+QUICK = ("gelu, torch", "group norm", "branches", "flattened last")
 
 
 def written(name, operators, path, opset):
