@@ -139,7 +139,8 @@ class Recipe:
     warm_start_only: tuple[str, ...] = _setting((), names(), "freely")  # prefixes of what is taken of it; () for all
     seed: int = _setting(0, _SEED, "freely")  # of the order of examples, dropout and augmentation
     conv: str = _setting("auto", one_of("auto", "native"))  # XLA's own ("native"), or on a CPU or GPU faster forms
-    # Of matmuls: the platform's "default", or "highest"; of matmuls and activations: "bfloat16" or "float64".
+    # Of matmuls: the platform's "default", or "highest"; of matmuls and activations: "float64", or "bfloat16", beside
+    # which parameters and their updates stay float32: for accelerators, since a CPU takes up to four times as long.
     precision: str = _setting("default", one_of("default", "highest", "bfloat16", "float64"))
     early_stopping: int = _setting(0, _PATIENCE)  # epochs without a better select_on after which to stop; 0 never stops
     select: str = _setting("last", one_of("last", "best"))  # the epoch whose parameters are kept
