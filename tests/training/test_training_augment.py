@@ -19,6 +19,7 @@ from flaxvision.training.mixing import draw_mix
 from tests.conftest import made_dataset
 
 RNG = np.random.default_rng(0)
+move = jax.jit(moved)
 IMAGE = RNG.integers(0, 256, (7, 9, 3), np.uint8)
 
 
@@ -34,7 +35,7 @@ def numbers(**given):
 def test_rotation_and_translation_are_pytorchs(torch, degrees, down, right):
     """`affine_grid` and `grid_sample`, as torchvision's `RandomAffine` calls them, in units of half a side."""
     height, width, _ = IMAGE.shape
-    ours = moved(jnp.asarray(IMAGE), jnp.float32(np.deg2rad(degrees)), jnp.asarray([down, right], jnp.float32))
+    ours = move(jnp.asarray(IMAGE), jnp.float32(np.deg2rad(degrees)), jnp.asarray([down, right], jnp.float32))
     cosine, sine = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
     inverse = np.array([[cosine, -sine], [sine, cosine]])  # from places (x, y) of the output to those of the input
     shift = -inverse @ [right, down]
@@ -48,8 +49,8 @@ def test_rotation_and_translation_are_pytorchs(torch, degrees, down, right):
 
 def test_a_quarter_turn_and_a_move_are_numpys():
     square = IMAGE[:, :7]
-    np.testing.assert_allclose(moved(jnp.asarray(square), jnp.float32(np.pi / 2), None), np.rot90(square), atol=1e-2)
-    ours = moved(jnp.asarray(IMAGE), None, jnp.asarray([2.0, -3.0], jnp.float32))
+    np.testing.assert_allclose(move(jnp.asarray(square), jnp.float32(np.pi / 2), None), np.rot90(square), atol=1e-2)
+    ours = move(jnp.asarray(IMAGE), None, jnp.asarray([2.0, -3.0], jnp.float32))
     wanted = np.zeros_like(IMAGE)
     wanted[2:, :-3] = IMAGE[:-2, 3:]
     np.testing.assert_array_equal(ours, wanted)
