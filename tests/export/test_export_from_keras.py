@@ -236,7 +236,7 @@ REFUSED = {
         "'odd': an LSTM cannot be read .*: recurrent layers are outside it; convolutions",
     ),
     "a function": (
-        graph(lambda x: L.Flatten()(L.Lambda(lambda y: 2 * y, name="odd")(x))),
+        graph(lambda x: L.Flatten()(L.Lambda(lambda y: 2 * y, output_shape=(8, 8, 3), name="odd")(x))),
         "'odd': a Lambda cannot be read .*: a layer of Keras's own",
     ),
     "channels first": (

@@ -96,7 +96,6 @@ def functions(x):
 MODELS = {
     function.__name__: function for function in (twice, operations, normalized, within, channels_first, functions)
 }
-QUICK = ("operations",)
 
 
 def model(function, shape=(9, 8, 3)):
@@ -123,7 +122,7 @@ def ours(network, images, twin):
     return 1 / (1 + np.exp(-found)) if last is keras.activations.sigmoid else found
 
 
-@pytest.mark.parametrize("name", [name if name in QUICK else slow(name) for name in MODELS])
+@pytest.mark.parametrize("name", [slow(name) for name in MODELS])
 def test_graphs(name, tmp_path, caplog):
     twin = model(MODELS[name])
     if name == "channels_first":  # an example of two axes is neither an image nor a vector
@@ -172,7 +171,7 @@ def test_what_surrounds_a_network_and_its_names(tmp_path, caplog):
 
 def edited(path, change=lambda config: None, weights=None):
     """A saved model with its configuration changed, or other weights."""
-    twin = keras.Sequential([keras.Input((4, 4, 1)), L.Flatten(), L.Dense(3, name="dense"), L.Dense(2)])
+    twin = keras.Sequential([keras.Input((4, 4, 1)), L.Flatten(), L.Dense(3, name="wide"), L.Dense(2, name="last")])
     twin.save(path)
     with zipfile.ZipFile(path) as archive:
         parts = {name: archive.read(name) for name in archive.namelist()}

@@ -111,7 +111,7 @@ def as_tf2onnx(path, element=TensorProto.FLOAT):
     return w.save()
 
 
-@pytest.mark.parametrize("element", [TensorProto.FLOAT, TensorProto.UINT8])
+@pytest.mark.parametrize("element", [TensorProto.FLOAT, slow(TensorProto.UINT8)])
 def test_a_graph_as_tf2onnx_writes_it(element, tmp_path, caplog):
     path = as_tf2onnx(tmp_path / "net.onnx", element)
     model = fv.models.from_onnx(path)
@@ -339,7 +339,7 @@ LATER = {  # the same, by operator set
     ("dropout", 9): lambda w: w.add("Relu", at=w.add("Dropout", ratio=0.25)),
     ("softmax of all", 9): lambda w: w.add("Relu", at=w.add("Softmax", axis=1, at=w.add("Flatten"))),
 }
-QUICK = ("gelu, torch", "group norm", "branches", "flattened last")
+QUICK = ("group norm", "branches")
 
 
 def written(name, operators, path, opset):
