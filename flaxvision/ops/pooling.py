@@ -21,7 +21,7 @@ from jax import lax
 
 from flaxvision.ops.windows import Pair, Window, adjoint_pair, window_slices
 
-Saved = tuple[jax.Array, jax.Array]  # what a pool was given, and what it gave
+Numbered = tuple[jax.Array, jax.Array]  # values, and of each a number: its place
 FEW_VALUES = 12  # of a window, on the map or along an axis, that are compared value by value: the fastest up to here
 NONE, OUTSIDE = 255, 254  # numbers that no value of such a window has: nothing was taken, the place is outside
 
@@ -128,20 +128,25 @@ def _max_of_few(x: jax.Array, window: Window) -> jax.Array:
     return functools.reduce(jnp.maximum, window_slices(x, window))
 
 
-def _max_of_few_forward(x: jax.Array, window: Window) -> tuple[jax.Array, jax.Array]:
-    y, values = _max_of_few(x, window), window_slices(x, window)
+def _max_of_few_forward(x: jax.Array, window: Window) -> Numbered:
+    values = window_slices(x, window)
     if _overlap(window):
-        return y, _number_of(y, values, list(range(len(values))), np.uint8)
+        return _first_of(values, list(range(len(values))), np.uint8)
     # XLA would find the number again for every place of its window, but takes no root twice.
-    return y, lax.round(lax.sqrt(_number_of(y, values, [n * n for n in range(len(values))], np.float32)))
+    y, square = _first_of(values, [n * n for n in range(len(values))], np.float32)
+    return y, lax.round(lax.sqrt(square))
 
 
-def _number_of(y: jax.Array, values: list[jax.Array], numbers: list[int], kind: type) -> jax.Array:
-    """Of the first of `values` that is `y`, its number."""
-    found = jnp.full(y.shape, NONE, kind)
-    for value, number in zip(reversed(values), reversed(numbers), strict=True):
-        found = lax.select(value == y, jnp.full(y.shape, number, kind), found)
-    return found
+def _first_of(values: list[jax.Array], numbers: list[int], kind: type) -> Numbered:
+    """The maximum of `values`, and the number of the first that has it.
+
+    Which value equals the maximum may not be asked: XLA may compute what it is given twice, and round differently.
+    """
+    y, found = values[0], jnp.full(values[0].shape, numbers[0], kind)
+    for value, number in zip(values[1:], numbers[1:], strict=True):
+        found = lax.select(value > y, jnp.full(value.shape, number, kind), found)
+        y = jnp.maximum(y, value)
+    return y, found
 
 
 _max_of_few.defvjp(_max_of_few_forward, lambda window, taken, g: (_given_back(g, window, taken),))
@@ -184,16 +189,22 @@ def _max_of_blocks(x: jax.Array, window: Window) -> jax.Array:
     return _columns(_rows(x, window).max(2), window).max(3)
 
 
-def _max_of_blocks_forward(x: jax.Array, window: Window) -> tuple[jax.Array, jax.Array]:
-    down, width = window.strides[0], window.kernel[1]
-    kind = np.uint8 if down < 256 else np.int32
-    rows = _rows(x, window)
-    high = rows.max(2)
-    first = jnp.where(rows == high[:, :, None], lax.broadcasted_iota(kind, rows.shape, 2), kind(down)).min(2)
-    columns, row = _columns(high, window), _columns(first, window).astype(np.int32)
-    y = columns.max(3)
-    number = row * width + lax.broadcasted_iota(np.int32, row.shape, 3)
-    return y, jnp.where(columns == y[:, :, :, None], number, down * width).min(3)
+def _max_of_blocks_forward(x: jax.Array, window: Window) -> Numbered:
+    rows, width = _rows(x, window), window.kernel[1]
+    high, row = _first_largest(rows, lax.broadcasted_iota(np.int32, rows.shape, 2), 2)
+    columns, row = _columns(high, window), _columns(row, window)
+    return _first_largest(columns, row * width + lax.broadcasted_iota(np.int32, row.shape, 3), 3)
+
+
+def _first_largest(x: jax.Array, number: jax.Array, axis: int) -> Numbered:
+    """Along an axis, the maximum and its number; of several maxima the smallest. One reduction gives both."""
+
+    def larger(a: Numbered, b: Numbered) -> Numbered:
+        second = (b[0] > a[0]) | ((b[0] == a[0]) & (b[1] < a[1]))
+        return lax.max(a[0], b[0]), lax.select(second, b[1], a[1])
+
+    y, first = lax.reduce((x, number), (np.array(-np.inf, x.dtype), np.int32(2**31 - 1)), larger, (axis,))
+    return y, first
 
 
 def _max_of_blocks_backward(window: Window, taken: jax.Array, g: jax.Array) -> tuple[jax.Array]:
@@ -233,25 +244,26 @@ def _sum_of_segments(x: jax.Array, axis: int, length: int, stride: int) -> jax.A
     return _blocks(x, axis, length, stride).sum(axis + 1)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def _max_of_segments(x: jax.Array, axis: int, length: int, stride: int) -> jax.Array:
-    return _blocks(x, axis, length, stride).max(axis + 1)
+    return _max_along(_blocks(x, axis, length, stride), axis + 1, length)
 
 
-def _max_of_segments_forward(x: jax.Array, axis: int, length: int, stride: int) -> tuple[jax.Array, Saved]:
-    y = _max_of_segments(x, axis, length, stride)
-    return y, (x, y)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _max_along(x: jax.Array, axis: int, length: int) -> jax.Array:
+    return x.max(axis)
 
 
-def _max_of_segments_backward(axis: int, length: int, stride: int, saved: Saved, g: jax.Array) -> tuple[jax.Array]:
-    x, y = saved
-    blocks, back = jax.vjp(functools.partial(_blocks, axis=axis, length=length, stride=stride), x)
-    place = lax.broadcasted_iota(jnp.int32, blocks.shape, axis + 1)
-    first = jnp.where(blocks == jnp.expand_dims(y, axis + 1), place, length).min(axis + 1, keepdims=True)
-    return back(jnp.where(place == first, jnp.expand_dims(g, axis + 1), jnp.zeros((), g.dtype)))
+def _max_along_forward(x: jax.Array, axis: int, length: int) -> Numbered:
+    return _first_largest(x, lax.broadcasted_iota(np.int32, x.shape, axis), axis)
 
 
-_max_of_segments.defvjp(_max_of_segments_forward, _max_of_segments_backward)
+def _max_along_backward(axis: int, length: int, first: jax.Array, g: jax.Array) -> tuple[jax.Array]:
+    shape = (*g.shape[:axis], length, *g.shape[axis:])
+    here = jnp.expand_dims(first, axis) == lax.broadcasted_iota(np.int32, shape, axis)
+    return (jnp.where(here, jnp.expand_dims(g, axis), jnp.zeros((), g.dtype)),)
+
+
+_max_along.defvjp(_max_along_forward, _max_along_backward)
 
 
 @jax.custom_vjp

@@ -80,3 +80,22 @@ def test_overlap_add_places_each_tap(taps, stride, length, spare):
         for t, value in enumerate(part):
             expected[j + stride * t] += value
     np.testing.assert_array_equal(overlap_add([jnp.asarray(p) for p in parts], 0, stride, total), expected)
+
+
+@pytest.mark.parametrize("emitters", [True, False])
+@pytest.mark.parametrize("window", [(2, 2), (4, 4), (24, 1), (24, 24)])
+def test_the_gradient_of_maxima_is_the_same_however_xla_compiles(window, emitters):
+    """Unoptimized, XLA rounds what BatchNorm and ReLU give otherwise where it computes them anew."""
+
+    def total(x, scale, shift):
+        y = x - x.mean((0, 1, 2), keepdims=True)
+        y = jax.nn.relu(y * lax.rsqrt((y**2).mean((0, 1, 2), keepdims=True) + 1e-5) * scale + shift)
+        return (max_pool(y, window, window) ** 2).sum()
+
+    with jax.enable_x64(True):
+        random = np.random.default_rng(0)
+        drawn = random.normal(size=(4, 24, 24, 8)), *random.normal(size=(2, 1, 1, 1, 8))
+        program = jax.jit(jax.grad(total, (0, 1, 2))).lower(*drawn)
+        unoptimized = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": emitters}
+        for ours, expected in zip(program.compile(unoptimized)(*drawn), program.compile()(*drawn), strict=True):
+            np.testing.assert_allclose(ours, expected, rtol=1e-9, atol=1e-9)
