@@ -39,14 +39,15 @@ def rerun(directory: str | Path, trial_id: str, *, raw_dir: str | None = None, d
         UserError: If there is no such run or trial.
     """
     before = RunFiles(Path(directory))
-    spec, records = read_run(directory)
-    ended = [record for record in records if record["status"] != "failed"]
+    spec, log = read_run(directory)
+    ended = [record for record in log.records if record.get("status") != "failed"]
     matching = [record for record in ended if record["id"].startswith(trial_id)]
     if len(matching) != 1:
         ids = ", ".join(record["id"] for record in ended) or "(none)"
+        ids += f" ({len(log.damaged)} damaged lines of trials.jsonl are passed over)" if log.damaged else ""
         raise UserError(f"trial {trial_id!r} matches {len(matching)} trials of this run: give one of {ids}")
     (record,) = matching
-    trial, old = Trial.of_record(record), outcome_of(record, before)
+    old, trial = outcome_of(record, before), Trial.of_record(record)
     look_again([trial])
     with tempfile.TemporaryDirectory() as folder:
         files = RunFiles(Path(folder), DataFolders(raw_dir, data_dir))

@@ -91,9 +91,10 @@ def run(
     else:
         store.check_directory(files.directory, checked.spec, resume=resume)
     with store.locked(files.directory):
-        records = store.open_run(files.directory, checked.spec, resume=resume)
-        notes = store.check_identity(files.directory, records, checked.identity)
-        sound, damaged = store.usable(records, files)
+        log = store.open_run(files.directory, checked.spec, resume=resume)
+        sound, again = store.usable(log.records, files)
+        notes = store.check_identity(files.directory, sound, checked.identity)
+        damaged = [*log.notes, *again]
         watch = watch or Watcher()
         for note in damaged:
             watch.note(note)
@@ -168,8 +169,8 @@ class Training:
                     store.check_unchanged(record, self.plan.identity)
                 store.append_record(files.directory, *records)
                 self.done |= {record["id"]: record for record in records}
-                if cohort.pretrains and files.weights(cohort.trials[0].id).exists():
-                    shutil.copyfile(files.weights(cohort.trials[0].id), files.pretrained)
+                if cohort.pretrains and records[0]["status"] != "failed":
+                    store.take_weights(records[0], files, files.pretrained)
                 self._forget(cohort, records)
                 watch.end(cohort, records)
         together = arranged.executor == "threads" and max(map(len, arranged.cohorts)) > 1
@@ -190,7 +191,7 @@ def _filled(train: Training, command: str | None, notes: Sequence[str]) -> tuple
     files.pretrained.unlink(missing_ok=True)
     for stage in stages:
         if stage.id in train.done:
-            shutil.copyfile(files.weights(stage.id), files.pretrained)
+            store.take_weights(train.done[stage.id], files, files.pretrained)
     if all(trial.starts_pretrained for trial in trials):  # nothing can train beside it, so it takes all cores
         train(stages)
     cells = cells_of(spec, trials, train([*stages, *trials]))
@@ -203,12 +204,19 @@ def _filled(train: Training, command: str | None, notes: Sequence[str]) -> tuple
         cells += cells_of(spec, finals, train(finals))
         best = best_cell(cells[-1:], spec.objective) or best
     winner = None if best is None else nearest_to_mean(best, spec.objective)
-    (files.directory / WINNER).unlink(missing_ok=True)  # of an earlier run of fewer trials
-    if winner is not None:
-        shutil.copyfile(files.weights(winner.id), files.directory / WINNER)
+    problems = [
+        Problem("pretraining", train.done[stage.id]["message"])
+        for stage in stages
+        if train.done[stage.id]["status"] == "failed"
+    ]
+    try:
+        (files.directory / WINNER).unlink(missing_ok=True)  # of an earlier run of fewer trials
+        if winner is not None:
+            store.take_weights(train.done[winner.id], files, files.directory / WINNER)
+    except (OSError, UserError) as error:
+        problems.append(Problem(WINNER, reason(error)))
     everything = {trial.id: trial for trial in (*stages, *trials, *finals)}
     shown = list(everything.values())[-1] if winner is None else everything[winner.id]
-    failed = [train.done[stage.id] for stage in stages if train.done[stage.id]["status"] == "failed"]
     provenance = {
         "command": command or f"flaxvision.sweep.run(load_spec({spec.name!r}))",
         "config hash": config_hash(store.dump_spec(spec)),
@@ -233,7 +241,7 @@ def _filled(train: Training, command: str | None, notes: Sequence[str]) -> tuple
         provenance=provenance,
         directory=files.directory,
         convergence_threshold=spec.convergence_threshold,
-        problems=tuple(Problem("pretraining", record["message"]) for record in failed),
+        problems=tuple(problems),
     )
     return result, everything
 

@@ -102,13 +102,14 @@ def _dry_run(spec: Spec, options: argparse.Namespace) -> int:
     """Check what a run would check, and print what it would do."""
     from flaxvision.sweep._run import check
     from flaxvision.sweep.files import DataFolders
-    from flaxvision.sweep.store import check_directory, check_identity, read_records
+    from flaxvision.sweep.store import check_directory, check_identity, read_records, usable
     from flaxvision.sweep.trials import by_program
 
     folders = DataFolders(options.raw_dir, options.data_dir)
     plan, files = check(spec, options.out, folders, options.executor, resume=options.resume)
     check_directory(files.directory, plan.spec, resume=options.resume)
-    check_identity(files.directory, read_records(files.directory), plan.identity)
+    records, _ = usable(read_records(files.directory), files)
+    check_identity(files.directory, records, plan.identity)
     print(f"{plan.spec.heading}; winner by {plan.spec.objective}", *plan.data, sep="\n")
     groups = by_program(plan.trials, len(plan.trials))
     for number, group in enumerate(groups, start=1):

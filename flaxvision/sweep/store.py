@@ -6,10 +6,9 @@ import contextlib
 import dataclasses
 import errno
 import io
-import json
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +19,14 @@ from flaxvision.identity import AROUND, Identity, differences, listed
 from flaxvision.sweep.config import tables_of
 from flaxvision.sweep.files import RunFiles
 from flaxvision.sweep.parse import load_spec
+from flaxvision.sweep.records import SUMS, TRIALS, Log, check_record, checksum, line_of, mend, read_log
 from flaxvision.sweep.results import Outcome
 from flaxvision.sweep.spec import Axis, Point, Settings, Spec, as_typed
 from flaxvision.sweep.trials import Record
 from flaxvision.training.confusion import as_pairs
+from flaxvision.training.history import History
 
-SPEC, TRIALS, LOCK = "spec.toml", "trials.jsonl", ".lock"
+SPEC, LOCK = "spec.toml", ".lock"
 
 
 def dump_spec(spec: Spec) -> str:
@@ -92,18 +93,19 @@ def claim(stem: Path, number: int = 1) -> Path:
     return path
 
 
-def open_run(directory: Path, spec: Spec, *, resume: bool) -> list[Record]:
-    """Make a run directory, or take one up again, and return the records of its finished trials.
+def open_run(directory: Path, spec: Spec, *, resume: bool) -> Log:
+    """Make a run directory, or take one up again, and return what is on record of its trials.
 
+    Damaged records are set aside.
     `UserError` if the folder holds another sweep, holds this one and `resume` is False, or cannot be written.
     """
     check_directory(directory, spec, resume=resume)
     with _writable(directory):
         (directory / "trials").mkdir(parents=True, exist_ok=True)
-        records = read_records(directory)
-        _end_line(directory / TRIALS)
+        log = read_log(directory)
+        mend(directory, log)
     write_atomically(directory / SPEC, dump_spec(spec))
-    return records
+    return log
 
 
 def check_directory(directory: Path, spec: Spec, *, resume: bool) -> None:
@@ -152,57 +154,32 @@ def _writable(directory: Path) -> Iterator[None]:
 
 def append_record(directory: Path, *records: Record) -> None:
     """Add the finished trials of a cohort; once this returns they survive a crash, and before it none of them does."""
-    lines = "".join(json.dumps(record, allow_nan=False, default=list) + "\n" for record in records)
-    with open(directory / TRIALS, "ab", buffering=0) as file:  # in one piece, whoever else appends
+    lines = "".join(map(line_of, records))
+    with _writable(directory), open(directory / TRIALS, "ab", buffering=0) as file:  # in one piece
         file.write(lines.encode())
         os.fsync(file.fileno())
 
 
-def _end_line(path: Path) -> None:
-    """Drop a line that a kill cut short, so that the next one starts on a line of its own."""
-    with open(path, "a+b") as file:
-        file.seek(0)
-        content = file.read()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            try:
-                json.loads(content[whole:])
-                file.write(b"\n")
-            except ValueError:
-                file.truncate(whole)
-
-
 def read_records(directory: Path) -> list[Record]:
     """The finished trials of a run directory, in the order in which they ended; of one trained again the newest."""
-    path = directory / TRIALS
-    records: dict[str | int, Record] = {}
-    lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
-    for number, line in enumerate(lines, start=1):
-        if line:
-            try:
-                record: Record = json.loads(line)
-            except json.JSONDecodeError as error:
-                if number == len(lines):  # a kill cut it short
-                    continue
-                raise UserError(
-                    f"{path} line {number} is not valid JSON ({error.msg}): remove that line to continue"
-                ) from error
-            if not isinstance(record, dict):
-                raise UserError(f"{path} line {number} is not a trial's record: remove that line to continue")
-            records[record.get("id", number)] = record
-    return list(records.values())
+    return list(read_log(directory).records)
 
 
-def read_run(directory: str | Path) -> tuple[Spec, list[Record]]:
-    """The spec and the records of a run directory; `UserError` if it is none."""
+def read_run(directory: str | Path) -> tuple[Spec, Log]:
+    """The spec of a run directory and what is on record of its trials; `UserError` if it is none."""
     directory = Path(directory)
     if not (directory / SPEC).is_file():
         raise UserError(f"{directory} is not a run directory: it has no {SPEC}; give a folder that a sweep wrote")
-    return load_spec(directory / SPEC), read_records(directory)
+    return load_spec(directory / SPEC), read_log(directory)
 
 
 def outcome_of(record: Record, files: RunFiles) -> Outcome:
-    """A record with its history."""
+    """A record with its history.
+
+    Raises:
+        UserError: If the record lacks something, or the history is not what was written.
+    """
+    check_record(record)
     fields: Settings = dict(record)
     about = {key: fields[key] for key in ("id", "stage", "seed", "status", "config")}
     about["cell"] = tuple(record["cell"].items())
@@ -210,35 +187,72 @@ def outcome_of(record: Record, files: RunFiles) -> Outcome:
         return Outcome(**about, message=record["message"])
     path = files.history(record["id"])
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
-            history = dict(arrays)
+        content = path.read_bytes()
+        _check_sum(record, "history", content)
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            history = as_pairs(dict(arrays), record["best_epoch"])
+        scored = History(history).row(record["best_epoch"])
+        if any(scored.get(name, np.nan) != value for name, value in record["final"].items() if value is not None):
+            raise ValueError("it has other numbers than the record")
     except Exception as error:  # NumPy, zipfile and zlib tell of damage in many ways
         raise UserError(f"cannot read {path} ({error}): --resume trains that trial again") from error
     numbers = {key: fields[key] for key in ("parameters", "final", "best_epoch", "converged_epoch", "seconds")}
-    return Outcome(**about, **numbers, history=as_pairs(history, record["best_epoch"]))
+    return Outcome(**about, **numbers, history=history)
+
+
+def take_weights(record: Record, files: RunFiles, to: Path) -> None:
+    """Copy a trial's weights, which must be those that it ended with.
+
+    Raises:
+        UserError: If they are not, or cannot be read or written.
+    """
+    write_atomically(to, _weights_of(record, files))
+
+
+def _weights_of(record: Record, files: RunFiles) -> bytes:
+    from safetensors import SafetensorError, safe_open
+
+    path = files.weights(record["id"])
+    try:
+        content = path.read_bytes()
+        _check_sum(record, "weights", content)
+        with safe_open(path, "numpy"):  # which checks the header against the size
+            return content
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(f"cannot read {path} ({error}): --resume trains that trial again") from error
+
+
+def _check_sum(record: Record, what: str, content: bytes) -> None:
+    """Raise `ValueError` for the content of a file that is not what was written; earlier versions kept no checksums."""
+    if record.get(SUMS, {}).get(what, checksum(content)) != checksum(content):
+        raise ValueError("its checksum is not that on record")
 
 
 def usable(records: Sequence[Record], files: RunFiles) -> tuple[list[Record], list[str]]:
     """The records of finished trials whose files are there and whole, and a line for each of the others."""
-    from safetensors import SafetensorError, safe_open
+    ended = [record for record in records if record.get("status") != "failed"]
+    broken = [_broken(record, files) for record in ended]
+    sound = [record for record, why in zip(ended, broken, strict=True) if not why]
+    pairs = zip(ended, broken, strict=True)
+    return sound, [f"trial {record['id']} is trained again: {why}" for record, why in pairs if why]
 
-    sound, notes = [], []
-    for record in records:
-        if record.get("status") == "failed":
-            continue
-        name = record.get("id", "without id")
+
+def _broken(record: Record, files: RunFiles) -> str:
+    """What is wrong with a finished trial; "" if nothing is."""
+    try:
+        check_record(record)
+    except UserError as error:
+        return str(error)
+    read: tuple[tuple[Path, Callable[[Record, RunFiles], object]], ...] = (
+        (files.weights(record["id"]), _weights_of),
+        (files.history(record["id"]), outcome_of),
+    )
+    for path, attempt in read:
         try:
-            outcome_of(record, files)
-            with safe_open(files.weights(name), "numpy"):  # which checks the header against the size
-                pass
-        except KeyError as error:
-            notes.append(f"trial {name} is trained again: its record has no {error}")
-        except (UserError, OSError, SafetensorError) as error:
-            path = files.history(name) if isinstance(error, UserError) else files.weights(name)
-            notes.append(f"trial {name} is trained again: {path.name} is {'damaged' if path.exists() else 'gone'}")
-        else:
-            sound.append(record)
-    return sound, notes
+            attempt(record, files)
+        except UserError:
+            return f"{path.name} is {'damaged' if path.exists() else 'gone'}"
+    return ""
 
 
 def check_identity(directory: Path, records: Sequence[Record], identity: Identity) -> list[str]:

@@ -47,6 +47,7 @@ class Record(TypedDict, total=False):
     cores: int
     config: Settings
     identity: Identity
+    checksums: dict[str, str]  # of the trial's "weights" and "history", and in trials.jsonl of the "record" itself
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)

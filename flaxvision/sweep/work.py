@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flaxvision._files import write_atomically
-from flaxvision.identity import AROUND, Identity, circumstances
+from flaxvision.identity import AROUND, Identity, checksum_of_file, circumstances
 from flaxvision.runtime import cores
 from flaxvision.sweep.files import RunFiles
 from flaxvision.sweep.inputs import create_model, dataset_of, identity_of, recipe_of
@@ -74,8 +74,8 @@ class Cohort:
         from flaxvision.models import count_parameters, save_model
 
         final = {k: v if np.isfinite(v) else None for k, v in result.history.row(result.best_epoch).items()}
-        save_model(result.model, self.files.weights(trial.id), trial=trial.as_json(), final=final)
-        write_history(self.files.history(trial.id), result.history.arrays)
+        weights = save_model(result.model, self.files.weights(trial.id), trial=trial.as_json(), final=final)
+        history = write_history(self.files.history(trial.id), result.history.arrays)
         accuracy = result.history["test_top1"]
         scored = self.threshold is not None and bool(np.isfinite(accuracy).all())
         return {
@@ -89,6 +89,7 @@ class Cohort:
             "cores": len(cores()),
             "config": trial.as_json(),
             "identity": identity,
+            "checksums": {"weights": checksum_of_file(weights), "history": checksum_of_file(history)},
         }
 
 
@@ -97,8 +98,8 @@ def name_of(ids: Sequence[str]) -> str:
     return ids[0] if len(ids) == 1 else config_hash({"trials": ids})
 
 
-def write_history(path: Path, arrays: dict[str, np.ndarray]) -> None:
+def write_history(path: Path, arrays: dict[str, np.ndarray]) -> Path:
     """Write a history atomically, as a compressed npz."""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **arrays)
-    write_atomically(path, buffer.getvalue())
+    return write_atomically(path, buffer.getvalue())

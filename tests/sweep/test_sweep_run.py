@@ -169,10 +169,15 @@ def test_rerun_of_a_tampered_record(finished, command, files, tmp_path, tamper):
     with np.load(path) as history:
         arrays = dict(history)
     if tamper == "value":
-        arrays["train_loss"] = np.nextafter(arrays["train_loss"], np.inf)
+        arrays["step_loss"] = np.nextafter(arrays["step_loss"], np.inf)
     else:
         arrays["extra"] = arrays["train_loss"]
     np.savez(path, **arrays)
+    status, _, err = command("rerun", directory, record["id"])
+    assert status == 2
+    assert "its checksum is not that on record" in err
+    del record["checksums"]  # as an earlier version kept it
+    (directory / "trials.jsonl").write_text(json.dumps(record) + "\n")
     status, out, _ = command("rerun", directory, record["id"])
     assert status == 1
     assert "differs from the record" in out
@@ -254,18 +259,6 @@ def test_killed_run_goes_on(tmp_path, command, files, spec_file, executor):
     assert trials.read_bytes().startswith(before)
     assert len(files["trials"](out)) == 4 + 1 + 2
     assert [(row["batch_size"], row["n"]) for row in files["table"](out)] == [("8", "2"), ("14", "2")]
-
-
-def test_damaged_line_in_the_middle_is_named(tmp_path, command, spec_file, tiny):
-    path, out = spec_file(tiny(seeds=2)), tmp_path / "run"
-    assert command(path, "--out", out, "--quiet")[0] == 0
-    lines = (out / "trials.jsonl").read_text().splitlines(keepends=True)
-    for damaged, said in ((lines[0][:40], "line 1 is not valid JSON"), ("[1]", "line 1 is not a trial's record")):
-        (out / "trials.jsonl").write_text(damaged + "\n" + lines[1])
-        status, _, err = command(path, "--out", out, "--resume")
-        assert status == 2
-        assert said in err
-        assert err.count("\n") == 1
 
 
 def test_pretrained_and_frozen(tmp_path, files, tiny):
