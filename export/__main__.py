@@ -25,7 +25,8 @@ SUFFIXES = {"onnx": ".onnx", "torch": ".pt.safetensors", "keras": ".keras"}
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; 0 for success, 2 for a mistake in what was given."""
-    return exit_status(lambda: _run(list(sys.argv[1:] if arguments is None else arguments)))
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    return exit_status(lambda: _run(given), own_process=arguments is None)
 
 
 def _run(arguments: list[str]) -> int:

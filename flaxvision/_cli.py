@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import dataclasses
 import difflib
 import os
 import sys
@@ -10,6 +12,7 @@ import tomllib
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
 
+from flaxvision._interrupts import ending
 from flaxvision._text import forgiving_output
 from flaxvision.errors import UserError
 
@@ -104,12 +107,24 @@ def _value(text: str, number: Callable[[str], float]) -> Value:
         return text
 
 
-def exit_status(program: Callable[[], int], *, interrupted: str = "interrupted") -> int:
-    """Run a program: its own status, 2 after a `UserError`, which is printed as one line, 130 when interrupted."""
+@dataclasses.dataclass(slots=True)
+class LastWords:
+    """The line that a program says when a signal ends it, from "interrupted", as far as it has come."""
+
+    of: Callable[[str], str] = str
+
+
+def exit_status(program: Callable[[], int], last_words: LastWords | None = None, *, own_process: bool = False) -> int:
+    """Run a program: its own status, 2 after a `UserError`, which is printed as one line, 130 when interrupted.
+
+    In a process of its own signals end it as in `flaxvision._interrupts.ending`.
+    """
+    last_words = last_words or LastWords()
     with forgiving_output():
         try:
-            status = program()
-            sys.stdout.flush()
+            with ending(lambda how: last_words.of(how)) if own_process else contextlib.nullcontext():
+                status = program()
+                sys.stdout.flush()
             return status
         except UserError as error:
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -118,5 +133,5 @@ def exit_status(program: Callable[[], int], *, interrupted: str = "interrupted")
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
         except KeyboardInterrupt:
-            print(interrupted, file=sys.stderr)
+            print(last_words.of("interrupted"), file=sys.stderr)
             return 130

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from flaxvision._cli import exit_status
+from flaxvision._cli import LastWords, exit_status
 from flaxvision._files import write_atomically
 from flaxvision._text import SUBSTITUTE
 from flaxvision.errors import UserError
@@ -79,8 +79,8 @@ def test_interrupts_and_closed_pipes_have_their_status(capsys):
     def interrupt() -> int:
         raise KeyboardInterrupt
 
-    assert exit_status(interrupt, interrupted="stopped") == 130
-    assert capsys.readouterr().err == "stopped\n"
+    assert exit_status(interrupt, LastWords("{}, stopped".format)) == 130
+    assert capsys.readouterr().err == "interrupted, stopped\n"
     assert exit_status(lambda: 7) == 7
 
 

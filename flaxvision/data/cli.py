@@ -33,7 +33,7 @@ CLASSES = 40  # at most in the terminal; the page has all
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; 0 for success, 2 for a mistake in what was given."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    return exit_status(lambda: _in_own_words(lambda: _show(_parser().parse(given))))
+    return exit_status(lambda: _in_own_words(lambda: _show(_parser().parse(given))), own_process=arguments is None)
 
 
 def _in_own_words(program: Callable[[], int]) -> int:

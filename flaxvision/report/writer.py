@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from flaxvision._files import write_atomically
+from flaxvision._interrupts import stop_if_asked
 from flaxvision.report import figures
 from flaxvision.report.page import report_html
 from flaxvision.report.tables import results_csv, results_latex, results_markdown
@@ -38,6 +39,7 @@ class Writer:
         self._write("report.html", lambda: report_html(result, self.figures, sections))
 
     def _write(self, name: str, content: Callable[[], bytes | str]) -> None:
+        stop_if_asked()
         try:
             self.paths.append(write_atomically(self.directory / name, content()))
         except Exception as error:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flaxvision._after import export_winner
+from flaxvision._interrupts import deferred, stop_if_asked
 from flaxvision.errors import UserError
 from flaxvision.identity import switches
 from flaxvision.sweep import store
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 WINNER = "winner.safetensors"
 
 
+@deferred()
 def run(
     spec: Spec,
     out_dir: str | Path | None = None,
@@ -82,6 +84,7 @@ def run(
 
     Raises:
         UserError: For a spec, data or folder that does not work; found before anything is trained or written.
+        KeyboardInterrupt: After Ctrl-C, at the next moment at which nothing is half done; a second one ends it at once.
     """
     if not checkpoint_every >= 0:
         raise UserError(f"checkpoint_every is {checkpoint_every}: give seconds, 0 or more, or math.inf for never")
@@ -266,6 +269,7 @@ def _reported(
     if after and result.winner is not None:
         sections: list[Section] = []
         for step in after:
+            stop_if_asked()
             try:
                 sections += step(so_far(), dataset_of(trials[result.winner.id], files), failed)
             except Exception as error:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flaxvision._cli import Parser, add_data_options, exit_status, positive
+from flaxvision._cli import LastWords, Parser, add_data_options, exit_status, positive
 from flaxvision.sweep.executors import CHECKPOINT_EVERY, EXECUTORS, check_executor
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ examples:
   {PROGRAM} fashion-learning-rate --raw-dir DATA --seeds 5
   {PROGRAM} demo --set learning_rate=0.3,0.03 --set batch_size=32,64
   {PROGRAM} rerun RUN TRIAL      train one trial of a run again and compare"""
-NOTHING_YET = "interrupted before anything was trained"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,16 +33,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         0 for success, 1 for a rerun that differs, 2 for a mistake in what was given, and 3 for a sweep that has ended
-        although a trial failed, none was sound, or a file of the report could not be written.
+        although a trial failed, none was sound, or a file of the report could not be written. What a signal ends has
+        the status 128 + its number: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP.
     """
     own_process = arguments is None
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] == ["rerun"]:  # no sub-parser of argparse, which would take the name of a sweep for a wrong command
-        return exit_status(lambda: _rerun(given[1:], own_process), interrupted=NOTHING_YET)
-    return exit_status(lambda: _sweep(given, own_process), interrupted=NOTHING_YET)
+        return exit_status(lambda: _rerun(given[1:], own_process), own_process=own_process)
+    last_words = LastWords("{} before anything was trained".format)
+    return exit_status(lambda: _sweep(given, own_process, last_words), last_words, own_process=own_process)
 
 
-def _sweep(arguments: list[str], own_process: bool) -> int:
+def _sweep(arguments: list[str], own_process: bool, last_words: LastWords) -> int:
     options = _sweep_parser().parse(arguments)
     from flaxvision.sweep.parse import list_specs, load_spec
 
@@ -69,14 +70,18 @@ def _sweep(arguments: list[str], own_process: bool) -> int:
     quiet, watch, words = options.quiet, watcher(options.quiet), [*PROGRAM.split(), *arguments]
     given = {key: getattr(options, key) for key in ("executor", "checkpoint_every", "resume", "raw_dir", "data_dir")}
     given |= {} if quiet else {"planned": lambda plan: print(*plan.data, sep="\n", file=sys.stderr)}
-    try:
-        result = run(spec, options.out, **given, command=shlex.join(words), export=not options.no_export, watch=watch)
-    except KeyboardInterrupt:
+    nothing_yet = last_words.of
+
+    def to_continue(how: str) -> str:
         directory = watch.directory or (options.out if options.resume else None)
-        words += ([] if options.out else ["--out", str(directory)]) + ([] if options.resume else ["--resume"])
-        kept = f"interrupted; the trials that ended are kept in {directory}: to continue, type {shlex.join(words)}"
-        print(kept if directory else NOTHING_YET, file=sys.stderr)
-        return 130
+        if directory is None:
+            return nothing_yet(how)
+        more = ([] if options.out else ["--out", str(directory)]) + ([] if options.resume else ["--resume"])
+        typed = shlex.join(words + more)
+        return f"{watch.undo}{how}; the trials that ended are kept in {directory}: to continue, type {typed}"
+
+    last_words.of = to_continue
+    result = run(spec, options.out, **given, command=shlex.join(words), export=not options.no_export, watch=watch)
     if not quiet:
         for note in result.provenance.get("notes", ()):
             print(f"note: {note}", file=sys.stderr)

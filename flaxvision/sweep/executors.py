@@ -18,6 +18,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flaxvision._interrupts import stop_if_asked
 from flaxvision.errors import UserError, check_choice
 from flaxvision.runtime import cores, hand_on, handed_on
 from flaxvision.sweep.workers import EVERY, Worker, WorkerDied, every_so_often
@@ -205,6 +206,7 @@ def _in_pool(
         try:
             running = {submit(cohort): cohort for cohort in ready}
             while running:
+                stop_if_asked()
                 done, _ = wait(running, EVERY, FIRST_COMPLETED)
                 while not reports.empty():
                     told, progress = reports.get()
@@ -249,14 +251,16 @@ def _ray(cohorts: Sequence[Cohort], callbacks: Callbacks) -> Trained:
     waiting = {task.remote(cohort, settings): cohort for cohort in ready}
     try:
         while waiting:
-            (done,), _ = ray.wait(list(waiting), num_returns=1)
-            cohort = waiting.pop(done)
-            records, said = _from_ray(cohort, done)
-            for progress, listener in itertools.product(said, callbacks(cohort)):
-                listener(progress)
-            yield cohort, records
-            if cohort.pretrains:
-                waiting |= {task.remote(next_one, settings): next_one for next_one in held}
+            stop_if_asked()
+            ended, _ = ray.wait(list(waiting), num_returns=1, timeout=EVERY)
+            for done in ended:
+                cohort = waiting.pop(done)
+                records, said = _from_ray(cohort, done)
+                for progress, listener in itertools.product(said, callbacks(cohort)):
+                    listener(progress)
+                yield cohort, records
+                if cohort.pretrains:
+                    waiting |= {task.remote(next_one, settings): next_one for next_one in held}
     finally:
         for unfinished in waiting:
             ray.cancel(unfinished, force=True)

@@ -7,6 +7,7 @@ import dataclasses
 import itertools
 from collections.abc import Iterable, Sequence
 
+from flaxvision._interrupts import stop_if_asked
 from flaxvision.data import Dataset
 from flaxvision.errors import ELSEWHERE, UserError, unknown
 from flaxvision.identity import Identity
@@ -53,6 +54,7 @@ def plan(spec: Spec, files: RunFiles) -> Plan:
         return None
 
     for trial in samples:
+        stop_if_asked()
         if (error := fault(trial)) is not None:
             whole = trial is samples[0] and str(fault(samples[-1])) == str(error)
             raise UserError(str(error) if whole else f"{error}{_where(trial)}") from error

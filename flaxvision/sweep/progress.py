@@ -26,6 +26,7 @@ class Watcher:
     """
 
     directory: Path | None = None  # of the run, once there is one
+    undo = ""  # what sets a terminal right that shows something that moves
 
     def begin(self, cohorts: Sequence[Cohort], objective: str) -> None:
         """Take in what is about to be trained."""
@@ -160,6 +161,8 @@ class Lines(Watcher):
 
 class Bar(Watcher):
     """One line on a terminal that moves."""
+
+    undo = "\r\x1b[K\x1b[?25h"  # to the line's beginning, clear it, show the cursor
 
     def __init__(self) -> None:
         from rich.console import Console

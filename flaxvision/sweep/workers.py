@@ -22,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flaxvision._interrupts import SIGNALS, unheard
 from flaxvision.errors import UserError
 from flaxvision.runtime import handed_on
 
@@ -47,7 +48,9 @@ class Worker:
         self.ready = False
         executable = multiprocessing.spawn.get_executable() or sys.executable
         try:
-            self.process = subprocess.Popen([executable, "-c", _START], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            command, pipe = [executable, "-c", _START], subprocess.PIPE
+            with unheard():
+                self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe)
             self._send(sys.path)
             self._send((core, handed_on()))
         except (OSError, TypeError) as error:
@@ -145,7 +148,8 @@ def serve() -> None:
     """What a worker does: train each cohort that comes in, until nothing comes any more."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what is printed here is not taken for an answer
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started it decides
+    for number in SIGNALS:  # the process that started it decides
+        signal.signal(number, signal.SIG_IGN)
 
     def answer(kind: str, value: object = None) -> None:
         answers.write(pickle.dumps((kind, value)))

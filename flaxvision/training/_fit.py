@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from flaxvision._interrupts import deferred, stop_if_asked
 from flaxvision._own_code import refresh
 from flaxvision.data import Dataset
 from flaxvision.errors import UserError, check_choice
@@ -115,7 +116,7 @@ def train_cohort(
     stacked = mode == "vmap" or (mode == "auto" and len(models) > 1 and chosen[0].platform != "cpu")
     keep = checkpoint if checkpoint is None or isinstance(checkpoint, Keep) else Keep(Path(checkpoint))
     precision = "highest" if recipes[0].precision == "highest" else None
-    with jax.default_matmul_precision(precision) if precision else contextlib.nullcontext(), same_draws():
+    with jax.default_matmul_precision(precision) if precision else contextlib.nullcontext(), same_draws(), deferred():
         return _Run(models, dataset, recipes, chosen, tuple(callbacks), stacked=stacked).train(keep)
 
 
@@ -188,7 +189,9 @@ class _Run:
     ) -> bool:
         """Tell all callbacks where the run is; whether one of them ends it."""
         progress = Progress(step, self.plan.total_steps, epoch + 1, examples, metrics, note)
-        return any([callback(progress) for callback in self.callbacks])
+        told = any([callback(progress) for callback in self.callbacks])
+        stop_if_asked()
+        return told
 
     # The steps of an epoch, and what they are worth.
 
