@@ -1,7 +1,8 @@
 """Augmentation of training images within the compiled step; every draw belongs to seed, step and place in the batch.
 
-In this order: a random crop and a flip; rotation and translation; brightness; contrast (all on pixels as stored);
-cutout (of the network's input, where it sets zeros). Numbers are arrays, by which the trials of a program may differ.
+In this order: a random crop and a flip; rotation and translation; brightness; contrast; the alternating flip (all on
+pixels as stored); cutout (of the network's input, where it sets zeros). Numbers are arrays, by which the trials of a
+program may differ.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ WHITE = 255.0
 GRAY = 0.299, 0.587, 0.114  # shares of red, green and blue (ITU-R BT.601), as PIL and torchvision have it
 # What each draw's key is made with: far from 0 and 1, which are the crop's and the flip's.
 DRAWS = {"rotation": 16, "translation": 17, "brightness": 18, "contrast": 19, "cutout": 20}
+FIRST_FLIP = 3  # what the run's key is made with: 1 and 2 are those of orders and steps
 ON_PIXELS = ("rotation", "translation", "brightness", "contrast")
 
 
@@ -69,7 +71,7 @@ def augment_images(
     """Augment uint8 or float images (B, H, W, C) with one key an example, shape (B,).
 
     "crop" pads (4 pixels of zeros are He et al.'s, CVPR 2016) and cuts a random window of the old size; "flip" mirrors
-    left to right with probability one half.
+    left to right with probability one half; "alternating_flip" is `alternately`'s.
     """
 
     def one(image: jax.Array, key: jax.Array) -> jax.Array:
@@ -84,6 +86,21 @@ def augment_images(
         return image
 
     return jax.vmap(one)(images, keys) if kinds else images
+
+
+def alternately(seed: jax.Array, rows: jax.Array, epoch: jax.Array) -> jax.Array:
+    """Which examples of a data set are mirrored in an epoch (from 0), bool (B,): in each one what they were not before.
+
+    Drawn for the first epoch with probability one half, by seed and `rows`, int32 (B,), where the examples lie.
+    """
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(jax.random.key(seed), FIRST_FLIP), rows)
+    first = jax.vmap(lambda key: jax.random.bernoulli(key, jnp.float32(0.5)))(keys)
+    return first ^ (epoch % 2 == 1)
+
+
+def flip(images: jax.Array, which: jax.Array) -> jax.Array:
+    """Images (B, H, W, C), those of `which`, bool (B,), mirrored left to right."""
+    return jnp.where(which[:, None, None, None], images[:, :, ::-1], images)
 
 
 def moved(image: jax.Array, angle: jax.Array | None, shift: jax.Array | None) -> jax.Array:

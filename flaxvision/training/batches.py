@@ -18,6 +18,7 @@ class Partners(NamedTuple):
     images: jax.Array  # as in `Batch`
     labels: jax.Array
     indices: jax.Array
+    rows: jax.Array | None = None
 
 
 class Batch(NamedTuple):
@@ -28,6 +29,7 @@ class Batch(NamedTuple):
     indices: jax.Array  # int32 (B,): of each example in the whole batch
     mask: jax.Array | None  # bool (B,): False is padding; None when there is none
     partners: Partners | None = None  # None where the recipe does not mix examples
+    rows: jax.Array | None = None  # int32 (B,): where in the training split each example lies; None in evaluation
 
 
 class Shard(NamedTuple):
@@ -66,17 +68,22 @@ def take_batch(
     indices = jnp.asarray(shard.rank, jnp.int32) * share + jnp.arange(share, dtype=jnp.int32)
     if order is None and shard.devices == 1 and not (padded or mixed):
         images, labels = (lax.dynamic_slice_in_dim(array, start, size) for array in (images, labels))
-        return Batch(images, labels, indices, None)
+        return Batch(images, labels, indices, None, rows=start + indices)
     last = jnp.minimum(size, len(labels) - start) - 1 if padded else size - 1
 
-    def at(indices: jax.Array) -> Examples:
+    def at(indices: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         chosen = start + indices if order is None else order[start + indices]
-        return images[chosen], labels[chosen]
+        return images[chosen], labels[chosen], chosen
 
     real = jnp.minimum(indices, last)
     before = jnp.where(real == 0, last, real - 1)
     mask = indices <= last if padded or size % shard.devices else None
-    return Batch(*at(real), indices, mask, Partners(*at(before), before) if mixed else None)
+    images_of_batch, labels_of_batch, rows = at(real)
+    partners = None
+    if mixed:
+        others, their_labels, their_rows = at(before)
+        partners = Partners(others, their_labels, before, their_rows)
+    return Batch(images_of_batch, labels_of_batch, indices, mask, partners, rows)
 
 
 def split_batch(batch: Batch, most: int) -> Batch:

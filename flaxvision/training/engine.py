@@ -160,7 +160,7 @@ class Engine:
         There the short last batch is padded, to be one of the loop; a CPU has a program of its own for it.
         """
         images, labels = data
-        padded = call.length is not None and len(labels) % call.size > 0
+        padded = call.length is not None and len(labels) % call.size > 0 and not self.plan.recipe.drop_last
 
         def one(number: jax.Array, carry: Carry) -> Carry:
             def train(state: TrainState, total: Sums, order: jax.Array | None = None) -> Stepped:

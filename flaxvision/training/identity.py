@@ -47,6 +47,8 @@ def identity_of(
         described["code of the optimizer"] = code
     if recipe.schedule != "constant" and recipe.step_epochs is None and not recipe.milestones:
         described[f"updates (of which schedule {recipe.schedule!r} depends)"] = total_steps
+    if "lookahead_growth" in recipe.given:
+        described["updates (with which lookahead_growth counts)"] = total_steps
     tensors = variables(model)
     layers = {name: _layer(name, layer) for name, layer in model.named_layers()}
     nodes = {} if model.is_chain else {"nodes": [dataclasses.asdict(node) for node in model.nodes]}

@@ -99,7 +99,7 @@ def plan_for(
         graphdef,
         recipe.structure(),
         0 if recipe.loss == "squared_error" else dataset.num_classes,
-        -(-len(dataset.train) // recipe.batch_size),
+        recipe.steps_per_epoch(len(dataset.train)),
         total_steps,
         stacked,
         devices,

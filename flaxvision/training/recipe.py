@@ -43,6 +43,7 @@ _AVERAGE = number(high=1, above=True).optional("a number above 0 and below 1, su
 _IF_GIVEN = _POSITIVE.optional("a number above 0, or leave it out")
 _EPOCHS = number(high=1e9, above=True, words="more than 0 and less than 1e9")
 _COUNT = whole(1, "a whole number, more than 0")
+_SOME = whole(0, "a whole number of updates, or 0")
 _PATIENCE = whole(0, "a whole number of epochs, 0 or more")
 _SEED = whole(0, "a whole number, 0 or more and below 2**32", 2**32)
 _JITTER = number(high=1, words="a number from 0 up to but without 1: 0.2 draws factors from 0.8 to 1.2")
@@ -104,9 +105,12 @@ class Recipe:
     step_epochs: float | None = _setting(None, _IF_GIVEN)  # "step": epochs between two steps down; None: at 1/2 and 3/4
     milestones: tuple[float, ...] = _setting((), _MILESTONES)  # "step": after which epochs, counted from the first
     step_factor: float = _setting(0.1, number(high=1, above=True))  # "step": what one multiplies learning_rate by
+    end_factor: float = _setting(0.0, _SHARE)  # "cosine", "linear": share of learning_rate at which they end
     warmup_epochs: float = _setting(0.0, number())  # epochs of linear rise to learning_rate
+    start_factor: float = _setting(0.0, _SHARE)  # share of learning_rate from which it rises
     batch_size: int = _setting(128, whole(1, "a whole number, 1 or more examples"))  # examples an update
     shuffle: bool = _setting(True, FLAG)  # a new order of the training examples each epoch
+    drop_last: bool = _setting(False, FLAG)  # leave out the short last batch of each epoch
     epochs: float | None = _setting(None, _EPOCHS.optional())  # duration in passes over the training examples
     steps: int | None = _setting(None, _COUNT.optional())  # or in updates
     examples: int | None = _setting(None, _COUNT.optional())  # or in examples seen
@@ -120,10 +124,17 @@ class Recipe:
     # Share of the running mean of parameters and batch statistics that each update keeps; that mean is what is
     # evaluated and kept in place of the parameters (PyTorch's `AveragedModel`, which begins with those of update 1).
     ema: float | None = _setting(None, _AVERAGE, "number")
+    # Lookahead (Zhang et al., NeurIPS 2019): every so many updates (0: never) slow weights, which are what is evaluated
+    # and kept, go a share of the way to the parameters and batch statistics, which go on from there.
+    lookahead: int = _setting(0, _SOME)
+    lookahead_rate: float = _setting(0.5, number(high=1, above=True), "number")  # that share
+    lookahead_growth: float = _setting(0.0, number(), "number")  # the rest of it is times (update / updates) ** this
     # uint8 to [0, 1], [-1, 1] or [0, 255], or to mean 0 and deviation 1 of each channel over the training images.
     pixels: str = _setting("unit", one_of("unit", "signed", "raw", "standard"))
     # Augmentation of training images; see `flaxvision.training.augment` for what is drawn, and in which order.
-    augment: tuple[str, ...] = _setting((), names("crop", "flip"))  # a window of the padded image; left to right
+    # "crop": a window of the padded image; "flip": left to right; "alternating_flip": drawn in the first epoch, and in
+    # each later one what it was not in the one before (Jordan, 2024).
+    augment: tuple[str, ...] = _setting((), names("crop", "flip", "alternating_flip"))
     crop_padding: int = _setting(4, whole(1, "a whole number of pixels, 1 or more"))  # "crop": on each side
     crop_padding_mode: str = _setting("zeros", one_of("zeros", "reflect"))  # "crop": what lies there
     rotation: float = _setting(0.0, _TURN, "number")  # by up to so many degrees, either way
@@ -195,6 +206,17 @@ class Recipe:
                 raise self._no_effect(name, f"with schedule {self.schedule!r}: give schedule 'step', or leave it out")
         if self.milestones and self.step_epochs is not None:
             raise UserError("both milestones and step_epochs say when the rate steps down: give one of them")
+        if self.end_factor and self.schedule not in ("cosine", "linear"):
+            raise self._no_effect("end_factor", f"with schedule {self.schedule!r}: give 'cosine' or 'linear'")
+        if self.start_factor and not self.warmup_epochs:
+            raise self._no_effect("start_factor", "without a warm-up: give warmup_epochs, or leave it out")
+        for name in ("lookahead_rate", "lookahead_growth"):
+            if name in self.given and not self.lookahead:
+                raise self._no_effect(name, "without lookahead: give a number of updates, such as lookahead=5")
+        if self.lookahead and self.ema is not None:
+            raise UserError("both ema and lookahead say which mean of the weights is evaluated: give one of them")
+        if {"flip", "alternating_flip"} <= set(self.augment):
+            raise UserError("augment has both 'flip' and 'alternating_flip': give one of them")
         if not self.decay_biases and not self.weight_decay:
             raise self._no_effect("decay_biases", "without weight decay: give a weight_decay above 0, or leave it out")
         for name in MIXES:
@@ -232,14 +254,19 @@ class Recipe:
         """Whether training examples are mixed with one another."""
         return any(name in self.given for name in MIXES)
 
+    def steps_per_epoch(self, training_examples: int) -> int:
+        """Updates in a pass over so many training examples; a short last batch that is not dropped is one too."""
+        whole, rest = divmod(training_examples, self.batch_size)
+        return whole + (rest > 0 and not self.drop_last)
+
     def total_steps(self, training_examples: int) -> int:
-        """The duration in updates for so many training examples; a short last batch is an update too."""
+        """The duration in updates for so many training examples."""
         if self.batch_size > training_examples:
             raise UserError(
                 f"batch_size is {self.batch_size} but there are {training_examples} training examples: "
                 f"give a batch_size of at most {training_examples}, in a sweep --set batch_size={training_examples}"
             )
-        per_epoch = -(-training_examples // self.batch_size)
+        per_epoch = self.steps_per_epoch(training_examples)
         if self.steps is not None:
             steps = self.steps
         elif self.examples is not None:

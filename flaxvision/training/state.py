@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 from flaxvision.layers import Chain
 from flaxvision.layers.context import matches
 from flaxvision.ops.arrays import from_numpy
+from flaxvision.training.averaging import first_average
 from flaxvision.training.members import Members, Stacked, Unrolled
 from flaxvision.training.recipe import OF_STEP, Recipe
 from flaxvision.training.updates import build_optimizer, init_many
@@ -33,7 +34,7 @@ class TrainState(NamedTuple):
     step: jax.Array  # int32 (): updates done
     seed: jax.Array  # uint32 (): of order, dropout and augmentation
     numbers: dict[str, jax.Array]  # (): those given of the recipe's `OF_STEP`
-    average: tuple[nnx.State, nnx.State] | None  # running mean of `params` and `stats`; None: there is none
+    average: tuple[nnx.State, nnx.State] | None  # of `params` and `stats`, see `averaging`; None: there is none
 
     @property
     def variables(self) -> nnx.State:
@@ -79,9 +80,7 @@ def init_members(models: Sequence[Chain], recipes: Sequence[Recipe], plan: Plan)
         numbers = {name: joined(*(getattr(recipe, name) for recipe in recipes)) for name in given}
         one = build_optimizer(recipes[0], *duration, dtype)
         opt = init_many(recipes, *duration, params, dtype) if plan.stacked else one.init(params)
-        average = None
-        if "ema" in numbers:  # nothing yet: the first update sets it
-            average = jax.tree.map(lambda x: from_numpy(np.zeros(x.shape, x.dtype)), (params, stats))
+        average = first_average(recipes[0], (params, stats))
         return TrainState(params, stats, non_trainable, opt, step, seed, numbers, average)
 
     if plan.stacked:

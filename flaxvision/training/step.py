@@ -15,8 +15,9 @@ from jax import lax
 
 from flaxvision.layers.context import Context
 from flaxvision.ops.dtypes import at_least_float32
-from flaxvision.training.augment import augment_inputs, augment_pixels, is_drawn
-from flaxvision.training.batches import Batch, split_batch
+from flaxvision.training.augment import alternately, augment_inputs, augment_pixels, flip, is_drawn
+from flaxvision.training.averaging import averaged
+from flaxvision.training.batches import Batch, Partners, split_batch
 from flaxvision.training.losses import Sums, example_losses, sum_batch
 from flaxvision.training.mixing import Mix, draw_mix
 from flaxvision.training.plan import AXIS, Plan
@@ -70,19 +71,21 @@ def make_step(plan: Plan, tx: optax.GradientTransformation) -> Step:
         context = Context(True, _key_of(state), batch.indices, batch.mask, axis_name, plan.policy, recipe.frozen)
         mix, labels = mix_of(state, batch), batch.labels
 
-        def inputs_of(images: jax.Array, indices: jax.Array) -> jax.Array:
+        def inputs_of(batch: Batch | Partners) -> jax.Array:
             if not drawn:
-                return model.preprocess(images, dtype)
-            keys = dataclasses.replace(context, indices=indices).example_keys(len(images))
-            inputs = model.preprocess(augment_pixels(recipe, state.numbers, images, keys), dtype)
-            return augment_inputs(state.numbers, inputs, keys)
+                return model.preprocess(batch.images, dtype)
+            keys = dataclasses.replace(context, indices=batch.indices).example_keys(len(batch.images))
+            images = augment_pixels(recipe, state.numbers, batch.images, keys)
+            if "alternating_flip" in recipe.augment and batch.rows is not None:
+                images = flip(images, alternately(state.seed, batch.rows, state.step // plan.steps_per_epoch))
+            return augment_inputs(state.numbers, model.preprocess(images, dtype), keys)
 
         def losses_for(labels: jax.Array) -> jax.Array:
             return example_losses(recipe.loss, outputs, labels, inputs, state.numbers.get("label_smoothing"), weights)
 
-        inputs = inputs_of(batch.images, batch.indices)
+        inputs = inputs_of(batch)
         if mix is not None:
-            inputs = mix.of_inputs(inputs, inputs_of(mix.partners.images, mix.partners.indices))
+            inputs = mix.of_inputs(inputs, inputs_of(mix.partners))
         outputs = model(inputs, context)
         outputs, inputs = (x.astype(at_least_float32(x.dtype)) for x in (outputs, inputs))
         losses = losses_for(labels) if mix is None else mix.of_labels(losses_for, labels)
@@ -122,7 +125,7 @@ def make_step(plan: Plan, tx: optax.GradientTransformation) -> Step:
         loss, sums, grads = total((loss, sums, grads))
         params, opt = update(tx, grads, state.params, state.opt)
         record = StepRecord(loss, *_gradient_record(grads, recipe.record_gradients))
-        average = None if state.average is None else _averaged(state, (params, stats))
+        (params, stats), average = averaged(plan, state.numbers, state.step, (params, stats), state.average)
         after = state._replace(params=params, stats=stats, opt=opt, step=state.step + 1, average=average)
         return Stepped(after, sums, record)
 
@@ -132,12 +135,6 @@ def make_step(plan: Plan, tx: optax.GradientTransformation) -> Step:
 def _key_of(state: TrainState) -> jax.Array:
     """The key of a step's draws."""
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(state.seed), 2), state.step)
-
-
-def _averaged(state: TrainState, new: tuple[nnx.State, nnx.State]) -> tuple[nnx.State, nnx.State]:
-    """The running mean of parameters and batch statistics after an update, of which the first one sets it."""
-    share = jnp.where(state.step == 0, jnp.ones((), jnp.float32), 1 - state.numbers["ema"].astype(jnp.float32))
-    return jax.tree.map(lambda mean, x: mean + share.astype(x.dtype) * (x - mean), state.average, new)
 
 
 def _gradient_record(grads: nnx.State, wanted: bool) -> tuple[jax.Array, jax.Array]:

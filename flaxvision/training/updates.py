@@ -141,7 +141,7 @@ def numbers_of(recipe: Recipe) -> dict[str, float | optax.Schedule]:
 
 
 def shape(recipe: Recipe, total_steps: int, steps_per_epoch: int) -> optax.Schedule:
-    """The schedule as a factor on the learning rate: a linear rise from 0, then what `SCHEDULES` says.
+    """The schedule as a factor on the learning rate: a linear rise, then what `SCHEDULES` says.
 
     "one_cycle" is PyTorch's `OneCycleLR` with its defaults: from 1/25 to 1 in 0.3 of the steps, then to 4e-6.
     """
@@ -149,12 +149,13 @@ def shape(recipe: Recipe, total_steps: int, steps_per_epoch: int) -> optax.Sched
     after = max(total_steps - warmup, 1)
     tail = {
         "constant": lambda: optax.constant_schedule(1.0),
-        "cosine": lambda: optax.cosine_decay_schedule(1.0, after),
-        "linear": lambda: optax.linear_schedule(1.0, 0.0, after),
+        "cosine": lambda: optax.cosine_decay_schedule(1.0, after, recipe.end_factor),
+        "linear": lambda: optax.linear_schedule(1.0, recipe.end_factor, after),
         "step": lambda: _in_steps(after, recipe, steps_per_epoch, warmup),
         "one_cycle": lambda: _one_cycle(after),
     }[recipe.schedule]()
-    return optax.join_schedules([optax.linear_schedule(0.0, 1.0, warmup), tail], [warmup]) if warmup else tail
+    rise = optax.linear_schedule(recipe.start_factor, 1.0, warmup)
+    return optax.join_schedules([rise, tail], [warmup]) if warmup else tail
 
 
 def _in_steps(steps: int, recipe: Recipe, steps_per_epoch: int, warmup: int) -> optax.Schedule:

@@ -12,7 +12,16 @@ import pytest
 import flaxvision as fv
 from flaxvision.errors import UserError
 from flaxvision.training import Recipe
-from flaxvision.training.augment import augment_images, augment_inputs, augment_pixels, brightened, contrasted, moved
+from flaxvision.training.augment import (
+    alternately,
+    augment_images,
+    augment_inputs,
+    augment_pixels,
+    brightened,
+    contrasted,
+    flip,
+    moved,
+)
 from flaxvision.training.batches import Partners, take_batch
 from flaxvision.training.checks import check_fit
 from flaxvision.training.mixing import draw_mix
@@ -86,6 +95,24 @@ def test_a_crop_is_a_window_of_the_padded_image(mode, padding):
     for axis in (0, 1):  # uniform: within five deviations of a count
         counts = np.bincount(places[:, axis], minlength=side)
         assert np.abs(counts - count / side).max() < 5 * np.sqrt(count / side)
+
+
+def test_an_alternating_flip_alternates():
+    """Of each image, whatever its place in the batch: half in the first epoch, and always what it was not before."""
+    rows = np.random.default_rng(0).permutation(2000).astype(np.int32)
+    which = jax.jit(alternately)
+    first, second, third, other = (
+        np.asarray(which(np.uint32(seed), rows, np.int32(epoch))) for seed, epoch in ((3, 0), (3, 1), (3, 2), (4, 0))
+    )
+    assert abs(first.mean() - 0.5) < 5 * 0.5 / np.sqrt(2000)
+    np.testing.assert_array_equal(second, ~first)
+    np.testing.assert_array_equal(third, first)
+    assert 0.4 < (other == first).mean() < 0.6
+    sorted_rows = np.asarray(which(np.uint32(3), np.sort(rows), np.int32(0)))
+    np.testing.assert_array_equal(sorted_rows[rows], first)
+    images = jnp.broadcast_to(jnp.asarray(IMAGE), (4, *IMAGE.shape))
+    found = flip(images, jnp.asarray([True, False, False, True]))
+    np.testing.assert_array_equal(found, [IMAGE[:, ::-1], IMAGE, IMAGE, IMAGE[:, ::-1]])
 
 
 def test_draws_are_uniform_and_of_their_own():

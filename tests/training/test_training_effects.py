@@ -16,6 +16,7 @@ from flaxvision.errors import UserError
 from flaxvision.training import Recipe
 from flaxvision.training.compiling import compiled_seconds, compiling_once
 from flaxvision.training.updates import shape
+from tests.conftest import made_dataset
 
 
 @pytest.mark.parametrize(
@@ -98,6 +99,36 @@ def test_milestones_are_pytorchs(milestones, warmup, torch):
             assert ours[step] == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-5)
         optimizer.step()
         theirs.step()
+
+
+def test_where_schedules_begin_and_end_is_pytorchs(torch):
+    """`LinearLR` and `CosineAnnealingLR`, whose last value is that after the last update."""
+    for schedule, after in (
+        ("linear", lambda optimizer: torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.07, 37)),
+        ("cosine", lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 37, 0.07)),
+    ):
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], 1.0)
+        rise = torch.optim.lr_scheduler.LinearLR(optimizer, 0.2, 1.0, 11)
+        theirs = torch.optim.lr_scheduler.SequentialLR(optimizer, [rise, after(optimizer)], [11])
+        recipe = Recipe(schedule=schedule, warmup_epochs=1.1, start_factor=0.2, end_factor=0.07)
+        with jax.numpy_dtype_promotion("standard"):
+            ours = np.asarray(jax.vmap(shape(recipe, 48, 10))(np.arange(48)))
+        for step in range(48):
+            assert ours[step] == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-5)
+            optimizer.step()
+            theirs.step()
+
+
+def test_the_short_last_batch_is_left_out():
+    """With `drop_last` a training of 50 examples by 16 sees only the first 48 of each epoch."""
+    data = made_dataset((4, 4, 1), 3, 50, 20)
+    model = fv.models.create("linear", input_shape=(4, 4, 1), num_classes=3)
+    recipe = Recipe(batch_size=16, epochs=2, shuffle=False, drop_last=True)
+    assert recipe.total_steps(50) == 6
+    fewer = dataclasses.replace(data, train=data.train[:48])
+    found, wanted = fv.fit(model, data, recipe), fv.fit(model, fewer, dataclasses.replace(recipe, drop_last=False))
+    np.testing.assert_array_equal(found.history["step_loss"], wanted.history["step_loss"])
+    np.testing.assert_array_equal(found.history["train_top1"], wanted.history["train_top1"])
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import flaxvision as fv
 from flaxvision.errors import UserError
-from flaxvision.models.files import variables
+from flaxvision.models.files import assign, variables
 from flaxvision.sweep.parse import parse_spec
 from flaxvision.sweep.trials import expand, override
 from flaxvision.training import Recipe, train_cohort
@@ -167,6 +170,31 @@ def test_an_image_and_its_mirror_image(tmp_path):
         fv.predict(points, np.zeros((3, 2), np.float32), test_time_flip=True)
 
 
+@pytest.mark.parametrize(("growth", "rate"), [(3.0, 0.25), slow(0.0, 0.5)])
+def test_slow_weights_are_those_of_jordans_code(growth, rate):
+    """Lookahead with the growing share of airbench94's code, and with the constant one of its own paper: parameters and
+    batch statistics that NumPy makes of plain updates from one of the slow weights to the next."""
+    data = made_dataset((4, 4, 1), 3, 32, 20)
+    settings = {"batch_size": 8, "learning_rate": 0.1, "shuffle": False}
+    model = fv.models.create("mlp", input_shape=(4, 4, 1), num_classes=3, hidden=(5,), batch_norm=True)
+
+    second = dataclasses.replace(data, train=data.train[np.roll(np.arange(32), -16)])  # begins with the third batch
+
+    def trained(start, data, steps, **changes):
+        return fv.fit(start, data, Recipe(steps=steps, **settings, **changes)).model
+
+    ours = variables(trained(model, data, 4, lookahead=2, lookahead_rate=rate, lookahead_growth=growth))
+    mean = variables(model)
+    for step, examples in ((2, data), (4, second)):
+        fast = variables(trained(model, examples, 2))
+        kept = (1 - rate) * (step / 4) ** growth
+        mean = {name: kept * value + (1 - kept) * fast[name] for name, value in mean.items()}
+        model = nnx.clone(model)
+        assign(model, mean, "the test")
+    for name, value in mean.items():
+        np.testing.assert_allclose(ours[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
 @pytest.mark.slow
 def test_averages_hold_batch_statistics():
     """What is evaluated is the mean that NumPy makes of the parameters and statistics after each update."""
@@ -208,19 +236,28 @@ KEYS = {
     "mixup": 0.2,
     "cutmix": 1.0,
     "test_time_flip": True,
+    "drop_last": True,
+    "warmup_epochs": 0.5,
+    "start_factor": 0.2,
 }
+# What cannot stand beside some of these.
+OTHER_KEYS = {"lookahead": 2, "lookahead_rate": 0.3, "lookahead_growth": 2.0, "augment": ["alternating_flip"],
+              "schedule": "linear", "end_factor": 0.1, "mixup": 0.2, "drop_last": True}  # fmt: skip
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["unroll", "vmap"])
-def test_all_together_killed_and_resumed(tmp_path, mode):
+@pytest.mark.parametrize("keys", [{**KEYS, "rotation": 5.0}, OTHER_KEYS])
+def test_all_together_killed_and_resumed(tmp_path, mode, keys):
     data = made_dataset((6, 6, 1), 3, 50, 20)
     models = [fv.models.create("mlp", input_shape=(6, 6, 1), num_classes=3, hidden=(4,), seed=k) for k in range(2)]
-    recipes = [from_dict({**KEYS, "batch_size": 16, "epochs": 3, "seed": k, "rotation": 5.0 + k}) for k in range(2)]
+    number = "rotation" if "rotation" in keys else "lookahead_rate"
+    recipes = [from_dict({**keys, "batch_size": 16, "epochs": 3, "seed": k, number: keys[number] / (1 + k)})
+               for k in range(2)]  # fmt: skip
     straight = train_cohort(models, data, recipes, mode=mode)
 
     def stop(progress):
-        if progress.step == 8:
+        if progress.epoch == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -269,6 +306,12 @@ def test_keys_of_a_spec_and_of_the_command_line():
         ),
         ({"class_weights": [1, 0]}, r"class_weights is \[1, 0\]: give a number above 0 for each class"),
         ({"class_weights": [1, 2], "loss": "squared_error"}, r"class_weights is \[1, 2\] but has no effect with loss"),
+        ({"lookahead_rate": 0.2}, "lookahead_rate is 0.2 but has no effect without lookahead: give a number of upd"),
+        ({"lookahead": 5, "lookahead_rate": 1}, "lookahead_rate is 1: give a number above 0"),
+        ({"lookahead": 5, "ema": 0.9}, "both ema and lookahead say which mean of the weights is evaluated"),
+        ({"augment": ["flip", "alternating_flip"]}, "augment has both 'flip' and 'alternating_flip': give one"),
+        ({"end_factor": 0.1}, "end_factor is 0.1 but has no effect with schedule 'constant': give 'cosine' or 'lin"),
+        ({"start_factor": 0.1}, "start_factor is 0.1 but has no effect without a warm-up: give warmup_epochs"),
         ({"decay_biases": False}, "decay_biases is False but has no effect without weight decay: give a weight_decay"),
         ({"test_time_flip": True, "loss": "squared_error"}, "test_time_flip is True but has no effect with loss"),
         ({"pixels": "standardized"}, "did you mean 'standard'"),
