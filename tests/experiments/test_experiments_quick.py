@@ -19,6 +19,7 @@ from tests.conftest import slow
 
 FOLDER = Path(__file__).parents[2] / "experiments"
 STUDIES = [
+    "cifar_networks",
     "cifar_vgg19",
     "digit_classifiers",
     "emnist_autoencoder",
@@ -87,7 +88,8 @@ def test_a_study(name, script, tmp_path, capsys, torch):
     assert capsys.readouterr().out
     page = script("summarize")
     page.main(["--results", str(tmp_path)])
-    assert f"]({name}/README.md)" in (tmp_path / "README.md").read_text()
+    shown = f"]({name}/README.md)" in (tmp_path / "README.md").read_text()
+    assert shown == bool(record["report"])  # the page is of the reports
 
 
 def test_rows_and_kept_parts(script, tmp_path, monkeypatch):
