@@ -14,15 +14,15 @@ from flaxvision.data.published import BALANCED, DIGITS, PUBLISHED, Published
 from flaxvision.errors import UserError, check_whole, unknown
 
 _GLYPHS = {"glyphs": (DIGITS, 10_000), "glyphs47": (BALANCED, 23_500)}  # characters, default training examples
-_FOLDERS = ("npz", "images")
+_FOLDERS = ("npz:FOLDER", "images:FOLDER", "tfds:NAME")
 _SIZE = re.compile(r"\d{1,5}x\d{1,5}", re.ASCII)  # width x height
 _TEST_SHARE = 5  # a generated set has one test example per this many training examples
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".avif")
 
 
 def list_datasets() -> tuple[str, ...]:
-    """The names that `load` knows; FOLDER stands for a path."""
-    return (*_GLYPHS, *PUBLISHED, "two_clusters", *(f"{kind}:FOLDER" for kind in _FOLDERS))
+    """The names that `load` knows; FOLDER stands for a path, NAME for a set's name in tensorflow-datasets."""
+    return (*_GLYPHS, *PUBLISHED, "two_clusters", *_FOLDERS)
 
 
 def load(
@@ -47,6 +47,10 @@ def load(
     says, transparent parts on white, the first of several frames. Grey among colour becomes colour; RGBA stays only
     where all images are. What is left out or converted is told in `source.notes`.
 
+    `tfds:NAME` reads an image classification set that tensorflow-datasets has prepared in `data_dir`, else in
+    `TFDS_DATA_DIR` or ~/tensorflow_datasets: NAME, NAME/CONFIG or NAME/CONFIG:1.0.0, without TensorFlow. Without a test
+    split its validation split becomes one, or a fifth of its training examples.
+
     Published sets are read from `raw_dir` where it is given, and downloaded otherwise, never both: a set that is not
     in it is an error. Their files may have the names and places that people have them under: NAME/, loose, as
     torchvision (MNIST/raw) or Keras keep them (mnist.npz), packed in the published archives, CIFAR-10 in its binary
@@ -54,10 +58,10 @@ def load(
     generated and need neither.
 
     Args:
-      name: one of `list_datasets()`; `npz:FOLDER` and `images:FOLDER` name a folder of one's own.
+      name: one of `list_datasets()`; `npz:FOLDER` and `images:FOLDER` name a folder of one's own, `tfds:NAME` a set.
       raw_dir: folder with the original files, best with one sub-folder per set; when left out,
         `FLAXVISION_RAW_DIR`, for which the same holds.
-      data_dir: folder for prepared sets; `FLAXVISION_DATA_DIR`, else the user's cache folder, when left out.
+      data_dir: folder of prepared sets; `FLAXVISION_DATA_DIR`, else the user's cache folder, when left out.
       limit: examples of every split to keep, see `Dataset.limit`.
       validation: fraction of the training examples, after `limit`, to hold out, see `Dataset.hold_out`.
       validation_seed: seed of the draw of those.
@@ -105,6 +109,10 @@ def load(
         from flaxvision.data import npz
 
         dataset = npz.read_npz(name, _folder(name, file=True))
+    elif kind == "tfds" and colon:
+        from flaxvision.data import tfds_sets
+
+        dataset = tfds_sets.read_tfds(name, Path(data_dir) if data_dir else None)
     elif kind == "images" and colon:
         from flaxvision.data import image_folder
 

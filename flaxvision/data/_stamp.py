@@ -7,11 +7,16 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from flaxvision.data import _load
+from flaxvision.data import _load, tfds_sets
 from flaxvision.data.published import PUBLISHED
 
 
-def stamp(name: str, *, raw_dir: str | os.PathLike[str] | None = None) -> str:
+def stamp(
+    name: str,
+    *,
+    raw_dir: str | os.PathLike[str] | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
+) -> str:
     """What is equal as long as nobody writes to the files of a data set; "" for sets that are generated.
 
     Names, sizes and times of all files in the set's folder, the time of change (`st_ctime`) among them, which copying
@@ -20,9 +25,12 @@ def stamp(name: str, *, raw_dir: str | os.PathLike[str] | None = None) -> str:
     Args:
       name: as `load` takes it.
       raw_dir: as `load` takes it.
+      data_dir: as `load` takes it; where `tfds:NAME` lies.
     """
     path = name.partition(":")[2]
-    if path:
+    if name.startswith("tfds:"):
+        files = _walk(tfds_sets.folder_of(name, Path(data_dir) if data_dir else None).absolute())
+    elif path:
         files = _walk(Path(path).expanduser().absolute())
     else:
         located = _load.located(PUBLISHED[name], raw_dir) if name in PUBLISHED else None

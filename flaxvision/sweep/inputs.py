@@ -63,7 +63,7 @@ def load_dataset(config: DataConfig, folders: DataFolders) -> Dataset:
             wanted, words = ((int, float), "fraction") if key == "validation" else ((int,), "whole number")
             if not isinstance(value, wanted) or isinstance(value, bool) or value < 0:
                 raise UserError(f"{key} is {as_typed(value)}: give a {words}, not negative")
-    return _load(config, folders, _stamp(config.dataset, folders.raw_dir))
+    return _load(config, folders, _stamp(config.dataset, folders))
 
 
 def look_again(trials: Iterable[Trial]) -> None:
@@ -79,7 +79,7 @@ def identity_of(trial: Trial, files: RunFiles) -> Identity:
     config = trial.config
     dataset = load_dataset(config.data, files.data)  # which refuses options that no key may hold
     options = "".join(f" {option}={as_typed(value)}" for option, value in config.data.options.items())
-    stamp = _stamp(config.data.dataset, files.data.raw_dir)
+    stamp = _stamp(config.data.dataset, files.data)
     identity: Identity = {f"data {config.data.dataset}{options}": _checksum(config.data, files.data, stamp)}
     model, optimizer = config.model.name, config.recipe.get("optimizer")
     for name, code in ((model, code_of(model)), (optimizer, code_of_optimizer(optimizer))):
@@ -94,8 +94,8 @@ def identity_of(trial: Trial, files: RunFiles) -> Identity:
 
 
 @shared_cache(64)
-def _stamp(name: str, raw_dir: str | None) -> str:
-    return stamp_of(name, raw_dir=raw_dir)
+def _stamp(name: str, folders: DataFolders) -> str:
+    return stamp_of(name, raw_dir=folders.raw_dir, data_dir=folders.data_dir)
 
 
 @shared_cache(2)
