@@ -17,9 +17,11 @@ from flaxvision.layers import (
     Affine,
     AvgPool,
     BatchNorm,
+    Carried,
     Concat,
     Conv,
     ConvTranspose,
+    Divide,
     Dropout,
     Flatten,
     GlobalAvgPool,
@@ -31,8 +33,12 @@ from flaxvision.layers import (
     Multiply,
     Network,
     Node,
+    Pad,
     PolarTransform,
     PReLU,
+    Rearrange,
+    Resize,
+    Scale,
     SpatialDropout,
     Subtract,
     Upsample,
@@ -40,6 +46,7 @@ from flaxvision.layers import (
 from flaxvision.layers.convolution import aborts_xla
 
 LARGEST_SIDE = 24  # of a map, in pixels
+LARGEST_WIDTH = 64  # of a map that is rearranged, in channels
 
 
 class _Drawn:
@@ -219,6 +226,66 @@ class _Drawn:
         sides = tuple(_side(kind, *of_axis, padding, axis) for axis, of_axis in axes)
         return sides if min(sides) >= 1 and max(sides) <= LARGEST_SIDE else None
 
+    # What networks that were written elsewhere are made of.
+
+    def brought(self) -> None:
+        """Add a layer of those that reading other frameworks' networks took."""
+        makers = [self.rearranged, self.padded, self.scaled, self.plain_norm, self.divided]
+        self.either(*makers, *([self.resized] if len(self.shape) == 3 else []))()
+
+    def rearranged(self) -> None:
+        """Axes split in two, put in another order and joined again: as many axes as before."""
+        sizes = (self.shape[-1], *self.shape[:-1])
+        split = [part for size in sizes for part in self._factors(size)]
+        order = self.random.permutation(len(split)).tolist()
+        ends = sorted(self.random.integers(0, len(order) + 1, len(sizes) - 1).tolist())
+        parts = zip([0, *ends], [*ends, len(order)], strict=True)
+        made = [math.prod(split[axis] for axis in order[start:end]) for start, end in parts]
+        if len(made) == 1 or (made[0] <= LARGEST_WIDTH and max(made[1:]) <= LARGEST_SIDE):
+            self.add(Rearrange(split, order, made), (*made[1:], made[0]))
+
+    def _factors(self, size: int) -> tuple[int, int]:
+        first = int(self.either(*(n for n in range(1, size + 1) if size % n == 0)))
+        return first, size // first
+
+    def padded(self) -> None:
+        pads = [(int(low), int(high)) for low, high in self.random.integers(-1, 3, (len(self.shape), 2))]
+        shape = tuple(size + sum(pad) for size, pad in zip(self.shape, pads, strict=True))
+        if min(shape) >= 1 and (len(shape) == 1 or max(shape[:2]) <= LARGEST_SIDE):
+            self.add(Pad(pads, self.either(0.0, 0.0, 1.5)), shape)
+
+    def scaled(self) -> None:
+        layer = Scale(self.shape[-1], self.either("multiply", "add"))
+        layer.weight[...] = self.normal(0.3, 1.0)(None, self.shape[-1:])
+        self.add(layer, self.shape)
+
+    def plain_norm(self) -> None:
+        """A normalization without a scale, or without a bias."""
+        channels = self.shape[-1]
+        makers = [lambda: BatchNorm(channels, affine=False), lambda: LayerNorm(channels, 1e-3, affine=False)]
+        makers += [lambda: LayerNorm(channels, 1e-3, use_bias=False)]
+        if len(self.shape) == 3 and math.prod(self.shape[:2]) > 1:
+            makers += [lambda: GroupNorm(channels, channels, 1e-3, affine=False)]  # each channel by itself
+        self.add(self.either(*makers)(), self.shape)
+
+    def resized(self) -> None:
+        size = self.pair(1, LARGEST_SIDE + 1)
+        self.add(Resize(size), (*size, self.shape[2]))
+
+    def divided(self) -> None:
+        """A value by what is made of it, which is not near zero."""
+        whole, shape = self.at, self.shape
+        self.add(Activation("sigmoid"), shape)
+        self.add(Affine(1.0, 0.5), shape)
+        divisor, self.at = self.at, whole
+        self.add(Divide(), shape, divisor)
+
+    def carried(self) -> None:
+        """A tensor that nothing takes."""
+        layer = Carried((2, 3))
+        layer.value[...] = jnp.asarray(self.random.standard_normal((2, 3)).astype(np.float32))
+        self.layers.append((f"carried{len(self.layers)}", layer))
+
     # Blocks: what makes it a graph.
 
     def residual(self) -> None:
@@ -253,8 +320,13 @@ class _Drawn:
         self.add(Multiply(), shape, whole)
 
 
-def draw_network(random: np.random.Generator) -> Network:
-    """A network of layers and blocks that fit one after the other."""
+def draw_network(random: np.random.Generator, *, brought: bool = False) -> Network:
+    """A network of layers and blocks that fit one after the other.
+
+    Args:
+        random: What draws.
+        brought: Whether it may have the layers that reading other frameworks' networks took.
+    """
     if random.random() < 0.08:
         shape: tuple[int, ...] = (int(random.integers(2, 20)),)
     else:
@@ -266,14 +338,20 @@ def draw_network(random: np.random.Generator) -> Network:
     for _ in range(int(random.integers(1, 7)) if len(shape) == 3 else 0):
         step = random.choice(steps, p=[0.24, 0.08, 0.14, 0.22, 0.12, 0.06, 0.04, 0.04, 0.03, 0.03])
         getattr(drawn, step)()
+        if brought and drawn.chance(0.4):
+            drawn.brought()
     if len(shape) == 3 and not (ends_on_map and drawn.layers):
         drawn.add(Flatten(random.random() < 0.1), (math.prod(drawn.shape),))
     if len(drawn.shape) == 1 and (len(shape) == 1 or random.random() < 0.8):
         for _ in range(int(random.integers(1, 4))):
             for _ in range(int(random.integers(0, 3))):
                 getattr(drawn, random.choice(["same", "residual"], p=[0.8, 0.2]))()
+            if brought and drawn.chance(0.3):
+                drawn.brought()
             width = int(random.integers(1, 12))
             drawn.add(Linear(drawn.shape[0], width, **drawn.weights()), (width,))
+    if brought and drawn.layers and drawn.chance(0.1):
+        drawn.carried()
     return drawn.network()
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 import flaxvision as fv
 
-SCALES = {"unit": (1 / 255, 0.0), "signed": (1 / 127.5, -1.0), "raw": (1.0, 0.0)}
+SCALES = {"unit": (1 / 255, 0.0), "signed": (1 / 127.5, -1.0), "raw": (1.0, 0.0)}  # and "standard", by the images
 
 
 @functools.cache
@@ -75,7 +75,8 @@ def _train_torch(
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch_optimizer(recipe, learning)
     splits = {"train": dataset.train, "val": dataset.validation, "test": dataset.test}
-    tensors = {key: _tensors(split, recipe) for key, split in splits.items() if split is not None}
+    scaling = _scaling(dataset, recipe.pixels)
+    tensors = {key: _tensors(split, *scaling) for key, split in splits.items() if split is not None}
     images, labels = tensors.pop("train")
 
     def loss_of(output: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -118,12 +119,20 @@ def _train_torch(
     return arrays
 
 
-def _tensors(split: fv.data.Split, recipe: fv.Recipe) -> tuple[Any, Any]:
+def _scaling(dataset: fv.data.Dataset, pixels: str) -> tuple[Any, Any]:
+    """What pixels are multiplied by and what is added then: numbers, or one a channel (C, 1, 1)."""
+    if pixels != "standard" or dataset.train.images.dtype != np.uint8:
+        return SCALES.get(pixels, (1.0, 0.0))
+    values = dataset.train.images.reshape(-1, dataset.train.images.shape[-1])
+    mean, deviation = (each[:, None, None] for each in (values.mean(0, np.float64), values.std(0, np.float64)))
+    return 1 / deviation, -mean / deviation
+
+
+def _tensors(split: fv.data.Split, scale: Any, offset: Any) -> tuple[Any, Any]:
     import torch
 
     images = split.images
     if images.dtype == np.uint8:
-        scale, offset = SCALES[recipe.pixels]
         images = images.transpose(0, 3, 1, 2).astype(np.float32) * np.float32(scale) + np.float32(offset)
     return torch.tensor(images), torch.tensor(split.labels, dtype=torch.long)
 

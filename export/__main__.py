@@ -57,7 +57,7 @@ def _export(options: argparse.Namespace) -> Path:
     elif options.verb == "torch":
         export.save_torch(model, path)
     else:
-        export.to_keras(model, path)
+        export.to_keras(model, path, normalize=options.normalize)
     return path
 
 
@@ -73,6 +73,8 @@ def _name(source: Path, options: argparse.Namespace) -> str:
         chosen += [f"opset{options.opset}"] if options.opset != OPSET else []
         chosen += [f"batch{options.batch}"] if options.batch else []
         parts += ["-".join(chosen).replace("_", "-").lower()] if chosen else []
+    elif options.verb == "keras" and options.normalize:
+        parts.append("normalize")
     return ".".join(parts) + SUFFIXES[options.verb]
 
 
@@ -90,7 +92,7 @@ def _trajectory(options: argparse.Namespace) -> Trajectory:
 
     settings = {key: values[0] for key, values in map(parse_setting, options.set)}
     dataset = load(options.dataset, raw_dir=options.raw_dir, data_dir=options.data_dir)
-    return export.trajectory(options.source, dataset, from_dict(settings), steps=options.steps)
+    return export.trajectory(options.source, dataset, from_dict(settings), steps=options.steps, orders=options.orders)
 
 
 def _load(source: str) -> tuple[Path, Chain, dict[str, Any]]:
@@ -141,12 +143,13 @@ def _parser() -> Parser:
         if verb == "compare":
             _out(add, "folder for parity.md and parity.json (default: the run directory)")
         else:
-            more = ", with the options in its name" if verb == "onnx" else ""
+            more = ", with the options in its name" if verb != "torch" else ""
             _out(add, f"file to write (default: beside the weights{more})")
+        if verb in ("onnx", "keras"):
+            add("--normalize", action="store_true", help="take pixels as they are stored, 0 to 255")
         if verb == "onnx":
             add("--layout", choices=("NCHW", "NHWC"), default="NCHW", help="order of the axes (default: NCHW)")
             add("--fold-batch-norm", action="store_true", help="fold BatchNorm into the layer before it")
-            add("--normalize", action="store_true", help="take uint8 images")
             add("--softmax", action="store_true", help="give probabilities")
             words = f"operator set, 13 to 23 (default: {OPSET})"
             add("--opset", metavar="N", type=positive(int), default=OPSET, help=words)
@@ -155,10 +158,12 @@ def _parser() -> Parser:
             _data(command)
     command = verbs.add_parser("trajectory", help="train in Flax and PyTorch side by side")
     add = command.add_argument
-    add("source", metavar="NETWORK", help="a network with a reference, such as mlp")
+    add("source", metavar="NETWORK", help="a network with a reference, such as mlp, or torch:file.py:Class")
     _data(command, default="glyphs")
     _out(add, "folder for trajectory.md and trajectory.json")
     add("--steps", metavar="N", type=positive(int), default=200, help="updates (default: 200)")
+    words = "trainings of PyTorch in other summation orders (default: 5)"
+    add("--orders", metavar="N", type=int, choices=range(100), default=5, help=words)
     add("--set", metavar="KEY=V", nargs="+", action="extend", default=[], help="settings of the recipe")
     return parser
 

@@ -35,7 +35,8 @@ def fold_batch_norms(model: Network) -> Network:
         if into is None or not isinstance(layer, BatchNorm):
             nodes.append(node)
             continue
-        scale, shift, mean, var = (numbers[f"{node.layer}.{part}"] for part in ("scale", "bias", "mean", "var"))
+        mean, var = (numbers[f"{node.layer}.{part}"] for part in ("mean", "var"))
+        scale, shift = (numbers.get(f"{node.layer}.{part}", plain) for part, plain in (("scale", 1.0), ("bias", 0.0)))
         factor = scale / np.sqrt(var + layer.epsilon)
         outputs_first = getattr(layers[into], "transpose_kernel", False)  # kernel (H, W, out, in)
         numbers[f"{into}.kernel"] = numbers[f"{into}.kernel"] * (factor[:, None] if outputs_first else factor)

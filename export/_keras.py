@@ -6,10 +6,13 @@ import os
 import re
 import tempfile
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from export._layers import check_layers, places
+import numpy as np
+
+from export._layers import check_layers, check_pixels, places
 from export._place import KERAS_INPUT
 from export._rows import ROWS, own_tensors
 from flaxvision.errors import UserError
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
     import keras
 
 
-def to_keras(model: Chain, path: str | Path | None = None) -> keras.Model:
+def to_keras(model: Chain, path: str | Path | None = None, *, normalize: bool = False) -> keras.Model:
     """A Keras model with the same weights, that gives the same outputs; takes and gives NHWC.
 
     Layers have the chain's names with "_" for "." and "/"; where two would be one, the later has a number at its end.
@@ -31,9 +34,12 @@ def to_keras(model: Chain, path: str | Path | None = None) -> keras.Model:
     Args:
         model: The model.
         path: Where to write it as well, a `.keras` file; None does not.
+        normalize: Take pixels as they are stored, 0 to 255, and scale them by `model.preprocess`, a Rescaling layer.
+            Not for points.
 
     Raises:
-        UserError: If Keras is missing, a layer cannot be exported, or the path cannot be written.
+        UserError: If Keras is missing, a layer cannot be exported, the path cannot be written; for `normalize` on a
+            model of points.
 
     >>> import export, flaxvision as fv
     >>> export.to_keras(fv.models.create("linear", num_classes=3)).output_shape
@@ -46,6 +52,10 @@ def to_keras(model: Chain, path: str | Path | None = None) -> keras.Model:
     keras.config.set_dtype_policy(str(model.dtype))
     try:
         inputs = x = keras.Input(model.input_shape, dtype=str(model.dtype), name=KERAS_INPUT)
+        if normalize:
+            check_pixels(model)
+            numbers = {name: np.asarray(value).tolist() for name, value in asdict(model.preprocess).items()}
+            x = keras.layers.Rescaling(**numbers)(x)
         values: dict[str | None, Any] = {None: x}
         made: dict[str, Any] = {}
         for step, row, place in places(model, {}):

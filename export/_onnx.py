@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import flaxvision
 from export._fold import fold_batch_norms
-from export._layers import check_layers, places
+from export._layers import check_layers, check_pixels, places
 from export._onnx_about import describe_input, describe_network, describe_output, metadata_of
 from export._place import Place
 from export._tensors import with_input_shape
@@ -149,8 +149,8 @@ def to_onnx(
     if batch is not None and (not _is_whole(batch) or batch < 1):
         raise UserError(f"batch is {batch!r}: give the number of examples of one call, 1 or more, or None for any")
     check_layers(model)
-    if normalize and len(model.input_shape) != 3:
-        raise UserError(f"normalize=True is for images; {model.kind} takes points of shape {model.input_shape}")
+    if normalize:
+        check_pixels(model)
     if input_shape is not None and input_shape != model.input_shape:
         model = with_input_shape(model, input_shape)
     if fold_batch_norm:

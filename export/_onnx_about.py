@@ -30,15 +30,11 @@ def metadata_of(model: Chain, extra: Mapping[str, object], normalize: bool) -> d
     about = {
         DESCRIPTION: json.dumps(describe_model(model)),
         CLASSES: json.dumps(model.classes),
-        PREPROCESS: _formula(Preprocess() if normalize else model.preprocess),
+        PREPROCESS: (Preprocess() if normalize else model.preprocess).formula,
     }
     if normalize:
-        about[IN_GRAPH] = _formula(model.preprocess)
+        about[IN_GRAPH] = model.preprocess.formula
     return about | dict(sorted((key, _text(key, value)) for key, value in extra.items()))
-
-
-def _formula(preprocess: Preprocess) -> str:
-    return f"value * {preprocess.scale!r} + {preprocess.offset!r}"
 
 
 def is_ours(key: str) -> bool:
@@ -68,7 +64,7 @@ def describe_input(model: Chain, dims: tuple[object, ...], layout: str, normaliz
         return f"{images}, with values as the network was trained on: they are not scaled."
     ends = np.outer((0, 255), np.asarray(model.preprocess.scale)) + np.asarray(model.preprocess.offset)
     each = ", one number per channel" if ends.shape[1] > 1 else ""
-    scaled = f"{_formula(model.preprocess)} of pixels from 0 to 255{each}"
+    scaled = f"{model.preprocess.formula} of pixels from 0 to 255{each}"
     return f"{images}: {scaled}, which gives {ends.min():.6g} to {ends.max():.6g}."
 
 

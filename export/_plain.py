@@ -25,6 +25,7 @@ from export._rows import (
 )
 from export._weighted import onnx_window
 from flaxvision import layers
+from flaxvision.layers.kinds import MisfitError
 
 if TYPE_CHECKING:
     from export._onnx import Graph
@@ -88,6 +89,35 @@ def _upsample(graph: Graph, place: Place, inputs: Sequence[str]) -> str:
     return graph.add("Resize", [*inputs, "", scales], place.name, **settings)
 
 
+def _resize(graph: Graph, place: Place, inputs: Sequence[str]) -> str:
+    """By scales, as sizes would fix the batch; each the least float32 number that gives the size."""
+    sides = zip(place.layer.size, place.shape[:2], strict=True)
+    scales = number_of(graph, place, "scales", (1, 1, *(_scale_to(new, side) for new, side in sides)), np.float32)
+    way = "align_corners" if place.layer.align_corners else "half_pixel"
+    return graph.add("Resize", [*inputs, "", scales], place.name, mode="linear", coordinate_transformation_mode=way)
+
+
+def _scale_to(new: int, side: int) -> np.float32:
+    scale = np.float32(new / side)
+    return scale if side * float(scale) >= new else np.nextafter(scale, np.float32(np.inf))
+
+
+def _torch_resize(place: Place) -> Any:
+    from torch import nn
+
+    return nn.Upsample(size=place.layer.size, mode="bilinear", align_corners=place.layer.align_corners)
+
+
+def _keras_resize(place: Place, inputs: Sequence[Any]) -> Any:
+    from keras import ops
+
+    if place.layer.align_corners:
+        raise MisfitError("has align_corners, for which Keras has no layer")
+    settings = {"interpolation": "bilinear", "antialias": False, "data_format": "channels_last"}
+    return ops.image.resize(inputs[0], place.layer.size, **settings)
+
+
+register(layers.Resize, Row(_resize, _torch_resize, _keras_resize, on_maps))
 register(layers.MaxPool, Row(node("MaxPool", _window), _torch_pool, _keras_pool("MaxPooling2D"), on_maps))
 register(layers.AvgPool, Row(node("AveragePool", _window), _torch_pool, _keras_pool("AveragePooling2D"), on_maps))
 register(layers.GlobalMaxPool, _global_pool("GlobalMaxPool", "AdaptiveMaxPool2d", "GlobalMaxPooling2D"))
@@ -127,9 +157,16 @@ def _keras_affine(place: Place) -> dict[str, Any]:
     return {"scale": np.asarray(place.layer.scale).tolist(), "offset": np.asarray(place.layer.shift).tolist()}
 
 
+def _keras_divide(place: Place, inputs: Sequence[Any]) -> Any:
+    from keras import ops
+
+    return ops.divide(*inputs)
+
+
 _concat = node("Concat", lambda place: {"axis": place.channels})
 register(layers.Add, Row(_fold("Add"), own_torch_layer("Add"), keras_layer("Add"), any_place))
 register(layers.Subtract, Row(_fold("Sub"), own_torch_layer("Subtract"), keras_layer("Subtract"), any_place))
+register(layers.Divide, Row(_fold("Div"), own_torch_layer("Divide"), _keras_divide, any_place))
 register(layers.Multiply, Row(_fold("Mul"), own_torch_layer("Multiply"), keras_layer("Multiply"), any_place))
 register(layers.Concat, Row(_concat, own_torch_layer("Concat"), keras_layer("Concatenate"), any_place))
 register(layers.Affine, Row(_affine, own_torch_layer("Affine"), keras_layer("Rescaling", _keras_affine), any_place))

@@ -154,6 +154,12 @@ def row_of(position: int, name: str, layer: nnx.Module, kind: str) -> Row:
     return ROWS[type(layer)]
 
 
+def check_pixels(model: Chain) -> None:
+    """Raise for a model whose inputs are not pixels, which could be scaled."""
+    if len(model.input_shape) != 3:
+        raise UserError(f"normalize=True is for images; {model.kind} takes points of shape {model.input_shape}")
+
+
 def check_layers(model: Chain) -> None:
     """Raise for what is not a model, or the first layer that cannot be exported, before anything is done with any."""
     _check_numbers(model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,10 +14,10 @@ from flax import nnx
 
 from export._checkpoints import import_torch
 from export._find import Wanted, find
-from export._layers import check_layers, places
+from export._layers import check_layers, check_pixels, places
 from flaxvision._files import write_atomically
 from flaxvision.errors import UserError
-from flaxvision.layers import Carried, Chain
+from flaxvision.layers import Carried, Chain, Scale
 from flaxvision.layers.context import matches
 from flaxvision.models._ending import with_ending
 from flaxvision.models._state_dict import correspondence, state_dict, whole_state_dict
@@ -25,13 +26,18 @@ from flaxvision.models.files import variables
 _LOG = logging.getLogger("flaxvision")
 
 
-def to_torch(model: Chain) -> Any:
+def to_torch(model: Chain, *, normalize: bool = False) -> Any:
     """A runnable `torch.nn.Module` with the model's weights, in evaluation mode; takes and gives NCHW.
 
     Its modules carry the chain's names, so that its `state_dict` is that of the hand-written reference.
 
+    Args:
+        model: The model.
+        normalize: Take pixels as they are stored, 0 to 255, and scale them by `model.preprocess`: a module
+            "preprocess" before the network, which is the module "network" then. Not for points.
+
     Raises:
-        UserError: If PyTorch is missing, or a layer cannot be exported.
+        UserError: If PyTorch is missing, or a layer cannot be exported; for `normalize` on a model of points.
 
     >>> import export, flaxvision as fv
     >>> module = export.to_torch(fv.models.create("linear", input_shape=(2,), num_classes=1))
@@ -39,7 +45,7 @@ def to_torch(model: Chain) -> Any:
     ['layers.0.bias', 'layers.0.weight']
     """
     torch = import_torch()
-    from export._torch_layers import ChainModule
+    from export._torch_layers import ChainModule, Pixels
 
     check_layers(model)
     tensors = {name: torch.tensor(value) for name, value in whole_state_dict(model).items()}
@@ -49,18 +55,25 @@ def to_torch(model: Chain) -> Any:
         if step.node.layer not in layers:
             layers[step.node.layer] = row.torch(place)
     named = [(name, layers[name]) for name in model.names if name in layers]
-    if model.torch is None:
+    if model.torch is None and not any(isinstance(layer, (Carried, Scale)) for layer in model.layers):
         chain = ChainModule(named, model.nodes)
     else:
-        second = {each.name: each.source for each in model.torch.tensors if each.source != each.name}
+        theirs = model.torch.tensors if model.torch is not None else ()
+        second = {each.name: each.source for each in theirs if each.source != each.name}
         chain = ChainModule(named, model.nodes, tensors, second)
     chain.to(getattr(torch, str(model.dtype)))
     chain.load_state_dict(tensors, strict=True)
+    if normalize:
+        check_pixels(model)
+        parts = {"preprocess": Pixels(model.preprocess, chain), "network": chain}
+        return torch.nn.Sequential(collections.OrderedDict(parts)).eval()
     return chain.eval()
 
 
 def save_torch(model: Chain, path: str | Path) -> Path:
     """Write the model's PyTorch `state_dict` as a .safetensors file, atomically; PyTorch itself is not needed.
+
+    The file's metadata say how pixels become the network's input ("preprocess").
 
     Raises:
         UserError: If a layer cannot be exported, the path does not end in .safetensors, or it cannot be written.
@@ -70,7 +83,8 @@ def save_torch(model: Chain, path: str | Path) -> Path:
     check_layers(model)
     if Path(path).suffix != ".safetensors":
         raise UserError(f"{path} does not end in .safetensors: give a path that does")
-    return write_atomically(path, save(whole_state_dict(model), metadata={"format": "pt"}))
+    metadata = {"format": "pt", "preprocess": model.preprocess.formula}
+    return write_atomically(path, save(whole_state_dict(model), metadata=metadata))
 
 
 def from_torch(

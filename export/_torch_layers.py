@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from export._place import Place, pair, transpose_cuts
 from export._torch_moving import Scale
-from flaxvision.layers import Node
+from flaxvision.layers import Node, Preprocess
 
 
 class ChainModule(torch.nn.Module):
@@ -186,6 +186,11 @@ class Subtract(_AtPlace):
         return a - b
 
 
+class Divide(_AtPlace):
+    def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return a / b
+
+
 class Multiply(_AtPlace):
     def forward(self, *values: torch.Tensor) -> torch.Tensor:
         return functools.reduce(torch.mul, values)
@@ -210,6 +215,23 @@ class Affine(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x * self.scale + self.shift
+
+
+class Pixels(torch.nn.Module):
+    """Stored pixels (N, C, H, W), 0 to 255, as a network takes them; its numbers are not in the `state_dict`."""
+
+    scale: torch.Tensor
+    offset: torch.Tensor
+
+    def __init__(self, preprocess: Preprocess, network: torch.nn.Module):
+        super().__init__()
+        dtype = next((each.dtype for each in network.parameters() if each.is_floating_point()), torch.float32)
+        for name in ("scale", "offset"):
+            numbers = torch.tensor(getattr(preprocess, name), dtype=dtype).reshape(-1, 1, 1)
+            self.register_buffer(name, numbers, persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.to(self.scale.dtype) * self.scale + self.offset
 
 
 class ChannelsLastFlatten(_AtPlace):

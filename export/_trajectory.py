@@ -19,8 +19,9 @@ from export._torch_optimizers import check_followed, torch_optimizer
 from flaxvision._files import write_atomically
 from flaxvision.data import Dataset
 from flaxvision.errors import UserError
-from flaxvision.layers import Chain
+from flaxvision.layers import Chain, Dropout
 from flaxvision.models import create
+from flaxvision.models._from_torch import PREFIX, module_of
 from flaxvision.models._state_dict import whole_state_dict
 from flaxvision.training import Recipe, fit
 from flaxvision.training.batches import epoch_order
@@ -112,7 +113,7 @@ def trajectory(
     init: str = "torch",
     **arguments: Any,
 ) -> Trajectory:
-    """Train a network of the reports and its hand-written PyTorch reference side by side.
+    """Train a network and its PyTorch counterpart side by side: a hand-written reference, or the user's own module.
 
     One initialisation (drawn by us), one order of batches, the same optimiser, in float32 and float64; in float32 also
     PyTorch in other summation orders (the examples of each batch and the inputs of each layer permuted, mkldnn off,
@@ -121,12 +122,12 @@ def trajectory(
     draw differently.
 
     Args:
-        name: A network with a reference.
+        name: A network with a reference, or "torch:file.py:Class", which is read and trained as it is.
         dataset: What to train on.
         recipe: An optimizer that PyTorch has, at a constant rate; its duration is not read, and other settings that
             PyTorch does not follow, such as augmentation, must be left out.
         steps: Updates to train.
-        orders: How many other summation orders.
+        orders: How many other summation orders; 0 for none.
         tolerance: Relative difference of a loss beyond which runs have parted.
         init: As in `flaxvision.models.create`; the seed is the recipe's.
         **arguments: As in `flaxvision.models.create`.
@@ -149,12 +150,12 @@ def trajectory(
         with jax.enable_x64(precision == "float64"):
             model = create(name, seed=recipe.seed, init=init, **shape, **arguments)
             check_fit(model, dataset, recipe)
-            twin = _reference(name, shape | arguments, model, precision)
+            twin = _counterpart(name, shape, arguments, model, recipe, precision)
             run = fit(model, dataset, dataclasses.replace(recipe, precision=matmul), devices=1)
             order = _orders(recipe, len(dataset.train))
         losses[FLAX, precision] = run.history["step_loss"]
         losses[TORCH, precision] = _torch_losses(copy.deepcopy(twin), dataset, recipe, order, precision)
-        if precision == "float32":
+        if precision == "float32" and orders:
             losses[AGAIN, precision] = _losses_in_other_orders(twin, dataset, recipe, order, orders)
     return Trajectory(name, tolerance, losses)
 
@@ -171,6 +172,24 @@ def _check_recipe(recipe: Recipe) -> None:
             f"{', '.join(FOLLOWED)}"
         )
     check_followed(recipe)
+
+
+def _counterpart(
+    name: str, shape: dict[str, Any], arguments: dict[str, Any], model: Chain, recipe: Recipe, precision: str
+) -> Any:
+    """The module, or the reference, with the numbers of `model`, in training mode; neither drops anything."""
+    import torch
+
+    if not name.startswith(PREFIX):
+        return _reference(name, shape | arguments, model, precision)
+    if model.torch is not None and model.torch.ending not in ("", "log_softmax"):
+        raise UserError(f"{name} ends in {model.torch.ending}: give the scores before it, which losses in PyTorch take")
+    twin = module_of(name, shape["num_classes"], arguments, recipe.seed).to(getattr(torch, precision))
+    twin.load_state_dict({key: torch.tensor(value) for key, value in whole_state_dict(model).items()}, strict=True)
+    for layer in model.layers:
+        if isinstance(layer, Dropout):
+            layer.rate[...] = np.zeros((), layer.rate[...].dtype)
+    return twin.train()
 
 
 def _reference(name: str, arguments: dict[str, Any], model: Chain, precision: str) -> Any:
@@ -216,7 +235,7 @@ def _permute_inputs(twin: Any, seed: int) -> Any:
 
     random = torch.Generator().manual_seed(seed)
     for layer in twin.modules():
-        if isinstance(layer, torch.nn.Linear | torch.nn.Conv2d):
+        if isinstance(layer, torch.nn.Linear | torch.nn.Conv2d) and getattr(layer, "groups", 1) == 1:
             order = torch.randperm(layer.weight.shape[1], generator=random)
             vars(layer)["forward"] = functools.partial(_in_order, layer, order)
     return twin
@@ -231,6 +250,8 @@ def _in_order(layer: Any, order: Any, x: Any) -> Any:
 
 def _torch_losses(twin: Any, dataset: Dataset, recipe: Recipe, order: np.ndarray, precision: str) -> np.ndarray:
     import torch
+
+    from flaxvision.models.torch_reader.compare import WithoutDropout
 
     dtype = getattr(torch, precision)
     optimizer = torch_optimizer(recipe, twin.parameters())
@@ -247,7 +268,8 @@ def _torch_losses(twin: Any, dataset: Dataset, recipe: Recipe, order: np.ndarray
             if x.ndim == 4:
                 x = (x * scale + offset).permute(0, 3, 1, 2).contiguous()
             optimizer.zero_grad()
-            loss = _loss(recipe, twin(x), labels[chosen], x)
+            with WithoutDropout():
+                loss = _loss(recipe, twin(x), labels[chosen], x)
             loss.backward()
             if recipe.clip_norm is not None:
                 torch.nn.utils.clip_grad_norm_(twin.parameters(), recipe.clip_norm)

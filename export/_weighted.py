@@ -195,11 +195,21 @@ register(
 def _batch_norm(graph: Graph, place: Place, inputs: Sequence[str]) -> str:
     """BatchNormalization wants channels on the second axis, where flat features and maps of an NCHW graph have them."""
     axes = len(place.shape) + 1
-    emit = _weighted("BatchNormalization", lambda p: {"epsilon": p.layer.epsilon}, *NORM)
+    plain = () if place.layer.affine else _ones_and_zeros(graph, place, place.layer.num_features)
+    numbers = [*plain, *graph.weights(place, NORM)]
+
+    def normalized(value: str, name: str | None) -> str:
+        return graph.add("BatchNormalization", [value, *numbers], name, epsilon=place.layer.epsilon)
+
     if axes in (2, 4):
-        return emit(graph, place, inputs)
+        return normalized(inputs[0], place.name)
     moved = graph.add("Transpose", inputs, perm=[0, axes - 1, *range(1, axes - 1)])
-    return graph.add("Transpose", [emit(graph, place, [moved])], perm=[0, *range(2, axes), 1])
+    return graph.add("Transpose", [normalized(moved, None)], perm=[0, *range(2, axes), 1])
+
+
+def _ones_and_zeros(graph: Graph, place: Place, size: int) -> list[str]:
+    """Scale and bias for an operator that must have them."""
+    return [number_of(graph, place, name, np.full(size, value)) for name, value in (("ones", 1), ("zeros", 0))]
 
 
 def _torch_batch_norm(place: Place) -> Any:
@@ -209,26 +219,31 @@ def _torch_batch_norm(place: Place) -> Any:
 
     layer = place.layer
     norm = {1: nn.BatchNorm1d, 3: nn.BatchNorm2d}.get(len(place.shape), LastAxisBatchNorm)
-    return norm(layer.num_features, layer.epsilon, 1 - layer.momentum)
+    return norm(layer.num_features, layer.epsilon, 1 - layer.momentum, layer.affine)
 
 
-def standardized(graph: Graph, place: Place, x: str, axes: Sequence[int]) -> str:
-    """`x` less its mean, by its deviation, over `axes`."""
+def standardized(graph: Graph, place: Place, x: str, axes: Sequence[int], name: str | None = None) -> str:
+    """`x` less its mean, by its deviation, over `axes`; the last node has the name, if one is given."""
     mean = graph.mean(x, axes, place.opset)
     centred = graph.add("Sub", [x, mean])
     variance = graph.mean(graph.add("Mul", [centred, centred]), axes, place.opset)
     epsilon = number_of(graph, place, "epsilon", place.layer.epsilon)
     deviation = graph.add("Sqrt", [graph.add("Add", [variance, epsilon])])
-    return graph.add("Div", [centred, deviation])
+    return graph.add("Div", [centred, deviation], name)
 
 
 def scaled_by_channel(graph: Graph, place: Place, x: str) -> str:
-    """`x` times the layer's weight plus its bias, each one number per channel."""
-    weight, bias = (
-        graph.initializer(f"{place.layer_name}.{name}", place.tensors[name].reshape(place.along))
-        for name in ("weight", "bias")
-    )
-    return graph.add("Add", [graph.add("Mul", [x, weight]), bias], place.name)
+    """`x` times the layer's weight plus its bias, each one number per channel, as far as it has them."""
+    steps = [(op, name) for op, name in (("Mul", "weight"), ("Add", "bias")) if name in place.tensors]
+    for number, (op, name) in enumerate(steps, 1):
+        value = graph.initializer(f"{place.layer_name}.{name}", place.tensors[name].reshape(place.along))
+        x = graph.add(op, [x, value], place.name if number == len(steps) else None)
+    return x
+
+
+def _last(place: Place) -> tuple[str, ...]:
+    """The name of the node that ends a normalization, where no scale follows."""
+    return () if place.layer.affine else (place.name,)
 
 
 def _group_norm(graph: Graph, place: Place, inputs: Sequence[str]) -> str:
@@ -236,15 +251,17 @@ def _group_norm(graph: Graph, place: Place, inputs: Sequence[str]) -> str:
     grouped = graph.integers(f"{place.name}.grouped", [0, place.layer.num_groups, -1])
     whole = graph.integers(f"{place.name}.whole", [0, channels, *sides])
     flat = standardized(graph, place, graph.add("Reshape", [*inputs, grouped]), [2])
-    return scaled_by_channel(graph, place, graph.add("Reshape", [flat, whole]))
+    return scaled_by_channel(graph, place, graph.add("Reshape", [flat, whole], *_last(place)))
 
 
 def _layer_norm(graph: Graph, place: Place, inputs: Sequence[str]) -> str:
     if len(place.shape) != 3 and place.opset >= 17:
-        names = graph.weights(place, ("weight", "bias"))
+        ones = [] if place.layer.affine else _ones_and_zeros(graph, place, place.layer.num_features)[:1]
+        names = [*ones, *graph.weights(place, ("weight", "bias"))]
         settings = {"axis": -1, "epsilon": place.layer.epsilon}
         return graph.add("LayerNormalization", [*inputs, *names], place.name, **settings)
-    return scaled_by_channel(graph, place, standardized(graph, place, inputs[0], [place.channels]))
+    normal = standardized(graph, place, inputs[0], [place.channels], *_last(place))
+    return scaled_by_channel(graph, place, normal)
 
 
 def _torch_layer_norm(place: Place) -> Any:
@@ -253,7 +270,13 @@ def _torch_layer_norm(place: Place) -> Any:
     from export._torch_layers import LayerNorm2d
 
     norm = LayerNorm2d if len(place.shape) == 3 else nn.LayerNorm
-    return norm(place.layer.num_features, place.layer.epsilon)
+    layer = place.layer
+    return norm(layer.num_features, layer.epsilon, elementwise_affine=layer.affine, bias=layer.use_bias)
+
+
+def _keras_norm(place: Place) -> dict[str, Any]:
+    layer = place.layer
+    return {"epsilon": layer.epsilon, "scale": layer.affine, "center": layer.bias is not None}
 
 
 register(
@@ -261,7 +284,7 @@ register(
     Row(
         onnx=_batch_norm,
         torch=_torch_batch_norm,
-        keras=keras_layer("BatchNormalization", lambda p: {"momentum": p.layer.momentum, "epsilon": p.layer.epsilon}),
+        keras=keras_layer("BatchNormalization", lambda p: {"momentum": p.layer.momentum, **_keras_norm(p)}),
         check=any_place,
     ),
 )
@@ -269,12 +292,14 @@ register(
     GroupNorm,
     Row(
         onnx=_group_norm,
-        torch=torch_layer("GroupNorm", lambda p: (p.layer.num_groups, p.layer.num_channels, p.layer.epsilon)),
-        keras=keras_layer("GroupNormalization", lambda p: {"groups": p.layer.num_groups, "epsilon": p.layer.epsilon}),
+        torch=torch_layer(
+            "GroupNorm", lambda p: (p.layer.num_groups, p.layer.num_channels, p.layer.epsilon, p.layer.affine)
+        ),
+        keras=keras_layer("GroupNormalization", lambda p: {"groups": p.layer.num_groups, **_keras_norm(p)}),
         check=on_maps_and_vectors,
     ),
 )
-_keras_layer_norm = keras_layer("LayerNormalization", lambda p: {"epsilon": p.layer.epsilon})
+_keras_layer_norm = keras_layer("LayerNormalization", _keras_norm)
 register(LayerNorm, Row(_layer_norm, _torch_layer_norm, _keras_layer_norm, any_place))
 
 

@@ -66,7 +66,7 @@ def read_tfds(name: str, data_dir: Path | None) -> Dataset:
             found[ours] = _read(name, builder, split, image, label)
     if "train" not in found:
         raise UserError(f"{name} has no split train but {some(builder.info.splits)}: name a set that has one")
-    others = [key for key in builder.info.features if key not in (image, label)]
+    others = sorted(key for key in builder.info.features if key not in (image, label))
     notes += [f"left out: {some(others)} of each example"] if others else []
     note = ""
     if "test" not in found and "validation" in found:
@@ -146,14 +146,14 @@ def _features(name: str, features: Any) -> tuple[str, str]:
     """The keys of the image and of its class; `UserError` unless there is one of each."""
     from tensorflow_datasets import features as kinds
 
-    held = dict(features) if isinstance(features, kinds.FeaturesDict) else {}
+    held = {key: features[key] for key in sorted(features)} if isinstance(features, kinds.FeaturesDict) else {}
     images = [key for key, feature in held.items() if isinstance(feature, kinds.Image) or _is_pixels(feature)]
     labels = [key for key, feature in held.items() if isinstance(feature, kinds.ClassLabel)]
     chosen = []
     for what, found, usual in (("image", images, "image"), ("class label", labels, "label")):
         if len(found) != 1 and usual not in found:
             listed = ", ".join(f"{key} ({type(feature).__name__})" for key, feature in held.items()) or "no features"
-            many = f"{len(found)} features are {what}s" if found else f"no feature is an {what}".replace("an c", "a c")
+            many = f"{len(found)} features are of the kind {what!r}" if found else f"no feature is of the kind {what!r}"
             raise UserError(
                 f"{name}: {many} among {listed}: tfds:NAME reads sets of one image and one class label an example; "
                 "save others as npz:FOLDER"

@@ -16,7 +16,7 @@ from flaxvision.layers.context import Context
 from flaxvision.layers.kinds import MapsLayer, MisfitError, Shape, light, no_tensors, on_maps, one_or_each, register
 from flaxvision.ops.maps import Maps, alike
 
-__all__ = ["Add", "Affine", "Concat", "Multiply", "Subtract"]
+__all__ = ["Add", "Affine", "Concat", "Divide", "Multiply", "Subtract"]
 
 
 class Add(nnx.Module):
@@ -33,6 +33,14 @@ class Subtract(nnx.Module):
     def __call__(self, a: jax.Array, b: jax.Array) -> jax.Array:
         """Subtract `b` from `a`, shapes (B, ...) of one number of axes."""
         return a - b
+
+
+class Divide(nnx.Module):
+    """The first value by the second; an axis of size 1 is broadcast."""
+
+    def __call__(self, a: jax.Array, b: jax.Array) -> jax.Array:
+        """Divide `a` by `b`, shapes (B, ...) of one number of axes."""
+        return a / b
 
 
 class Multiply(nnx.Module):
@@ -126,6 +134,7 @@ def _affine_shape(layer: Affine, shapes: Sequence[Shape]) -> Shape:
 
 register(light(Add, (), broadcast, _together, no_tensors, inputs=None))
 register(light(Subtract, (), broadcast, _together, no_tensors, inputs=2))
+register(light(Divide, (), broadcast, _together, no_tensors, inputs=2))
 register(light(Multiply, (), broadcast, _together, no_tensors, inputs=None))
 register(light(Concat, (), _concatenated, _concat, no_tensors, inputs=None))
 register(light(Affine, ("scale", "shift"), _affine_shape, on_maps, no_tensors))

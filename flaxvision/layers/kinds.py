@@ -196,6 +196,10 @@ PLAIN: dict[str, object] = {
     "number": None,
     "count_include_pad": False,
     "channels_last": False,
+    "affine": True,
+    "use_bias": True,
+    "batches": 0,
+    "align_corners": False,
 }
 
 

@@ -34,6 +34,8 @@ class BatchNorm(ContextLayer):
         num_features: Size of the last axis.
         momentum: Share of the old running statistics that a step keeps: 0.9 is PyTorch's 0.1.
         epsilon: Added to the variance.
+        affine: Whether a scale and a bias per channel follow.
+        batches: How many batches it has been trained on, PyTorch's `num_batches_tracked`; `fit` counts on.
 
     Reference: Ioffe and Szegedy, "Batch Normalization", ICML 2015.
 
@@ -42,12 +44,21 @@ class BatchNorm(ContextLayer):
     [[-1.0], [1.0]]
     """
 
-    def __init__(self, num_features: int, momentum: float = 0.9, epsilon: float = 1e-5):
+    def __init__(
+        self,
+        num_features: int,
+        momentum: float = 0.9,
+        epsilon: float = 1e-5,
+        affine: bool = True,
+        batches: int = 0,
+    ):
         self.num_features = num_features
         self.momentum = momentum
         self.epsilon = epsilon
-        self.scale = nnx.Param(filled(num_features, 1.0))
-        self.bias = nnx.Param(filled(num_features, 0.0))
+        self.affine = affine
+        self.batches = batches
+        self.scale = nnx.Param(filled(num_features, 1.0)) if affine else None
+        self.bias = nnx.Param(filled(num_features, 0.0)) if affine else None
         self.mean = nnx.BatchStat(filled(num_features, 0.0))
         self.var = nnx.BatchStat(filled(num_features, 1.0))
 
@@ -58,8 +69,10 @@ class BatchNorm(ContextLayer):
     def normalize(self, maps: Maps, context: Context) -> Maps:
         """Normalize maps in any layout."""
         mean, var = self._batch_statistics(maps, context) if context.train else (self.mean[...], self.var[...])
-        factor = self.scale[...].astype(var.dtype) * lax.rsqrt(var + self.epsilon)
-        shift = self.bias[...].astype(var.dtype) - mean * factor
+        factor, shift = lax.rsqrt(var + self.epsilon), jnp.zeros_like(mean)
+        if self.scale is not None and self.bias is not None:
+            factor, shift = self.scale[...].astype(var.dtype) * factor, self.bias[...].astype(var.dtype)
+        shift = shift - mean * factor
         factor, shift = (maps.along_features(part.astype(maps.array.dtype)) for part in (factor, shift))
         return maps._replace(array=maps.array * factor + shift)
 
@@ -94,10 +107,11 @@ class BatchNorm(ContextLayer):
 class _ExampleNorm(MapsLayer):
     """What normalizes every example by itself: over groups of its values, then a scale and a bias per channel."""
 
-    def __init__(self, channels: int, epsilon: float):
+    def __init__(self, channels: int, epsilon: float, affine: bool, use_bias: bool):
         self.epsilon = epsilon
-        self.scale = nnx.Param(filled(channels, 1.0))
-        self.bias = nnx.Param(filled(channels, 0.0))
+        self.affine = affine
+        self.scale = nnx.Param(filled(channels, 1.0)) if affine else None
+        self.bias = nnx.Param(filled(channels, 0.0)) if affine and use_bias else None
 
     def on(self, maps: Maps) -> Maps:
         """Normalize maps in any layout."""
@@ -106,8 +120,11 @@ class _ExampleNorm(MapsLayer):
         centred = grouped - grouped.mean(axis=axes, keepdims=True)
         variance = jnp.square(centred).mean(axis=axes, keepdims=True)
         x = (centred * lax.rsqrt(variance + self.epsilon)).reshape(x.shape)
-        scale, bias = (maps.along_features(part[...].astype(x.dtype)) for part in (self.scale, self.bias))
-        return maps._replace(array=(x * scale + bias).astype(maps.array.dtype))
+        if self.scale is not None:
+            x = x * maps.along_features(self.scale[...].astype(x.dtype))
+        if self.bias is not None:
+            x = x + maps.along_features(self.bias[...].astype(x.dtype))
+        return maps._replace(array=x.astype(maps.array.dtype))
 
     def _grouped(self, x: jax.Array, maps: Maps) -> tuple[jax.Array, tuple[int, ...]]:
         """`x` in a shape in which a group is some of the axes, and these."""
@@ -121,6 +138,7 @@ class GroupNorm(_ExampleNorm):
         num_groups: How many groups of equal size the channels make.
         num_channels: Size of the last axis.
         epsilon: Added to the variance.
+        affine: Whether a scale and a bias per channel follow.
 
     Raises:
         UserError: If the channels do not divide into the groups.
@@ -131,10 +149,10 @@ class GroupNorm(_ExampleNorm):
     [[-1.0, 1.0, -1.0, 1.0]]
     """
 
-    def __init__(self, num_groups: int, num_channels: int, epsilon: float = 1e-5):
+    def __init__(self, num_groups: int, num_channels: int, epsilon: float = 1e-5, affine: bool = True):
         if num_groups < 1 or num_channels % num_groups:
             raise UserError(f"{num_channels} channels do not make {num_groups} groups: give a divisor of them")
-        super().__init__(num_channels, epsilon)
+        super().__init__(num_channels, epsilon, affine, use_bias=True)
         self.num_groups = num_groups
         self.num_channels = num_channels
 
@@ -151,6 +169,8 @@ class LayerNorm(_ExampleNorm):
     Args:
         num_features: Size of the last axis.
         epsilon: Added to the variance.
+        affine: Whether a scale per channel follows, and
+        use_bias: a bias.
 
     Reference: Ba et al., "Layer Normalization", 2016; PyTorch's LayerNorm, and on maps ConvNeXt's.
 
@@ -158,8 +178,9 @@ class LayerNorm(_ExampleNorm):
     [[-1.0, 1.0]]
     """
 
-    def __init__(self, num_features: int, epsilon: float = 1e-5):
-        super().__init__(num_features, epsilon)
+    def __init__(self, num_features: int, epsilon: float = 1e-5, affine: bool = True, use_bias: bool = True):
+        super().__init__(num_features, epsilon, affine, use_bias)
+        self.use_bias = use_bias
         self.num_features = num_features
 
     def _grouped(self, x: jax.Array, maps: Maps) -> tuple[jax.Array, tuple[int, ...]]:

@@ -1,4 +1,4 @@
-"""Pooling layers, and upsampling, their counterpart."""
+"""Pooling layers, and their counterparts: upsampling and interpolation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from flaxvision.ops.maps import Maps
 from flaxvision.ops.pooling import max_pool, mean_pool
 from flaxvision.ops.windows import Pads, Pair, pad_map
 
-__all__ = ["AvgPool", "GlobalAvgPool", "GlobalMaxPool", "MaxPool", "Upsample"]
+__all__ = ["AvgPool", "GlobalAvgPool", "GlobalMaxPool", "MaxPool", "Resize", "Upsample"]
 
 Padding = str | int | Pair
 
@@ -148,6 +148,38 @@ class Upsample(nnx.Module):
         return x.reshape(before, height * down, width * across, after)
 
 
+class Resize(nnx.Module):
+    """Bilinear interpolation of the map to another size, without smoothing: PyTorch's `interpolate`.
+
+    Args:
+        size: Height and width to make, or one number for both.
+        align_corners: Whether the middles of the corner pixels stay where they are, rather than the map's edges.
+
+    >>> Resize((1, 4))(jnp.arange(2.0).reshape(1, 1, 2, 1)).squeeze().tolist()
+    [0.0, 0.25, 0.75, 1.0]
+    """
+
+    def __init__(self, size: int | Pair, align_corners: bool = False):
+        self.size = as_pair(size)
+        self.align_corners = align_corners
+        if min(self.size) < 1:
+            raise UserError(f"size is {size}: give pixels, 1 or more")
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Interpolate `x` of shape (B, H, W, C), or any other with the map on axes 1 and 2."""
+        rows, columns = (
+            jnp.asarray(self._shares(side, new), x.dtype) for side, new in zip(x.shape[1:3], self.size, strict=True)
+        )
+        x = jnp.einsum("rh,ahwb->arwb", rows, x, precision="highest")
+        return jnp.einsum("cw,arwb->arcb", columns, x, precision="highest")
+
+    def _shares(self, side: int, new: int) -> np.ndarray:
+        """What each pixel along an axis gives to each new one, (new, side)."""
+        place, step = (0.0, (side - 1) / max(new - 1, 1)) if self.align_corners else (side / new / 2 - 0.5, side / new)
+        at = np.clip(place + step * np.arange(new), 0, side - 1)
+        return np.maximum(0, 1 - np.abs(at[:, None] - np.arange(side)))
+
+
 def _pooled_shape(layer: MaxPool | AvgPool, shapes: Sequence[Shape]) -> Shape:
     *sides, channels = as_map(shapes[0])
     axes = zip(sides, layer.pads(sides), layer.window, layer.strides, strict=True)
@@ -164,6 +196,10 @@ def _upsampled_shape(layer: Upsample, shapes: Sequence[Shape]) -> Shape:
     return height * layer.scale[0], width * layer.scale[1], channels
 
 
+def _resized_shape(layer: Resize, shapes: Sequence[Shape]) -> Shape:
+    return *layer.size, as_map(shapes[0])[2]
+
+
 def _apply(layer: Callable[[jax.Array], jax.Array], maps: Sequence[Maps], context: Context) -> Maps:
     x = maps[0].few_last() if context.policy.lays_batch_last else maps[0]
     return x._replace(array=layer(x.array))  # the map lies on axes 1 and 2 in either layout
@@ -174,3 +210,4 @@ register(light(AvgPool, ("window", "strides", "padding"), _pooled_shape, _apply,
 register(light(GlobalMaxPool, (), _global_shape, _apply, no_tensors))
 register(light(GlobalAvgPool, (), _global_shape, _apply, no_tensors))
 register(light(Upsample, ("scale",), _upsampled_shape, _apply, no_tensors))
+register(light(Resize, ("size",), _resized_shape, _apply, no_tensors))

@@ -31,6 +31,11 @@ class Preprocess:
         x = images.astype(dtype)
         return x if self == Preprocess() else x * self._on(x, self.scale) + self._on(x, self.offset)
 
+    @property
+    def formula(self) -> str:
+        """What it computes, in words."""
+        return f"value * {self.scale!r} + {self.offset!r}"
+
     @staticmethod
     def _on(x: jax.Array, value: float | tuple[float, ...]) -> float | jax.Array:
         return value if isinstance(value, float) else jnp.asarray(value, x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))

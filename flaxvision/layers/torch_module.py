@@ -23,3 +23,4 @@ class TorchModule:
 
     tensors: tuple[TorchTensor, ...]  # in the order of its `state_dict`
     ending: str = ""  # the activation of `ENDINGS` that it ends in and the network does not, which trains on scores
+    frozen: tuple[str, ...] = ()  # variables of the network that do not learn, as there `requires_grad` is False

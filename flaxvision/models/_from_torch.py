@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import json
@@ -33,9 +34,10 @@ def from_torch(
 ) -> Network:
     """The network that a PyTorch module is: read by `torch.fx`, compared with it, trained and exported from then on.
 
-    Layers have the module's dotted names, so that `frozen=("features",)` in a recipe freezes what it would there. A
-    softmax or log_softmax at the end is left off, as losses here take scores; exports have it.
-    `export.save_torch` writes a `state_dict` that the module loads strictly.
+    Layers have the module's dotted names, so that `frozen=("features",)` in a recipe freezes what it would there.
+    Parameters whose `requires_grad` is False do not learn and keep their numbers, whatever `init` says. A softmax or
+    log_softmax at the end is left off, as losses here take scores; exports have it. `export.save_torch` writes a
+    `state_dict` that the module loads strictly.
 
     Args:
         module: A network that takes one image tensor (N, C, H, W), or vectors (N, D); it is not changed.
@@ -81,8 +83,8 @@ def grown(
     for given in arguments:
         if allowed is not None and given not in allowed:
             raise unknown(f"argument of {name}", given, allowed or ["(none)"])
+    module = module_of(name, outputs, arguments, seed)
     arguments = _filled(name, outputs, arguments)
-    module = _made(name, arguments, seed)
     key = json.dumps(dict(arguments), sort_keys=True, default=str), json.dumps(code_of(name))
     network = _read_once(name, tuple(input_shape), *key, _constants(module), _Unseen(module))
     return _started(network, module, init, seed)
@@ -106,9 +108,14 @@ def _filled(name: str, outputs: int | None, arguments: Mapping[str, Any]) -> Map
     return {CLASSES: outputs, **plain} if outputs and CLASSES in (argument_names(name) or ()) else plain
 
 
+def module_of(name: str, outputs: int | None, arguments: Mapping[str, Any], seed: int) -> nn.Module:
+    """The module of "torch:file.py:Class", as its own code makes it for this seed."""
+    return _made(name, _filled(name, outputs, arguments), seed)
+
+
 def numbers_of(name: str, outputs: int, arguments: Mapping[str, Any]) -> str:
     """A checksum of the weights that the class or function makes under seed 0."""
-    return _checksum(_made(name, _filled(name, outputs, arguments), 0).state_dict())
+    return _checksum(module_of(name, outputs, arguments, 0).state_dict())
 
 
 def argument_names(name: str) -> list[str] | None:
@@ -194,26 +201,33 @@ def _read(module: nn.Module, input_shape: tuple[int, ...], kind: str) -> Network
 
 def _started(network: Network, module: nn.Module, init: str, seed: int) -> Network:
     """The network with the module's numbers, or others of PyTorch's default initialization."""
-    from flaxvision.models.torch_reader.weights import assigned, of_module, own_way, redrawn
+    from flaxvision.layers import TorchModule
+    from flaxvision.models.torch_reader.weights import assigned, count_batches, frozen, of_module, own_way, redrawn
     from flaxvision.runtime import on_host, same_draws
 
-    numbers = of_module(network, module)
+    numbers, kept = of_module(network, module), frozen(network, module)
+    if kept:
+        _say(f"{network.kind}: {_few(list(kept))} with requires_grad=False: not trained here either")
     if init == "module":
-        kept = [name for name, parameter in module.named_parameters() if not parameter.requires_grad]
-        if kept:
+        network = assigned(network, numbers)
+        count_batches(network, module)
+    else:
+        own = own_way(network, numbers)
+        if own:
             _say(
-                f"{network.kind}: {_few(kept)} learns, although requires_grad=False: give frozen = [...] in the recipe"
+                f"{network.kind} does not begin as PyTorch's default would at {_few(own)}: init = 'module' keeps that, "
+                "init = 'torch' draws the default"
             )
-        return assigned(network, numbers)
-    own = own_way(network, numbers)
-    if own:
-        _say(
-            f"{network.kind} does not begin as PyTorch's default would at {_few(own)}: init = 'module' keeps that, "
-            "init = 'torch' draws the default"
-        )
-    with on_host(), same_draws():
-        drawn = {name: value.astype(numbers[name].dtype) for name, value in redrawn(network, seed).items()}
-        return assigned(network, {**numbers, **drawn})
+        layers = {name.rpartition(".")[0] for name in kept.values()}  # which keep all that they have
+        with on_host(), same_draws():
+            drawn = {
+                name: value.astype(numbers[name].dtype)
+                for name, value in redrawn(network, seed).items()
+                if name.rpartition(".")[0] not in layers
+            }
+            network = assigned(network, {**numbers, **drawn})
+    network.torch = dataclasses.replace(network.torch or TorchModule(()), frozen=tuple(kept.values()))
+    return network
 
 
 def _few(names: list[str]) -> str:

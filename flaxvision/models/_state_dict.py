@@ -10,7 +10,7 @@ from flaxvision.layers import BatchNorm, Network
 from flaxvision.layers.kinds import Tensor, kind_of
 from flaxvision.models.files import variables
 
-COUNTER = "num_batches_tracked"  # BatchNorm's own count: written for PyTorch, ignored when read
+COUNTER = "num_batches_tracked"  # BatchNorm's own count: written for PyTorch, and read from modules
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -57,16 +57,19 @@ def state_dict(model: Network) -> dict[str, np.ndarray]:
 def whole_state_dict(model: Network) -> dict[str, np.ndarray]:
     """All of the `state_dict`, as the module that the model was read from has it, or PyTorch's layers would."""
     tensors = state_dict(model)
+    batches = {name: layer.batches for name, layer in model.named_layers() if isinstance(layer, BatchNorm)}
     if model.torch is not None and model.torch.tensors:
+        counts = {f"{name}.{COUNTER}": count for name, count in batches.items()}
         return {
-            each.name: tensors[each.source].astype(each.dtype) if each.source else np.zeros(each.shape, each.dtype)
+            each.name: tensors[each.source].astype(each.dtype)
+            if each.source
+            else np.full(each.shape, counts.get(each.name, 0), each.dtype)
             for each in model.torch.tensors
         }
     whole: dict[str, np.ndarray] = {}
-    norms = {name for name, layer in model.named_layers() if isinstance(layer, BatchNorm)}
     for name, value in tensors.items():
         whole[name] = value
         layer, _, part = name.rpartition(".")
-        if layer in norms and part == "running_var":
-            whole[f"{layer}.{COUNTER}"] = np.zeros((), np.int64)
+        if layer in batches and part == "running_var":
+            whole[f"{layer}.{COUNTER}"] = np.asarray(batches[layer], np.int64)
     return whole

@@ -249,6 +249,10 @@ class Build:
         """Repeat every value of the map along height and width."""
         return self.layer(name, layers.Upsample(scale))
 
+    def resize(self, name: str, size: int | Pair) -> Value:
+        """Interpolate the map bilinearly to another height and width."""
+        return self.layer(name, layers.Resize(size))
+
     def activation(self, name: str, kind: str, number: float | None = None) -> Value:
         """Add an activation by its name, with its slope or alpha where it has one."""
         return self.layer(name, layers.Activation(kind, number))

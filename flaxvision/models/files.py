@@ -110,7 +110,7 @@ def build_model(description: Any, source: str = "the file") -> Chain:
 
 def _torch_module(description: dict[str, Any]) -> TorchModule:
     tensors = (TorchTensor(**{**each, "shape": tuple(each["shape"])}) for each in description["tensors"])
-    return TorchModule(tuple(tensors), description["ending"])
+    return TorchModule(tuple(tensors), description["ending"], tuple(description.get("frozen", ())))
 
 
 def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -28,7 +28,16 @@ from flaxvision.training.members import Members, PyTree
 from flaxvision.training.metrics import Metrics
 from flaxvision.training.optimizers import is_own
 from flaxvision.training.plan import plan_for
-from flaxvision.training.preparing import chosen_devices, place, prepare, put, with_weights
+from flaxvision.training.preparing import (
+    chosen_devices,
+    count_batches,
+    norms,
+    place,
+    prepare,
+    put,
+    with_frozen,
+    with_weights,
+)
 from flaxvision.training.recipe import Recipe
 from flaxvision.training.selection import Best
 from flaxvision.training.state import TrainState, init_members, merge_model
@@ -111,7 +120,7 @@ def train_cohort(
     """
     check_choice("mode", mode, MODES)
     check_cohort(models, recipes)
-    recipes = [with_weights(recipe, dataset) for recipe in recipes]
+    recipes = [with_frozen(with_weights(recipe, dataset), model) for recipe, model in zip(recipes, models, strict=True)]
     chosen = chosen_devices(devices)
     stacked = mode == "vmap" or (mode == "auto" and len(models) > 1 and chosen[0].platform != "cpu")
     keep = checkpoint if checkpoint is None or isinstance(checkpoint, Keep) else Keep(Path(checkpoint))
@@ -138,6 +147,7 @@ class _Run:
         self.selection = self.recipe.selection(dataset.validation is not None)
         with on_host():
             check_fit(models[0], dataset, self.recipe)
+            self.batches = [{name: norm.batches for name, norm in norms(model).items()} for model in models]
             prepared = [prepare(model, dataset, recipe) for model, recipe in zip(models, recipes, strict=True)]
             check_alike(prepared, self.recipe.frozen)
             self.plan = plan_for(prepared[0], self.recipe, dataset, total_steps, devices, stacked=stacked)
@@ -155,7 +165,9 @@ class _Run:
         timing, states = self.clock.timing(len(self.dataset.train)), self._selected()
         results = []
         for k, best in enumerate(self.best):
-            model = merge_model(self.plan.graphdef, best.state or on_its_own(states.member(k)))
+            state = best.state or on_its_own(states.member(k))
+            model = merge_model(self.plan.graphdef, state)
+            count_batches(model, self.batches[k], int(state.step), self.recipe.frozen)
             history = self.histories[k].history()
             diverged = not bool(np.isfinite(history["train_loss"]).all())
             results.append(Result(model, history, timing, best.epoch, diverged))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,8 @@ from flax import nnx
 from flaxvision._memory import empty
 from flaxvision.data import Dataset
 from flaxvision.errors import UserError
-from flaxvision.layers import Chain, Preprocess
+from flaxvision.layers import BatchNorm, Chain, Preprocess
+from flaxvision.layers.context import matches
 from flaxvision.models.files import assign, read
 from flaxvision.training.batches import Examples
 from flaxvision.training.members import PyTree
@@ -33,11 +34,30 @@ def prepare(model: Chain, dataset: Dataset, recipe: Recipe) -> Chain:
     model = nnx.clone(model)
     model.classes = dataset.classes
     model.preprocess = preprocess_for(dataset, recipe.pixels)
+    for layer in norms(model).values():
+        layer.batches = 0  # models that differ in this only share a program; `count_batches` adds it again
     if recipe.precision == "float64":
         nnx.update(model, cast(nnx.state(model), jnp.dtype("float64")))
     if recipe.warm_start is not None:
         assign(model, read(recipe.warm_start)[0], recipe.warm_start, recipe.warm_start_only)
     return model
+
+
+def norms(model: Chain) -> dict[str, BatchNorm]:
+    """The batch normalizations of a model by name."""
+    return {name: layer for name, layer in model.named_layers() if isinstance(layer, BatchNorm)}
+
+
+def count_batches(model: Chain, before: Mapping[str, int], updates: int, frozen: tuple[str, ...]) -> None:
+    """Let the batch normalizations that were trained count the batches that they have seen."""
+    for name, layer in norms(model).items():
+        layer.batches = before[name] + (0 if matches(name, frozen) else updates)
+
+
+def with_frozen(recipe: Recipe, model: Chain) -> Recipe:
+    """A recipe that keeps what the PyTorch module that a model was read from keeps."""
+    own = () if model.torch is None else model.torch.frozen
+    return dataclasses.replace(recipe, frozen=tuple(dict.fromkeys((*recipe.frozen, *own)))) if own else recipe
 
 
 def preprocess_for(dataset: Dataset, pixels: str) -> Preprocess:

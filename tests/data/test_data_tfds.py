@@ -137,7 +137,7 @@ ANY = {"image": tfds.features.Image(shape=(None, None, 3)), "label": CLASSES}
         (
             {"train": [{"image": png(IMAGES[0]), "box": tfds.features.BBox(0.0, 0.0, 1.0, 1.0)}]},
             BOXES,
-            r"no feature is a class label among image \(Image\), box \(BBoxFeature\): tfds:NAME reads sets of one",
+            r"no feature is of the kind 'class label' among box \(BBoxFeature\), image \(Image\): tfds:NAME reads",
         ),
         (
             {"train": [{"image": png(IMAGES[n][: 5 - n]), "label": 0} for n in range(2)]},

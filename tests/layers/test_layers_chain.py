@@ -142,6 +142,7 @@ def test_every_kind_of_layer_is_described_and_built_again():
             "SpatialDropout": (0.5,),
             "PReLU": (3,),
             "Upsample": (2,),
+            "Resize": ((3, 4), True),
             "Affine": ((1.0, 2.0), 3.0),
             "Rearrange": ((2, 3), (1, 0), (6,)),
             "Pad": (((1, 0),), 0.5),

@@ -18,6 +18,7 @@ from flaxvision.layers import (
     Concat,
     Context,
     Conv,
+    Divide,
     Dropout,
     Flatten,
     GroupNorm,
@@ -26,6 +27,7 @@ from flaxvision.layers import (
     Multiply,
     Network,
     PReLU,
+    Resize,
     SpatialDropout,
     Subtract,
     Upsample,
@@ -47,6 +49,7 @@ CASES = {
     "add": (lambda: Add(), [(5, 4, 6)] * 3, lambda t, F: lambda a, b, c: a + b + c),
     "a gate is broadcast": (lambda: Multiply(), [(5, 4, 6), (1, 1, 6)], lambda t, F: lambda a, b: a * b),
     "a map of one channel is broadcast": (lambda: Multiply(), [(5, 4, 6), (5, 4, 1)], lambda t, F: lambda a, b: a * b),
+    "divide": (lambda: Divide(), [(5, 4, 6), (1, 1, 6)], lambda t, F: lambda a, b: a / b),
     "subtract": (lambda: Subtract(), [(7,), (7,)], lambda t, F: lambda a, b: a - b),
     "concat": (lambda: Concat(), [(5, 4, 2), (5, 4, 3), (5, 4, 1)], lambda t, F: lambda *v: t.cat(v, 1)),
     "affine": (lambda: Affine((1.5, -2.0, 0.25), 3.0), [(5, 4, 3)], lambda t, F: lambda x: (
@@ -81,6 +84,15 @@ CASES = {
     "average pool, padding does not": (
         lambda: AvgPool(3, 2, 1), [(8, 7, 3)], lambda t, F: t.nn.AvgPool2d(3, 2, 1, count_include_pad=False)),
     "upsampling": (lambda: Upsample((2, 3)), [(4, 5, 3)], lambda t, F: t.nn.Upsample(scale_factor=(2, 3))),
+    "interpolation": (
+        lambda: Resize((7, 3)), [(4, 5, 3)], lambda t, F: t.nn.Upsample(size=(7, 3), mode="bilinear")),
+    "interpolation, corners": (
+        lambda: Resize((1, 9), True), [(4, 5, 3)],
+        lambda t, F: t.nn.Upsample(size=(1, 9), mode="bilinear", align_corners=True)),
+    "group norm, plain": (
+        lambda: GroupNorm(3, 6, affine=False), [(4, 5, 6)], lambda t, F: t.nn.GroupNorm(3, 6, affine=False)),
+    "layer norm without bias": (
+        lambda: LayerNorm(6, use_bias=False), [(6,)], lambda t, F: t.nn.LayerNorm(6, bias=False)),
     "flatten": (lambda: Flatten(), [(4, 5, 3)], lambda t, F: t.nn.Flatten()),
     "leaky relu, slope": (
         lambda: Activation("leaky_relu", 0.2), [(4, 5, 3)], lambda t, F: t.nn.LeakyReLU(0.2)),

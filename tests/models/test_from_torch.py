@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 
 import export
 import flaxvision as fv
-from flaxvision.layers import Affine, Context, Dropout, Scale
+from flaxvision.layers import Affine, Context, Dropout, Resize, Scale
 from tests.conftest import slow
 
 torch = pytest.importorskip("torch")
@@ -102,8 +103,12 @@ def test_keras_gives_the_same(name):
     module, shape = made(name)
     model = fv.models.from_torch(module, shape)
     x, theirs = images_of(shape)
-    if any(isinstance(layer, Scale) and layer.size == 1 for layer in model.layers):
-        with pytest.raises(fv.UserError, match="'alpha' has one number for all channels, for which Keras has no layer"):
+    lacks = {
+        "'alpha' has one number for all channels": any(isinstance(e, Scale) and e.size == 1 for e in model.layers),
+        "'up' has align_corners": any(isinstance(e, Resize) and e.align_corners for e in model.layers),
+    }
+    for words in (words for words, there in lacks.items() if there):
+        with pytest.raises(fv.UserError, match=f"{words}, for which Keras has no layer"):
             export.to_keras(model)
         return
     with torch.no_grad(), jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
@@ -235,15 +240,33 @@ def test_an_initialization_of_its_own_is_said(caplog):
     assert "Residual does not begin as PyTorch's default would at conv1: init = 'module' keeps" in caplog.text
 
 
-def test_parameters_that_do_not_learn_there_are_said(caplog):
+def test_what_does_not_learn_there_does_not_learn_here(caplog):
+    """Running statistics move and batches are counted all the same, as in PyTorch."""
     from flaxvision.models import _from_torch
 
     _from_torch._say.cache_clear()
-    module = Residual()
-    module.conv1.requires_grad_(False)
+    module, shape = made("tuned")
+    module.body[1].num_batches_tracked.fill_(5)
     with caplog.at_level(logging.WARNING, "flaxvision"):
-        fv.models.from_torch(module, (8, 8, 3))
-    assert "conv1.weight learns, although requires_grad=False: give frozen = [...] in the recipe" in caplog.text
+        model = fv.models.from_torch(module, shape)
+    assert "Tuned: temperature and 4 more with requires_grad=False: not trained here either" in caplog.text
+    images, labels = np.random.default_rng(0).integers(0, 256, (20, *shape), np.uint8), np.arange(20) % 10
+    data = fv.data.from_arrays(images, labels, images, labels)
+    recipe = fv.Recipe(steps=3, epochs=None, batch_size=10, weight_decay=0.1, momentum=0.9)
+    for settings, batches in (({}, 8), ({"frozen": ("body",)}, 5)):  # frozen in the recipe, it is evaluated
+        trained = fv.fit(model, data, dataclasses.replace(recipe, **settings)).model
+        before, home = module.state_dict(), export.to_torch(trained).state_dict()
+        for name in ("temperature", "body.0.weight", "body.0.bias", "body.1.weight", "body.1.bias"):
+            assert torch.equal(home[name], before[name]), name
+        assert not torch.equal(home["head.weight"], before["head.weight"])
+        assert torch.equal(home["body.1.running_mean"], before["body.1.running_mean"]) == bool(settings)
+        assert home["body.1.num_batches_tracked"] == batches
+    again = fv.models.from_torch(module, shape, init="torch")
+    drawn = export.to_torch(again).state_dict()
+    assert torch.equal(drawn["body.0.weight"], before["body.0.weight"])
+    assert torch.equal(drawn["body.1.running_mean"], before["body.1.running_mean"])
+    assert not torch.equal(drawn["head.weight"], before["head.weight"])
+    assert drawn["body.1.num_batches_tracked"] == 0
 
 
 @pytest.mark.parametrize(("x64", "kept"), [(True, "float64"), slow(False, "float32")])

@@ -59,8 +59,8 @@ def method(self, x):
     return scores(self, self.conv(x).cumsum(1))  # HERE
 
 
-def bilinear(self, x):
-    x = F.interpolate(x, scale_factor=2, mode="bilinear")  # HERE
+def bicubic(self, x):
+    x = F.interpolate(x, scale_factor=2, mode="bicubic")  # HERE
     return scores(self, self.conv(x))
 
 
@@ -76,7 +76,17 @@ def two_values(self, x):
 
 def quotient(self, x):
     x = self.conv(x)
-    return scores(self, x / x.mean((2, 3), keepdim=True))  # HERE
+    return scores(self, 1 / x)  # HERE
+
+
+def stacked_examples(self, x):
+    return scores(self, torch.stack([self.conv(x), self.conv(x)]).sum(0))  # HERE
+
+
+def class_token(self, x):
+    x = self.conv(x).flatten(2).transpose(1, 2)
+    x = torch.cat([self.token.expand(x.size(0), -1, -1), x], dim=1)  # HERE
+    return self.fc(x[:, 0])
 
 
 def attention(self, x):
@@ -147,9 +157,13 @@ BY_LINE = {
     "a number": (number, {}, "Tensor.item, which takes the numbers out of a tensor, .*compute with PyTorch's"),
     "an operation": (own_operation, {}, "torch.sort cannot be read .*: write it with convolutions"),
     "a method": (method, {}, "Tensor.cumsum cannot be read"),
-    "bilinear": (bilinear, {}, r"F.interpolate with mode='bilinear' from \(8, 8\) to \(16, 16\) .*mode='nearest'"),
+    "bicubic": (bicubic, {}, r"F.interpolate with mode='bicubic' from \(8, 8\) to \(16, 16\) .*mode='nearest'"),
     "recurrent": (recurrent, {"rnn": nn.LSTM(36, 4)}, "nn.LSTM cannot be read .*: recurrent layers are outside it"),
-    "two tensors divided": (quotient, {}, "the operator truediv of two tensors .*: multiply by a gate"),
+    "a number divided": (quotient, {}, "the operator truediv of a number by a tensor .*: divide a tensor by a tensor"),
+    "examples stacked": (stacked_examples, {}, r"torch.stack along the examples \(dim=0\) .*: dim=1 stacks"),
+    "a parameter joined": (
+        class_token, {"token": nn.Parameter(torch.ones(1, 1, 4))},
+        "Tensor.expand on the parameter 'token' .*: use parameters of a block as they are"),
     "attention": (attention, {}, "the operator @ cannot be read .*: a product, or a linear"),
     "a mean over examples": (mixes_examples, {}, "Tensor.mean over the examples .*: give the axes"),
     "examples flattened": (flattens_examples, {}, "Tensor.reshape to the shape .* from 3 examples .*: keep the"),
@@ -188,13 +202,12 @@ def test_the_line_the_operation_and_what_would_do_are_named(case):
 
 
 LAYERS = {
-    "affine": (nn.BatchNorm2d(3, affine=False), "layer '0': nn.BatchNorm2d without a weight and bias .*: affine=True"),
     "statistics": (nn.BatchNorm2d(3, track_running_stats=False), "nn.BatchNorm2d without running statistics"),
     "average": (nn.BatchNorm2d(3, momentum=None), "running statistics, or with their plain average"),
     "whole maps": (nn.LayerNorm([3, 8, 8]), r"nn.LayerNorm over 3 axes .*: nn.GroupNorm\(1, channels\)"),
     "circular": (nn.Conv2d(3, 3, 3, padding=1, padding_mode="circular"), "nn.Conv2d with padding_mode='circular'"),
     "groups": (nn.ConvTranspose2d(3, 3, 2, groups=3), "nn.ConvTranspose2d with groups or dilation"),
-    "instances": (nn.InstanceNorm2d(3), "F.instance_norm cannot be read .*: nn.GroupNorm"),
+    "instances": (nn.InstanceNorm2d(3, track_running_stats=True), "nn.InstanceNorm2d with running statistics"),
     "responses": (nn.LocalResponseNorm(3), "cannot be read"),
     "reflection": (nn.ReflectionPad2d(1), "F.pad with mode='reflect'"),
     "indices": (nn.MaxPool2d(2, dilation=2), "F.max_pool2d with dilation"),
@@ -232,6 +245,9 @@ MODULES = {
     "two inputs": (TwoInputs, r"refused.py, line \d+: TwoInputs.forward, which takes 2 inputs, .*: one image"),
     "two outputs": (lambda: network(two_values), "Own.forward, which gives a tuple of 2, .*: return the one tensor"),
     "hooks": (hooked, "1 has forward hooks, which a graph cannot show"),
+    "weights made anew": (
+        lambda: nn.Sequential(nn.Flatten(), nn.utils.spectral_norm(nn.Linear(192, 10))),
+        r"1 makes its weight anew each time \(torch.nn.utils.spectral_norm\): .*remove_spectral_norm\(layer\)"),
     "parametrized": (
         lambda: nn.Sequential(nn.Flatten(), nn.utils.parametrizations.weight_norm(nn.Linear(192, 10))),
         "1 is parametrized .*remove_parametrizations"),

@@ -1,5 +1,8 @@
 """ONNX files of other programs: PyTorch's exporters, and graphs as tf2onnx writes them; values by onnxruntime."""
 
+import os
+import subprocess
+import sys
 import warnings
 
 import jax
@@ -336,6 +339,7 @@ LATER = {  # the same, by operator set
     ("slice by attributes", 9): lambda w: w.add("Slice", starts=[1, -3], ends=[3, 9], axes=[1, 2]),
     ("pads by attributes", 9): lambda w: w.add("Pad", pads=[0, 1, 0, 0, 0, 0, 2, 0], value=0.5),
     ("upsample", 9): lambda w: w.add("Upsample", np.asarray([1, 1, 2, 2], np.float32)),
+    ("bilinear", 13): lambda w: w.add("Resize", "", np.asarray([1, 1, 1.5, 2], np.float32), mode="linear"),
     ("dropout", 9): lambda w: w.add("Relu", at=w.add("Dropout", ratio=0.25)),
     ("softmax of all", 9): lambda w: w.add("Relu", at=w.add("Softmax", axis=1, at=w.add("Flatten"))),
 }
@@ -550,7 +554,7 @@ REFUSED = {
     "an odd function": (one("Erf"), "'Erf0': an Erf cannot be read as a flaxvision network: convolutions, linear"),
     "two values": (product_of_two, "a Transpose that moves the examples"),
     "examples joined": (one("Reshape", ints(-1, 60)), r"a Reshape from \('N', 4, 6, 5\) to \(-1, 60\)"),
-    "bilinear": (one("Resize", "", np.asarray([1, 1, 2, 2], np.float32), mode="linear"), "mode=nearest to a whole mul"),
+    "bicubic": (one("Resize", "", np.asarray([1, 1, 2, 2], np.float32), mode="cubic"), "mode=nearest to a whole mul"),
     "a volume": (one("Conv", f32(2, 4, 3), shape=(4, 6)), "a Conv over 1 axes"),
     "mirrored": (one("Pad", ints(0, 0, 1, 1, 0, 0, 1, 1), mode="reflect"), "mode=constant would do"),
     "axes of a video": (one("Relu", shape=(2, 4, 6, 5)), r"takes \('N', 2, 4, 6, 5\): images"),
@@ -591,3 +595,35 @@ def test_a_difference_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setitem(OPERATORS, "Relu", OPERATORS["Tanh"])
     with pytest.raises(UserError, match="the network that was read differs from it on random examples by"):
         fv.models.from_onnx(path)
+
+
+KERAS = """
+import sys, warnings
+import keras, numpy as np
+warnings.simplefilter("ignore")
+L = keras.layers
+x = entry = keras.Input((12, 12, 3))
+x = L.BatchNormalization()(L.Conv2D(6, 3, strides=2, padding="same")(x))
+y = L.Activation("gelu")(L.DepthwiseConv2D(3, padding="same")(L.ReLU()(x)))
+x = L.Flatten()(L.Concatenate()([L.MaxPooling2D(2)(L.Add()([x, y])), L.AveragePooling2D(2)(x)]))
+model = keras.Model(entry, L.Dense(5, activation="softmax")(L.Dense(7, activation="relu")(L.Dropout(0.3)(x))))
+rng = np.random.default_rng(0)
+for weight in model.weights:
+    weight.assign(weight + 0.1 * rng.random(weight.shape, np.float32))
+images = rng.random((4, 12, 12, 3), np.float32)
+np.savez("keras.npz", images=images, outputs=model(images).detach().numpy())
+model.export("keras.onnx", format="onnx", verbose=False)
+"""
+
+
+@pytest.mark.slow
+def test_kerass_own_export_is_read(tmp_path):
+    """Keras exports to ONNX through PyTorch, without TensorFlow."""
+    pytest.importorskip("keras")
+    pytest.importorskip("torch")
+    environment = {**os.environ, "KERAS_BACKEND": "torch"}
+    done = subprocess.run([sys.executable, "-c", KERAS], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    model = fv.models.from_onnx(tmp_path / "keras.onnx")
+    with np.load(tmp_path / "keras.npz") as held:
+        np.testing.assert_allclose(jax.nn.softmax(model(held["images"])), held["outputs"], atol=1e-5)

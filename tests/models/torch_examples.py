@@ -324,6 +324,45 @@ class Arithmetic(nn.Module):
         return self.fc((F.softmax(x, dim=1) + x.tanh()).mean((2, 3)))
 
 
+class Pyramid(nn.Module):
+    """Bilinear interpolation, maps put together along height and along a new axis, one tensor by another."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4, affine=False))
+        self.down = nn.Sequential(nn.Conv2d(4, 4, 3, 2, 1), nn.InstanceNorm2d(4), nn.ReLU())
+        self.up = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
+        self.norm = nn.LayerNorm(4, bias=False)
+        self.plain = nn.GroupNorm(2, 4, affine=False)
+        self.fc = nn.Linear(8, 10)
+
+    def forward(self, x):
+        x = self.stem(x)
+        y = self.down(x)
+        x = x + self.up(y) + F.interpolate(y, size=x.shape[2:], mode="bilinear")
+        z = torch.cat([x, F.interpolate(x, size=(5, x.size(3)), mode="bilinear", align_corners=False)], dim=2)
+        z = torch.cat((z, -z), dim=-1)
+        z = self.norm(F.layer_norm(z.flatten(2).transpose(1, 2), (4,)))
+        z = torch.stack([z.mean(1), z.amax(1)], dim=1)
+        x = torch.sigmoid(self.plain(x)) / (1 + x.square().mean((2, 3), keepdim=True))
+        x /= 1.5 + torch.tanh(x)
+        return self.fc(z.flatten(1)) + self.fc(torch.cat([x.mean((2, 3)), x.amax((2, 3))], dim=1))
+
+
+class Tuned(nn.Module):
+    """A trained part that is kept, beside a head that learns."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.BatchNorm2d(4), nn.ReLU())
+        self.body.requires_grad_(False)
+        self.temperature = nn.Parameter(torch.full((4, 1, 1), 0.5), requires_grad=False)
+        self.head = nn.Linear(4, 10)
+
+    def forward(self, x):
+        return self.head((self.body(x) * self.temperature).mean((2, 3)))
+
+
 EXAMPLES = {
     "tutorial": (Tutorial, (12, 12, 1)),
     "residual": (Residual, (8, 8, 3)),
@@ -342,5 +381,7 @@ EXAMPLES = {
     "decoder": (Decoder, (8, 8, 1)),
     "skips": (Skips, (8, 8, 3)),
     "arithmetic": (Arithmetic, (6, 5, 3)),
+    "pyramid": (Pyramid, (6, 6, 3)),
+    "tuned": (Tuned, (6, 6, 3)),
     "vectors": (lambda: nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3)), (6,)),
 }

@@ -21,6 +21,7 @@ from flaxvision.training.losses import example_losses
 from flaxvision.training.mixing import draw_mix
 from flaxvision.training.preparing import standard, with_weights
 from flaxvision.training.recipe import from_dict
+from flaxvision.training.selection import Best
 from tests.conftest import made_dataset, slow
 
 RNG = np.random.default_rng(0)
@@ -293,6 +294,96 @@ def test_keys_of_a_spec_and_of_the_command_line():
     assert {recipe.milestones for recipe in recipes} == {(0.5, 1.5)}
     assert all(type(number) is float for recipe in recipes for number in recipe.milestones)
     assert len({recipe.structure() for recipe in recipes}) == 2  # ema varies within a program, class weights do not
+
+
+TYPED = {  # key -> what stands in TOML, and what is typed after `--set KEY=`
+    "label_smoothing": (0.1, "0.1"),
+    "clip_norm": (1.0, "1.0"),
+    "schedule": ("one_cycle", "one_cycle"),
+    "weight_decay": (0.01, "0.01"),
+    "ema": (0.99, "0.99"),
+    "class_weights": ("balanced", "balanced"),
+    "mixup": (0.2, "0.2"),
+    "cutmix": (1.0, "1.0"),
+    "cutout": (0.5, "0.5"),
+    "rotation": (15.0, "15"),
+    "translation": (0.1, "0.1"),
+    "brightness": (0.2, "0.2"),
+    "contrast": (0.2, "0.2"),
+    "pixels": ("standard", "standard"),
+    "test_time_flip": (True, "true"),
+    "precision": ("bfloat16", "bfloat16"),
+    "early_stopping": (2, "2"),
+}
+
+
+@pytest.mark.parametrize("key", TYPED)
+def test_each_key_in_toml_and_typed(key):
+    value, typed = TYPED[key]
+    table = {"name": "keys", "dataset": "glyphs", "model": "mlp", "recipe": {"epochs": 4}}
+    (written,) = expand(parse_spec({**table, "recipe": {**table["recipe"], key: value}}))
+    (set_here,) = expand(override(parse_spec(table), settings=[f"{key}={typed}"]))
+    recipes = [from_dict(trial.config.recipe) for trial in (written, set_here)]
+    assert recipes[0] == recipes[1] == Recipe(epochs=4, **{key: value})
+
+
+@pytest.mark.parametrize("name", ["adagrad", "adamw", "lamb", "lion", "muon", "nadam", "rmsprop"])
+def test_optimizers_in_toml_and_typed(name):
+    table = {"name": "keys", "dataset": "glyphs", "model": "mlp"}
+    (written,) = expand(parse_spec({**table, "recipe": {"optimizer": name}}))
+    (typed,) = expand(override(parse_spec(table), settings=[f"optimizer={name}"]))
+    assert from_dict(written.config.recipe) == from_dict(typed.config.recipe) == Recipe(optimizer=name)
+
+
+@pytest.mark.parametrize("metric", ["val_loss", "test_loss", "test_top1", "test_balanced"])
+def test_early_stopping_by_any_metric_is_keras(metric):
+    """The epoch that is kept and the one at which it stops are those of Keras's EarlyStopping."""
+    keras = pytest.importorskip("keras")
+    values = np.array([0.5, 0.7, 0.6, 0.71, 0.71, 0.7, 0.3, 0.2, 0.72])
+    values = 1 - values if metric.endswith("loss") else values
+    patience = 3
+    theirs = keras.callbacks.EarlyStopping(metric, patience=patience, mode="min" if "loss" in metric else "max")
+    theirs.set_model(type("Model", (), {"stop_training": False, "optimizer": None})())
+    theirs.on_train_begin()
+    recipe, ours = Recipe(early_stopping=patience, select="best", select_on=metric), Best()
+    for epoch, value in enumerate(values):
+        theirs.on_epoch_end(epoch, {metric: value})
+        if ours.update(epoch + 1, value, recipe, metric):
+            ours.state = "the parameters that are kept"
+        assert ours.stopped == theirs.model.stop_training
+        if ours.stopped:
+            break
+    assert (ours.epoch, epoch) == (theirs.best_epoch + 1, theirs.stopped_epoch)
+    assert epoch == 6
+
+
+@pytest.mark.slow
+def test_bfloat16_is_pytorchs(torch):
+    """Products and activations in bfloat16; parameters, losses and updates in float32."""
+    data = made_dataset((3, 3, 1), 3, 32, 20)
+    model = fv.models.create("mlp", input_shape=(3, 3, 1), num_classes=3, hidden=(5,))
+    settings = {"batch_size": 8, "steps": 12, "shuffle": False, "learning_rate": 0.5}
+    found = fv.fit(model, data, Recipe(**settings, precision="bfloat16"))
+    assert {value.dtype for value in variables(found.model).values()} == {np.dtype("float32")}
+    exact = fv.fit(model, data, Recipe(**settings))
+    layers = [layer for layer in model.layers if hasattr(layer, "kernel")]
+    twins = [twin_of(torch, layer) for layer in layers]
+    optimizer = torch.optim.SGD([parameter for twin in twins for parameter in twin.parameters()], 0.5)
+    x_all = torch.tensor(data.train.images.reshape(32, 9).astype(np.float32)).bfloat16()
+    losses = []
+    for step in range(12):
+        chosen = slice(step % 4 * 8, step % 4 * 8 + 8)
+        x = x_all[chosen] * torch.tensor(1 / 255).bfloat16()
+        for number, twin in enumerate(twins):
+            x = x @ twin.weight.bfloat16().T + twin.bias.bfloat16()
+            x = torch.relu(x) if number == 0 else x
+        loss = torch.nn.functional.cross_entropy(x.float(), torch.tensor(data.train.labels[chosen]).long())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    np.testing.assert_allclose(found.history["step_loss"], losses, rtol=5e-3)
+    assert np.abs(found.history["step_loss"] - exact.history["step_loss"]).max() > 1e-4
 
 
 @pytest.mark.parametrize(

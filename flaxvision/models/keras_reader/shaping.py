@@ -152,7 +152,12 @@ def _reduction(at: At) -> Held:
 
 @reads("UpSampling2D")
 def _upsampling(at: At) -> Held:
-    if at.config.get("interpolation", "nearest") != "nearest":
-        at.call.refuse(f"{at.call.words} with interpolation={at.config['interpolation']!r}", "'nearest' would do")
+    way = at.config.get("interpolation", "nearest")
+    if way not in ("nearest", "bilinear"):
+        at.call.refuse(f"{at.call.words} with interpolation={way!r}", "'nearest' or 'bilinear' would do")
     held = channels_first(at.call, at.held())
+    if way == "bilinear":
+        rows, columns = pair(at, "size")
+        size = held.shape[1] * rows, held.shape[2] * columns
+        return channels_last(at.call, shaping.resized(at.reader, at.call, held, size))
     return channels_last(at.call, shaping.upsampled(at.reader, at.call, held, pair(at, "size")))

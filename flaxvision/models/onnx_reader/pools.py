@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -77,10 +78,14 @@ def _resize(at: At) -> Held:
         scale = [size / given for size, given in zip(sizes, (at.examples, *held.shape), strict=True)]
     else:
         at.call.refuse(f"{at.call.words} without scales and sizes", "constants there would do")
+    if mode == "linear" and len(scale) == len(held.shape) + 1 == 4 and "axes" not in at.node.attributes:
+        return _interpolated(at, held, scale)
     whole = [round(each) for each in scale]
     plain = len(whole) == len(held.shape) + 1 == 4 and whole[:1] == [1] and "axes" not in at.node.attributes
     if mode != "nearest" or not plain or any(a != b or a < 1 for a, b in zip(whole, scale, strict=True)):
-        at.call.refuse(f"{at.call.words} by {scale} with mode={mode}", "mode=nearest to a whole multiple would do")
+        at.call.refuse(
+            f"{at.call.words} by {scale} with mode={mode}", "mode=nearest to a whole multiple, or mode=linear would do"
+        )
     order = held.layout.permutation
     if order is None or whole[1 + order.index(0)] != 1:
         at.call.refuse(f"{at.call.words} of the channels", "one of height and width would do")
@@ -90,6 +95,21 @@ def _resize(at: At) -> Held:
         *(at.reader, at.call, Held(held.value, Layout.plain(held.value.shape))),
         (whole[1 + order.index(1)], whole[1 + order.index(2)]),
     )
+    return Held(made.value, Layout(made.layout.base, tuple(made.layout.base[axis] for axis in order)))
+
+
+def _interpolated(at: At, held: Held, scale: Sequence[float]) -> Held:
+    """Bilinear interpolation of height and width."""
+    way = at.node.text("coordinate_transformation_mode", "half_pixel")
+    order = held.layout.permutation
+    known = ("half_pixel", "pytorch_half_pixel", "align_corners")
+    if order is None or scale[0] != 1 or scale[1 + order.index(0)] != 1 or way not in known or at.node.op == "Upsample":
+        at.call.refuse(
+            f"{at.call.words} by {list(scale)} with {way} coordinates", "half_pixel on height and width would do"
+        )
+    sides = [math.floor(held.shape[axis] * scale[1 + axis] + 1e-5) for axis in map(order.index, (1, 2))]
+    plain = Held(held.value, Layout.plain(held.value.shape))
+    made = shaping.resized(at.reader, at.call, plain, (sides[0], sides[1]), align_corners=way == "align_corners")
     return Held(made.value, Layout(made.layout.base, tuple(made.layout.base[axis] for axis in order)))
 
 

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from flaxvision.layers import Activation, Add, Affine, Multiply, Preprocess, Scale, Subtract
+from flaxvision.layers import Activation, Add, Affine, Divide, Multiply, Preprocess, Scale, Subtract
 from flaxvision.models.reading.graph import Call, Held
 from flaxvision.models.reading.reader import Reader
 
@@ -17,14 +17,12 @@ Numbers = float | tuple[float, ...]  # one, or one a channel
 def of_two(reader: Reader, call: Call, sign: str, a: Held | np.ndarray, b: Held | np.ndarray, *, learns: bool) -> Held:
     """`a + b`, `a - b`, `a * b` or `a / b`, of two values or of one and a constant; see `affine`."""
     if isinstance(a, Held) and isinstance(b, Held):
-        if sign == "/":
-            call.refuse(f"{call.words} of two values", "multiply by a gate, or divide by a constant")
-        return reader.together(call, {"+": Add, "-": Subtract, "*": Multiply}[sign](), a, b)
+        return reader.together(call, {"+": Add, "-": Subtract, "*": Multiply, "/": Divide}[sign](), a, b)
     held, other = (a, b) if isinstance(a, Held) else (b, a)
     assert isinstance(held, Held)
     assert isinstance(other, np.ndarray)
     if sign == "/" and held is not a:
-        call.refuse(f"{call.words} of a constant by a value", "multiply by a gate, or divide by a constant")
+        call.refuse(f"{call.words} of a constant by a value", "divide a value by a value or a constant")
     numbers = np.asarray(other, np.float64)
     if not numbers.size or not np.isfinite(numbers).all() or (sign == "/" and not numbers.all()):
         call.refuse(f"{call.words} with a constant that is not finite", "give finite numbers")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from flax import nnx
 
-from flaxvision.layers import AvgPool, Concat, MaxPool, Pad, Upsample
+from flaxvision.layers import AvgPool, Concat, MaxPool, Pad, Resize, Upsample
 from flaxvision.layers.kinds import Shape
 from flaxvision.models.reading.axes import Layout, atoms_of
 from flaxvision.models.reading.graph import Call, Held
@@ -118,6 +118,12 @@ def upsampled(reader: Reader, call: Call, held: Held, scale: Pair) -> Held:
     if scale == (1, 1):
         return held
     value = reader.add(call, Upsample(scale), reader.as_map(call, held))
+    return Held(value, Layout.plain(value.shape))
+
+
+def resized(reader: Reader, call: Call, held: Held, size: Pair, *, align_corners: bool = False) -> Held:
+    """A map (C, H, W) interpolated bilinearly to another height and width."""
+    value = reader.add(call, Resize(size, align_corners), reader.as_map(call, held))
     return Held(value, Layout.plain(value.shape))
 
 

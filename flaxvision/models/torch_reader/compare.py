@@ -25,7 +25,7 @@ QUICK = {"xla_backend_optimization_level": 0}  # to compile takes longer than to
 _DROPOUTS = {F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, torch.dropout}
 
 
-class _WithoutDropout(TorchFunctionMode):
+class WithoutDropout(TorchFunctionMode):
     """Within it, dropout drops nothing."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -99,7 +99,7 @@ def _theirs(module: nn.Module, images: np.ndarray) -> dict[str, dict[str, np.nda
     twin = copy.deepcopy(module).cpu().double()
     x = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2) if images.ndim == 4 else images))
     found = {}
-    with torch.no_grad(), one_thread(), _WithoutDropout(), torch.random.fork_rng(devices=[]):
+    with torch.no_grad(), one_thread(), WithoutDropout(), torch.random.fork_rng(devices=[]):
         for mode, train in (("evaluation", False), ("training", True)):
             try:
                 outputs = twin.train(train)(x.clone())

@@ -118,15 +118,14 @@ def _batch_norm(growth: Growth, call: Call, module: nn.BatchNorm2d, input: Held)
             f"{call.words} without running statistics, or with their plain average",
             "track_running_stats=True and a momentum such as 0.1 would do",
         )
-    _check_affine(call, module)
     held = growth.with_features(call, input, 0) if len(input.shape) == 2 else growth.plain(call, input)
-    return _norm(growth, call, BatchNorm(module.num_features, 1 - module.momentum, module.eps), held)
+    layer = BatchNorm(module.num_features, 1 - module.momentum, module.eps, module.affine)
+    return _norm(growth, call, layer, held)
 
 
 @reads(nn.GroupNorm)
 def _group_norm(growth: Growth, call: Call, module: nn.GroupNorm, input: Held) -> Held:
-    _check_affine(call, module)
-    layer = GroupNorm(module.num_groups, module.num_channels, module.eps)
+    layer = GroupNorm(module.num_groups, module.num_channels, module.eps, module.affine)
     return _norm(growth, call, layer, growth.plain(call, input))
 
 
@@ -134,9 +133,44 @@ def _group_norm(growth: Growth, call: Call, module: nn.GroupNorm, input: Held) -
 def _instance_norm(growth: Growth, call: Call, module: nn.InstanceNorm2d, input: Held) -> Held:
     if module.track_running_stats:
         call.refuse("nn.InstanceNorm2d with running statistics", "track_running_stats=False would do")
-    _check_affine(call, module)
-    layer = GroupNorm(module.num_features, module.num_features, module.eps)
+    layer = GroupNorm(module.num_features, module.num_features, module.eps, module.affine)
     return _norm(growth, call, layer, growth.as_map(call, input))
+
+
+@reads(F.group_norm)
+def _functional_group_norm(
+    growth: Growth, call: Call, input: Held, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5
+) -> Held:
+    if (weight is None) != (bias is None):
+        call.refuse("F.group_norm with a weight or a bias alone", "give both, or none")
+    layer = GroupNorm(num_groups, input.shape[0], eps, weight is not None)
+    return _functional_norm(growth, call, layer, growth.plain(call, input), weight, bias)
+
+
+@reads(F.instance_norm)
+def _functional_instance_norm(
+    growth: Growth,
+    call: Call,
+    input: Held,
+    running_mean: Any = None,
+    running_var: Any = None,
+    weight: Any = None,
+    bias: Any = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Held:
+    if running_mean is not None or not use_input_stats or (weight is None) != (bias is None):
+        call.refuse("F.instance_norm with running statistics, or a weight alone", "each map's own statistics would do")
+    layer = GroupNorm(input.shape[0], input.shape[0], eps, weight is not None)
+    return _functional_norm(growth, call, layer, growth.as_map(call, input), weight, bias)
+
+
+def _functional_norm(growth: Growth, call: Call, layer: GroupNorm | LayerNorm, held: Held, *tensors: Any) -> Held:
+    """A normalization that a function applies, by the weights of a layer or without any."""
+    if tensors[0] is None:
+        return growth.elementwise(call, layer, held)
+    return Held(growth.apply(call, _owner(call, *tensors), layer, held), held.layout)
 
 
 @reads(nn.LayerNorm)
@@ -146,9 +180,9 @@ def _layer_norm(growth: Growth, call: Call, module: nn.LayerNorm, input: Held) -
             f"nn.LayerNorm over {len(module.normalized_shape)} axes",
             "nn.GroupNorm(1, channels) normalizes whole maps, nn.LayerNorm(channels) the last axis",
         )
-    _check_affine(call, module)
     held = growth.with_features(call, input, len(input.shape) - 1)
-    return _norm(growth, call, LayerNorm(module.normalized_shape[0], module.eps), held)
+    layer = LayerNorm(module.normalized_shape[0], module.eps, module.elementwise_affine, module.bias is not None)
+    return _norm(growth, call, layer, held)
 
 
 @reads(F.layer_norm)
@@ -161,24 +195,17 @@ def _functional_layer_norm(
     bias: Any = None,
     eps: float = 1e-5,
 ) -> Held:
-    if len(normalized_shape) != 1 or bias is None:
-        call.refuse("F.layer_norm over several axes, or without a bias", "nn.LayerNorm(channels) would do")
+    if len(normalized_shape) != 1 or (weight is None) > (bias is None):
+        call.refuse("F.layer_norm over several axes, or with a bias alone", "nn.LayerNorm(channels) would do")
     held = growth.with_features(call, input, len(input.shape) - 1)
-    layer = LayerNorm(normalized_shape[0], eps)
-    return Held(growth.apply(call, _owner(call, weight, bias), layer, held), held.layout)
+    layer = LayerNorm(normalized_shape[0], eps, weight is not None, bias is not None)
+    return _functional_norm(growth, call, layer, held, weight, bias)
 
 
 @reads(nn.PReLU)
 def _prelu(growth: Growth, call: Call, module: nn.PReLU, input: Held) -> Held:
     held = input if module.num_parameters == 1 else growth.with_features(call, input, 0)
     return _norm(growth, call, PReLU(module.num_parameters), held)
-
-
-def _check_affine(call: Call, module: nn.Module) -> None:
-    if getattr(module, "weight", None) is None or getattr(module, "bias", None) is None:
-        call.refuse(
-            f"{call.words} without a weight and bias", "affine=True (elementwise_affine=True, bias=True) would do"
-        )
 
 
 def _of_map(growth: Growth, call: Call, name: str, layer: Conv | ConvTranspose, input: Held) -> Held:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from flaxvision.layers import Activation, Add, Affine, Dropout, Multiply, Scale, SpatialDropout, Subtract
+from flaxvision.layers import Activation, Add, Affine, Divide, Dropout, Multiply, Scale, SpatialDropout, Subtract
 from flaxvision.models.reading.graph import Growth, Held
 from flaxvision.models.torch_reader.calls import Call
 from flaxvision.models.torch_reader.table import Handler, Loose, reads
@@ -196,15 +196,13 @@ def _arithmetic(sign: str, reverse: bool = False, inplace: bool = False) -> Hand
 
 def _of_two(growth: Growth, call: Call, sign: str, a: Any, b: Any) -> Held:
     if isinstance(a, Held) and isinstance(b, Held):
-        if sign == "/":
-            call.refuse(f"{call.words} of two tensors", "multiply by a gate, or divide by a number")
-        return growth.together(call, {"+": Add, "-": Subtract, "*": Multiply}[sign](), a, b)
+        return growth.together(call, {"+": Add, "-": Subtract, "*": Multiply, "/": Divide}[sign](), a, b)
     held, other = (a, b) if isinstance(a, Held) else (b, a)
     if isinstance(other, Loose):
         return _with_parameter(growth, call, sign, held, other, held is a)
     held, number = _along(growth, call, held, other)
     if sign == "/" and not isinstance(a, Held):
-        call.refuse(f"{call.words} by a tensor of the network", "multiply by a gate, or divide by a number")
+        call.refuse(f"{call.words} of a number by a tensor of the network", "divide a tensor by a tensor or a number")
     if sign == "/":
         layer = Affine(_each(number, lambda n: 1 / n))
     elif sign == "*":

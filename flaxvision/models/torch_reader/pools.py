@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from flaxvision.layers import Affine, AvgPool, GlobalAvgPool, GlobalMaxPool, MaxPool, Upsample
+from flaxvision.layers import Affine, AvgPool, GlobalAvgPool, GlobalMaxPool, MaxPool, Resize, Upsample
 from flaxvision.models.reading.axes import Layout
 from flaxvision.models.reading.graph import Growth, Held
 from flaxvision.models.torch_reader.calls import Call
@@ -113,11 +113,17 @@ def _interpolate(
     antialias: bool = False,
 ) -> Held:
     sides, wanted = input.shape[1:], call.shape[1:]
+    given = scale_factor if isinstance(scale_factor, Sequence) else (scale_factor or 0.0,) * len(sides)
+    exact = recompute_scale_factor or all(
+        scale * side in (0, new) for scale, side, new in zip(given, sides, wanted, strict=True)
+    )
+    if mode == "bilinear" and exact and not antialias:
+        return _of_map(growth, call, Resize((wanted[0], wanted[1]), bool(align_corners)), input)
     whole = all(want % side == 0 for side, want in zip(sides, wanted, strict=True))
     if not mode.startswith("nearest") or not whole:
         call.refuse(
             f"F.interpolate with mode={mode!r} from {sides} to {wanted}",
-            "mode='nearest' to a whole multiple would do",
+            "mode='nearest' to a whole multiple, or mode='bilinear' to a size, without antialias, would do",
         )
     if sides == wanted:
         return input

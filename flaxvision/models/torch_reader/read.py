@@ -20,6 +20,7 @@ from flaxvision.models.torch_reader.table import Loose, carry_out
 from flaxvision.models.torch_reader.trace import facts, is_pytorchs, one_thread, trace
 
 CONSTANT = "_tensor_constant"
+REMADE = {"WeightNorm": "weight_norm", "SpectralNorm": "spectral_norm"}  # PyTorch's hooks that make weights anew
 EXAMPLES = (3, 2)  # of the trace in training mode, and of that in evaluation mode
 
 
@@ -72,6 +73,13 @@ def _check(module: nn.Module) -> None:
             raise UserError(
                 f"{path or name} is parametrized (weight_norm, spectral_norm, …): remove that, "
                 "torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight')"
+            )
+        makers = [type(hook).__name__ for hook in each._forward_pre_hooks.values()]
+        remade = next((REMADE[maker] for maker in makers if maker in REMADE), None)
+        if remade is not None:
+            raise UserError(
+                f"{path or name} makes its weight anew each time (torch.nn.utils.{remade}): remove that, "
+                f"torch.nn.utils.remove_{remade}(layer)"
             )
         if each._forward_hooks or each._forward_pre_hooks:
             raise UserError(f"{path or name} has forward hooks, which a graph cannot show: remove them")

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from flaxvision.layers import Activation, Concat, MaxPool, Multiply, Pad
-from flaxvision.models.reading.axes import Layout, Shape
+from flaxvision.models.reading.axes import Layout, Shape, atoms_of, fresh
 from flaxvision.models.reading.graph import Growth, Held
 from flaxvision.models.torch_reader.calls import Call
 from flaxvision.models.torch_reader.table import reads
@@ -205,18 +205,55 @@ def _getitem(growth: Growth, call: Call, value: Any, index: Any) -> Any:
 def _cat(growth: Growth, call: Call, tensors: Sequence[Any], dim: int = 0) -> Held:
     ranks = {len(each.shape) + 1 for each in tensors if isinstance(each, Held)}
     axis = dim % ranks.copy().pop()
-    if axis != 1 or len(ranks) > 1:
+    if axis == 0 or len(ranks) > 1:
         call.refuse(f"{call.words} along axis {dim}", "dim=1 is along the channels")
+    if axis > 1 or ranks == {3}:
+        return _joined(growth, call, tensors, axis - 1)
     zeros = [each.shape[1] if isinstance(each, torch.Tensor) else 0 for each in tensors]
     inner = [number for number, each in enumerate(tensors) if isinstance(each, Held)]
     first, last = inner[0], inner[-1]
     if any(isinstance(each, torch.Tensor) and bool(each.any()) for each in tensors) or len(inner) != last - first + 1:
         call.refuse(f"{call.words} with constants", "zeros before or behind the channels would do")
     parts = [growth.plain(call, each) for each in tensors if isinstance(each, Held)]
-    if len({part.shape[1:] for part in parts}) > 1:
-        call.refuse(f"{call.words} of maps that are expanded", "upsample the smaller one, F.interpolate(x, size=...)")
+    _check_alike(call, parts, 0)
     held = parts[0]
     if len(parts) > 1:
         made = growth.add(call, Concat(), *parts)
         held = Held(made, Layout.plain(made.shape))
     return padded(growth, call, held, {0: (sum(zeros[:first]), sum(zeros[last:]))})
+
+
+def _check_alike(call: Call, parts: Sequence[Held], axis: int) -> None:
+    """Raise for tensors that an expansion, which moves nothing here, has left smaller than they are in PyTorch."""
+    if len({(*part.shape[:axis], *part.shape[axis + 1 :]) for part in parts}) > 1:
+        call.refuse(f"{call.words} of maps that are expanded", "upsample the smaller one, F.interpolate(x, size=...)")
+
+
+def _joined(growth: Growth, call: Call, tensors: Sequence[Any], axis: int) -> Held:
+    """Tensors one after the other along an axis (counted without the batch), which becomes that of the features."""
+    if not all(isinstance(each, Held) for each in tensors):
+        call.refuse(f"{call.words} with constants or parameters along axis {axis + 1}", "along the channels would do")
+    _check_alike(call, tensors, axis)
+    parts = []
+    for each in tensors:
+        axes = each.layout.axes
+        others = atoms_of(other for number, other in enumerate(axes) if number != axis)
+        parts.append(growth.with_base(call, each, (axes[axis], others, ())))
+    value = growth.add(call, Concat(), *parts)
+    made = fresh([value.shape[-1]])[0]
+    first = parts[0].layout
+    return Held(value, Layout((made, *first.base[1:]), (*first.axes[:axis], made, *first.axes[axis + 1 :])))
+
+
+@reads(torch.stack)
+def _stack(growth: Growth, call: Call, tensors: Sequence[Any], dim: int = 0) -> Held:
+    if not all(isinstance(each, Held) for each in tensors):
+        call.refuse(f"{call.words} with constants or parameters", "tensors of the network would do")
+    axis = dim % (len(tensors[0].shape) + 2)
+    if axis == 0:
+        call.refuse(f"{call.words} along the examples (dim={dim})", "dim=1 stacks along a new axis of each example")
+    apart = [
+        Held(each.value, Layout(each.layout.base, (*each.layout.axes[: axis - 1], (), *each.layout.axes[axis - 1 :])))
+        for each in tensors
+    ]
+    return _joined(growth, call, apart, axis - 1)

@@ -95,9 +95,8 @@ refuses(
 refuses("images only: use nn.Conv2d", nn.Conv1d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose3d)
 refuses(
     "use the layer, nn.Conv2d and so on, which owns its weight",
-    *(torch.nn.functional.batch_norm, torch.nn.functional.group_norm, torch.prelu, torch.conv_transpose2d),
+    *(torch.nn.functional.batch_norm, torch.prelu, torch.conv_transpose2d),
 )
-refuses("nn.GroupNorm(channels, channels) is the same with weights", torch.nn.functional.instance_norm)
 refuses("nn.GroupNorm or nn.BatchNorm2d would do", torch.nn.functional.local_response_norm)
 refuses(
     "gradients flow through the whole network here; frozen = [...] in the recipe keeps layers as they are",

@@ -13,7 +13,7 @@ from flax import nnx
 from torch import nn
 
 from flaxvision.errors import UserError
-from flaxvision.layers import Carried, Conv, ConvTranspose, Linear, Network, PReLU, TorchModule, TorchTensor
+from flaxvision.layers import BatchNorm, Carried, Conv, ConvTranspose, Linear, Network, PReLU, TorchModule, TorchTensor
 from flaxvision.layers.initializers import uniform
 from flaxvision.models._state_dict import COUNTER, correspondence
 from flaxvision.models.files import variables
@@ -60,6 +60,21 @@ def unused(network: Network, module: nn.Module) -> list[str]:
     """The parameters of a module that its network only carries along."""
     carried = {name for name, layer in network.named_layers() if isinstance(layer, Carried)}
     return [name for name, _ in module.named_parameters() if name in carried]
+
+
+def frozen(network: Network, module: nn.Module) -> dict[str, str]:
+    """The parameters of a module whose `requires_grad` is False -> the network's variables, which do not learn."""
+    idle = set(unused(network, module))
+    kept = {name for name, parameter in module.named_parameters() if not parameter.requires_grad} - idle
+    return {pair.name: pair.variable for pair in correspondence(network) if pair.name in kept}
+
+
+def count_batches(network: Network, module: nn.Module) -> None:
+    """Let each BatchNorm count on from the batches that the module's has seen."""
+    theirs = module.state_dict()
+    for name, layer in network.named_layers():
+        if isinstance(layer, BatchNorm):
+            layer.batches = int(theirs.get(f"{name}.{COUNTER}", torch.zeros(())))
 
 
 def of_module(network: Network, module: nn.Module) -> dict[str, np.ndarray]:

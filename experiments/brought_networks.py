@@ -1,0 +1,149 @@
+"""Six networks written in PyTorch, from module to table and home again, as a user does it: by the command line.
+
+    python experiments/brought_networks.py --raw-dir DATA
+
+`experiments/brought` holds what the user has: `networks.py`, plain PyTorch, and a sweep for each network (3 seeds, 2
+epochs, 5,000 images of MNIST or CIFAR-10). Each table is filled; 50 steps in float64 are compared with PyTorch's own
+from the same weights in the same order, dropout off; and the winner's weights are loaded strictly in a process of plain
+PyTorch (`home.py`), whose outputs are compared with ours and with those of the ONNX file. FLAXVISION_TORCH_NETWORKS
+names another file with networks of the same names. Some 20 minutes on 2 CPU cores; `--quick` takes one network, drawn
+digits, one seed, one epoch and 5 steps.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from common import parser_of, write_page
+
+import flaxvision as fv
+from flaxvision.report import markdown_table
+
+HEADING = """Six networks from PyTorch: a table each, and home again
+
+Written in plain PyTorch ([`networks.py`](../../brought/networks.py)), named in a TOML file, trained in flaxvision, \
+and loaded strictly by the same classes in a process that knows PyTorch only. Losses: largest relative difference \
+over 50 steps in float64 from PyTorch's own, from the same weights in the same order, dropout off. Outputs: largest \
+absolute difference of the module's on 5,000 test images from flaxvision's and from `winner.onnx` in onnxruntime, in \
+float32."""
+FOLDER = Path(__file__).parent / "brought"
+NAMES = ("tutorial", "residual", "depthwise", "dense", "squeeze_excite", "sequential")
+OTHER_FILE = "FLAXVISION_TORCH_NETWORKS"
+STEPS = 50
+OF_TRAJECTORY = ("optimizer", "momentum", "nesterov", "weight_decay", "decay_biases", "label_smoothing", "clip_norm")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = parser_of("brought_networks", __doc__, "one network, drawn digits, 1 epoch").parse_args(arguments)
+    networks, rows = [], []
+    for name in NAMES[-1:] if options.quick else NAMES:
+        with tempfile.TemporaryDirectory() as folder:
+            found = from_module_to_home(name, Path(folder), options.raw_dir, options.quick, 1 if options.quick else 3)
+        networks.append(found)
+        home = found["home"]
+        best = max(found["table"], key=lambda row: float(row["test_top1_mean"]))
+        rows.append(
+            (
+                f"[{name}](../../brought/{name}.toml)",
+                found["dataset"],
+                f"{100 * float(best['test_top1_mean']):.2f} ± {100 * float(best['test_top1_std'] or 'nan'):.2f}",
+                f"{found['losses']:.1e}",
+                f"{home['ours']:.1e}",
+                f"{home['onnx']:.1e}",
+                f"{home['largest']:.1f}",
+            )
+        )
+        print(rows[-1], flush=True)
+    header = ("network", "data", "best cell, test top-1 (%)", "losses", "from ours", "from ONNX", "largest output")
+    write_page(
+        options, "brought_networks", HEADING, [markdown_table(header, rows) + "\n"], ["torch"], networks=networks
+    )
+
+
+def from_module_to_home(
+    name: str, folder: Path, raw_dir: str | None, quick: bool = False, seeds: int = 3
+) -> dict[str, Any]:
+    """Fill a network's table in `folder`, compare its first steps, and take its winner home.
+
+    Returns:
+        "network", "dataset"; "table": rows of results.csv; "losses": the largest relative difference; "home": what
+        `home.py` prints.
+    """
+    for file in (FOLDER / f"{name}.toml", FOLDER / "home.py", os.environ.get(OTHER_FILE) or FOLDER / "networks.py"):
+        shutil.copy(file, folder / ("networks.py" if str(file).endswith("networks.py") else Path(file).name))
+    spec = tomllib.loads((folder / f"{name}.toml").read_text())
+    dataset = "glyphs" if quick else spec["dataset"]
+    data = ["--dataset", dataset, *(["--raw-dir", str(Path(raw_dir).absolute())] if raw_dir and not quick else [])]
+
+    # The table.
+    short = ["--epochs", "1", "--set", "limit=256"] if quick else []
+    _type(folder, "flaxvision.sweep", f"{name}.toml", "--out", "run", *data, "--seeds", str(seeds), *short)
+
+    # PyTorch's own steps: its recipe as far as it is an optimizer at a constant rate.
+    recipe = {key: value for key, value in spec["recipe"].items() if key in (*OF_TRAJECTORY, "batch_size")}
+    recipe["learning_rate"] = spec["grid"]["learning_rate"][-1]
+    settings = [f"{key}={str(value).lower()}" for key, value in recipe.items()]
+    steps = ["--steps", str(5 if quick else STEPS), "--orders", "0"]
+    _type(folder, "export", "trajectory", spec["model"], *data, *steps, "-o", ".", "--set", *settings)
+    losses = json.loads((folder / "trajectory.json").read_text())["losses"]["float64"]
+    ours, theirs = (np.array(losses[side]) for side in ("flax", "torch"))
+
+    # Home.
+    _type(folder, "export", "torch", "run")
+    model = fv.load_model(folder / "run" / "winner.safetensors")
+    test = fv.data.load(dataset, raw_dir=None if quick else raw_dir, limit=256 if quick else spec["data"]["limit"]).test
+    pixels = np.asarray(model.preprocess(test.images, np.dtype("float32")))
+    outputs = np.concatenate([outputs_of(model, pixels[start : start + 500]) for start in range(0, len(pixels), 500)])
+    np.savez(folder / "images.npz", pixels=pixels, outputs=outputs, labels=test.labels)
+    network = spec["model"].rpartition(":")[2]
+    files = ["run/winner.pt.safetensors", "run/winner.onnx", "images.npz"]
+    home = json.loads(_run(folder, "home.py", "networks.py", network, *files))
+    return {
+        "network": network,
+        "dataset": dataset,
+        "table": read_table(folder / "run" / "results.csv"),
+        "steps": len(ours),
+        "losses": float(np.max(np.abs(ours - theirs) / np.abs(theirs))),
+        "home": home,
+    }
+
+
+def outputs_of(model: fv.layers.Network, pixels: np.ndarray) -> np.ndarray:
+    """What the model gives, with the log_softmax at its end that the module has."""
+    scores = jax.jit(lambda x: model(x))(pixels)
+    ends = model.torch is not None and model.torch.ending == "log_softmax"
+    return np.asarray(jax.nn.log_softmax(scores) if ends else scores)
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """The rows of a results.csv."""
+    import csv
+
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def _type(folder: Path, program: str, *words: str) -> str:
+    return _run(folder, "-m", program, *words)
+
+
+def _run(folder: Path, *words: str) -> str:
+    """What `python WORDS` prints, typed in a folder."""
+    done = subprocess.run([sys.executable, *words], cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"python {' '.join(words)} ended with {done.returncode}: {done.stderr[-2000:]}")
+    return done.stdout
+
+
+if __name__ == "__main__":
+    main()

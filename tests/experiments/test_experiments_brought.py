@@ -1,0 +1,49 @@
+"""Six networks that were written in PyTorch, from module to table and home again."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "experiments"
+REAL = os.environ.get("FLAXVISION_RAW_DIR")
+
+
+@pytest.fixture
+def script(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import brought_networks
+
+    yield brought_networks
+    for name in ("brought_networks", "common", "rows", "figures"):
+        sys.modules.pop(name, None)
+
+
+def test_every_network_has_its_sweep(script, torch):
+    """A TOML file each, of a class that makes a module, with three seeds."""
+    import tomllib
+
+    from flaxvision.sweep.parse import parse_spec
+
+    assert {path.stem for path in script.FOLDER.glob("*.toml")} == set(script.NAMES)
+    for name in script.NAMES:
+        described = tomllib.loads((script.FOLDER / f"{name}.toml").read_text())
+        spec = parse_spec({"name": name, **described})
+        assert (len(spec.seeds), spec.base["epochs"], spec.base["limit"]) == (3, 2, 5000)
+
+
+@pytest.mark.slow
+def test_the_smallest_comes_home(script, torch, tmp_path):
+    """By the command line, on real digits where there are any: PyTorch's steps, PyTorch's outputs."""
+    pytest.importorskip("keras")
+    found = script.from_module_to_home("sequential", tmp_path, REAL, quick=not REAL, seeds=1)
+    assert found["losses"] < 1e-9
+    assert found["home"]["ours"] < 1e-5 * max(1, found["home"]["largest"])
+    assert found["home"]["onnx"] < 1e-5 * max(1, found["home"]["largest"])
+    assert float(found["table"][0]["n"]) == 1
+    if REAL:
+        assert found["steps"] == script.STEPS
+        assert found["home"]["top1"] > 0.9
