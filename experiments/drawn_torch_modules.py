@@ -106,6 +106,8 @@ class _Writer:
             f"nn.BatchNorm2d({channels})",
             f"nn.BatchNorm2d({channels}, eps=1e-3, momentum=0.3)",
             f"nn.GroupNorm({groups}, {channels})",
+            f"nn.BatchNorm2d({channels}, affine=False)",
+            f"nn.GroupNorm({groups}, {channels}, affine=False)",
         )
 
     # Blocks on maps.
@@ -191,6 +193,32 @@ class _Writer:
         self.say(up)
         self.shape = (channels, 2 * height, 2 * width)
         return None
+
+    def resized(self) -> None:
+        channels, _, width = self.shape
+        side = int(self.random.integers(3, 11))
+        corners = self.either("", ", align_corners=False", ", align_corners=True")
+        upsample = self.layer(f"nn.Upsample({side}, mode='bilinear'{corners})")
+        code, self.shape = self.either(
+            (f"F.interpolate(x, size=({side}, {width}), mode='bilinear'{corners})", (channels, side, width)),
+            (f"{upsample}(x)", (channels, side, side)),
+        )
+        self.say(f"x = {code}")
+
+    def joined(self) -> None:
+        """Maps put together along height or width, or along a new axis."""
+        channels, height, width = self.shape
+        code, self.shape = self.either(
+            ("torch.cat([x, -x], dim=2)", (channels, 2 * height, width)),
+            ("torch.cat((x, torch.tanh(x)), -1)", (channels, height, 2 * width)),
+            ("torch.stack([x, x.mean((2, 3), keepdim=True) * x], 2).flatten(1, 2)", (2 * channels, height, width)),
+            ("torch.stack((x, F.relu(x)), dim=-1).amax(-1)", (channels, height, width)),
+        )
+        self.say(f"x = {code}")
+
+    def quotient(self) -> None:
+        forms = "x = x / (1 + x.square())", "x = x / (1.5 + torch.tanh(x.mean((2, 3), keepdim=True)))"
+        self.say(self.either(*forms))
 
     def edge(self) -> None:
         channels, height, width = self.shape
@@ -302,7 +330,7 @@ BLOCKS = {
     **dict.fromkeys(("conv", "strided", "residual", "activation"), 3.0),
     **dict.fromkeys(("norm", "pool", "branches", "gate", "chunks", "arithmetic"), 2.0),
     **dict.fromkeys(("transposed", "parameter", "buffer", "dropout", "upsample", "edge", "shuffle"), 1.0),
-    **dict.fromkeys(("attention", "twice", "several"), 1.0),
+    **dict.fromkeys(("attention", "twice", "several", "resized", "joined", "quotient"), 1.0),
 }
 
 

@@ -765,7 +765,7 @@ def test_files_that_from_onnx_cannot_take(make, message, tmp_path):
     [
         ("Conv2D", {"data_format": "channels_first"}, "data_format='channels_first'"),
         ("Conv2D", {"activation": "softsign"}, "the activation 'softsign'"),
-        ("UpSampling2D", {"interpolation": "bilinear"}, "interpolation='bilinear'"),
+        ("UpSampling2D", {"interpolation": "bicubic"}, "interpolation='bicubic'"),
         ("LayerNormalization", {"axis": (1, 2, 3)}, "over the axes"),
         ("ReLU", {"max_value": 6, "negative_slope": 0.1}, "max_value and negative_slope"),
         ("ReLU", {"threshold": 1.0}, "threshold"),
