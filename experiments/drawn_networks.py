@@ -105,12 +105,8 @@ class _Drawn:
 
     def weights(self) -> dict[str, Any]:
         use_bias = self.chance(0.7)
-        return {
-            "kernel_init": self.normal(1.2),
-            "bias_init": self.normal(0.3),
-            "use_bias": use_bias,
-            "rngs": self.rngs,
-        }
+        draws = {"kernel_init": self.normal(1.2), "bias_init": self.normal(0.3)}
+        return {**draws, "use_bias": use_bias, "rngs": self.rngs}
 
     # Layers that keep the shape.
 
@@ -120,10 +116,8 @@ class _Drawn:
 
     def group_norm(self) -> Any:
         channels, whole = self.shape[-1], math.prod(self.shape)
-        fitting = [
-            n for n in range(1, channels + 1) if channels % n == 0 and whole > n
-        ]  # PyTorch refuses single values
-        if not fitting:
+        fitting = [n for n in range(1, channels + 1) if channels % n == 0 and whole > n]
+        if not fitting:  # PyTorch refuses single values
             return self.batch_norm()
         return self._scaled(GroupNorm(self.either(*fitting), channels, self.either(1e-5, 1e-3)))
 
@@ -153,16 +147,8 @@ class _Drawn:
 
     def same(self) -> None:
         """Add a layer that keeps the shape."""
-        makers = [
-            self.batch_norm,
-            self.group_norm,
-            self.layer_norm,
-            self.activation,
-            self.activation,
-            self.prelu,
-            self.affine,
-        ]
-        makers += [lambda: Dropout(0.3)]
+        makers = [self.batch_norm, self.group_norm, self.layer_norm, self.activation, self.activation]
+        makers += [self.prelu, self.affine, lambda: Dropout(0.3)]
         if len(self.shape) == 3:
             makers += [lambda: SpatialDropout(0.3), self.same_conv, self.same_conv]
         self.add(self.either(*makers)(), self.shape)
@@ -229,7 +215,6 @@ class _Drawn:
     # What networks that were written elsewhere are made of.
 
     def brought(self) -> None:
-        """Add a layer of those that reading other frameworks' networks took."""
         makers = [self.rearranged, self.padded, self.scaled, self.plain_norm, self.divided]
         self.either(*makers, *([self.resized] if len(self.shape) == 3 else []))()
 
@@ -283,7 +268,7 @@ class _Drawn:
     def carried(self) -> None:
         """A tensor that nothing takes."""
         layer = Carried((2, 3))
-        layer.value[...] = jnp.asarray(self.random.standard_normal((2, 3)).astype(np.float32))
+        layer.value[...] = self.normal(1.0)(None, (2, 3))
         self.layers.append((f"carried{len(self.layers)}", layer))
 
     # Blocks: what makes it a graph.
@@ -321,12 +306,7 @@ class _Drawn:
 
 
 def draw_network(random: np.random.Generator, *, brought: bool = False) -> Network:
-    """A network of layers and blocks that fit one after the other.
-
-    Args:
-        random: What draws.
-        brought: Whether it may have the layers that reading other frameworks' networks took.
-    """
+    """A network of layers and blocks that fit; if `brought`, also of those that reading others' networks took."""
     if random.random() < 0.08:
         shape: tuple[int, ...] = (int(random.integers(2, 20)),)
     else:
