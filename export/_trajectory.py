@@ -273,9 +273,23 @@ def _torch_losses(twin: Any, dataset: Dataset, recipe: Recipe, order: np.ndarray
             loss.backward()
             if recipe.clip_norm is not None:
                 torch.nn.utils.clip_grad_norm_(twin.parameters(), recipe.clip_norm)
-            optimizer.step()
+            with _counting_in(dtype):
+                optimizer.step()
             losses.append(loss.item())
     return np.asarray(losses, precision)
+
+
+@contextlib.contextmanager
+def _counting_in(dtype: Any) -> Iterator[None]:
+    """PyTorch's default type, in which NAdam keeps the one product of momenta of all parameters, whatever theirs is."""
+    import torch
+
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def _losses_in_other_orders(twin: Any, dataset: Dataset, recipe: Recipe, order: np.ndarray, count: int) -> np.ndarray:

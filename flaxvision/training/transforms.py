@@ -36,7 +36,11 @@ class NAdamState(NamedTuple):
 
 
 def nadam(beta1: Scalar, beta2: Scalar, epsilon: Scalar, momentum_decay: Scalar) -> optax.GradientTransformation:
-    """Adam with Nesterov's momentum, which grows from half of beta1 to all of it (Dozat, 2016), as PyTorch has it."""
+    """Adam with Nesterov's momentum, which grows from half of beta1 to all of it (Dozat, 2016), as PyTorch has it.
+
+    The product of momenta is of the parameters' type; PyTorch keeps it in float32 for float64 parameters, too, unless
+    that is its default type, which shows in the eighth digit of an update.
+    """
 
     def momentum(step: jax.Array) -> jax.Array:
         return beta1 * (1 - 0.5 * jnp.power(0.96, step * momentum_decay))
