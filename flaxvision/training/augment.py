@@ -2,7 +2,8 @@
 
 In this order: a random crop and a flip; rotation and translation; brightness; contrast; the alternating flip (all on
 pixels as stored); cutout (of the network's input, where it sets zeros). Numbers are arrays, by which the trials of a
-program may differ.
+program may differ. Draws are of float32, and what is computed of them is of the numbers' type, float64 with
+`precision="float64"`.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def augment_pixels(recipe: Recipe, numbers: Numbers, images: jax.Array, keys: ja
         if "rotation" in numbers or "translation" in numbers:
             turn = _drawn(numbers, "rotation", key)
             share = _drawn(numbers, "translation", key, 2)
-            shift = None if share is None else jnp.round(share * jnp.asarray(image.shape[:2], jnp.float32))
+            shift = None if share is None else jnp.round(share * jnp.asarray(image.shape[:2], share.dtype))
             image = moved(image, None if turn is None else jnp.deg2rad(turn), shift)
         for name, change in (("brightness", brightened), ("contrast", contrasted)):
             if (factor := _drawn(numbers, name, key)) is not None:
@@ -106,24 +107,25 @@ def flip(images: jax.Array, which: jax.Array) -> jax.Array:
 def moved(image: jax.Array, angle: jax.Array | None, shift: jax.Array | None) -> jax.Array:
     """An image (H, W, C) turned counterclockwise about its centre, then moved by whole pixels down and right.
 
-    What comes from outside is 0. Turned values are bilinear, of float32; a move alone keeps type and values.
+    What comes from outside is 0. Turned values are bilinear, of the angle's type; a move alone keeps type and values.
     """
     height, width, _ = image.shape
-    y, x = jnp.arange(height, dtype=jnp.float32)[:, None], jnp.arange(width, dtype=jnp.float32)[None, :]
+    dtype = jnp.float32 if angle is None else angle.dtype
+    y, x = jnp.arange(height, dtype=dtype)[:, None], jnp.arange(width, dtype=dtype)[None, :]
     if shift is not None:
-        y, x = y - shift[0], x - shift[1]
+        y, x = (each - by.astype(dtype) for each, by in ((y, shift[0]), (x, shift[1])))  # whole numbers
     if angle is None:
         return _at(image, *(each.astype(jnp.int32) for each in jnp.broadcast_arrays(y, x)))
     y, x = y - (height - 1) / 2, x - (width - 1) / 2
     cosine, sine = jnp.cos(angle), jnp.sin(angle)
     y, x = y * cosine + x * sine + (height - 1) / 2, x * cosine - y * sine + (width - 1) / 2
     top, left = jnp.floor(y), jnp.floor(x)
-    found = jnp.zeros(image.shape, jnp.float32)
+    found = jnp.zeros(image.shape, dtype)
     for down in (0, 1):
         for right in (0, 1):
             weight = (1 - jnp.abs(y - top - down)) * (1 - jnp.abs(x - left - right))
             value = _at(image, top.astype(jnp.int32) + down, left.astype(jnp.int32) + right)
-            found = found + weight[..., None] * value.astype(jnp.float32)
+            found = found + weight[..., None] * value.astype(dtype)
     return found
 
 
@@ -136,14 +138,14 @@ def _at(image: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
 
 
 def brightened(image: jax.Array, factor: jax.Array) -> jax.Array:
-    """An image (H, W, C) of pixels 0 to 255 times a factor, clipped, of float32."""
-    return jnp.clip(image.astype(jnp.float32) * factor, 0, WHITE)
+    """An image (H, W, C) of pixels 0 to 255 times a factor, clipped, of the factor's type."""
+    return jnp.clip(image.astype(factor.dtype) * factor, 0, WHITE)
 
 
 def contrasted(image: jax.Array, factor: jax.Array) -> jax.Array:
     """An image (H, W, C) of pixels 0 to 255 with its difference from its mean gray times a factor, clipped."""
-    pixels = image.astype(jnp.float32)
-    gray = pixels @ jnp.asarray(GRAY, jnp.float32) if image.shape[-1] == len(GRAY) else pixels
+    pixels = image.astype(factor.dtype)
+    gray = pixels @ jnp.asarray(GRAY, factor.dtype) if image.shape[-1] == len(GRAY) else pixels
     mean = gray.mean()
     return jnp.clip(mean + factor * (pixels - mean), 0, WHITE)
 
@@ -164,6 +166,6 @@ def _drawn(numbers: Numbers, name: str, key: jax.Array, count: int | None = None
     """Uniform between minus and plus a number; None where it is not given."""
     if name not in numbers:
         return None
-    most = numbers[name].astype(jnp.float32)
-    shape = () if count is None else (count,)
-    return most * jax.random.uniform(jax.random.fold_in(key, DRAWS[name]), shape, jnp.float32, -1.0, 1.0)
+    most, shape = numbers[name], () if count is None else (count,)
+    drawn = jax.random.uniform(jax.random.fold_in(key, DRAWS[name]), shape, jnp.float32, -1.0, 1.0)
+    return most * drawn.astype(most.dtype)

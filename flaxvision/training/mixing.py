@@ -18,8 +18,8 @@ DRAW = 2**32 - 1  # what the key is made with: no place of a layer or of an exam
 class Mix(NamedTuple):
     """What one batch is mixed by, and with which examples."""
 
-    share: jax.Array  # () float32: of each example's own label
-    own: jax.Array  # () or (1, H, W, 1) float32: of its own value at each pixel
+    share: jax.Array  # () of the numbers' type: of each example's own label
+    own: jax.Array  # () or (1, H, W, 1) likewise: of its own value at each pixel
     partners: Partners
 
     def of_inputs(self, inputs: jax.Array, partners: jax.Array) -> jax.Array:
@@ -47,8 +47,8 @@ def draw_mix(numbers: Mapping[str, jax.Array], key: jax.Array, partners: Partner
     coin, *keys = jax.random.split(jax.random.fold_in(key, np.uint32(DRAW)), 4)
 
     def drawn(name: str, key: jax.Array) -> jax.Array:
-        alpha = numbers[name].astype(jnp.float32)
-        return jax.random.beta(key, alpha, alpha, dtype=jnp.float32)
+        alpha = numbers[name]
+        return jax.random.beta(key, alpha, alpha, dtype=alpha.dtype)
 
     if "cutmix" not in numbers:
         share = drawn("mixup", keys[0])
@@ -56,7 +56,9 @@ def draw_mix(numbers: Mapping[str, jax.Array], key: jax.Array, partners: Partner
     height, width = shape[:2]
     half = half_sides(jnp.sqrt(1 - drawn("cutmix", keys[1])), height, width)
     at = jax.random.randint(keys[2], (2,), 0, jnp.asarray((height, width), jnp.int32), jnp.int32)
-    own = 1 - inside(at - half, at + half, height, width)[None].astype(jnp.float32)
+    own = 1 - inside(at - half, at + half, height, width)[None].astype(numbers["cutmix"].dtype)
+    share = own.mean()  # of zeros and ones, so that every order of summation gives it
     if "mixup" in numbers:
-        own = jnp.where(jax.random.bernoulli(coin, jnp.float32(0.5)), drawn("mixup", keys[0]), own)
-    return Mix(own.mean(), own, partners)
+        other, heads = drawn("mixup", keys[0]), jax.random.bernoulli(coin, jnp.float32(0.5))
+        share, own = (jnp.where(heads, other, each) for each in (share, own))
+    return Mix(share, own, partners)

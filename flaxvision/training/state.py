@@ -33,7 +33,7 @@ class TrainState(NamedTuple):
     opt: optax.OptState
     step: jax.Array  # int32 (): updates done
     seed: jax.Array  # uint32 (): of order, dropout and augmentation
-    numbers: dict[str, jax.Array]  # (): those given of the recipe's `OF_STEP`
+    numbers: dict[str, jax.Array]  # (): those given of the recipe's `OF_STEP`, float32 or, by its precision, float64
     average: tuple[nnx.State, nnx.State] | None  # of `params` and `stats`, see `averaging`; None: there is none
 
     @property
@@ -77,7 +77,7 @@ def init_members(models: Sequence[Chain], recipes: Sequence[Recipe], plan: Plan)
         params, stats, non_trainable = (jax.tree.map(joined, *part) for part in parts)
         step, seed = joined(*[np.int32(0)] * len(recipes)), joined(*(np.uint32(recipe.seed) for recipe in recipes))
         given = [name for name in OF_STEP if name in recipes[0].given]
-        numbers = {name: joined(*(getattr(recipe, name) for recipe in recipes)) for name in given}
+        numbers = {name: joined(*(np.asarray(getattr(recipe, name), dtype) for recipe in recipes)) for name in given}
         one = build_optimizer(recipes[0], *duration, dtype)
         opt = init_many(recipes, *duration, params, dtype) if plan.stacked else one.init(params)
         average = first_average(recipes[0], (params, stats))
