@@ -14,16 +14,27 @@ import numpy as np
 import pytest
 
 from flaxvision.data import Dataset, from_arrays
+from flaxvision.training.engine import engine_for
+from flaxvision.training.scoring import evaluation_for
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+MAPS = 5_000  # with PyTorch and Keras about 2 GB
 
 
 @pytest.fixture(autouse=True, scope="module")
-def forget_programs():
-    """Drop a module's compiled programs: each takes memory maps, and a process may have 65,530 on Linux."""
-    yield
-    jax.clear_caches()
+def programs(request: pytest.FixtureRequest):
+    """Compiled programs stay for the next module, unless that wants them otherwise, or they take much memory.
+
+    Each takes memory maps, and a process may have 65,530 on Linux.
+    """
+    quick, maps = request.node.get_closest_marker("quick") is not None, Path("/proc/self/maps")
+    many = not maps.exists() or maps.read_bytes().count(b"\n") > MAPS
+    if many or quick != jax.config.read("jax_disable_most_optimizations"):
+        engine_for.cache_clear()
+        evaluation_for.cache_clear()
+        jax.clear_caches()
+    jax.config.update("jax_disable_most_optimizations", quick)
 
 
 @pytest.fixture(scope="session")

@@ -9,14 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
 import flaxvision as fv
-from flaxvision.training import engine
 from tests.conftest import slow
 
+pytestmark = pytest.mark.quick
 FOLDER = Path(__file__).parents[2] / "experiments"
 STUDIES = [
     "cifar_networks",
@@ -39,13 +38,7 @@ def script(monkeypatch):
     """A function from a script's name to its module, imported as it is when the script runs."""
     monkeypatch.syspath_prepend(str(FOLDER))
     before = set(sys.modules)
-    # Nearly all of a quick run is compiling; programs that are not optimised must not reach other tests.
-    engine.engine_for.cache_clear()
-    jax.config.update("jax_disable_most_optimizations", True)
     yield importlib.import_module
-    jax.config.update("jax_disable_most_optimizations", False)
-    engine.engine_for.cache_clear()
-    jax.clear_caches()
     for name in set(sys.modules) - before:
         if str(FOLDER) in str(getattr(sys.modules[name], "__file__", "")):
             del sys.modules[name]

@@ -17,6 +17,8 @@ import flaxvision as fv
 from flaxvision.errors import UserError
 from flaxvision.models.files import variables
 
+pytestmark = pytest.mark.quick
+
 torch = pytest.importorskip("torch")
 
 

@@ -16,6 +16,7 @@ from tests.conftest import slow
 keras = pytest.importorskip("keras")
 L = keras.layers
 pytestmark = [
+    pytest.mark.quick,
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),  # Keras's saving, under NumPy 2
     pytest.mark.filterwarnings("ignore:.*includes a `lambda`:UserWarning"),
 ]

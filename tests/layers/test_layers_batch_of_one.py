@@ -14,6 +14,8 @@ from flaxvision.models.files import variables
 from flaxvision.ops.maps import Maps
 from flaxvision.training.checks import check_fit
 
+pytestmark = pytest.mark.quick
+
 MEAN, VAR = [1.0, -2.0], [4.0, 0.5]
 
 

@@ -17,6 +17,8 @@ from flaxvision.layers.initializers import kernel_and_bias
 from flaxvision.layers.kinds import KINDS, build, describe
 from tests.conftest import slow
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_activations_equal_torch(torch, name):

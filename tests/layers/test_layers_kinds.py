@@ -37,6 +37,8 @@ from flaxvision.ops.maps import Maps
 from flaxvision.ops.policy import CPU_TRAINING, NATIVE
 from tests.conftest import slow
 
+pytestmark = pytest.mark.quick
+
 RNGS = nnx.Rngs(0)
 
 

@@ -14,6 +14,8 @@ from flaxvision.layers.kinds import build, describe, kind_of
 from flaxvision.ops.maps import Maps
 from flaxvision.ops.policy import CPU_TRAINING
 
+pytestmark = pytest.mark.quick
+
 # ours, the shape of an example, PyTorch's
 CASES = {
     "channels shuffled": (

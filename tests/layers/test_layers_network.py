@@ -18,6 +18,8 @@ from flaxvision.models import Build
 from flaxvision.models.files import variables
 from flaxvision.ops.policy import CPU_TRAINING
 
+pytestmark = pytest.mark.quick
+
 
 def residual(b: Build, outputs: int) -> None:
     """Blocks with a skip connection, a gate, branches and a shared layer."""

@@ -22,6 +22,7 @@ from tests.conftest import slow
 torch = pytest.importorskip("torch")
 from tests.models.torch_examples import EXAMPLES, Carrying, Residual, Tutorial  # noqa: E402
 
+pytestmark = pytest.mark.quick
 QUICK = ("carrying", "gate")
 CASES = [name if name in QUICK else slow(name) for name in EXAMPLES]
 

@@ -10,6 +10,8 @@ import pytest
 
 from tests.conftest import slow
 
+pytestmark = pytest.mark.quick
+
 torch = pytest.importorskip("torch")
 sys.path.append(str(Path(__file__).parents[2] / "experiments"))
 drawn = importlib.import_module("torch_random_modules")

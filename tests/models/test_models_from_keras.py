@@ -19,6 +19,7 @@ keras = pytest.importorskip("keras")
 h5py = pytest.importorskip("h5py")
 L, ops = keras.layers, keras.ops
 pytestmark = [
+    pytest.mark.quick,
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),  # Keras's saving, under NumPy 2
 ]
 

@@ -17,6 +17,8 @@ from flaxvision.training.plan import Plan
 from flaxvision.training.scoring import evaluation_for
 from tests.conftest import slow
 
+pytestmark = pytest.mark.quick
+
 NETWORKS = {"mlp": {"hidden": (16,)}, "mnist_net": {}}  # the second with BatchNorm and dropout
 
 
@@ -131,9 +133,9 @@ def test_kernels_are_timed_for_xlas_own_convolutions_only(network, settings, tun
     options_for = plan.options_for
     monkeypatch.setattr(plan, "options_for", lambda plan: seen.append(options_for(plan)))
     gpu()
-    images = make_dataset((28, 28, 1), 4, train=40, test=20)
+    images = make_dataset((28, 28, 1), 4, train=8, test=4)
     model = fv.models.create(network, input_shape=(28, 28, 1), num_classes=4)
-    train_cohort([model], images, [Recipe(epochs=1, batch_size=32, **settings)])
+    train_cohort([model], images, [Recipe(epochs=1, batch_size=8, **settings)])
     assert seen == [None if tuned else {"xla_gpu_autotune_level": 0}] * 2  # the train step and the evaluation
 
 

@@ -27,6 +27,8 @@ from flaxvision.training.checks import check_fit
 from flaxvision.training.mixing import draw_mix
 from tests.conftest import made_dataset
 
+pytestmark = pytest.mark.quick
+
 RNG = np.random.default_rng(0)
 move = jax.jit(moved)
 IMAGE = RNG.integers(0, 256, (7, 9, 3), np.uint8)

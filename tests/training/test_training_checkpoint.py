@@ -25,6 +25,7 @@ from flaxvision.training.augment import augment_images
 from flaxvision.training.batches import epoch_order
 from flaxvision.training.identity import identity_of
 
+pytestmark = pytest.mark.quick
 NET = {"input_shape": (4, 4, 1), "num_classes": 3, "hidden": (8,)}
 
 OPTIMIZERS = """

@@ -18,6 +18,8 @@ from flaxvision.training.confusion import as_pairs, confusion_matrix, confusion_
 from flaxvision.training.losses import sum_batch, zero_sums
 from flaxvision.training.metrics import Metrics
 
+pytestmark = pytest.mark.quick
+
 CLASSES = 300
 
 

@@ -18,6 +18,8 @@ from flaxvision.training.compiling import compiled_seconds, compiling_once
 from flaxvision.training.updates import shape
 from tests.conftest import made_dataset
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.mark.parametrize(
     ("settings", "name"),

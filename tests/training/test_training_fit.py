@@ -21,7 +21,8 @@ from flaxvision.training.batches import Shard, epoch_order, take_batch, take_ran
 from flaxvision.training.engine import engine_for
 from flaxvision.training.metrics import METRICS
 from flaxvision.training.scoring import evaluation_for
-from tests.conftest import slow
+
+pytestmark = pytest.mark.quick
 
 MLP = {"input_shape": (6, 6, 1), "num_classes": 4, "hidden": (12,)}
 
@@ -131,37 +132,6 @@ def test_gradients_on_request(data):
     norms = [np.sqrt(sum((g**2).sum() for g in grads[i : i + 2])) for i in (0, 2)]
     np.testing.assert_allclose(history["gradient_norm"], [norms], rtol=1e-4)
     np.testing.assert_allclose(history["gradient_mean"], [sum(g.mean() for g in grads)], rtol=1e-3, atol=1e-7)
-
-
-@pytest.mark.parametrize(
-    ("name", "sizes", "recipe"),
-    [
-        ("mlp", MLP | {"dropout": 0.3}, {"momentum": 0.9, "shuffle": True}),
-        slow("mnist_net", {"input_shape": (12, 12, 1), "num_classes": 4}, {"optimizer": "adam", "learning_rate": 1e-3}),
-    ],
-)
-def test_a_cohort_equals_single_runs_bit_for_bit_on_a_cpu(make_dataset, name, sizes, recipe):
-    data = make_dataset(sizes["input_shape"], 4, train=70, test=30)
-    models = [fv.models.create(name, seed=seed, **sizes) for seed in range(3)]
-    rate = recipe.pop("learning_rate", 0.1)
-    recipes = [Recipe(epochs=2, batch_size=32, seed=k, learning_rate=rate / (k + 1), **recipe) for k in range(3)]
-    together = train_cohort(models, data, recipes)
-    for model, one, cohort in zip(models, recipes, together, strict=True):
-        alone = fv.fit(model, data, one)
-        assert same(alone.model, cohort.model)
-        for key in alone.history:
-            np.testing.assert_array_equal(alone.history[key], cohort.history[key])
-    assert not same(together[0].model, together[1].model)
-
-
-def test_a_vmapped_cohort_is_close_to_single_runs(data):
-    models = [fv.models.create("mlp", seed=seed, **MLP) for seed in range(3)]
-    recipes = [Recipe(epochs=2, batch_size=32, seed=k, learning_rate=0.1 * (k + 1)) for k in range(3)]
-    for model, recipe, cohort in zip(models, recipes, train_cohort(models, data, recipes, mode="vmap"), strict=True):
-        alone = fv.fit(model, data, recipe)
-        np.testing.assert_allclose(cohort.history["test_loss"], alone.history["test_loss"], rtol=1e-4)
-        for name, value in variables(alone.model).items():
-            np.testing.assert_allclose(variables(cohort.model)[name], value, atol=1e-4)
 
 
 def test_nothing_recompiles_between_epochs_seeds_and_rates(data, caplog):

@@ -24,6 +24,8 @@ from flaxvision.training.recipe import from_dict
 from flaxvision.training.selection import Best
 from tests.conftest import made_dataset, slow
 
+pytestmark = pytest.mark.quick
+
 RNG = np.random.default_rng(0)
 WEIGHTS = (0.5, 2.0, 1.5)
 

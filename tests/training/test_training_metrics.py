@@ -14,6 +14,8 @@ from flaxvision.report.display import DISPENSABLE, FIRST
 from flaxvision.training.losses import add, example_losses, loss_of, sum_batch
 from flaxvision.training.metrics import METRICS, SHOWN_METRICS, SPLITS, Metrics, metric_of
 
+pytestmark = pytest.mark.quick
+
 compiled_sums = jax.jit(sum_batch, static_argnums=(0, 1))
 
 

@@ -17,6 +17,8 @@ from flaxvision.errors import UserError
 from flaxvision.training import Recipe
 from flaxvision.training.updates import build_optimizer, init_many, shape
 
+pytestmark = pytest.mark.quick
+
 CASES = {
     "sgd": ({"optimizer": "sgd"}, lambda torch, p: torch.optim.SGD(p, 0.05)),
     "momentum": ({"momentum": 0.9}, lambda torch, p: torch.optim.SGD(p, 0.05, momentum=0.9)),

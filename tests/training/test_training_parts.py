@@ -19,6 +19,8 @@ from flaxvision.training.batches import Batch, split_batch
 from flaxvision.training.engine import engine_for
 from tests.conftest import slow
 
+pytestmark = pytest.mark.quick
+
 
 def small(build, outputs):
     build.conv("a", 4, 3)
@@ -49,13 +51,15 @@ def train(monkeypatch, make_dataset):
 
     monkeypatch.setattr(engine, "make_step", counting)
 
-    def run(part, **settings):
+    def run(part, members=2, **settings):
         seen.clear()
         monkeypatch.setattr(planning, "examples_in_cache", lambda model: part)
         engine_for.cache_clear()
         recipe = {"learning_rate": 0.1, "batch_size": 32, "epochs": 2, "precision": "float64", **settings}
-        models = [fv.models.create("small", input_shape=(12, 12, 1), num_classes=4, seed=seed) for seed in range(2)]
-        results = train_cohort(models, data, [Recipe(seed=seed, **recipe) for seed in range(2)])
+        models = [
+            fv.models.create("small", input_shape=(12, 12, 1), num_classes=4, seed=seed) for seed in range(members)
+        ]
+        results = train_cohort(models, data, [Recipe(seed=seed, **recipe) for seed in range(members)])
         return results, dict(seen)
 
     yield run
@@ -67,7 +71,7 @@ MIXED = {"mixup": 0.5, "cutmix": 1.0, "cutout": 0.3, "translation": 0.2, "class_
 
 @pytest.mark.parametrize(
     ("part", "settings"),
-    [slow(8, {}), slow(5, {"augment": ("crop", "flip"), "record_gradients": True}), slow(5, MIXED), (31, {})],
+    [slow(8, {"augment": ("crop", "flip"), "record_gradients": True}), slow(5, {**MIXED, "members": 1}), (31, {})],
 )
 def test_parts_give_the_step_of_the_whole_batch(train, part, settings):
     with jax.enable_x64(True):

@@ -10,6 +10,8 @@ from flaxvision.data import Split
 from flaxvision.errors import UserError
 from flaxvision.layers import Preprocess
 
+pytestmark = pytest.mark.quick
+
 IMAGES = np.random.default_rng(0).integers(0, 256, (7, 6, 5, 1), dtype=np.uint8)
 IMAGES[0, 0, 0, 0] = 255
 

@@ -14,6 +14,8 @@ from flaxvision.models.files import variables
 from flaxvision.training import Recipe, train_cohort
 from flaxvision.training.checkpoint import CHECKSUM, Checkpoints, Keep
 
+pytestmark = pytest.mark.quick
+
 NOW = 1e-9  # seconds between checkpoints: after every compiled call
 RECIPE = Recipe(batch_size=16, epochs=4, optimizer="adam", learning_rate=0.01, select="best", record_gradients=True)
 

@@ -13,6 +13,8 @@ from flaxvision.training import Recipe, train_cohort
 from flaxvision.training.losses import example_losses
 from flaxvision.training.updates import clip_by_norm
 
+pytestmark = pytest.mark.quick
+
 RNG = np.random.default_rng(0)
 
 
