@@ -1,13 +1,17 @@
 """How fast flaxvision is, beside PyTorch, Keras and plain Flax on the same machine in the same run.
 
-    python experiments/benchmarks                  # everything
-    python experiments/benchmarks steps --networks mlp vgg19 --repeats 9
+    python experiments/benchmarks                        # everything
+    python experiments/benchmarks steps                  # every network, beside PyTorch's fastest setting
+    python experiments/benchmarks steps resnet20 mlp     # these rows anew; the others stay
+    python experiments/benchmarks steps --peers keras flax
+    python experiments/benchmarks readme                 # the README's numbers from the results
 
 Parts: steps (train steps of every network), tables (whole sweeps from start to results), scaling (cost by trials),
 sizes (by batch and width), startup (prepare, load, first step), pools (windows of all sizes), accuracy (with fast
-convolutions and with XLA's own); gpu (steps, cohorts and tables on a GPU, only if named). ONNX latency has a script of
-its own, experiments/export_latency.py. Results land in experiments/results/benchmarks; what was measured of the same
-commit stays in runs/, so that a benchmark of hours may be interrupted. Leave the machine alone meanwhile.
+convolutions and with XLA's own); only if named: gpu (steps, cohorts and tables on a GPU) and readme. ONNX latency has a
+script of its own, experiments/export_latency.py. Results land in experiments/results/benchmarks; what was measured of
+the same commit stays in runs/, so that a benchmark of hours may be interrupted; steps adds each row to its rows.json.
+Leave the machine alone meanwhile.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for what the experiments share
 
 PARTS = ("steps", "tables", "scaling", "sizes", "startup", "pools", "accuracy")
-GPU = "gpu"  # only if named
+NAMED = ("gpu", "readme")  # only if named
 
 
 def main() -> None:
@@ -29,21 +33,22 @@ def main() -> None:
 
     parser = parser_of("benchmarks", __doc__, "small blocks: shows that the benchmarks work")
     parser.prog = "python experiments/benchmarks"
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)} (default: all), {GPU}")
+    known = f"of {', '.join(PARTS)} (default: all), {', '.join(NAMED)}; after steps also networks"
+    parser.add_argument("words", nargs="*", metavar="PART", help=known)
     parser.add_argument("--repeats", type=int, default=7, help="counted blocks of every contestant (default 7)")
-    parser.add_argument("--peers", nargs="+", help="of the part tables (default: all)")
+    parser.add_argument("--peers", nargs="+", help="of the parts steps (default: torch) and tables (default: all)")
     parser.add_argument("--tables", nargs="+", metavar="SWEEP", help="of the part tables (default: all five)")
     parser.add_argument("--executors", nargs="+", help="of the part scaling, beside loop and auto (default: all)")
-    parser.add_argument("--networks", nargs="+", help="of the part steps (default: all)")
-    parser.add_argument("--minutes", type=float, help="of the part gpu: nothing more is begun after them")
+    parser.add_argument("--minutes", type=float, help="of the parts steps and gpu: nothing more is begun after them")
     given = parser.parse_args()
-    unknown = [part for part in given.parts if part not in (*PARTS, GPU)]
-    if unknown:
-        parser.error(f"part {unknown[0]!r} is unknown: give {', '.join(PARTS)} or {GPU}")
+    parts = [word for word in given.words if word in (*PARTS, *NAMED)]
+    given.networks = [word for word in given.words if word not in parts]
+    if given.networks and "steps" not in parts:
+        parser.error(f"part {given.networks[0]!r} is unknown: give {', '.join(PARTS)}, {' or '.join(NAMED)}")
     if given.repeats < 1:
         parser.error(f"--repeats is {given.repeats}: give 1 or more")
     command = command_of("experiments/benchmarks", sys.argv[1:])
-    for part in given.parts or PARTS:
+    for part in parts or PARTS:
         KEPT.clear()
         options = Options(f"benchmarks/{part}", given.quick, 1, given.raw_dir, given.out / part, command, given)
         try:

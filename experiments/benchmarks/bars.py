@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 from common import Study
@@ -14,18 +15,25 @@ Ratios = Mapping[str, Mapping[str, np.ndarray]]  # task -> contestant -> its tim
 
 
 def add_ratios(
-    study: Study, ratios: Ratios, peer: str, least: float, names: Sequence[str], wanted: Mapping[str, float]
+    study: Study, ratios: Ratios, peer: str, least: float, notes: Mapping[str, str] = MappingProxyType({})
 ) -> None:
-    """A row a task, where `peer` should be `least`, and one for the geometric mean of each of `names` over tasks."""
+    """A row a task, where `peer` should be `least`; `notes` by task."""
     for task, of_task in ratios.items():
         if peer in of_task:
-            study.row(f"{task}: {peer} / flaxvision", float(np.median(of_task[peer])), "", interval=(least, np.inf))
+            ratio = float(np.median(of_task[peer]))
+            study.row(f"{task}: {peer} / flaxvision", ratio, "", interval=(least, np.inf), note=notes.get(task, ""))
+
+
+def add_means(
+    study: Study, ratios: Ratios, names: Sequence[str], wanted: Mapping[str, float], mean: str = "geometric mean"
+) -> None:
+    """A row for the geometric mean of each of `names` over tasks."""
     for name in names:
         medians = [float(np.median(of_task[name])) for of_task in ratios.values() if name in of_task]
         if medians:
             interval = (wanted[name], np.inf) if name in wanted else None
-            mean = float(np.exp(np.mean(np.log(medians))))
-            study.row(f"geometric mean: {name} / flaxvision", mean, "", interval=interval)
+            ratio = float(np.exp(np.mean(np.log(medians))))
+            study.row(f"{mean}: {name} / flaxvision", ratio, "", interval=interval)
 
 
 def draw_ratios(ratios: Ratios, names: Sequence[str], label: str) -> Figure:

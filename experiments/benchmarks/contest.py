@@ -61,6 +61,7 @@ def contest(
     repeats: int = 7,
     warm_up: int = 1,
     patience: float | None = None,
+    in_turn: bool = False,
 ) -> dict[str, Times]:
     """Time contestants block by block in turn.
 
@@ -70,6 +71,7 @@ def contest(
         warm_up: Blocks after the first that do not.
         patience: Seconds for all to get ready, and as many for their first blocks, at the same time; whoever takes
             longer is left out. None: one after the other, however long it takes.
+        in_turn: Whether only getting ready is done at the same time; then each has so many seconds for its first block.
 
     Returns:
         Name -> times; a contestant that failed is left out, and its error printed.
@@ -114,7 +116,8 @@ def contest(
             ready |= hear([name])
     if patience is not None:
         ready |= hear(contestants, patience)
-        block(list(running), patience)
+        for names in [[name] for name in running] if in_turn else [list(running)]:
+            block(names, patience)
     for _ in range((patience is None) + warm_up + repeats):
         for name in list(running):
             block([name])

@@ -1,50 +1,89 @@
 """One training task in flaxvision, PyTorch, Keras and plain Flax, each as its users write it.
 
-All train on the same uint8 images, that lie in memory, in a new random order every epoch; a block is an epoch.
+All train on the same uint8 images, which lie in memory, in a new random order every epoch; a block is an epoch.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from contest import Turn
+from torch_settings import FIRST, TorchSetting
 
 import flaxvision as fv
+
+NETWORKS = Path(__file__).resolve().parents[1] / "brought" / "networks.py"  # in PyTorch, as people write them
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What is trained: a network of a report at the report's batch size."""
+    """What is trained: a network at its batch size."""
 
     name: str  # in the tables
-    network: str  # of `flaxvision.models.create`
+    network: str  # of `flaxvision.models.create`, or a class of `NETWORKS` where that is what was `brought`
     batch: int
     steps: int  # of a block
     optimizer: str = "adam"
     sizes: tuple[tuple[str, Any], ...] = ()
+    shape: tuple[int, int, int] = (28, 28, 1)  # of an image
+    momentum: float = 0.0
+    brought: bool = False
+    scores: bool = True  # whether it gives scores; else logarithms of probabilities
 
     @property
     def recipe(self) -> fv.Recipe:
         """The training."""
         loss = "squared_error" if self.network == "emnist_autoencoder" else "cross_entropy"
         rate = 0.05 if self.optimizer == "sgd" else 1e-3
-        return fv.Recipe(optimizer=self.optimizer, learning_rate=rate, batch_size=self.batch, epochs=10_000, loss=loss)
+        rates = {"learning_rate": rate, "momentum": self.momentum}
+        return fv.Recipe(optimizer=self.optimizer, batch_size=self.batch, epochs=10_000, loss=loss, **rates)
 
     def dataset(self) -> fv.data.Dataset:
         """Drawn characters of the network's shape, as many as a block takes."""
-        size, channels = (32, 3) if self.network == "vgg19" else (28, 1)
         name = "glyphs47" if self.network.startswith("emnist") else "glyphs"
+        size, _, channels = self.shape
         return fv.data.load(name, examples=self.batch * self.steps, size=size, channels=channels, limit=None)
 
     def chain(self, seed: int = 0) -> fv.layers.Chain:
-        """The network with PyTorch's initialisation."""
-        return fv.models.create(self.network, init="torch", seed=seed, **dict(self.sizes))
+        """The network with PyTorch's initialization."""
+        if self.brought:
+            name, shape = f"torch:{NETWORKS}:{self.network}", {"input_shape": self.shape}
+        else:
+            name, shape = self.network, {"input_shape": self.shape, "num_classes": self.classes}
+        return fv.models.create(name, init="torch", seed=seed, **shape, **dict(self.sizes))
+
+    def module(self) -> Any:
+        """The same in PyTorch, as it is written there."""
+        if self.brought:
+            from brought import networks
+
+            return getattr(networks, self.network)()
+        from export.references import reference
+
+        return reference(self.network, input_shape=self.shape, num_classes=self.classes, **dict(self.sizes))
+
+    @property
+    def classes(self) -> int:
+        """The number of outputs."""
+        return 47 if self.network.startswith("emnist") else 10
 
 
-TASKS = (
+def named(name: str, batch: int, steps: int, **sizes: Any) -> Task:
+    """A network of the field on images of CIFAR-10's shape, with SGD and momentum."""
+    return Task(name, name, batch, steps, "sgd", tuple(sizes.items()), (32, 32, 3), momentum=0.9)
+
+
+def brought(name: str, network: str, steps: int, shape: tuple[int, int, int], **more: Any) -> Task:
+    """A network of `NETWORKS`, with Adam."""
+    return Task(name, network, 64, steps, shape=shape, brought=True, **more)
+
+
+GREY, COLOR = (28, 28, 1), (32, 32, 3)
+REPORTS = (
     Task("mlp", "mlp", 64, 400, "sgd"),
     Task("mnist_net", "mnist_net", 32, 100),
     Task("strided_cnn", "strided_cnn", 32, 200),
@@ -53,7 +92,21 @@ TASKS = (
     Task("tiny_cnn", "tiny_cnn", 16, 400),
     Task("emnist_cnn", "emnist_cnn", 32, 400),
     Task("emnist_autoencoder", "emnist_autoencoder", 32, 100),
-    Task("vgg19", "vgg19", 64, 3),
+    Task("vgg19", "vgg19", 64, 3, shape=COLOR),
+)
+TASKS = (
+    *REPORTS,
+    named("resnet20", 128, 4),
+    named("resnet18", 128, 1, stem="cifar"),
+    named("mobilenet_v2", 64, 2, stem="cifar"),
+    named("densenet", 64, 1),
+    named("convmixer", 64, 2),
+    brought("tutorial", "TutorialNet", 80, GREY, scores=False),
+    brought("residual", "ResidualNet", 20, COLOR),
+    brought("depthwise", "DepthwiseNet", 20, COLOR),
+    brought("dense", "DenseNet", 60, GREY),
+    brought("squeeze_excite", "SqueezeExciteNet", 80, COLOR),
+    brought("sequential", "sequential", 300, GREY),
 )
 
 
@@ -61,7 +114,7 @@ def train_flaxvision(turn: Turn, task: Task, members: int = 0, **changes: Any) -
     """`fv.fit`, or `fv.training.train_cohort` of so many members; changes are of the recipe."""
     fv.runtime.prepare()
     data = task.dataset()
-    data, recipe = dataclasses.replace(data, test=data.test[:16]), dataclasses.replace(task.recipe, **changes)
+    data, recipe = dataclasses.replace(data, test=data.test[:1]), dataclasses.replace(task.recipe, **changes)
     models = [task.chain(seed) for seed in range(max(1, members))]
     recipes = [dataclasses.replace(recipe, seed=seed) for seed in range(members)]
     if turn():
@@ -72,29 +125,29 @@ def train_flaxvision(turn: Turn, task: Task, members: int = 0, **changes: Any) -
             fv.fit(models[0], data, recipe, callbacks=callbacks)
 
 
-def train_torch(turn: Turn, task: Task, *, compiled: bool = False, half: bool = False) -> None:
-    """PyTorch, images in memory as float tensors, on a GPU where there is one; `half`: bfloat16, channels last."""
+def train_torch(turn: Turn, task: Task, setting: TorchSetting = FIRST, *, half: bool = False) -> None:
+    """PyTorch, images in memory as float tensors, on a GPU where there is one; `half`: in bfloat16."""
     import torch
     from torch_trials import OPTIMIZERS, PLACE, InMemory, learn
 
-    from export.references import reference
-
-    data, recipe = task.dataset(), task.recipe
-    order = torch.channels_last if half else torch.contiguous_format
-    batches = InMemory(data.train, "unit", task.batch, shuffle=True)
+    recipe = task.recipe
+    order = torch.channels_last if setting.channels_last else torch.contiguous_format
+    batches = InMemory(task.dataset().train, "unit", task.batch, shuffle=True)
     batches.images = batches.images.contiguous(memory_format=order)
     torch.manual_seed(0)
-    network = reference(task.network, input_shape=data.input_shape, num_classes=data.num_classes, **dict(task.sizes))
-    network = network.to(PLACE, memory_format=order)
-    optimizer = OPTIMIZERS[task.optimizer](network.parameters(), recipe.learning_rate)
-    model = torch.compile(network) if compiled else network
+    network = task.module().to(PLACE, memory_format=order)
+    more = {"momentum": task.momentum} if task.momentum else {}
+    fused = setting.fused or None  # None: as PyTorch chooses, on a GPU a group of tensors at a time
+    optimizer = OPTIMIZERS[task.optimizer](network.parameters(), recipe.learning_rate, fused=fused, **more)
+    model = torch.compile(network) if setting.compiled else network
+    class_loss = torch.nn.functional.cross_entropy if task.scores else torch.nn.functional.nll_loss
 
     def loss_of(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         with torch.autocast(PLACE.type, torch.bfloat16, enabled=half):
             output = model(x).float()
         if recipe.loss == "squared_error":
             return ((output - x) ** 2).sum() / len(x)
-        return torch.nn.functional.cross_entropy(output, y)
+        return class_loss(output, y)
 
     while turn():
         assert bool(torch.isfinite(learn(model, optimizer, batches, loss_of)))

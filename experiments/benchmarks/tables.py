@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from bars import add_ratios, draw_ratios
+from bars import add_means, add_ratios, draw_ratios
 from common import Options, Study
 from contest import kept
 from whole import run as whole_run
@@ -65,7 +65,8 @@ def run(options: Options) -> None:
         for table, of_table in found.items()
     }
     peers = [peer for peer in PEERS if all(peer in of_table for of_table in ratios.values())]
-    add_ratios(study, ratios, EAGER, WANTED_EACH, peers, WANTED)
+    add_ratios(study, ratios, EAGER, WANTED_EACH)
+    add_means(study, ratios, peers, WANTED)
     for table, of_table in found.items() if EAGER in peers else ():
         more = of_table[OURS].memory - of_table[EAGER].memory
         study.row(f"{table}: memory, flaxvision - {EAGER}", more, "MB", interval=(-np.inf, EXTRA_MEMORY))

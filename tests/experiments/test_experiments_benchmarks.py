@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
 import json
 import subprocess
 import sys
@@ -10,6 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
+
+import flaxvision as fv
 
 FOLDER = Path(__file__).parents[2] / "experiments"
 
@@ -71,6 +76,16 @@ def test_contestants_may_get_ready_at_the_same_time(tmp_path, capfd):
     assert "late is left out: it took too long" in capfd.readouterr().out
 
 
+def test_first_blocks_may_be_computed_in_turn(tmp_path):
+    from contest import contest
+
+    log = tmp_path / "log"
+    first = {"a": 0.3, "b": 0.0}
+    entries = {name: (sleeper, {"log": log, "name": name, "seconds": 0.0, "first": first[name]}) for name in "ab"}
+    assert list(contest(entries, repeats=1, warm_up=0, patience=60, in_turn=True)) == ["a", "b"]
+    assert log.read_text() == "abab"
+
+
 @pytest.mark.parametrize("blocks", [0, 2])
 def test_one_that_fails_is_left_out(tmp_path, capfd, blocks):
     from contest import contest
@@ -99,15 +114,116 @@ def test_a_whole_command(tmp_path):
         run([sys.executable, "-c", "print('the last line'); raise SystemExit(3)"], tmp_path)
 
 
-def test_ratios_are_of_the_same_turn():
+def measured_row(network, ours, torch, **changes):
+    """A row of steps.py as of a run: blocks of four steps, PyTorch at its fastest compiled."""
     from contest import Times
-    from steps import BEST_TORCH, COMPILED, EAGER, OURS, ratios_of
+    from measured import Measured
+    from roofline import Ceilings, Work
+    from steps import BEST_TORCH, OURS
 
-    times = {OURS: (1.0, 2.0, 4.0), EAGER: (3.0, 6.0, 12.0), COMPILED: (2.0, 5.0, 4.0)}
-    ratios = ratios_of({name: Times(0.0, 0.0, blocks, 0.0) for name, blocks in times.items()})
-    np.testing.assert_array_equal(ratios[EAGER], [3, 3, 3])
-    np.testing.assert_array_equal(ratios[COMPILED], [2, 2.5, 1])
-    np.testing.assert_array_equal(ratios[BEST_TORCH], ratios[COMPILED])
+    times = {OURS: Times(1.0, 2.0, ours, 300.0), BEST_TORCH: Times(3.0, 4.0, torch, 500.0)}
+    parts = {
+        "times": times,
+        "settings": {"eager, contiguous, plain": 9.0},
+        "left_out": ("compiled, contiguous, plain",),
+    }
+    made = {"versions": {}, "device": "a machine", "command": "python experiments/benchmarks steps", "commit": "abc"}
+    limits = {"work": Work(2 * 10**9, 10**6), "ceilings": Ceilings(1e11, 2e10)}
+    row = Measured(network, 64, 4, setting="eager, contiguous, plain", **parts, **limits, made=made)
+    return dataclasses.replace(row, **changes)
+
+
+def test_ratios_are_of_the_same_turn():
+    from steps import BEST_TORCH, OURS
+
+    row = measured_row("mlp", (1.0, 2.0, 4.0), (3.0, 6.0, 4.0))
+    assert list(row.ratios(OURS)) == [BEST_TORCH]
+    np.testing.assert_array_equal(row.ratios(OURS)[BEST_TORCH], [3, 3, 1])
+    assert row.milliseconds(OURS) == 500
+    assert row.least() == pytest.approx((20, 0.05))
+
+
+def test_rows_are_added_to_those_of_earlier_calls(tmp_path, capsys, monkeypatch):
+    import measured
+    import steps
+    from common import Options
+
+    rows = {"mlp": measured_row("mlp", (2.0, 2.0), (3.0, 6.0))}
+    rows["vgg19"] = measured_row("vgg19", (4.0, 4.0), (2.0, 3.0), setting="compiled, channels last, fused")
+    monkeypatch.setattr(steps.Ceilings, "measured", lambda: None)
+    monkeypatch.setattr(steps, "measure", lambda task, *_: rows.get(task.name))
+    monkeypatch.setattr(steps, "draw_ratios", lambda *_: Figure())
+
+    def call(*networks, minutes=None):
+        extra = argparse.Namespace(networks=networks, peers=None, minutes=minutes, repeats=2)
+        command = " ".join(["python experiments/benchmarks steps", *networks])
+        steps.run(Options("benchmarks/steps", False, 1, None, tmp_path, command, extra))
+
+    call("vgg19")
+    call("mlp", "tiny_cnn")
+    assert "Not measured: python experiments/benchmarks steps tiny_cnn" in capsys.readouterr().out
+    assert measured.read_rows(tmp_path) == {"vgg19": rows["vgg19"], "mlp": rows["mlp"]}
+    found = {row["what"]: row for row in json.loads((tmp_path / "results.json").read_text())["rows"]}
+    name = f"{steps.BEST_TORCH} / flaxvision"
+    assert list(found) == [f"mlp: {name}", f"vgg19: {name}", f"geometric mean: {name}"]
+    assert found[f"mlp: {name}"]["ours"] == 2.25
+    assert found[f"vgg19: {name}"]["verdict"] == "outside"
+    assert found[f"geometric mean: {name}"]["ours"] == pytest.approx((2.25 * 0.625) ** 0.5)
+    assert found[f"vgg19: {name}"]["note"].startswith("compiled, channels last, fused; 1,000 ms against 625, where")
+    page = (tmp_path / "README.md").read_text()
+    assert "| vgg19 | 2 | 1 | 20 | 0.05 | products | 2% | 3% |" in page
+    assert "`python experiments/benchmarks steps` at commit abc on a machine: mlp, vgg19" in page
+    call(minutes=0.0)
+    assert "steps mlp mnist_net strided_cnn wide_cnn tiny_cnn" in capsys.readouterr().out
+    assert len(measured.read_rows(tmp_path)) == 2
+
+
+def test_the_settings_of_pytorch(monkeypatch, capsys):
+    from torch_settings import SETTINGS, settings_here
+
+    assert len({setting.name for setting in SETTINGS}) == 8
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert [setting.name.split(",")[0] for setting in settings_here()] == ["eager"] * 4
+    assert "torch.compile is left out: there is no g++" in capsys.readouterr().out
+    monkeypatch.setenv("CXX", sys.executable)
+    assert settings_here() == SETTINGS
+
+
+def test_the_work_of_a_step():
+    from contestants import Task
+    from roofline import Work
+
+    work = Work.of(Task("mlp", "mlp", 64, 1, sizes=(("hidden", (32, 16)),)))
+    first, others = 784 * 32, 32 * 16 + 16 * 10
+    assert work.multiply_adds == 64 * (2 * first + 3 * others)  # images need no gradient
+    assert work.traffic == 64 * 5 * 4 * (32 + 16 + 10)
+
+
+@pytest.mark.slow
+def test_every_network_is_the_same_in_pytorch(torch):
+    from contestants import REPORTS, TASKS
+
+    for task in TASKS[len(REPORTS) :]:
+        assert fv.models.count_parameters(task.chain()) == sum(p.numel() for p in task.module().parameters()), task.name
+
+
+@pytest.mark.slow
+def test_channels_last_stays_in_batches(torch):
+    from contestants import TASKS
+    from torch_trials import InMemory
+
+    task = dataclasses.replace(next(task for task in TASKS if task.name == "residual"), steps=1, batch=8)
+    batches = InMemory(task.dataset().train, "unit", 4, shuffle=True)
+    batches.images = batches.images.contiguous(memory_format=torch.channels_last)
+    assert all(x.is_contiguous(memory_format=torch.channels_last) for x, _ in batches)
+
+
+def test_the_readme_has_the_numbers_of_the_results():
+    import readme
+
+    text = readme.README.read_text(encoding="utf-8")
+    assert readme.parts(text)[1] == readme.section(), "run: python experiments/benchmarks readme"
+    assert "".join(readme.parts(text)) == text
 
 
 @pytest.mark.parametrize("name", ["mlp", "mnist_net", "strided_cnn", "tiny_cnn", "emnist_cnn", "emnist_autoencoder"])
@@ -162,7 +278,9 @@ def test_a_peer_that_is_not_installed_has_no_version(monkeypatch):
     [
         (["stepz"], "part 'stepz' is unknown"),
         (["steps", "--repeats", "0"], "--repeats is 0: give 1 or more"),
-        (["steps", "--networks", "mpl"], "unknown network 'mpl': did you mean 'mlp'?"),
+        (["steps", "mpl"], "unknown network 'mpl': did you mean 'mlp'?"),
+        (["sizes", "mlp"], "part 'mlp' is unknown"),
+        (["steps", "resnet20", "--peers", "flax"], "unknown network of the reports 'resnet20': "),
         (["tables", "--tables", "digit"], "unknown table 'digit': did you mean 'digits'?"),
         (["tables", "--peers", "pytorch"], "unknown peer 'pytorch': did you mean 'torch'?"),
         (["scaling", "--executors", "thread"], "unknown executor 'thread': did you mean 'threads'?"),
