@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from flaxvision.data.raw import check_members
 from flaxvision.errors import UserError
 
 # Turns a file with pickled objects into one of plain dictionaries, numbers, text and tensors, which always loads.
@@ -118,8 +119,14 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
 
 def _check_archive(path: Path) -> None:
     """Raise for a zip archive that is none of `torch.save`'s."""
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            check_members(archive, path.stat().st_size, str(path))
+            names = archive.namelist()
+    except UserError:
+        raise
+    except Exception as error:  # what zipfile makes of damage
+        raise UserError(f"{path} is not a PyTorch file ({error}): save the state_dict again with torch.save") from error
     inner = {name.partition("/")[2] for name in names}
     if "constants.pkl" in inner:
         why = f"is a TorchScript archive; for its numbers type: {_command(_SCRIPTED, path)}"

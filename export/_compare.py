@@ -58,8 +58,10 @@ class ParityTable:
 
     def markdown(self) -> str:
         """The table in Markdown."""
-        lines = [HEADER, ("---", *["---:"] * (len(HEADER) - 1)), *self.cells()]
-        return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", self.caption(), ""])
+        from flaxvision.report.tables import markdown_table, markdown_text
+
+        cells = [[runtime, *numbers] for runtime, *numbers in self.cells()]
+        return f"{markdown_table(HEADER, cells, labels=1)}\n\n{markdown_text(self.caption())}\n"
 
     def section(self) -> Section:
         """The table as a section of a report."""

@@ -11,7 +11,7 @@ from export._onnx import to_onnx
 from flaxvision.data import Dataset
 from flaxvision.errors import UserError
 from flaxvision.layers import Chain
-from flaxvision.models.files import assign, build_model, read
+from flaxvision.models.files import assign, build_model, numbers_in, read
 from flaxvision.sweep import config_hash
 
 WINNER = "winner.safetensors"
@@ -62,7 +62,7 @@ def load_noted(path: Path) -> tuple[Chain, dict[str, Any]]:
         UserError: As `flaxvision.models.load_model`.
     """
     tensors, described = read(path)
-    model = build_model(described["model"])
+    model = build_model(described["model"], str(path), numbers_in(tensors))
     assign(model, tensors, str(path))
     return model, described["notes"]
 

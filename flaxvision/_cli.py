@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from flaxvision._interrupts import ending
-from flaxvision._text import forgiving_output
+from flaxvision._text import forgiving_output, visible
 from flaxvision.errors import UserError
 
 Value = Any  # what TOML holds
@@ -127,7 +127,7 @@ def exit_status(program: Callable[[], int], last_words: LastWords | None = None,
                 sys.stdout.flush()
             return status
         except UserError as error:
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            print(f"error: {visible(' '.join(str(error).split()))}", file=sys.stderr)
             return 2
         except BrokenPipeError:  # the reader, such as `head`, has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import re
 import sys
 from collections.abc import Iterable, Iterator
 
@@ -26,6 +27,22 @@ def _escape(character: str) -> str:
 
 SUBSTITUTE = "flaxvision.substitute"  # for `str.encode` and text streams, as "replace" or "backslashreplace"
 codecs.register_error(SUBSTITUTE, _substitute)
+
+
+# What a terminal, an editor or an XML file would take for more than a sign: control characters (ANSI sequences begin
+# with one), marks that turn the direction of writing, ends of lines and paragraphs, code points that are no characters.
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufdd0-\ufdef\ufffe\uffff]")
+
+
+def visible(text: str, keep: str = "") -> str:
+    r"""Text from outside with nothing hidden in it: what would act, or be no XML, as \x1b, \u202e, …, but for `keep`.
+
+    Titles, labels, class names and messages pass through it where they enter, so that every output may show them.
+
+    >>> print(visible("red \x1b[31m, \u202egnp.exe"))
+    red \x1b[31m, \u202egnp.exe
+    """
+    return _UNSEEN.sub(lambda match: match[0] if match[0] in keep else ascii(match[0])[1:-1], text)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from flaxvision._text import some
+from flaxvision._text import some, visible
 from flaxvision.data.balance import sorted_by_class
 from flaxvision.data.dataset import SPLITS, Dataset, Source, Split
 from flaxvision.data.examples import as_examples, as_labels, check_labels, numbered, read_as, spelt
@@ -70,6 +70,7 @@ def build(
     The checksum is that of the arrays as given, unless one is given; `mixed` says that a loader has mixed them,
     `owned` that nobody else holds the arrays, which may then be mixed in place, `places` what errors call each split.
     """
+    name = visible(name)
     images, labels, columns, said = {}, {}, set(), list(notes)
     scaled: dict[str, bool] = {}  # whether its pixels came from 0 to 1
     places = {split: f"{name}: {split}" for split in pairs} | dict(places or {})
@@ -108,6 +109,7 @@ def build(
         twice = next(label for label in names if names.count(label) > 1)
         raise UserError(f"{name}: two classes are called {twice!r}: give each a name of its own")
     numbers, names = numbered(name, list(labels.values()), names)
+    names = tuple(map(visible, names))
     said += _nearly_alike(names)
     splits = {}
     for split, given in zip(pairs, numbers, strict=True):
@@ -126,7 +128,7 @@ def build(
             (splits[split],) = splits[split].divide(order, in_place=owned)
             said.append(f"{split}: examples sorted by class were mixed (seed {_SEED})")
     dataset = Dataset(name, splits["train"], splits["test"], names, source, splits.get("validation"))
-    return dataset.noted(said)
+    return dataset.noted(map(visible, said))
 
 
 def _nearly_alike(names: Iterable[str]) -> list[str]:

@@ -35,7 +35,7 @@ def fetch(published: Published, dl_manager: download_manager.DownloadManager) ->
     """The set's files by name, decompressed; `UserError` says what to do where there is no network."""
     contents: dict[str, bytes] = {}
     for part in published.downloads:
-        contents.update(_unpack(part, _download(published, part, dl_manager)))
+        contents.update(_unpack(part, _download(published, part, dl_manager), published.most_bytes))
     return contents
 
 
@@ -65,15 +65,16 @@ def _advice(published: Published) -> str:
     )
 
 
-def _unpack(part: Download, path: Path) -> dict[str, bytes]:
+def _unpack(part: Download, path: Path, most: int) -> dict[str, bytes]:
     suffix = PurePosixPath(part.url).suffix
     try:
         if part.files[0][1] == "":
-            return {part.files[0][0]: raw.decompress(path.read_bytes(), part.url)}
+            return {part.files[0][0]: raw.decompress(path.read_bytes(), part.url, most)}
         if suffix == ".zip":
             with zipfile.ZipFile(path) as archive:
                 return {
-                    name: raw.decompress(archive.read(inside), f"{part.url}: {inside}") for name, inside in part.files
+                    name: raw.decompress(archive.read(inside), f"{part.url}: {inside}", most)
+                    for name, inside in part.files
                 }
         wanted = {inside: name for name, inside in part.files}
         contents = {}

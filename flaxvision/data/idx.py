@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from flaxvision.data.raw import check_members
 from flaxvision.errors import UserError
 
 
@@ -59,7 +60,10 @@ def unpack_npz(contents: Mapping[str, bytes]) -> dict[str, bytes]:
     }
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-            arrays = {file: archive[key] for file, key in names.items()}
+            check_members(archive.zip, len(content), where)
+            arrays = {file: np.asarray(archive[key]) for file, key in names.items()}
+    except UserError:
+        raise
     except Exception as error:  # zipfile's, zlib's and NumPy's own
         raise UserError(f"{where} cannot be read as Keras's {', '.join(names.values())} ({error})") from error
     for file, array in arrays.items():

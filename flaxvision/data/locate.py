@@ -48,7 +48,10 @@ class Located:
         """The published files by name, decompressed."""
         if self.format is None:
             return _unpack(self.published, self.paths[0])
-        contents = {name: raw.read(path) for name, path in zip(self.format.names, self.paths, strict=True)}
+        contents = {
+            name: raw.read(path, self.published.most_bytes)
+            for name, path in zip(self.format.names, self.paths, strict=True)
+        }
         return self.format.convert(contents)
 
 
@@ -172,41 +175,44 @@ def _unpack(published: Published, path: Path) -> Mapping[str, bytes]:
     """The published files by name, out of an archive in any of the set's formats."""
     wanted = {_plain(name) for form in published.formats for name in form.names}
     try:
-        found = {_plain(PurePosixPath(name).name): (name, read()) for name, read in _members(path, wanted)}
-    except (
-        OSError,
-        EOFError,
-        ValueError,
-        NotImplementedError,
-        RuntimeError,
-        zipfile.BadZipFile,
-        tarfile.TarError,
-    ) as error:
+        found = {}
+        for name, size, read in _members(path, wanted):
+            raw.check_unpacked(size, published.most_bytes * len(wanted), str(path))
+            if read is not None:
+                found[_plain(PurePosixPath(name).name)] = (name, read())
+    except UserError:
+        raise
+    except Exception as error:  # those of zipfile, tarfile and the compressions
         raise UserError(f"{path} cannot be unpacked ({error}): it is damaged or no such archive") from error
     for form in published.formats:
         if all(_plain(name) in found for name in form.names):
             members = {name: found[_plain(name)] for name in form.names}
             return form.convert(
-                {name: raw.decompress(content, f"{path}: {member}") for name, (member, content) in members.items()}
+                {
+                    name: raw.decompress(content, f"{path}: {member}", published.most_bytes)
+                    for name, (member, content) in members.items()
+                }
             )
     has = ", ".join(member for member, _ in found.values()) or "none of them"
     raise UserError(f"{path} does not hold {published.name}: of {', '.join(published.file_names)} it has {has}")
 
 
-def _members(path: Path, wanted: Iterable[str]) -> Iterator[tuple[str, Callable[[], bytes]]]:
+def _members(path: Path, wanted: Iterable[str]) -> Iterator[tuple[str, int, Callable[[], bytes] | None]]:
+    """What is in an archive: names, bytes that it takes to come to their ends, and what reads those that are wanted."""
+
     def is_wanted(name: str) -> bool:
         last = PurePosixPath(name).name
         return not last.startswith(".") and _plain(last) in wanted
 
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as packed:
-            for name in filter(is_wanted, packed.namelist()):
-                if not name.endswith("/"):
-                    yield name, functools.partial(packed.read, name)
+            for info in packed.infolist():
+                if is_wanted(info.filename) and not info.is_dir():
+                    yield info.filename, info.file_size, functools.partial(packed.read, info)
         return
     with tarfile.open(path) as archive:  # read in its own order: going back would decompress it again
         for member in archive:
+            end, file = member.offset_data + member.size, None
             if member.isfile() and is_wanted(member.name):
                 file = archive.extractfile(member)
-                if file is not None:
-                    yield member.name, file.read
+            yield member.name, end, None if file is None else file.read

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -90,13 +88,14 @@ def _read(path: Path) -> tuple[_Pairs, list[str]]:
             if isinstance(loaded, np.ndarray):
                 raise UserError(f"{path} holds one array: give an archive with samples and annotations, np.savez")
             archive = stack.enter_context(loaded)
+            raw.check_members(archive.zip, path.stat().st_size, str(path))
             keys = _keys(path, list(archive))
             pairs = {split: (archive[x], archive[y]) for split, (x, y) in keys.items()}
             used = {key for pair in keys.values() for key in pair}
             unread = [key for key in archive if key not in used]
     except UserError:
         raise
-    except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # NumPy, zipfile and zlib tell of damage in many ways
         raise UserError(f"{path} cannot be read as plain NumPy arrays without pickled objects ({error})") from error
     notes = [f"left out of {path.name}: {', '.join(unread)}"] if unread else []
     return {split: (_points(x), y) for split, (x, y) in pairs.items()}, notes

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import hashlib
 import os
+import threading
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -26,6 +27,8 @@ _SIGNED = (
 _UNSIGNED = ("DIB", "TGA")  # nothing in these files tells their format for certain, so only their suffix does
 _PLUGINS = {".heic": "pillow-heif", ".heif": "pillow-heif", ".hif": "pillow-heif", ".jxl": "pillow-jxl-plugin"}
 _CAMERA = {".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".rw2", ".srw"}  # TIFF files of a thumbnail
+_LARGE = 2**24  # pixels
+_LARGE_ONES = threading.Lock()
 _ORIENTATION = 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -146,7 +149,7 @@ def read_header(path: str) -> tuple[Header, bytes]:
 
 def read_pixels(path: str, wanted: Wanted, out: np.ndarray) -> Pixels:
     """Write the first image of a file to `out` (H, W, C) as `wanted`; `Unreadable` for damage. Within `pillow()`."""
-    with _opened(path) as (_, image):
+    with _opened(path) as (_, image), _one_of_few(image):
         image.load()
         orientation = orientation_of(image)
         shown, peak = _bytes(image, wanted.mode)
@@ -154,6 +157,11 @@ def read_pixels(path: str, wanted: Wanted, out: np.ndarray) -> Pixels:
             shown = shown.transpose(_TURNS[orientation])
         out[:] = np.asarray(_fit(shown, wanted)).reshape(out.shape)
         return Pixels(orientation > 1, peak)
+
+
+def _one_of_few(image: Image.Image) -> contextlib.AbstractContextManager[object]:
+    """A large image is read while no other large one is: each takes hundreds of megabytes for a while."""
+    return _LARGE_ONES if image.width * image.height > _LARGE else contextlib.nullcontext()
 
 
 @contextlib.contextmanager

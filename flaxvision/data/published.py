@@ -7,6 +7,7 @@ files recognize an original however it was compressed again; none are known for 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -52,6 +53,11 @@ class Published:
     def file_names(self) -> tuple[str, ...]:
         """The names of all files, train first."""
         return tuple(name for names in self.files.values() for name in names)
+
+    @property
+    def most_bytes(self) -> int:
+        """So many bytes each of its files may have, decompressed: four times the published images, labels and all."""
+        return 4 * max(self.counts.values()) * (math.prod(self.shape) + 2) + 2**20
 
     @property
     def formats(self) -> tuple[Format, ...]:

@@ -9,6 +9,7 @@ from flax import nnx
 
 from flaxvision.errors import check_choice
 from flaxvision.layers.kinds import MapsLayer, MisfitError, Shape, Tensor, light, on_maps, one_or_each, register
+from flaxvision.ops.arrays import filled
 from flaxvision.ops.maps import Maps
 
 __all__ = ["Carried", "Scale"]
@@ -33,7 +34,7 @@ class Scale(MapsLayer):
         check_choice("operation", operation, OPERATIONS)
         self.size = size
         self.operation = operation
-        self.weight = nnx.Param(jnp.full(size, float(operation == "multiply"), jnp.float32))
+        self.weight = nnx.Param(filled(size, float(operation == "multiply")))
 
     def on(self, maps: Maps) -> Maps:
         """Scale or shift maps in either layout."""
@@ -56,7 +57,7 @@ class Carried(nnx.Module):
     def __init__(self, shape: Sequence[int], dtype: str = "float32"):
         self.shape = tuple(shape)
         self.dtype = dtype
-        self.value = Fixed(jnp.zeros(self.shape, dtype))
+        self.value = Fixed(filled(self.shape, 0.0, dtype))
 
 
 def _scaled(layer: Scale, shapes: Sequence[Shape]) -> Shape:

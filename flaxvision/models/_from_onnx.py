@@ -12,7 +12,7 @@ import numpy as np
 from flaxvision.errors import UserError, check_choice
 from flaxvision.layers import Carried, Network
 from flaxvision.models._state_dict import correspondence, state_dict
-from flaxvision.models.files import assign, build_model, variables
+from flaxvision.models.files import assign, build_model, numbers_in, variables
 
 if TYPE_CHECKING:
     import onnx
@@ -72,8 +72,8 @@ def _own(path: Path, proto: onnx.ModelProto, about: str) -> Network:
         description = json.loads(about)
     except ValueError as error:
         raise UserError(f"{path} is damaged: {DESCRIPTION} in its metadata is not valid JSON ({error})") from error
-    model = build_model(description, str(path))
     given = {tensor.name: array_of(path, tensor) for tensor in proto.graph.initializer}
+    model = build_model(description, str(path), numbers_in(given))
     carried = {
         name for name, layer in model.named_layers() if isinstance(layer, Carried)
     }  # which a graph has no use for

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,18 @@ import numpy as np
 from flax import nnx
 
 from flaxvision._files import write_atomically
+from flaxvision._text import visible
 from flaxvision.errors import UserError
 from flaxvision.layers import Chain, Flatten, Node, Preprocess, TorchModule, TorchTensor
 from flaxvision.layers.context import matches
 from flaxvision.layers.kinds import build, describe
 from flaxvision.models._flattened import flatten_as_pytorch
-from flaxvision.ops.arrays import from_numpy
+from flaxvision.ops.arrays import at_most, from_numpy
 
 FORMAT = "flaxvision-2"
 FIRST_FORMAT = "flaxvision-1"  # flattened (row, column, channel)
+SPARE = 2**22  # numbers that a described network may have beyond those of its file, which leaves out what it can
+LARGEST_SIDE = 2**24  # of an example
 _LOG = logging.getLogger("flaxvision")
 
 
@@ -59,7 +63,7 @@ def load_model(path: str | Path) -> Chain:
     (3,)
     """
     tensors, about = read(path)
-    model = build_model(about["model"], str(path))
+    model = build_model(about["model"], str(path), numbers_in(tensors))
     assign(model, tensors, str(path), keep_types=True)
     return model
 
@@ -81,30 +85,55 @@ def describe_model(model: Chain) -> dict[str, Any]:
     }
 
 
-def build_model(description: Any, source: str = "the file") -> Chain:
+def numbers_in(tensors: Mapping[str, np.ndarray]) -> int:
+    """How many numbers a file holds."""
+    return sum(tensor.size for tensor in tensors.values())
+
+
+def build_model(description: Any, source: str, numbers: int) -> Chain:
     """The model that `describe_model` described, with placeholder parameters.
+
+    Whatever is read back comes through here: it is checked, and layers are not made of more numbers than `source`
+    holds, but for a few million that a file need not hold.
 
     Raises:
         UserError: If that is not such a description, or one of a later version; `source` is named.
     """
     try:
-        model = Chain(
-            [build(layer) for layer in description["layers"]],
-            input_shape=tuple(description["input_shape"]),
-            kind=description["kind"],
-            nodes=[Node(node["name"], node["layer"], tuple(node["takes"])) for node in description["nodes"]]
-            if "nodes" in description
-            else None,
-        )
-        model.preprocess = Preprocess(**description["preprocess"])
-        model.classes = tuple(description["classes"])
-        model.torch = _torch_module(description["torch"]) if "torch" in description else None
-    except (KeyError, TypeError, ValueError, AttributeError) as error:  # whatever the layers make of other settings
-        reason = f"{type(error).__name__}: {error}" if isinstance(error, KeyError) else str(error)
+        with at_most(numbers + SPARE):
+            model = _built(description)
+        for _ in model.walk():  # its layers fit each other
+            pass
+    except Exception as error:  # whatever the layers make of other settings
+        reason = str(error) if isinstance(error, (UserError, ValueError, TypeError)) else _named(error)
         raise UserError(
-            f"{source} describes a network that this version of flaxvision cannot build ({' '.join(reason.split())}): "
-            "it is damaged, or a later version wrote it"
+            f"{source} describes a network that this version of flaxvision cannot build "
+            f"({' '.join(reason.split())[:200]}): it is damaged, or a later version wrote it"
         ) from error
+    return model
+
+
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _built(description: Any) -> Chain:
+    layers, shape, kind, classes = (description[key] for key in ("layers", "input_shape", "kind", "classes"))
+    if not isinstance(kind, str) or not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise TypeError("its kind and classes are no text")
+    if not isinstance(shape, list) or not all(type(side) is int and 0 < side < LARGEST_SIDE for side in shape):
+        raise TypeError(f"its input_shape is {shape}")
+    model = Chain(
+        [build(layer) for layer in layers],
+        input_shape=tuple(shape),
+        kind=visible(kind),
+        nodes=[Node(node["name"], node["layer"], tuple(node["takes"])) for node in description["nodes"]]
+        if "nodes" in description
+        else None,
+    )
+    model.preprocess = Preprocess(**description["preprocess"])
+    model.classes = tuple(map(visible, classes))
+    model.torch = _torch_module(description["torch"]) if "torch" in description else None
     return model
 
 
@@ -135,7 +164,7 @@ def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     try:
         about = json.loads(metadata[known])
         if known == FIRST_FORMAT:
-            model = build_model(about["model"], str(path))
+            model = build_model(about["model"], str(path), numbers_in(tensors))
             for layer in model.layers:
                 if isinstance(layer, Flatten):
                     layer.channels_last = True

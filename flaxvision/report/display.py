@@ -197,7 +197,11 @@ def _marked_notes(result: SweepResult) -> list[str]:
     notes = []
     names = [formats.cell_label(cell, result.keys) or "all" for cell in result.cells]
     for mark, what, counts in (
-        (formats.DIVERGED, "Seeds whose training loss was not finite", [cell.diverged for cell in result.cells]),
+        (
+            formats.DIVERGED,
+            "Seeds with a loss or weight that is not finite",
+            [cell.diverged for cell in result.cells],
+        ),
         (formats.FAILED, "Seeds that failed", [cell.failed for cell in result.cells]),
     ):
         found = [f"{name}: {k} of {cell.n}" for name, k, cell in zip(names, counts, result.cells, strict=True) if k]

@@ -37,10 +37,10 @@ def results_csv(result: SweepResult) -> str:
     metrics = [f"{metric}_{what}" for metric in TABLE_METRICS for what in ("mean", "std")]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    header = [*result.keys, *(["stage"] if final else []), "n", "diverged", "failed", "parameters", *metrics]
+    header = [*map(_csv, result.keys), *(["stage"] if final else []), "n", "diverged", "failed", "parameters", *metrics]
     writer.writerow([*header, "best_epoch", "converged_epoch", "seconds"])
     for cell in result.cells:
-        where = [cell.where.get(key, "") for key in result.keys] + ([cell.stage] if final else [])
+        where = [_csv(cell.where.get(key, "")) for key in result.keys] + ([cell.stage] if final else [])
         counts = [cell.n, cell.diverged, cell.failed, cell.parameters]
         scores = [value for metric in TABLE_METRICS for value in (cell.mean(metric), cell.std(metric))]
         means = [cell.mean(name) for name in ("best_epoch", "converged_epoch")]
@@ -49,25 +49,34 @@ def results_csv(result: SweepResult) -> str:
     return text.getvalue()
 
 
+def _csv(label: str) -> str:
+    """A label as spreadsheets show it: one that is no number and would be a formula begins with an apostrophe."""
+    try:
+        float(label)
+    except ValueError:
+        return f"'{label}" if label.startswith(("=", "+", "-", "@")) else label
+    return label
+
+
 def results_markdown(result: SweepResult) -> str:
     """The tables as GitHub-flavoured Markdown."""
-    head = [f"# {_markdown(result.title)}\n", *(f"{_markdown(text)}\n" for text in cautions(result))]
+    head = [f"# {markdown_text(result.title)}\n", *(f"{markdown_text(text)}\n" for text in cautions(result))]
     lines = [
         line
         for used in data_used(result)
-        for line in (f"- {_markdown(used.line)}\n", *(f"  - {_markdown(note)}\n" for note in used.notes))
+        for line in (f"- {markdown_text(used.line)}\n", *(f"  - {markdown_text(note)}\n" for note in used.notes))
     ]
     tail = ["## The data\n", "".join(lines)] if lines else []
     return "\n".join([*head, *map(_markdown_table, display_tables(result)), *tail])
 
 
 def _markdown_table(table: Table) -> str:
-    header = [_markdown(name) for name in table.header]
+    header = [markdown_text(name) for name in table.header]
     if table.across:
-        header[0] += f" / {_markdown(table.across)}"
-    rows = [[f"**{_markdown(e.text)}**" if e.best else _markdown(e.text) for e in row] for row in table.rows]
-    notes = "\n".join(f"- {_markdown(note)}" for note in table.notes)
-    return f"{_markdown(table.caption)}\n\n{markdown_table(header, rows, table.labels)}\n\n{notes}\n"
+        header[0] += f" / {markdown_text(table.across)}"
+    rows = [[f"**{markdown_text(e.text)}**" if e.best else markdown_text(e.text) for e in row] for row in table.rows]
+    notes = "\n".join(f"- {markdown_text(note)}" for note in table.notes)
+    return f"{markdown_text(table.caption)}\n\n{markdown_table(header, rows, table.labels)}\n\n{notes}\n"
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]], labels: int | None = None) -> str:
@@ -93,7 +102,7 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]], labe
     return "\n".join(f"| {' | '.join(line)} |" for line in (header, rule, *cells))
 
 
-def _markdown(text: str) -> str:
+def markdown_text(text: str) -> str:
     """Text that Markdown shows as it is; an underscore inside a word is safe."""
     return re.sub(r"([\\`*<>|\[\]]|\b_|_\b)", r"\\\1", " ".join(text.split()))
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from flaxvision._after import export_winner
 from flaxvision._interrupts import deferred, stop_if_asked
+from flaxvision._text import visible
 from flaxvision.errors import UserError
 from flaxvision.identity import switches
 from flaxvision.sweep import store
@@ -221,7 +222,7 @@ def _filled(train: Training, command: str | None, notes: Sequence[str]) -> tuple
     everything = {trial.id: trial for trial in (*stages, *trials, *finals)}
     shown = list(everything.values())[-1] if winner is None else everything[winner.id]
     provenance = {
-        "command": command or f"flaxvision.sweep.run(load_spec({spec.name!r}))",
+        "command": visible(command or f"flaxvision.sweep.run(load_spec({spec.name!r}))"),
         "config hash": config_hash(store.dump_spec(spec)),
         "executor": ", ".join(dict.fromkeys(train.used)) or train.executor,
         "seeds": list(spec.seeds),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flaxvision._cli import LastWords, Parser, add_data_options, exit_status, positive
+from flaxvision._text import visible
 from flaxvision.sweep.executors import CHECKPOINT_EVERY, EXECUTORS, check_executor
 
 if TYPE_CHECKING:
@@ -84,21 +85,21 @@ def _sweep(arguments: list[str], own_process: bool, last_words: LastWords) -> in
     result = run(spec, options.out, **given, command=shlex.join(words), export=not options.no_export, watch=watch)
     if not quiet:
         for note in result.provenance.get("notes", ()):
-            print(f"note: {note}", file=sys.stderr)
+            print(visible(f"note: {note}"), file=sys.stderr)
         from rich.console import Console
 
         from flaxvision.report import terminal_table
 
         Console().print(terminal_table(result))
     for problem in result.problems:
-        print(problem, file=sys.stderr)
+        print(visible(str(problem)), file=sys.stderr)
     if result.winner is None:
         print("no winner: every trial diverged or failed", file=sys.stderr)
     if result.failures:
         print(f"{len(result.failures)} of {len(result.outcomes)} trials failed", file=sys.stderr)
     page = result.directory / "report.html"
     if not quiet and page.exists():
-        print(f"report: {page}")
+        print(visible(f"report: {page}"))
     whole = result.winner is not None and all(problem.what.startswith(EXPORT) for problem in result.problems)
     return 0 if whole and not result.failures else 3
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flaxvision._interrupts import stop_if_asked
+from flaxvision._text import visible
 from flaxvision.errors import UserError, check_choice
 from flaxvision.runtime import cores, hand_on, handed_on
 from flaxvision.sweep.workers import EVERY, Worker, WorkerDied, every_so_often
@@ -108,7 +109,7 @@ def reason(error: BaseException) -> str:
     >>> reason(MemoryError()), reason(KeyError("width"))
     ('out of memory: a smaller batch_size, network or data set needs less', "KeyError: 'width'")
     """
-    text = " ".join(str(error).split())
+    text = visible(" ".join(str(error).split()))
     if len(text) > LONGEST:
         text = f"{text[:LONGEST].rstrip()}…"
     if out_of_memory(error):

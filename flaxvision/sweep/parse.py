@@ -11,10 +11,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
+from flaxvision._text import visible
 from flaxvision.errors import UserError, check_choice, unknown
 from flaxvision.models.registry import all_argument_names
 from flaxvision.sweep.config import DATA_KEYS, RECIPE_KEYS, table_of
-from flaxvision.sweep.spec import AUTO, PRETRAINED, Axis, Point, Published, Settings, Spec, Stage, Typed, as_typed
+from flaxvision.sweep.spec import AUTO, BITS, PRETRAINED, Axis, Point, Published, Settings, Spec, Stage, Typed, as_typed
 from flaxvision.training.metrics import PARAMETERS, TABLE_METRICS, selection_metrics
 
 T = TypeVar("T")
@@ -25,6 +26,7 @@ TOP_KEYS = (
 )
 STAGE_KEYS = ("dataset", "model", "seeds", "seed", "only", "data", "sizes", "recipe")
 MOST_SEEDS = 10_000
+MOST_BYTES = 1_000_000  # of a TOML file
 SPECS = Path(__file__).with_name("specs")
 
 
@@ -45,11 +47,17 @@ def load_spec(name_or_path: str | Path = "demo") -> Spec:
     elif path.suffix != ".toml" and not os.path.exists(path):  # Path.exists raises for a name that is too long
         raise unknown("sweep", name, [*list_specs(), "a path to a .toml file"])
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"), parse_float=Typed)
+        with open(path, "rb") as file:  # a part of it: a link may lead to a device without end
+            content = file.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise UserError(f"{name} has more than {MOST_BYTES:,} bytes: give a sweep's TOML file")
+        table = tomllib.loads(content.decode("utf-8"), parse_float=Typed)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; give a sweep's name or a TOML file") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{name} is not valid TOML: it is not UTF-8 text") from error
+    except UserError:
+        raise
     except (ValueError, RecursionError) as error:  # beside TOML's own: a number or a nesting past Python's limits
         raise UserError(f"{name} is not valid TOML: {error}") from error
     try:
@@ -103,8 +111,8 @@ def parse_spec(table: Mapping[str, object]) -> Spec:
     published = _is(table.get("published", []), list, "published", "[[published]] tables")
     return Spec(
         name=name,
-        title=_text(table, "title", name),
-        description=_text(table, "description").strip(),
+        title=visible(_text(table, "title", name)),
+        description=visible(_text(table, "description").strip(), keep="\n"),
         base=base,
         axes=axes,
         seeds=seeds_of(table.get("seeds", 1)),
@@ -144,7 +152,7 @@ def axis_of(key: str, values: object, model: object, what: str = "grid key") -> 
             if ":" not in str(point.settings.get("model", model)) and setting not in setting_keys():
                 raise unknown(about, setting, setting_keys())
             _check_plain(setting, given)
-        points.append(point)
+        points.append(dataclasses.replace(point, label=visible(point.label)))
     for label, count in collections.Counter(point.label for point in points).items():
         if count > 1:
             raise UserError(f"{what} {key!r} has {label!r} twice: give each value once")
@@ -153,6 +161,8 @@ def axis_of(key: str, values: object, model: object, what: str = "grid key") -> 
 
 def seeds_of(value: object) -> tuple[int, ...]:
     """The seeds of a number of seeds, or of a list of them; `UserError` if it is neither."""
+    if isinstance(value, list) and len(value) > MOST_SEEDS:
+        raise UserError(f"seeds is a list of {len(value):,}: give {MOST_SEEDS:,} of them at most")
     if isinstance(value, list) and value and all(type(seed) is int and 0 <= seed < 2**32 for seed in value):
         return tuple(value)
     if type(value) is not int or not 1 <= value <= MOST_SEEDS:
@@ -210,7 +220,7 @@ def _published(given: object, axes: tuple[Axis, ...]) -> Published:
         if key not in entry:
             raise UserError(f"a [[published]] entry has no {key}: give where, metric, value, tolerance and source")
     cells = _table(entry, "where", "a table, such as where = { learning_rate = 0.1 }")
-    where = {key: as_typed(value) for key, value in cells.items()}
+    where = {key: visible(as_typed(value)) for key, value in cells.items()}
     labels = {axis.key: [point.label for point in axis.points] for axis in axes}
     for key, label in where.items():
         if key not in labels:
@@ -223,13 +233,15 @@ def _published(given: object, axes: tuple[Axis, ...]) -> Published:
     value, tolerance = (_number(entry, key) for key in ("value", "tolerance"))
     for key in ("value", "tolerance"):
         _check_plain(key, entry[key])
-    return Published(where, entry["metric"], value, tolerance, _text(entry, "source"), stage)
+    return Published(where, entry["metric"], value, tolerance, visible(_text(entry, "source")), stage)
 
 
 def _check_plain(key: str, value: object) -> None:
     for item in value if isinstance(value, (list, tuple)) else [value]:
         if not isinstance(item, (bool, int, float, str)):
             raise UserError(f"{key} is {as_typed(value)}: give a number, a string, true or false, or a list of them")
+        if isinstance(item, int) and item.bit_length() > BITS:
+            raise UserError(f"{key} is {as_typed(value)}: give one of {BITS} bits at most")
         if isinstance(item, float) and not math.isfinite(item):
             raise UserError(f"{key} is {as_typed(value)}: give a finite number")
 

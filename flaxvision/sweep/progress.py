@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from flaxvision._text import visible
 from flaxvision.training.metrics import metric_of
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ class Failures(Watcher):
         pass
 
     def say(self, line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
+        print(visible(line), file=sys.stderr, flush=True)
 
 
 class Lines(Watcher):
@@ -156,7 +157,7 @@ class Lines(Watcher):
 
     def say(self, line: str) -> None:
         with self.lock:
-            print(line, file=self.file or sys.stderr, flush=True)
+            print(visible(line), file=self.file or sys.stderr, flush=True)
 
 
 class Bar(Watcher):
@@ -189,7 +190,7 @@ class Bar(Watcher):
         self.bar.update(self.task, description=self.line(" · "), completed=self.share)
 
     def say(self, line: str) -> None:
-        self.console.print(line, markup=False, highlight=False)
+        self.console.print(visible(line), markup=False, highlight=False)
 
 
 def watcher(quiet: bool = False) -> Watcher:

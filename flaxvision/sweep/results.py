@@ -23,11 +23,11 @@ class Outcome:
     stage: str  # "sweep" or "final"
     cell: tuple[tuple[str, str], ...]  # (varied key, value as typed in the spec)
     seed: int
-    status: str  # "ok", "diverged" (a training loss was not finite) or "failed" (an error, see `message`)
+    status: str  # "ok", "diverged" (a loss or a weight was not finite) or "failed" (an error, see `message`)
     config: Settings  # everything that determines it
     parameters: int = 0
     final: dict[str, float | None] = dataclasses.field(default_factory=dict)
-    # metric -> value of the selected epoch (train_*: running values); None: not finite
+    # metric -> value of the selected epoch (train_*: running values); None: it or that split's loss is not finite
     best_epoch: int = 0  # the selected epoch, from 1
     converged_epoch: int | None = None  # see `converged`; None without a threshold
     seconds: float = 0.0  # of training and evaluation, without compilation

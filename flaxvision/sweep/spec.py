@@ -8,8 +8,11 @@ import json
 from pathlib import PurePath
 from typing import Any
 
+from flaxvision._text import visible
+
 Settings = dict[str, Any]  # bare name -> value
 PRETRAINED = "pretrain"  # the value of warm_start that means the [pretrain] stage's weights
+BITS = 64  # of a whole number, as in TOML
 AUTO = "auto"  # the objective that the data decide, see `flaxvision.sweep.plan`
 
 
@@ -35,6 +38,8 @@ def as_typed(value: object) -> str:
     """A value's text in tables: numbers as given, strings bare, lists in brackets, booleans as in TOML."""
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, int) and value.bit_length() > BITS:
+        return f"a number of {value.bit_length():,} bits"
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(as_typed(item) for item in value) + "]"
     return str(value)
@@ -136,7 +141,7 @@ def data_name(dataset: object) -> str:
     >>> data_name("images:/home/me/pets"), data_name("mnist")
     ('images:pets', 'mnist')
     """
-    kind, colon, folder = str(dataset).partition(":")
+    kind, colon, folder = visible(str(dataset)).partition(":")
     return f"{kind}{colon}{PurePath(folder).name or folder}"
 
 

@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from flaxvision._files import write_atomically
+from flaxvision._text import visible
+from flaxvision.data.raw import check_members
 from flaxvision.errors import UserError
 from flaxvision.identity import AROUND, Identity, differences, listed
 from flaxvision.sweep.config import tables_of
@@ -184,12 +186,13 @@ def outcome_of(record: Record, files: RunFiles) -> Outcome:
     about = {key: fields[key] for key in ("id", "stage", "seed", "status", "config")}
     about["cell"] = tuple(record["cell"].items())
     if record["status"] == "failed":
-        return Outcome(**about, message=record["message"])
+        return Outcome(**about, message=visible(record["message"]))
     path = files.history(record["id"])
     try:
         content = path.read_bytes()
         _check_sum(record, "history", content)
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            check_members(arrays.zip, len(content), str(path))
             history = as_pairs(dict(arrays), record["best_epoch"])
         scored = History(history).row(record["best_epoch"])
         if any(scored.get(name, np.nan) != value for name, value in record["final"].items() if value is not None):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -73,7 +74,7 @@ class Cohort:
     def _record(self, trial: Trial, result: Result, identity: Identity) -> Record:
         from flaxvision.models import count_parameters, save_model
 
-        final = {k: v if np.isfinite(v) else None for k, v in result.history.row(result.best_epoch).items()}
+        final = scores_of(result.history.row(result.best_epoch))
         weights = save_model(result.model, self.files.weights(trial.id), trial=trial.as_json(), final=final)
         history = write_history(self.files.history(trial.id), result.history.arrays)
         accuracy = result.history["test_top1"]
@@ -91,6 +92,18 @@ class Cohort:
             "identity": identity,
             "checksums": {"weights": checksum_of_file(weights), "history": checksum_of_file(history)},
         }
+
+
+def scores_of(row: Mapping[str, float]) -> dict[str, float | None]:
+    """The numbers of an epoch; None for one that is not finite, and for those of a split whose loss is not.
+
+    Outputs that are not numbers make that loss none, and their arg max is class 0: an accuracy of chance, or better.
+
+    >>> scores_of({"train_loss": 2.0, "train_top1": 0.5, "test_loss": float("nan"), "test_top1": 0.1})
+    {'train_loss': 2.0, 'train_top1': 0.5, 'test_loss': None, 'test_top1': None}
+    """
+    void = [name.removesuffix("loss") for name, value in row.items() if name.endswith("_loss") and not isfinite(value)]
+    return {k: v if isfinite(v) and not k.startswith(tuple(void)) else None for k, v in row.items()}
 
 
 def name_of(ids: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from flax import nnx
 
 from flaxvision._interrupts import deferred, stop_if_asked
 from flaxvision._own_code import refresh
@@ -22,10 +23,10 @@ from flaxvision.training.checks import check_alike, check_cohort, check_fit
 from flaxvision.training.compiling import Clock
 from flaxvision.training.confusion import as_pairs
 from flaxvision.training.engine import Begun, Carry, engine_for
-from flaxvision.training.history import HistoryBuilder, Result
+from flaxvision.training.history import History, HistoryBuilder, Result
 from flaxvision.training.identity import cohort_identity
 from flaxvision.training.members import Members, PyTree
-from flaxvision.training.metrics import Metrics
+from flaxvision.training.metrics import SPLITS, Metrics
 from flaxvision.training.optimizers import is_own
 from flaxvision.training.plan import plan_for
 from flaxvision.training.preparing import (
@@ -169,8 +170,7 @@ class _Run:
             model = merge_model(self.plan.graphdef, state)
             count_batches(model, self.batches[k], int(state.step), self.recipe.frozen)
             history = self.histories[k].history()
-            diverged = not bool(np.isfinite(history["train_loss"]).all())
-            results.append(Result(model, history, timing, best.epoch, diverged))
+            results.append(Result(model, history, timing, best.epoch, left_the_numbers(model, history)))
         return results
 
     def _loop(self) -> None:
@@ -297,6 +297,13 @@ class _Run:
         histories = [history.history().arrays for history in self.histories]
         seconds = self.clock.seconds(time.perf_counter())
         self.checkpoints.save(Kept(step, epochs, updates, trees, histories, self.best, seconds))
+
+
+def left_the_numbers(model: Chain, history: History) -> bool:
+    """Whether a loss of any epoch, or a number of the model, is not finite: its last update shows in these alone."""
+    losses = [history[name] for name in (f"{split}_loss" for split in SPLITS) if name in history]
+    numbers = jax.tree.leaves(nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat)))
+    return not all(np.isfinite(np.asarray(array)).all() for array in (*losses, *numbers))
 
 
 def on_its_own(state: TrainState) -> TrainState:

@@ -113,4 +113,4 @@ class Result:
     history: History
     timing: Timing
     best_epoch: int  # the epoch, from 1, whose parameters the model has
-    diverged: bool  # whether a training loss was not finite
+    diverged: bool  # whether a loss of any split and epoch, or a number of the model, is not finite

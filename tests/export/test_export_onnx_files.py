@@ -256,6 +256,16 @@ DAMAGED = {
         "cannot build .unknown layer kind 'Attention'",
     ),
     "a later setting": (_described(lambda d: d["layers"][0].update(rotary=True)), "cannot build .*rotary"),
+    "a layer larger than the file": (
+        _described(lambda d: d["layers"][-1].update(in_features=2**20, out_features=2**20)),
+        r"cannot build .its layers would hold more numbers than it does, one of them \(1048576, 1048576\)",
+    ),
+    "layers that do not fit": (_described(lambda d: d.update(input_shape=[9, 9, 1])), "cannot build .*does not fit"),
+    "a shape of text": (_described(lambda d: d.update(input_shape=["9"])), "cannot build .its input_shape is"),
+    "classes of numbers": (
+        _described(lambda d: d.update(classes=[1])),
+        "its kind and classes are no text",
+    ),
     "a later preprocessing": (_described(lambda d: d["preprocess"].update(mean=[0.5])), "cannot build .*mean"),
 }
 

@@ -131,7 +131,7 @@ def test_one_key_has_a_row_a_cell_with_the_published_number_beside_ours():
         assert row[4] == f"{cell.verdicts[0].verdict} ({gap:+.2f})".replace("-", "−")
     assert rows[0][5] == "diverged"
     assert rows[0][7] == "9.0"
-    assert "† Seeds whose training loss was not finite (1: 3 of 3)" in text
+    assert "† Seeds with a loss or weight that is not finite (1: 3 of 3)" in text
     assert "tolerance ±1 to ±1.5 points" in text
     assert "over n = 3 seeds" in text
 

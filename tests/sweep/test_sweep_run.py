@@ -431,10 +431,21 @@ def test_diverged_trial(tmp_path, files, tiny):
         diverged = record["cell"]["learning_rate"] == "1e+30"
         assert record["status"] == ("diverged" if diverged else "ok")
         assert (record["final"]["train_loss"] is None) == diverged
-        assert 0 <= record["final"]["test_top1"] <= 1
-    assert bad.mean("test_top1") is not None
+        assert (record["final"]["test_top1"] is None) == diverged  # outputs that are no numbers have no arg max
+    assert bad.mean("test_top1") is None
     assert bad.mean("train_loss") is None
     assert result.winner.status == "ok"
+
+
+def test_a_last_update_that_diverges_is_seen(tmp_path, tiny):
+    """The losses of training are those before each update: with one they are all right."""
+    table = tiny(seeds=2, recipe={"steps": 1, "learning_rate": 1e38, "batch_size": 32})
+    del table["recipe"]["epochs"]
+    result = run(parse_spec(table), tmp_path / "run", export=False, report=False)
+    (cell,) = result.cells
+    assert all(np.isfinite(outcome.history["train_loss"]).all() for outcome in cell.outcomes)
+    assert (cell.diverged, cell.mean("test_top1"), result.winner) == (2, None, None)
+    assert cell.mean("train_top1") is not None
 
 
 MODULE = """

@@ -1,0 +1,229 @@
+"""Files of data sets, sweeps and run directories for `fuzzed_files`."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import json
+import lzma
+import pickle
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from file_formats import Format
+from mutations import Random, damaged, odd_text, odd_value, odd_zip, pick
+
+import flaxvision as fv
+from flaxvision.data import idx, raw
+
+
+def _images_and_labels() -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(0)
+    return random.integers(0, 256, (30, 28, 28), np.uint8), (np.arange(30) % 10).astype(np.uint8)
+
+
+def _idx() -> Format:
+    images, labels = map(idx.format_idx, _images_and_labels())
+
+    def read(path: Path) -> object:
+        content = raw.read(path)
+        return idx.parse_idx(content, 1 if content[3:4] == b"\1" else 3, path.name)
+
+    return Format("idx", ".idx", (images, labels), read, share=2)
+
+
+def _packed() -> Format:
+    content = idx.format_idx(_images_and_labels()[0])
+    samples = gzip.compress(content, mtime=0), lzma.compress(content), bz2.compress(content)
+    pack: tuple[Callable[[bytes], bytes], ...] = (gzip.compress, lzma.compress, bz2.compress)
+
+    def deep(random: Random, sample: bytes) -> bytes:
+        which = samples.index(sample)
+        zeros = bytes(int(pick(random, (2**10, 2**20, 2**24))))
+        return pack[which](content[:16] + zeros) if random.random() < 0.01 else damaged(random, sample)
+
+    return Format("packed", ".gz", samples, raw.read, deep, share=2)
+
+
+def _cifar() -> Format:
+    from flaxvision.data.cifar import parse_cifar
+
+    content = np.random.default_rng(0).integers(0, 10, (3, 3073), np.uint8).tobytes()
+    return Format("cifar", ".bin", (content,), lambda path: parse_cifar(raw.read(path), path.name), share=2)
+
+
+def _pickled() -> Format:
+    from flaxvision.data.cifar import unpickle_cifar
+
+    pixels = np.zeros((3, 3072), np.uint8)
+    samples = tuple(pickle.dumps({"data": pixels, "labels": [1, 2, 3]}, protocol) for protocol in (2, 4))
+    return Format("pickled", ".bin", samples, lambda path: unpickle_cifar(raw.read(path), path.name), share=2)
+
+
+def _matlab() -> Format:
+    from scipy.io import savemat
+
+    from flaxvision.data.svhn import parse_svhn
+
+    samples = []
+    for packed in (False, True):
+        with io.BytesIO() as file:
+            images = np.zeros((32, 32, 3, 4), np.uint8)
+            savemat(file, {"X": images, "y": np.ones((4, 1), np.uint8)}, do_compression=packed)
+            samples.append(file.getvalue())
+    return Format("matlab", ".mat", tuple(samples), lambda path: parse_svhn(raw.read(path), path.name), share=0.5)
+
+
+def _archive() -> Format:
+    from flaxvision.data._load import located
+    from flaxvision.data.published import PUBLISHED
+
+    images, labels = map(idx.format_idx, _images_and_labels())
+    names = PUBLISHED["mnist"].file_names
+    members = {name: images if "images" in name else labels for name in names}
+    with io.BytesIO() as zipped, io.BytesIO() as tarred, io.BytesIO() as arrays:
+        with zipfile.ZipFile(zipped, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, content in members.items():
+                archive.writestr(name, content)
+        with tarfile.open(fileobj=tarred, mode="w:gz") as tar:
+            for name, content in members.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+        x, y = _images_and_labels()
+        np.savez_compressed(arrays, x_train=x, y_train=y, x_test=x, y_test=y)
+        samples = zipped.getvalue(), tarred.getvalue(), arrays.getvalue()
+
+    def read(path: Path) -> object:
+        kind = path.read_bytes()[:2]
+        name = "mnist.npz" if b"x_train" in path.read_bytes() else "mnist.zip" if kind == b"PK" else "mnist.tar.gz"
+        there = path.rename(path.with_name(name))
+        contents = located(PUBLISHED["mnist"], there)
+        return None if contents is None else [PUBLISHED["mnist"].arrays(contents.contents(), s) for s in ("train",)]
+
+    def deep(random: Random, sample: bytes) -> bytes:
+        if sample.startswith(b"PK"):
+            return odd_zip(random, sample, lambda random, name, content: damaged(random, content))
+        return gzip.compress(damaged(random, gzip.decompress(sample)), mtime=0)
+
+    return Format("archive", ".zip", samples, read, deep, share=0.5)
+
+
+def _npz() -> Format:
+    images, labels = _images_and_labels()
+    samples = []
+    for save in (np.savez, np.savez_compressed):
+        with io.BytesIO() as file:
+            save(file, x_train=images, y_train=labels, x_test=images[:5], y_test=labels[:5])
+            samples.append(file.getvalue())
+
+    def member(random: Random, name: str, content: bytes) -> bytes:
+        header = content[:128].decode("latin1")
+        for old, new in (("28, 28", str(pick(random, (2**20, 2**31, 0, -1)))), ("u1", pick(random, ("O", "f8", "V9")))):
+            header = header.replace(old, new.ljust(len(old))[: len(old)]) if random.random() < 0.5 else header
+        return header.encode("latin1") + content[128:] if random.random() < 0.5 else damaged(random, content)
+
+    def read(path: Path) -> object:
+        return fv.data.load(f"npz:{path}")
+
+    return Format("npz", ".npz", tuple(samples), read, lambda r, s: odd_zip(r, s, member))
+
+
+def _images() -> Format:
+    from PIL import Image
+
+    random = np.random.default_rng(0)
+    kinds = {
+        "PNG": ("RGB", "L", "P"), "JPEG": ("RGB",), "GIF": ("P",), "BMP": ("RGB",), "TIFF": ("RGB", "I;16"),
+        "WEBP": ("RGB",), "PPM": ("RGB",), "ICO": ("RGBA",), "TGA": ("RGB",),
+    }  # fmt: skip
+    samples = []
+    for kind, modes in kinds.items():
+        for mode in modes:
+            if mode == "I;16":
+                image = Image.fromarray(random.integers(0, 65_536, (16, 16)).astype(np.uint16))
+            else:
+                image = Image.fromarray(random.integers(0, 256, (16, 16, 3), np.uint8)).convert(mode)
+            with io.BytesIO() as file:
+                image.save(file, kind)
+                samples.append(file.getvalue())
+    with io.BytesIO() as file:
+        Image.new("RGB", (16, 16)).save(file, "PNG")
+        sound = file.getvalue()
+
+    def read(path: Path) -> object:
+        for name in ("a", "b"):
+            (path.parent / name).mkdir(exist_ok=True)
+            (path.parent / name / "1.png").write_bytes(sound)
+        path.rename(path.parent / "a" / path.name)
+        return fv.data.load(f"images:{path.parent}", size=16)
+
+    return Format("images", ".png", tuple(samples), read)
+
+
+def _toml() -> Format:
+    from flaxvision.sweep import list_specs, load_spec
+    from flaxvision.sweep.parse import SPECS
+
+    samples = tuple((SPECS / f"{name}.toml").read_bytes() for name in list_specs())
+
+    def deep(random: Random, sample: bytes) -> bytes:
+        return odd_text(random, sample.decode()).encode()
+
+    return Format("toml", ".toml", samples, load_spec, deep)
+
+
+def _run() -> Format:
+    """A run directory: what is read of it again must be what was written, or be passed over in words."""
+    from flaxvision.report import results_csv
+    from flaxvision.sweep import parse_spec, run
+    from flaxvision.sweep.files import RunFiles
+    from flaxvision.sweep.store import outcome_of, read_run, usable
+
+    files = {"spec.toml", "trials.jsonl"}
+    recipe = {"batch_size": 32, "epochs": 2}
+    spec = parse_spec(
+        {"name": "run", "dataset": "glyphs", "model": "linear", "data": {"limit": 64, "size": 8}, "recipe": recipe}
+        | {"seeds": 2, "grid": {"learning_rate": [0.1, 0.01]}}
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        result = run(spec, folder, executor="loop", export=False, report=False)
+        paths = [p for p in Path(folder).rglob("*") if p.name in files or p.parent.name == "trials"]
+        held = {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+    assert results_csv(result)
+    true = {outcome.id: (outcome.final, outcome.seed, outcome.cell) for outcome in result.outcomes}
+    samples = tuple(f"{name}\n".encode() + content for name, content in held.items())
+
+    def deep(random: Random, sample: bytes) -> bytes:
+        name, _, content = sample.partition(b"\n")
+        if name != b"trials.jsonl":
+            return name + b"\n" + damaged(random, content)
+        lines = [json.loads(line) for line in content.splitlines()]
+        at = int(random.integers(len(lines)))
+        lines[at] = odd_value(random, lines[at])
+        return name + b"\n" + "".join(json.dumps(line) + "\n" for line in lines).encode()
+
+    def read(path: Path) -> object:
+        name, _, content = path.read_bytes().partition(b"\n")
+        folder = path.parent / "run"
+        for other, sound in held.items():
+            (folder / other).parent.mkdir(parents=True, exist_ok=True)
+            (folder / other).write_bytes(content if other.encode() == name else sound)
+        there = RunFiles(folder)
+        spec, log = read_run(folder)
+        sound, _ = usable(log.records, there)
+        for record in sound:
+            outcome = outcome_of(record, there)
+            if true.get(outcome.id) != (outcome.final, outcome.seed, outcome.cell):
+                raise AssertionError(f"a trial of {name.decode(errors='replace')} is not what it was")
+        return spec
+
+    return Format("run", ".run", samples, read, deep)
+
+
+MAKERS = (_idx, _packed, _cifar, _pickled, _matlab, _archive, _npz, _images, _toml, _run)
