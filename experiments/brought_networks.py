@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,35 +39,46 @@ absolute difference of the module's on 5,000 test images from flaxvision's and f
 float32."""
 FOLDER = Path(__file__).parent / "brought"
 NAMES = ("tutorial", "residual", "depthwise", "dense", "squeeze_excite", "sequential")
+COLUMNS = ("network", "data", "best cell, test top-1 (%)", "losses", "from ours", "from ONNX", "largest output")
 OTHER_FILE = "FLAXVISION_TORCH_NETWORKS"
 STEPS = 50
 OF_TRAJECTORY = ("optimizer", "momentum", "nesterov", "weight_decay", "decay_biases", "label_smoothing", "clip_norm")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    options = parser_of("brought_networks", __doc__, "one network, drawn digits, 1 epoch").parse_args(arguments)
-    networks, rows = [], []
-    for name in NAMES[-1:] if options.quick else NAMES:
+    parser = parser_of("brought_networks", __doc__, "one network, drawn digits, 1 epoch")
+    words = "which to take (default: all); the rows of others are kept from results.json"
+    parser.add_argument("--networks", nargs="+", choices=NAMES, default=NAMES, help=words)
+    options = parser.parse_args(arguments)
+    rows = kept_rows(options.out)
+    for name in options.networks[-1:] if options.quick else options.networks:
         with tempfile.TemporaryDirectory() as folder:
             found = from_module_to_home(name, Path(folder), options.raw_dir, options.quick, 1 if options.quick else 3)
-        networks.append(found)
-        home = found["home"]
-        best = max(found["table"], key=lambda row: float(row["test_top1_mean"]))
-        rows.append(
-            (
-                f"[{name}](../../brought/{name}.toml)",
-                found["dataset"],
-                f"{100 * float(best['test_top1_mean']):.2f} ± {100 * float(best['test_top1_std'] or 'nan'):.2f}",
-                f"{found['losses']:.1e}",
-                f"{home['ours']:.1e}",
-                f"{home['onnx']:.1e}",
-                f"{home['largest']:.1f}",
-            )
-        )
-        print(rows[-1], flush=True)
-    header = ("network", "data", "best cell, test top-1 (%)", "losses", "from ours", "from ONNX", "largest output")
-    write_page(
-        options, "brought_networks", HEADING, [markdown_table(header, rows) + "\n"], ["torch"], networks=networks
+        rows[name] = row_of(name, found)
+        print(rows[name], flush=True)
+    ordered = {name: rows[name] for name in NAMES if name in rows}
+    table = markdown_table(COLUMNS, list(ordered.values())) + "\n"
+    write_page(options, "brought_networks", HEADING, [table], ["torch", "onnxruntime"], columns=COLUMNS, rows=ordered)
+
+
+def kept_rows(out: Path) -> dict[str, Sequence[str]]:
+    """The rows that an earlier call left, by network."""
+    file = out / "results.json"
+    return dict(json.loads(file.read_text(encoding="utf-8"))["rows"]) if file.exists() else {}
+
+
+def row_of(name: str, found: dict[str, Any]) -> tuple[str, ...]:
+    """What was found for a network, in `COLUMNS`."""
+    home = found["home"]
+    best = max(found["table"], key=lambda row: float(row["test_top1_mean"]))
+    return (
+        f"[{name}](../../brought/{name}.toml)",
+        found["dataset"],
+        f"{100 * float(best['test_top1_mean']):.2f} ± {100 * float(best['test_top1_std'] or 'nan'):.2f}",
+        f"{found['losses']:.1e}",
+        f"{home['ours']:.1e}",
+        f"{home['onnx']:.1e}",
+        f"{home['largest']:.1f}",
     )
 
 
@@ -79,8 +91,10 @@ def from_module_to_home(
         "network", "dataset"; "table": rows of results.csv; "losses": the largest relative difference; "home": what
         `home.py` prints.
     """
-    for file in (FOLDER / f"{name}.toml", FOLDER / "home.py", os.environ.get(OTHER_FILE) or FOLDER / "networks.py"):
-        shutil.copy(file, folder / ("networks.py" if str(file).endswith("networks.py") else Path(file).name))
+    networks = Path(os.environ.get(OTHER_FILE) or FOLDER / "networks.py")
+    shutil.copy(networks, folder / "networks.py")
+    for file in (f"{name}.toml", "home.py"):
+        shutil.copy(FOLDER / file, folder)
     spec = tomllib.loads((folder / f"{name}.toml").read_text())
     dataset = "glyphs" if quick else spec["dataset"]
     data = ["--dataset", dataset, *(["--raw-dir", str(Path(raw_dir).absolute())] if raw_dir and not quick else [])]

@@ -141,7 +141,10 @@ def data_name(dataset: object) -> str:
     >>> data_name("images:/home/me/pets"), data_name("mnist")
     ('images:pets', 'mnist')
     """
-    kind, colon, folder = visible(str(dataset)).partition(":")
+    name = visible(str(dataset))
+    kind, colon, folder = name.partition(":")
+    if kind == "tfds":  # whose name may have a configuration and a version
+        return name
     return f"{kind}{colon}{PurePath(folder).name or folder}"
 
 

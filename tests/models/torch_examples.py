@@ -321,6 +321,7 @@ class Arithmetic(nn.Module):
         x = (1 - y) + self.alpha * x + self.shift
         x = -x.clamp(-0.5, 1.5) + F.hardtanh(y, 0, 6) + F.softplus(x, beta=2.0) - y**2
         x *= torch.add(x, y, alpha=0.5).neg()
+        x = torch.max(x, y) - torch.minimum(x.abs(), F.softsign(y))
         return self.fc((F.softmax(x, dim=1) + x.tanh()).mean((2, 3)))
 
 

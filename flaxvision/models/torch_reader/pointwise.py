@@ -106,6 +106,35 @@ def _tanhshrink(growth: Growth, call: Call, input: Held) -> Held:
     return growth.together(call, Subtract(), input, growth.elementwise(call, Activation("tanh"), input))
 
 
+@reads(torch.abs, "abs", torch.absolute)
+def _abs(growth: Growth, call: Call, input: Held) -> Held:
+    """`relu(x) + relu(-x)`."""
+    both = input, growth.elementwise(call, Affine(-1.0), input)
+    return growth.together(call, Add(), *(growth.elementwise(call, Activation("relu"), each) for each in both))
+
+
+@reads(F.softsign)
+def _softsign(growth: Growth, call: Call, input: Held) -> Held:
+    size = growth.elementwise(call, Affine(1.0, 1.0), _abs(growth, call, input))
+    return growth.together(call, Divide(), input, size)
+
+
+def _extreme(largest: bool) -> Handler:
+    def read(growth: Growth, call: Call, input: Held, other: Held) -> Held:
+        """`a + relu(b - a)`, or `a - relu(a - b)`."""
+        if not isinstance(input, Held) or not isinstance(other, Held):
+            call.refuse(f"{call.words} of a constant", "two tensors of the network, or x.clamp(min=…, max=…), would do")
+        apart = growth.together(call, Subtract(), *((other, input) if largest else (input, other)))
+        apart = growth.elementwise(call, Activation("relu"), apart)
+        return growth.together(call, Add() if largest else Subtract(), input, apart)
+
+    return read
+
+
+larger = reads(torch.maximum, "maximum")(_extreme(True))
+reads(torch.minimum, "minimum")(_extreme(False))
+
+
 @reads(F.hardtanh)
 def _hardtanh(
     growth: Growth, call: Call, input: Held, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False

@@ -13,6 +13,7 @@ from flaxvision.layers import Affine, AvgPool, GlobalAvgPool, GlobalMaxPool, Max
 from flaxvision.models.reading.axes import Layout
 from flaxvision.models.reading.graph import Growth, Held
 from flaxvision.models.torch_reader.calls import Call
+from flaxvision.models.torch_reader.pointwise import larger
 from flaxvision.models.torch_reader.shaping import padded
 from flaxvision.models.torch_reader.table import pair_of, reads
 
@@ -161,7 +162,11 @@ def _amax(growth: Growth, call: Call, input: Held, dim: Any = None, keepdim: boo
 
 
 @reads(torch.max, "max")
-def _max(growth: Growth, call: Call, input: Held, dim: Any = None, keepdim: bool = False) -> tuple[Held, None]:
+def _max(
+    growth: Growth, call: Call, input: Held, dim: int | Held | None = None, keepdim: bool = False
+) -> Held | tuple[Held, None]:
+    if isinstance(dim, Held):
+        return larger(growth, call, input, dim)
     if not isinstance(dim, int):
-        call.refuse(f"{call.words} of two tensors, or of all numbers", "x.amax(dim) or F.relu would do")
+        call.refuse(f"{call.words} of all numbers", "x.amax(dim) would do")
     return growth.reduce(call, input, _axes(call, input, dim), keepdim, largest=True), None
