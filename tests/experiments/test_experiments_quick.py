@@ -48,6 +48,7 @@ def test_every_script_is_here():
     scripts = {path.stem for path in FOLDER.glob("*.py") if "\ndef main(" in path.read_text(encoding="utf-8")}
     others = {
         "brought_networks",
+        "fuzzed_files",
         "export_parity",
         "export_trajectories",
         "export_latency",
