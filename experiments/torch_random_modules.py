@@ -11,18 +11,25 @@ import importlib.util
 import itertools
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
 import torch
+from common import parser_of, write_page
 from drawn_torch_modules import draw_module
 from safetensors.torch import load_file
 
 import export
 import flaxvision as fv
+from flaxvision.report import markdown_table
 
+HEADING = """Random PyTorch modules, read and brought home
+
+Drawn by seed and written as code, in the ways in which people write it; read (which compares outputs and running \
+statistics in float64), exported to PyTorch and ONNX, and their weights loaded strictly into a fresh module."""
 TOLERANCE = 1e-4  # of the largest output: float32 in several orders of summation
 _numbers = itertools.count()
 
@@ -91,24 +98,38 @@ def check(seed: int, folder: Path) -> Case:
     return Case(seed, len(model.nodes), {k: float(np.abs(v - wanted).max()) / scale for k, v in outputs.items()})
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(arguments: list[str] | None = None) -> int:
+    parser = parser_of("torch_random_modules", __doc__, "two modules")
     parser.add_argument("--modules", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0, help="the first seed")
-    options = parser.parse_args()
-    failed = 0
+    options = parser.parse_args(arguments)
+    cases, failed = [], []
     with tempfile.TemporaryDirectory() as folder:
-        for seed in range(options.seed, options.seed + options.modules):
+        for seed in range(options.seed, options.seed + (2 if options.quick else options.modules)):
             try:
                 case = check(seed, Path(folder))
+                cases.append(case)
                 words = ", ".join(f"{name} {difference:.1e}" for name, difference in case.differences.items())
-                failed += not case.agrees
                 print(f"{seed}: {case.nodes} nodes; {words}{'' if case.agrees else '  DIFFERS'}", flush=True)
             except (AssertionError, ValueError, RuntimeError) as error:
-                failed += 1
-                print(f"{seed}: FAILED {type(error).__name__}: {error}", flush=True)
-    print(f"{options.modules} modules, {failed} failed")
-    return 1 if failed else 0
+                failed.append(f"{seed}: {type(error).__name__}: {error}")
+                print(f"{seed}: FAILED {failed[-1]}", flush=True)
+    write(options, cases, failed)
+    return 1 if failed or not all(case.agrees for case in cases) else 0
+
+
+def write(options: argparse.Namespace, cases: Sequence[Case], failed: Sequence[str]) -> None:
+    """Write the page: how many, how large, how far from the modules."""
+    agree = sum(case.agrees for case in cases)
+    nodes = [case.nodes for case in cases]
+    rows = [(where, f"{max(case.differences[where] for case in cases):.1e}") for where in cases[0].differences]
+    parts = [
+        f"{len(cases) + len(failed)} modules, of {min(nodes)} to {max(nodes)} nodes: {len(cases)} read, {agree} agree "
+        f"within {TOLERANCE:g}.\n",
+        markdown_table(("outputs", "largest difference, by the largest output"), rows) + "\n",
+        *(f"- {line}\n" for line in failed),
+    ]
+    write_page(options, "torch_random_modules", HEADING, parts, ["torch", "onnxruntime"])
 
 
 if __name__ == "__main__":
