@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -224,6 +225,18 @@ def test_the_readme_has_the_numbers_of_the_results():
     text = readme.README.read_text(encoding="utf-8")
     assert readme.parts(text)[1] == readme.section(), "run: python experiments/benchmarks readme"
     assert "".join(readme.parts(text)) == text
+
+
+def test_the_readme_says_which_networks_pytorch_trains_faster():
+    import readme
+
+    ratios = {("mlp", readme.BEST_TORCH): 0.954, ("vgg19", readme.BEST_TORCH): 1.2, ("dense", readme.BEST_TORCH): 0.5}
+    means = {("geometric mean", readme.BEST_TORCH): 0.8}
+    said = readme.slower(SimpleNamespace(ratios=lambda: ratios | means))
+    assert said.startswith("PyTorch at its fastest is the fastest of eight settings")
+    assert "PyTorch trains dense (0.50), mlp (0.95) faster ([" in said
+    old = readme.slower(SimpleNamespace(ratios=lambda: {("mlp", "the faster PyTorch"): 1.5} | means))
+    assert old == "Of the first row's networks PyTorch trains none faster."
 
 
 @pytest.mark.parametrize("name", ["mlp", "mnist_net", "strided_cnn", "tiny_cnn", "emnist_cnn", "emnist_autoencoder"])
