@@ -16,6 +16,7 @@ import numpy as np
 
 from export._onnx import to_onnx
 from flaxvision._files import write_atomically
+from flaxvision._onnxruntime import onnxruntime
 from flaxvision.data import Dataset
 from flaxvision.layers import Chain
 from flaxvision.models import save_model
@@ -184,10 +185,8 @@ def _runtimes(model: Chain, folder: Path, onnx_file: Path | None) -> dict[str, _
     size = save_model(model, folder / "model.safetensors").stat().st_size
     runtimes = {"Flax": _Runtime(lambda x: np.asarray(apply(state, x)), False, size)}
 
-    import onnxruntime
-
     path = onnx_file or to_onnx(model, folder / "model.onnx")
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = onnxruntime().InferenceSession(str(path), providers=["CPUExecutionProvider"])
     entry = session.get_inputs()[0].name
     runtimes["ONNX"] = _Runtime(lambda x: session.run(None, {entry: x})[0], True, path.stat().st_size)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx.external_data_helper import load_external_data_for_model
 
+from flaxvision._onnxruntime import onnxruntime
 from flaxvision.errors import UserError
 from flaxvision.models.onnx_reader.file import Graph
 
@@ -34,13 +34,11 @@ def run(path: Path, graph: Graph, inputs: np.ndarray) -> np.ndarray:
 
 
 def _onnxruntime(proto: onnx.ModelProto, inputs: dict[str, np.ndarray]) -> np.ndarray:
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when it is imported
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
+    runtime = onnxruntime()
+    options = runtime.SessionOptions()
     options.log_severity_level = QUIET
     options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = runtime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return np.asarray(session.run(None, inputs)[0])
 
 
