@@ -23,7 +23,7 @@ from flaxvision.training.batches import Examples, Shard, epoch_order, take_batch
 from flaxvision.training.compiling import compiling_once
 from flaxvision.training.losses import Sums, add, zero_sums
 from flaxvision.training.members import Members
-from flaxvision.training.plan import Plan, compile_for
+from flaxvision.training.plan import KEPT, Plan, compile_for
 from flaxvision.training.preparing import put
 from flaxvision.training.scoring import evaluation_for
 from flaxvision.training.state import TrainState
@@ -202,4 +202,4 @@ class Engine:
 
 
 # The engine of a plan, with what it compiled before; the same one in all threads.
-engine_for = shared_cache(32)(Engine)
+engine_for = shared_cache(KEPT)(Engine)

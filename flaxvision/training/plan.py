@@ -17,6 +17,7 @@ from flaxvision._describe import digest
 from flaxvision.data import Dataset
 from flaxvision.layers import Chain
 from flaxvision.ops.policy import NATIVE, Form, Policy
+from flaxvision.runtime import cores
 from flaxvision.training.batches import WHOLE, Shard
 from flaxvision.training.members import PyTree
 from flaxvision.training.optimizers import code_of_optimizer
@@ -29,6 +30,7 @@ UNTUNED = "xla_gpu_autotune_level", 0  # the first choice of kernels, without ti
 EVALUATED = 500  # examples of a step of evaluation
 IN_CACHE = 5 * 2**18  # bytes of a layer's patches that stay in the cache of two cores
 FULL_VECTORS = 4  # 2**FULL_VECTORS examples fill the vectors that lie along the batch
+KEPT = 8 + len(cores())  # plans whose compiled programs, of some 10 MB each, are kept: more than train at a time
 T = TypeVar("T")
 _starting = threading.Lock()  # collectives must start in one order on all devices
 

@@ -25,7 +25,7 @@ from flaxvision.training.checks import as_model_takes
 from flaxvision.training.losses import Sums, class_scores, loss_of, sum_batch, zero_sums
 from flaxvision.training.members import Members
 from flaxvision.training.metrics import Metrics
-from flaxvision.training.plan import AXIS, EVALUATED, Plan, compile_for
+from flaxvision.training.plan import AXIS, EVALUATED, KEPT, Plan, compile_for
 from flaxvision.training.state import cast
 
 
@@ -153,7 +153,7 @@ def padded(array: np.ndarray) -> np.ndarray:
     return np.concatenate([array, np.zeros((EVALUATED - len(array), *array.shape[1:]), array.dtype)])
 
 
-@shared_cache(32)
+@shared_cache(KEPT)
 def evaluation_for(plan: Plan) -> Callable[..., Members[Sums]]:
     """The evaluation of a plan made by `Plan.of_evaluation`, compiled: equal ones share a program.
 

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 import flaxvision as fv
+from flaxvision._cache import shared_cache
 from flaxvision._memory import empty
 from flaxvision.data.dataset import Dataset, Source, Split
+from flaxvision.training import _fit, engine, scoring
 from flaxvision.training.preparing import place
 
 CPU = jax.devices("cpu")[:1]
@@ -92,3 +94,19 @@ def test_what_an_image_folder_gives_is_trained_on_without_a_copy(tmp_path):
             Image.new("L", (8, 8), 40 * i).save(tmp_path / name / f"{i}.png")
     data = fv.data.load(f"images:{tmp_path}")
     assert lies_at(place(data, tuple(CPU)).train[0]) == lies_at(data.train.images)
+
+
+@pytest.mark.slow
+def test_compiled_programs_of_earlier_networks_are_let_go(monkeypatch):
+    """Here all but those of the last two; without that a process grows with each network that it trains."""
+    monkeypatch.setattr(_fit, "engine_for", shared_cache(2)(engine.Engine))
+    monkeypatch.setattr(engine, "evaluation_for", shared_cache(2)(scoring.evaluation_for._function))
+    data, programs = dataset(validation=False), []
+    for width in range(2, 9):
+        model = fv.models.create("mlp", input_shape=(8, 8, 1), num_classes=2, hidden=[width])
+        fv.fit(model, data, fv.Recipe(epochs=1, batch_size=32))
+        del model
+        gc.collect()
+        programs.append(len(CPU[0].client.live_executables()))
+    assert programs[0] < programs[1] <= programs[3]
+    assert programs[6] <= programs[3]
