@@ -162,6 +162,7 @@ class Checkpoints:
             "identity": self.identity,
             **{name: getattr(kept, name) for name in ("step", "epochs", "updates", "seconds")},
             "best": [{name: getattr(best, name) for name in OF_BEST} for best in kept.best],
+            "histories": [list(rows) for rows in kept.histories],  # as a tree of arrays loses its order
             "empty": {name: (x.shape, str(x.dtype)) for name, x in arrays.items() if not x.size},
         }
         tree = ocp.args.StandardSave({name: x for name, x in arrays.items() if x.size})
@@ -228,7 +229,7 @@ def _kept(about: About, arrays: Arrays, like: dict[str, PyTree]) -> Kept:
         Best(**one, state=shaped(f"best{k}", like["best"]) if f"best{k}" in parts else None)
         for k, one in enumerate(about["best"])
     ]
-    histories = [parts[f"history{k}"] for k in range(len(best))]
+    histories = [{name: parts[f"history{k}"][name] for name in names} for k, names in enumerate(about["histories"])]
     total, compiling = about["seconds"]
     return Kept(about["step"], about["epochs"], about["updates"], trees, histories, best, (total, compiling))
 
