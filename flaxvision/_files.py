@@ -1,8 +1,10 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or not there, after a loss of power too."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import secrets
 from collections.abc import Iterable
 from pathlib import Path
@@ -25,13 +27,31 @@ def write_atomically(path: str | Path, content: bytes | str | Iterable[bytes | m
         try:
             with open(temporary, "xb") as file:
                 file.writelines([content] if isinstance(content, bytes) else content)
+                file.flush()
+                os.fsync(file.fileno())  # or the new name could be on disk before the content is
             os.replace(temporary, path)
+            sync_folder(path.parent)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; give a path in a folder that you can write") from error
     return path
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder on disk, where the system can be asked for that."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def is_unfinished(path: Path) -> bool:
+    """Whether a file is what `write_atomically` leaves when its process is killed."""
+    return re.fullmatch(r"\..+\.[0-9a-f]{8}", path.name) is not None
 
 
 def cache_folder() -> Path:

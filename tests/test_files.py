@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import concurrent.futures
 import os
+import stat
 
 import pytest
 
-from flaxvision._files import write_atomically
+from flaxvision._files import is_unfinished, write_atomically
 from flaxvision.errors import UserError
 
 
@@ -26,3 +27,22 @@ def test_what_cannot_be_written_is_told_in_one_line(tmp_path):
         with pytest.raises(UserError, match="cannot write"):
             write_atomically(path, "")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="folders are synced on POSIX")
+def test_a_name_is_given_to_what_is_on_disk(tmp_path, monkeypatch):
+    """After a loss of power a file is as before or whole: content, name and folder are written in that order."""
+    done = []
+    replace = os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: done.append("folder" if stat.S_ISDIR(os.fstat(fd).st_mode) else "file"))
+    monkeypatch.setattr(os, "replace", lambda *names: done.append("name") or replace(*names))
+    write_atomically(tmp_path / "x", "text")
+    assert done == ["file", "name", "folder"]
+
+
+def test_what_a_kill_leaves_is_known(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "replace", lambda *_: None)
+    write_atomically(tmp_path / "x.toml", "text")
+    (left,) = tmp_path.iterdir()
+    assert is_unfinished(left)
+    assert not any(map(is_unfinished, [tmp_path / "x.toml", tmp_path / ".lock", tmp_path / ".holder"]))

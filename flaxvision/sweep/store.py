@@ -7,13 +7,14 @@ import dataclasses
 import errno
 import io
 import os
+import platform
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from flaxvision._files import write_atomically
+from flaxvision._files import is_unfinished, sync_folder, write_atomically
 from flaxvision._text import visible
 from flaxvision.data.raw import check_members
 from flaxvision.errors import UserError
@@ -28,7 +29,7 @@ from flaxvision.sweep.trials import Record
 from flaxvision.training.confusion import as_pairs
 from flaxvision.training.history import History
 
-SPEC, LOCK = "spec.toml", ".lock"
+SPEC, LOCK, HOLDER = "spec.toml", ".lock", ".holder"
 
 
 def dump_spec(spec: Spec) -> str:
@@ -66,21 +67,25 @@ def _axis_values(axis: Axis) -> list[object]:
 def locked(directory: Path) -> Iterator[None]:
     """Make a run directory and keep other processes from filling it; the lock ends with the process that holds it.
 
-    `UserError` if another process fills it.
+    `UserError` if another process fills it, which it names.
     """
     import filelock
 
+    holder = directory / HOLDER  # a file of its own: some versions of filelock empty theirs when they try
     with _writable(directory):
         directory.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as held:
         try:
             held.enter_context(filelock.FileLock(directory / LOCK, timeout=0))
         except filelock.Timeout as error:
+            name = holder.read_text(encoding="utf-8").strip() if holder.exists() else "another process"
             raise UserError(
-                f"another process is filling {directory}: wait until it has ended, or give another --out DIR"
+                f"{name} is filling {directory}: wait until it has ended, or give another --out DIR"
             ) from error
         except (OSError, NotImplementedError):  # a file system without locks
             pass
+        write_atomically(holder, f"process {os.getpid()} on {platform.node() or 'this machine'}\n")
+        held.callback(holder.unlink, missing_ok=True)
         yield
 
 
@@ -103,10 +108,14 @@ def open_run(directory: Path, spec: Spec, *, resume: bool) -> Log:
     """
     check_directory(directory, spec, resume=resume)
     with _writable(directory):
-        (directory / "trials").mkdir(parents=True, exist_ok=True)
+        directory.mkdir(parents=True, exist_ok=True)
         log = read_log(directory)
+        write_atomically(directory / SPEC, dump_spec(spec))  # first, as without it the folder is no run
+        (directory / "trials").mkdir(exist_ok=True)
         mend(directory, log)
-    write_atomically(directory / SPEC, dump_spec(spec))
+        for folder in (directory, directory / "trials"):
+            for path in filter(is_unfinished, folder.iterdir()):
+                path.unlink(missing_ok=True)
     return log
 
 
@@ -116,13 +125,18 @@ def check_directory(directory: Path, spec: Spec, *, resume: bool) -> None:
     It leaves nothing, and finds what making the folder would find.
     """
     with _writable(directory):
-        if directory.exists() and (not directory.is_dir() or any(path.name != LOCK for path in directory.iterdir())):
+        if directory.exists() and (not directory.is_dir() or any(map(_counts, directory.iterdir()))):
             _check_same(directory, spec, resume)
         there = next(path for path in (directory, *directory.absolute().parents) if path.exists())
         if not there.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         with tempfile.TemporaryDirectory(dir=there):  # what a system lets a user write, only trying tells
             pass
+
+
+def _counts(path: Path) -> bool:
+    """Whether a file makes its folder more than an empty one, in which a run may have been killed as it began."""
+    return path.name not in (LOCK, HOLDER) and not is_unfinished(path)
 
 
 def _check_same(directory: Path, spec: Spec, resume: bool) -> None:
@@ -160,6 +174,7 @@ def append_record(directory: Path, *records: Record) -> None:
     with _writable(directory), open(directory / TRIALS, "ab", buffering=0) as file:  # in one piece
         file.write(lines.encode())
         os.fsync(file.fileno())
+    sync_folder(directory)  # which may just have got the file
 
 
 def read_records(directory: Path) -> list[Record]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -233,11 +234,23 @@ def test_what_changes_while_a_sweep_runs():
 
 
 def test_one_process_fills_a_directory(fill, tmp_path):
-    with locked(tmp_path / "run"), pytest.raises(UserError, match="another process is filling run: wait"):
+    with (
+        locked(tmp_path / "run"),
+        pytest.raises(UserError, match=rf"^process {os.getpid()} on .* is filling run: wait"),
+    ):
         fill()
     fill()
+    assert not (tmp_path / "run" / ".holder").exists()
     assert claim(tmp_path / "mine-1") == tmp_path / "mine-1"
     assert claim(tmp_path / "mine-1") == tmp_path / "mine-1-2"
+
+
+def test_a_run_that_was_killed_as_it_began_can_begin(fill, tmp_path):
+    (tmp_path / "run").mkdir()
+    for name in (".lock", ".holder", ".spec.toml.0123abcd"):
+        (tmp_path / "run" / name).write_text("")
+    fill()
+    assert not (tmp_path / "run" / ".spec.toml.0123abcd").exists()
 
 
 def test_no_line_is_lost(tmp_path):

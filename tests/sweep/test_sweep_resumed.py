@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -174,6 +175,45 @@ def test_a_trial_whose_files_are_gone_is_trained_again(tmp_path, files, straight
         assert rerun_trial(out, record["id"]).equal
 
 
+@pytest.mark.slow
+def test_a_run_that_was_moved_goes_on(tmp_path, files):
+    """With weights that trials start from in it; and its trials can be trained again."""
+    grid = {"start": [{"name": "warm", "warm_start": "pretrain"}, {"name": "cold"}]}
+    what = spec(seeds=1, grid=grid, pretrain={"recipe": {"epochs": 1}}, final={"seeds": 1})
+    first, moved, other = tmp_path / "run", tmp_path / "elsewhere" / "moved", tmp_path / "straight"
+    go(first, 14, what)
+    moved.parent.mkdir()
+    first.rename(moved)
+    (said,) = go(moved, what=what)
+    assert " goes on from epoch " in said
+    go(other, what=what)
+    assert equal(moved, other, files)
+    moved.rename(tmp_path / "again")
+    warm = next(record for record in files["trials"](tmp_path / "again") if record["cell"] == {"start": "warm"})
+    assert rerun_trial(tmp_path / "again", warm["id"]).equal
+
+
+@pytest.mark.slow
+def test_a_loss_of_power(tmp_path, files, straight):
+    """Any file cut short, or ending in zeros as where a file system had its size before its content."""
+    killed = tmp_path / "killed"
+    go(killed, 14)
+    assert len(files["trials"](killed)) == 1
+    newest = max(kept(killed), key=lambda path: int(path.parent.name)).parent
+    for path in [*killed.glob("*.json*"), *killed.glob("trials/*"), *filter(Path.is_file, newest.rglob("*"))]:
+        for fill in (b"", b"\0") if newest not in path.parents else (b"\0",):
+            out = tmp_path / "run"
+            shutil.copytree(killed, out)
+            content = path.read_bytes()
+            half = len(content) // 2
+            (out / path.relative_to(killed)).write_bytes(content[:half] + fill * (len(content) - half))
+            go(out)
+            assert files["table_bytes"](out) == files["table_bytes"](straight("loop")), path
+            for weights in (out / "trials").glob("*.safetensors"):
+                assert weights.read_bytes() == (straight("loop") / "trials" / weights.name).read_bytes(), path
+            shutil.rmtree(out)
+
+
 def test_a_changed_threshold_is_another_sweep(tmp_path, straight):
     with pytest.raises(UserError, match=r"another sweep: convergence_threshold was not given, is 0.01"):
         run(spec(convergence_threshold=0.01), straight("loop"), resume=True)
@@ -228,10 +268,10 @@ def kept(out: Path) -> list[Path]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("executor", ["threads", "processes", "ray"])
-def test_killed_by_the_system(tmp_path, files, executor):
-    if executor == "ray":
-        pytest.importorskip("ray")
+def test_tasks_of_ray_go_on(tmp_path, files):
+    """As those of the other executors do in experiments/interrupted_sweeps.py."""
+    pytest.importorskip("ray")
+    executor = "ray"
     out, other = tmp_path / "run", tmp_path / "straight"
     with subprocess.Popen(command(out, executor), stderr=subprocess.DEVNULL) as job:
         assert until(lambda: kept(out))
