@@ -8,6 +8,7 @@ loses no more than SIGKILL does: every file is whole, and what is recorded is on
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import signal
@@ -84,6 +85,7 @@ def ending(last_words: Callable[[str], str]) -> Iterator[None]:
             _next(ours)
         _end(number, last_words)
 
+    atexit.register(_ignore)  # and called last
     signal.set_wakeup_fd(theirs.detach(), warn_on_full_buffer=False)
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -108,6 +110,12 @@ def unheard() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _ignore() -> None:
+    """Leave the process to its own status: Python's last acts take handlers away, and a signal would change it."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _next(stream: socket.socket) -> int:

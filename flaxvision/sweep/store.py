@@ -78,15 +78,18 @@ def locked(directory: Path) -> Iterator[None]:
         try:
             held.enter_context(filelock.FileLock(directory / LOCK, timeout=0))
         except filelock.Timeout as error:
-            name = holder.read_text(encoding="utf-8").strip() if holder.exists() else "another process"
+            name = "another process"
+            with contextlib.suppress(OSError):  # it may just be ending
+                name = holder.read_text(encoding="utf-8").strip()
             raise UserError(
                 f"{name} is filling {directory}: wait until it has ended, or give another --out DIR"
             ) from error
         except (OSError, NotImplementedError):  # a file system without locks
             pass
         write_atomically(holder, f"process {os.getpid()} on {platform.node() or 'this machine'}\n")
-        held.callback(holder.unlink, missing_ok=True)
         yield
+        with contextlib.suppress(OSError):  # the folder may be gone
+            holder.unlink()
 
 
 def claim(stem: Path, number: int = 1) -> Path:

@@ -48,15 +48,31 @@ def test_every_script_is_here():
     scripts = {path.stem for path in FOLDER.glob("*.py") if "\ndef main(" in path.read_text(encoding="utf-8")}
     others = {
         "brought_networks",
-        "fuzzed_files",
         "export_parity",
         "export_trajectories",
         "export_latency",
         "export_random_networks",
+        "fuzzed_files",
+        "interrupted_sweeps",
         "summarize",
         "torch_random_modules",
     }
     assert scripts == {*STUDIES, *others}
+
+
+@pytest.mark.slow
+def test_interrupted_sweeps(tmp_path):
+    """Four sweeps that are killed and four that are asked to end, by every executor, go on to the same bytes."""
+    command = [sys.executable, FOLDER / "interrupted_sweeps.py", "--quick", "--out", tmp_path]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    endings = json.loads((tmp_path / "results.json").read_text())["endings"]
+    assert [one["signal"] for one in endings] == ["SIGKILL"] * 4 + ["SIGINT", "SIGTERM", "SIGHUP", "SIGINT"]
+    assert {one["executor"] for one in endings} == {"loop", "threads", "processes", "unroll"}
+    for one in endings:
+        assert (one["differs"], one["left"]) == ([], 0), one
+        if one["signal"] != "SIGKILL":
+            status = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}[one["signal"]]
+            assert (one["status"], one["words"]) == (status, 1), one
 
 
 QUICKEST = ("trace_identity", "fashion_learning_rate")

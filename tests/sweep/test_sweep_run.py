@@ -198,27 +198,6 @@ grid = { batch_size = [8, 9, 10, 11] }
 """
 
 
-def test_interrupted_threads_end_at_once(tmp_path, spec_file):
-    path, out = spec_file(SLOW.replace("epochs = 1", "epochs = 1000000")), tmp_path / "interrupted"
-    arguments = [sys.executable, "-m", "flaxvision.sweep", str(path), "--out", str(out), "--executor", "threads"]
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job's children would ignore it
-    process = subprocess.Popen([*arguments, "--quiet"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    signal.signal(signal.SIGINT, before)
-    try:
-        deadline = time.monotonic() + 600
-        while not (out / "spec.toml").exists():
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        time.sleep(4)  # most of it training
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert (process.returncode, err.count("\n")) == (130, 1)
-    assert "--resume" in err
-
-
 @pytest.mark.parametrize("executor", [slow("loop"), "threads"])
 def test_killed_run_goes_on(tmp_path, command, files, spec_file, executor):
     path, out = spec_file(SLOW), tmp_path / "killed"

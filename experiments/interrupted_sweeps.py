@@ -1,0 +1,245 @@
+"""Is a sweep that was interrupted, and continued, the same as one that never was, byte for byte?
+
+    python experiments/interrupted_sweeps.py --kills 100 --interrupts 100
+
+Ends sweeps over Fashion-MNIST at random moments, by SIGKILL and by the signals that ask (SIGINT, SIGTERM, SIGHUP), with
+every executor in turn; continues each with `--resume`, and compares what is there then with a run of that executor that
+nobody ended: weights, histories, figures and the winner's files by their bytes, tables and records but for their
+seconds. About two hours on 2 CPU cores; `--quick` ends eight small sweeps over drawn glyphs.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import csv
+import dataclasses
+import io
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from common import parser_of, write_page
+
+from flaxvision.report import markdown_table
+from flaxvision.sweep.cli import main as sweep
+
+EXECUTORS = ("loop", "threads", "processes", "unroll", "vmap")
+INTERVAL = 0.5  # seconds between checkpoints
+SWEEP = "fashion-learning-rate --limit 2000 --epochs 40 --seeds 1"
+QUICK = "demo --dataset glyphs --limit 1000 --epochs 25 --set learning_rate=0.1,0.01 --seeds 1 --no-export"
+ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+PHASES = {
+    "spec.toml": "start",
+    "winner.safetensors": "training",
+    "report.html": "report",
+}  # file that is missing -> phase
+
+
+@dataclasses.dataclass(frozen=True)
+class Ending:
+    """How one sweep was ended, and what became of it."""
+
+    executor: str
+    signal: str
+    moment: float  # seconds after its start
+    phase: str
+    status: int
+    seconds: float  # until it had ended
+    lost: float | None  # seconds of training after the newest checkpoint or record
+    words: int  # lines about the end on standard error
+    left: int  # processes that were still there five seconds later
+    differs: list[str]  # what is not as in the run that nobody ended
+
+    @property
+    def right(self) -> bool:
+        """Whether all is as promised."""
+        number = signal.Signals[self.signal]
+        asked = number != signal.SIGKILL
+        status = 128 + number if asked else -number
+        return (self.status, self.words, self.left, self.differs) == (status, int(asked), 0, [])
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = parser_of("interrupted_sweeps", __doc__, "small sweeps over drawn glyphs, four of each kind")
+    parser.add_argument("--kills", type=int, default=100, help="sweeps ended by SIGKILL (default 100)")
+    parser.add_argument("--interrupts", type=int, default=100, help="sweeps ended by other signals (default 100)")
+    options = parser.parse_args(arguments)
+    if options.raw_dir:
+        os.environ["FLAXVISION_RAW_DIR"] = options.raw_dir
+    kills, interrupts = (4, 4) if options.quick else (options.kills, options.interrupts)
+    words, draw = (QUICK if options.quick else SWEEP).split(), random.Random(0)
+    jobs = [(number, signal.SIGKILL) for number in range(kills)]
+    jobs += [(number, ASKING[number % len(ASKING)]) for number in range(interrupts)]
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a job in the background ignores it, for children
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            endings = list(all_ended(jobs, words, Path(folder), draw, quick=options.quick))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    sections = [summary(endings), by_phase(endings)]
+    record = {"sweep": " ".join(words), "interval": INTERVAL, "endings": [dataclasses.asdict(one) for one in endings]}
+    write_page(options, "interrupted_sweeps", "Interrupted sweeps", sections, (), **record)
+
+
+def all_ended(
+    jobs: Sequence[tuple[int, signal.Signals]], words: Sequence[str], folder: Path, draw: random.Random, *, quick: bool
+) -> Iterable[Ending]:
+    """End and continue one sweep after the other; quick: all executors are compared with the first one's run."""
+    straight: dict[str, tuple[Path, float]] = {}  # a run that nobody ended, and its seconds
+    for number, (turn, how) in enumerate(jobs):
+        executor = EXECUTORS[turn % (4 if quick else len(EXECUTORS))]
+        name = EXECUTORS[0] if quick else executor
+        if name not in straight:
+            began = time.monotonic()
+            subprocess.run(command(words, name, folder / name), check=True, capture_output=True)
+            straight[name] = folder / name, time.monotonic() - began
+        whole, seconds = straight[name]
+        ending = None
+        while ending is None:  # one that was over before is tried again
+            out = folder / f"{number}-{draw.getrandbits(32):08x}"
+            ending = ended(words, executor, out, how, draw.uniform(0.2, 0.95) * seconds, whole, quick=quick)
+        print(number + 1, ending, flush=True)
+        yield ending
+
+
+def command(words: Sequence[str], executor: str, out: Path) -> list[str]:
+    """A sweep's command line."""
+    options = ["--executor", executor, "--checkpoint-every", str(INTERVAL), "--out", str(out)]
+    return [sys.executable, "-m", "flaxvision.sweep", *words, *options]
+
+
+def ended(
+    words: Sequence[str], executor: str, out: Path, how: signal.Signals, moment: float, whole: Path, *, quick: bool
+) -> Ending | None:
+    """Start a sweep, end it after so many seconds, continue it; None if it was over before."""
+    line, pipe = command(words, executor, out), subprocess.PIPE
+    with subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=pipe, text=True, start_new_session=True) as job:
+        try:
+            job.wait(moment)
+            return None
+        except subprocess.TimeoutExpired:
+            workers = children(job.pid)
+        began, now = time.monotonic(), time.time()
+        if how == signal.SIGINT:
+            os.killpg(job.pid, how)  # as a terminal does, whose Ctrl-C all processes get
+        else:
+            job.send_signal(how)
+        _, said = job.communicate()
+        seconds = time.monotonic() - began
+    if job.returncode == 0:  # it was just ending
+        return None
+    phase = next((phase for name, phase in PHASES.items() if not (out / name).exists()), "export")
+    lost = now - newest(out) if phase == "training" and newest(out) else None
+    words_of_it = sum(text.startswith(("interrupted", "ended by SIG")) for text in said.splitlines())
+    words_of_it += said.count("Traceback")
+    deadline = time.monotonic() + 5
+    while (left := sum(map(alive, workers))) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    status, last = continued(line, quick=quick)
+    found = differences(whole, out) if status == 0 else [last]
+    return Ending(executor, how.name, moment, phase, job.returncode, seconds, lost, words_of_it, left, found)
+
+
+def continued(line: Sequence[str], *, quick: bool) -> tuple[int, str]:
+    """Continue a sweep: its status and last line; quick: in this process, which has all that it compiles."""
+    if quick:
+        said = io.StringIO()
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+            status = sweep([*line[3:], "--resume"])
+    else:
+        pipe, both = subprocess.PIPE, subprocess.STDOUT
+        done = subprocess.run([*line, "--resume"], stdout=pipe, stderr=both, text=True, check=False)
+        said, status = io.StringIO(done.stdout), done.returncode
+    return status, said.getvalue().strip().rpartition("\n")[2]
+
+
+def newest(out: Path) -> float:
+    """When something of a trial was last kept; 0: never."""
+    kept = [*out.glob("checkpoints/*/*/checksum"), *out.glob("trials.jsonl")]
+    return max((path.stat().st_mtime for path in kept if path.stat().st_size), default=0.0)
+
+
+def children(parent: int) -> list[int]:
+    """The processes that a process started."""
+    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(parent)], capture_output=True, text=True, check=False)
+    return [int(pid) for pid in listed.stdout.split()]
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def differences(one: Path, other: Path) -> list[str]:
+    """What two run directories do not share, but for seconds and what tells of them."""
+    same = ("trials/*", "winner.*", "*.svg", "*.png")
+    here, there = ({str(p.relative_to(root)): p for g in same for p in root.glob(g)} for root in (one, other))
+    found = [name for name in here if name not in there or here[name].read_bytes() != there[name].read_bytes()]
+    found += [f"{name} is too many" for name in there if name not in here]
+    found += [p.name for p in other.rglob("*") if p.name == "checkpoints" or re.fullmatch(r"\..+\.[0-9a-f]{8}", p.name)]
+    found += ["results.csv"] if table(one) != table(other) else []
+    return found + (["trials.jsonl"] if records(one) != records(other) else [])
+
+
+def table(out: Path) -> list[dict[str, str]]:
+    with open(out / "results.csv", encoding="utf-8", newline="") as file:
+        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
+
+
+def records(out: Path) -> list[dict[str, object]]:
+    """By id, without what tells of time, and what it rests on."""
+    lines = [json.loads(line) for line in (out / "trials.jsonl").read_text(encoding="utf-8").splitlines()]
+    rest = [{key: line[key] for key in line if key not in ("seconds", "cores", "checksums")} for line in lines]
+    return sorted(rest, key=lambda line: str(line["id"]))
+
+
+def summary(endings: Sequence[Ending]) -> str:
+    """A row for each signal."""
+    header = ("signal", "sweeps", "as promised", "equal", "ended within 5 s", "longest", "most training lost")
+    groups: dict[str, list[Ending]] = collections.defaultdict(list)
+    for one in endings:
+        groups[one.signal].append(one)
+    rows = [
+        (
+            name,
+            str(len(group)),
+            str(sum(one.right for one in group)),
+            str(sum(not one.differs for one in group)),
+            str(sum(one.seconds <= 5 for one in group)),
+            f"{max(one.seconds for one in group):.1f} s",
+            f"{max((one.lost for one in group if one.lost is not None), default=0.0):.1f} s",
+        )
+        for name, group in groups.items()
+    ]
+    about = (
+        "As promised: status 128 + signal, one line, no process left, and equal to the run that nobody ended. Training "
+        f"lost is what lies between the newest checkpoint (asked for every {INTERVAL} s, kept between two calls of a "
+        "compiled program) or record, and the end."
+    )
+    return f"{markdown_table(header, rows)}\n\n{about}\n"
+
+
+def by_phase(endings: Sequence[Ending]) -> str:
+    """How many sweeps were ended where, by executor."""
+    phases = [*PHASES.values(), "export"]
+    counts = collections.Counter((one.executor, one.phase) for one in endings)
+    rows = [(name, *(str(counts[name, phase]) for phase in phases)) for name in EXECUTORS]
+    return f"{markdown_table(('executor', *phases), rows)}\n"
+
+
+if __name__ == "__main__":
+    main()
