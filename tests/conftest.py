@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 os.environ["FLAXVISION_DATA_DIR"] = tempfile.mkdtemp(prefix="flaxvision-test-")
 
 import jax
