@@ -15,10 +15,9 @@ from flaxvision.layers.kinds import Shape
 from flaxvision.models.keras_reader import pointwise, shaping, weighted  # noqa: F401 (they fill the table)
 from flaxvision.models.keras_reader.load import import_keras
 from flaxvision.models.keras_reader.table import At, carry_out
-from flaxvision.models.reading.axes import Layout
-from flaxvision.models.reading.graph import Held, Value
+from flaxvision.models.reading.graph import Held
 from flaxvision.models.reading.reader import Operation, Reader, a
-from flaxvision.models.reading.shaping import channels_first, channels_last
+from flaxvision.models.reading.shaping import channels_first
 
 Place = tuple[str, int, int]  # a value: the operation that gives it, which of its calls, which of its outputs
 TENSOR = "__keras_tensor__"
@@ -64,15 +63,7 @@ def read(model: Any) -> tuple[Network, Reader]:
     Raises:
         UserError: For what cannot be read; it names the layer.
     """
-    shape = input_shape(model)
-    ours: Shape = (*shape, 1) if len(shape) == 2 else shape
-    reader = Reader(model.name, ours)
-    layout = Layout.plain(ours)
-    entry = Held(Value(None, ours), layout)
-    if len(shape) == 3:
-        entry = channels_last(Operation("the input", "what is given", "input"), entry)
-    elif len(shape) == 2:
-        entry = Held(entry.value, Layout(layout.base, layout.base[1:]))
+    reader, entry = Reader.taking(model.name, input_shape(model), last=True)
     given = _model(reader, model, entry, "", ends=True)
     end = Operation(f"Keras model {model.name!r}", "what it gives", "output", owns_name=False)
     network = reader.network(end, reader.plain(end, channels_first(end, given)))

@@ -142,12 +142,8 @@ reads("GlobalAveragePooling2D")(_global(False))
 
 @reads("Mean", "Max", "Amax")
 def _reduction(at: At) -> Held:
-    rank = len(at.held().shape) + 1
-    axes = sorted({int(axis) % rank for axis in np.ravel(at.layer.axis if at.layer.axis is not None else 0)})
-    if axes[0] == 0:
-        at.call.refuse(f"{at.call.words} over the examples", "one over height, width or channels would do")
-    inner = tuple(axis - 1 for axis in axes)
-    return at.reader.reduce(at.call, at.held(), inner, bool(at.layer.keepdims), type(at.layer).__name__ != "Mean")
+    axes = shaping.inner_axes(at.call, at.held(), np.ravel(at.layer.axis if at.layer.axis is not None else 0))
+    return at.reader.reduce(at.call, at.held(), axes, bool(at.layer.keepdims), type(at.layer).__name__ != "Mean")
 
 
 @reads("UpSampling2D")

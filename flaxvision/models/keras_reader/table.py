@@ -9,10 +9,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from flaxvision.errors import UserError
 from flaxvision.models.keras_reader.load import as_numpy
 from flaxvision.models.reading.graph import Held
 from flaxvision.models.reading.reader import VOCABULARY, Operation, Reader
+from flaxvision.models.reading.table import Table, strange
 
 # What a layer's settings must be, by name, where ours have no choice.
 PLAIN: dict[str, object] = {"data_format": "channels_last", "noise_shape": None, "output_padding": None}
@@ -81,21 +81,8 @@ class At:
 
 
 Handler = Callable[[At], Held]
-LAYERS: dict[str, Handler] = {}  # by the class of a layer or operation
-INSTEAD: dict[str, str] = {}  # of those that cannot be read: what would do
-
-
-def reads(*names: str) -> Callable[[Handler], Handler]:
-    """Make the function below read layers or operations of these classes."""
-
-    def add(handler: Handler) -> Handler:
-        for name in names:
-            if name in LAYERS:
-                raise ValueError(f"{name} stands in the table already")
-            LAYERS[name] = handler
-        return handler
-
-    return add
+TABLE = Table[Handler](VOCABULARY)  # by the class of a layer or operation
+reads, refuses = TABLE.reads, TABLE.refuses
 
 
 def carry_out(at: At) -> Held:
@@ -104,10 +91,7 @@ def carry_out(at: At) -> Held:
     Raises:
         UserError: If it is outside the table, or its settings are.
     """
-    kind = type(at.layer).__name__
-    handler = LAYERS.get(kind)
-    if handler is None:
-        at.call.refuse(at.call.words, INSTEAD.get(kind, VOCABULARY))
+    handler = TABLE.handler(at.call, type(at.layer).__name__)
     for setting, value in PLAIN.items():
         given = at.config.get(setting, value)
         if given != value:
@@ -118,18 +102,8 @@ def carry_out(at: At) -> Held:
         at.reader.say(f"the LoRA adapter of {at.name!r} is added to its kernel")
     if getattr(at.layer, "compute_dtype", None) in ("float16", "bfloat16"):
         at.reader.say(f"computed in {at.layer.compute_dtype} there, in float32 here")
-    try:
+    with strange(at.call, "with these settings", VOCABULARY):
         return handler(at)
-    except UserError:
-        raise
-    except Exception as error:  # whatever a strange configuration makes Keras, numpy and JAX raise
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        at.call.refuse(f"{at.call.words} with these settings ({reason})", VOCABULARY)
-
-
-def refuses(instead: str, *names: str) -> None:
-    """Note what would do instead of these."""
-    INSTEAD.update(dict.fromkeys(names, instead))
 
 
 refuses("recurrent layers are outside it; convolutions or dense layers would do", "LSTM", "GRU", "SimpleRNN")

@@ -5,10 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
-
-from flaxvision.layers import Affine, GlobalAvgPool, GlobalMaxPool
-from flaxvision.models.onnx_reader.constants import axes_of
+from flaxvision.layers import GlobalAvgPool, GlobalMaxPool
 from flaxvision.models.onnx_reader.table import At, Handler, reads
 from flaxvision.models.onnx_reader.weighted import padding_of, pair
 from flaxvision.models.reading import shaping
@@ -39,11 +36,7 @@ def _pool(at: At) -> Held:
 
 
 def _global(layer: type[GlobalAvgPool | GlobalMaxPool]) -> Handler:
-    def read(at: At) -> Held:
-        value = at.reader.add(at.call, layer(), at.reader.as_map(at.call, at.held()))
-        return Held(value, Layout.plain(value.shape))
-
-    return read
+    return lambda at: at.reader.on_map(at.call, layer(), at.held())
 
 
 reads("GlobalAveragePool")(_global(GlobalAvgPool))
@@ -52,18 +45,12 @@ reads("GlobalMaxPool")(_global(GlobalMaxPool))
 
 @reads("ReduceMean", "ReduceMax", "ReduceSum")
 def _reduce(at: At) -> Held:
-    held, rank = at.held(), len(at.held().shape) + 1
-    constants = [at.constant(1)] if at.node.has(1) else []
-    axes = axes_of(at.node, [np.empty(0), *constants], 1, rank)
-    if not axes or axes[0] == 0:
-        at.call.refuse(f"{at.call.words} over the examples", "one over height, width or channels would do")
-    inner = tuple(axis - 1 for axis in axes)
+    held = at.held()
+    axes = shaping.inner_axes(at.call, held, at.axes(len(held.shape) + 1) or ())
     keep = bool(at.node.whole("keepdims", 1))
-    reduced = at.reader.reduce(at.call, held, inner, keep, largest=at.node.op == "ReduceMax")
     if at.node.op == "ReduceSum":
-        count = math.prod(held.shape[axis] for axis in inner)
-        reduced = at.reader.elementwise(at.call, Affine(float(count)), reduced)
-    return reduced
+        return shaping.total(at.reader, at.call, held, axes, keep)
+    return at.reader.reduce(at.call, held, axes, keep, largest=at.node.op == "ReduceMax")
 
 
 @reads("Resize", "Upsample")
@@ -91,11 +78,9 @@ def _resize(at: At) -> Held:
         at.call.refuse(f"{at.call.words} of the channels", "one of height and width would do")
     if not _repeats(at, max(whole)):
         at.call.refuse(f"{at.call.words} between pixels", "nearest_mode=floor with asymmetric coordinates would do")
-    made = shaping.upsampled(
-        *(at.reader, at.call, Held(held.value, Layout.plain(held.value.shape))),
-        (whole[1 + order.index(1)], whole[1 + order.index(2)]),
-    )
-    return Held(made.value, Layout(made.layout.base, tuple(made.layout.base[axis] for axis in order)))
+    whole_map = Held(held.value, Layout.plain(held.value.shape))
+    scales_of = whole[1 + order.index(1)], whole[1 + order.index(2)]
+    return shaping.in_order_of(shaping.upsampled(at.reader, at.call, whole_map, scales_of), order)
 
 
 def _interpolated(at: At, held: Held, scale: Sequence[float]) -> Held:

@@ -15,9 +15,9 @@ from flaxvision.models.onnx_reader.constants import constant, fold
 from flaxvision.models.onnx_reader.file import Graph
 from flaxvision.models.onnx_reader.nodes import Node, name_for
 from flaxvision.models.onnx_reader.table import At, Known, carry_out
-from flaxvision.models.reading.axes import Layout, fresh
-from flaxvision.models.reading.graph import Held, Value
+from flaxvision.models.reading.graph import Held
 from flaxvision.models.reading.reader import Operation, Reader, a
+from flaxvision.models.reading.table import strange
 
 LAYOUTS = ("NCHW", "NHWC")
 FEW = (1, 3, 4)  # channels of images
@@ -32,7 +32,7 @@ def read(graph: Graph, layout: str, sizes: Shape) -> tuple[Network, Reader, Held
         layout: Of its input, "NCHW" or "NHWC", where it is an image.
         sizes: Of one example, in the graph's order.
     """
-    reader, entry = _entry(graph, layout, sizes)
+    reader, entry = Reader.taking(graph.name, sizes, last=layout == "NHWC")
     uses = Counter(name for node in graph.nodes for name in dict.fromkeys(node.inputs))
     scopes = {node.scope for node in graph.nodes if node.scope}
     containers = {scope[:n] for scope in scopes for n, letter in enumerate(scope) if letter == "."}
@@ -60,24 +60,6 @@ def read(graph: Graph, layout: str, sizes: Shape) -> tuple[Network, Reader, Held
     if output.layout.permutation not in ((0,), (0, 1, 2), (1, 2, 0)):
         output = reader.plain(end, output)
     return reader.network(end, output), reader, output
-
-
-def _entry(graph: Graph, layout: str, sizes: Shape) -> tuple[Reader, Held]:
-    """The network to be, and its input as it lies in the graph's."""
-    channels_last = layout == "NHWC"
-    ours: Shape = sizes
-    if len(sizes) == 2:  # images without an axis of channels
-        ours = (*sizes, 1)
-    elif len(sizes) == 3 and not channels_last:
-        ours = (*sizes[1:], sizes[0])
-    reader = Reader(graph.name, ours)
-    base = fresh((ours[-1], *ours[:-1]))
-    axes = base
-    if len(sizes) == 2:
-        axes = base[1:]
-    elif len(sizes) == 3 and channels_last:
-        axes = (*base[1:], base[0])
-    return reader, Held(Value(None, ours), Layout(base, axes))
 
 
 def layout_of(graph: Graph, sizes: Shape) -> tuple[str, bool]:
@@ -117,14 +99,8 @@ def _folded(node: Node, call: Operation, inputs: list[np.ndarray]) -> Mapping[st
     """What a node gives that takes constants only."""
     if node.op == "Constant":
         return {node.outputs[0]: constant(node)}
-    try:
-        with np.errstate(all="ignore"):
-            value = fold(node, inputs)
-    except UserError:
-        raise
-    except Exception as error:  # whatever numpy makes of strange constants
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        call.refuse(f"{call.words} of these constants ({reason})", "export the model again")
+    with strange(call, "of these constants", "export the model again"), np.errstate(all="ignore"):
+        value = fold(node, inputs)
     if value is None:
         call.refuse(f"{call.words} of constants", "let the exporter fold constants, or simplify the file")
     return {node.outputs[0]: value}

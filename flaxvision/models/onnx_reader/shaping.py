@@ -7,11 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from flaxvision.layers import MaxPool
-from flaxvision.models.onnx_reader.constants import axes_of
 from flaxvision.models.onnx_reader.table import At, reads
 from flaxvision.models.reading import shaping
-from flaxvision.models.reading.axes import Layout
 from flaxvision.models.reading.graph import Held
 from flaxvision.ops.windows import Pair
 
@@ -61,7 +58,7 @@ def _flatten(at: At) -> Held:
 @reads("Squeeze")
 def _squeeze(at: At) -> Held:
     sizes = (at.examples, *at.held().shape)
-    axes = axes_of(at.node, [np.empty(0), *_constants(at)], 1, len(sizes))
+    axes = at.axes(len(sizes))
     if axes is None:
         axes = tuple(n for n, size in enumerate(sizes) if size == 1)
     if any(sizes[axis] != 1 for axis in axes):
@@ -73,13 +70,9 @@ def _squeeze(at: At) -> Held:
 def _unsqueeze(at: At) -> Held:
     sizes = [at.examples, *at.held().shape]
     given = at.wholes("axes", 1) or ()
-    for axis in axes_of(at.node, [np.empty(0), *_constants(at)], 1, len(sizes) + len(given)) or ():
+    for axis in at.axes(len(sizes) + len(given)) or ():
         sizes.insert(axis, 1)
     return shaping.viewed(at.reader, at.call, at.held(), _kept(at, sizes))
-
-
-def _constants(at: At) -> list[np.ndarray]:
-    return [at.constant(n) for n in range(1, len(at.inputs)) if at.node.has(n)]
 
 
 @reads("Transpose")
@@ -137,10 +130,7 @@ def _slice(at: At) -> Held:
         if step > 1:
             strides[inner] = step
     held = shaping.padded(at.reader, at.call, held, cut)
-    if strides == {1: 1, 2: 1}:
-        return held
-    value = at.reader.add(at.call, MaxPool(1, (strides[1], strides[2])), at.reader.as_map(at.call, held))
-    return Held(value, Layout.plain(value.shape))
+    return shaping.strided(at.reader, at.call, held, (strides[1], strides[2]))
 
 
 @reads("Split")

@@ -7,10 +7,11 @@ from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 
-from flaxvision.errors import UserError
+from flaxvision.models.onnx_reader.constants import axes_of
 from flaxvision.models.onnx_reader.nodes import Node
 from flaxvision.models.reading.graph import Held
 from flaxvision.models.reading.reader import VOCABULARY, Operation, Reader
+from flaxvision.models.reading.table import Table, strange
 
 Known = Held | np.ndarray  # a value of the network, channels first, or a constant
 Given = Known | tuple[Known, ...]
@@ -58,6 +59,11 @@ class At:
             return self.node.wholes(name)
         return tuple(int(each) for each in self.constant(position).ravel()) if self.node.has(position) else None
 
+    def axes(self, rank: int) -> tuple[int, ...] | None:
+        """The axes of an attribute or a second input, counted with the batch; None where there are none."""
+        constants = [self.constant(1)] if self.node.has(1) else []
+        return axes_of(self.node, [np.empty(0), *constants], 1, rank)
+
     def axis(self, number: int) -> int:
         """An axis of the first input, counted without the batch."""
         rank = len(self.held().shape) + 1
@@ -74,21 +80,8 @@ class At:
 
 
 Handler = Callable[[At], Given]
-OPERATORS: dict[str, Handler] = {}
-INSTEAD: dict[str, str] = {}  # of operators that cannot be read: what would do
-
-
-def reads(*operators: str) -> Callable[[Handler], Handler]:
-    """Make the function below read these operators."""
-
-    def add(handler: Handler) -> Handler:
-        for operator in operators:
-            if operator in OPERATORS:
-                raise ValueError(f"{operator} stands in the table already")
-            OPERATORS[operator] = handler
-        return handler
-
-    return add
+TABLE = Table[Handler](VOCABULARY)  # by operator
+reads, refuses = TABLE.reads, TABLE.refuses
 
 
 def carry_out(at: At) -> Given:
@@ -97,23 +90,9 @@ def carry_out(at: At) -> Given:
     Raises:
         UserError: If it is outside the table, or its inputs and attributes are.
     """
-    handler = OPERATORS.get(at.node.op)
-    if handler is None:
-        at.call.refuse(at.call.words, INSTEAD.get(at.node.op, VOCABULARY))
-    try:
+    handler = TABLE.handler(at.call, at.node.op)
+    with strange(at.call, "with these inputs", "look at it with onnx.checker, and export again"):
         return handler(at)
-    except UserError:
-        raise
-    except Exception as error:  # whatever a strange file makes numpy and JAX raise
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        at.call.refuse(
-            f"{at.call.words} with these inputs ({reason})", "look at it with onnx.checker, and export again"
-        )
-
-
-def refuses(instead: str, *operators: str) -> None:
-    """Note what would do instead of these operators."""
-    INSTEAD.update(dict.fromkeys(operators, instead))
 
 
 refuses("recurrent layers are outside it; convolutions or linear layers would do", "LSTM", "GRU", "RNN")

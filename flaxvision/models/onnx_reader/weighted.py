@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 from jax import lax
 
-from flaxvision.models.onnx_reader.constants import axes_of
 from flaxvision.models.onnx_reader.patterns import NORMALIZED
 from flaxvision.models.onnx_reader.table import At, reads
 from flaxvision.models.reading import weighted
@@ -169,8 +168,7 @@ def _prelu(at: At) -> Held:
 def _normalization(at: At) -> Held:
     """Written out: over the channels at each place, or over whole maps; what multiplies it comes after it."""
     held, rank = at.held(), len(at.held().shape) + 1
-    constants = [at.constant(1)] if at.node.has(1) else []
-    axes = axes_of(at.node, [np.empty(0), *constants], 1, rank) or ()
+    axes = at.axes(rank) or ()
     epsilon = at.node.number("epsilon", 1e-5)
     if len(axes) == 1 and axes[0] > 0:
         return weighted.layer_norm(at.reader, at.call, at.node.name, held, axes[0] - 1, None, None, epsilon)

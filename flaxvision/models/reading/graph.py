@@ -5,15 +5,20 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from typing import NoReturn, Protocol
 
+import numpy as np
 from flax import nnx
 
+from flaxvision.errors import UserError
 from flaxvision.layers import AvgPool, Flatten, GlobalAvgPool, GlobalMaxPool, MaxPool, Node, Rearrange
 from flaxvision.layers.kinds import Shape
 from flaxvision.layers.network import fitted
 from flaxvision.models.reading.axes import Axes, Axis, Layout, atoms_of, fresh, shape_of
+
+MOST_NUMBERS = 2**28  # of one value of one example: 1 GiB
+Numbers = float | tuple[float, ...]  # one, or one a channel
 
 
 class Call(Protocol):
@@ -71,8 +76,11 @@ class Growth:
         self.input_shape = input_shape
         self.layers: dict[str, nnx.Module] = {}
         self.nodes: list[Node] = []
-        self.ending = ""
+        self.ending = ""  # the activation at the end that was left out
+        self.shapes: dict[str | None, Shape] = {None: input_shape}  # of the values; None is the input
+        self.largest = 0  # value of one example, in numbers
         self._taken = set(taken)
+        self._check_size("its input", input_shape)
 
     def entry(self) -> Held:
         """The network's input."""
@@ -93,10 +101,18 @@ class Growth:
         used = {node.name for node in self.nodes}
         return self._node(self._free(name) if name in used else name, name, known, (held,))
 
+    def weighted(
+        self, call: Call, key: Hashable, layer: nnx.Module, held: Held, numbers: Mapping[str, np.ndarray]
+    ) -> Value:
+        """A node of the module `key`, whose numbers are filled in by its name."""
+        return self.apply(call, str(key), layer, held)
+
     def _node(self, name: str, layer_name: str, layer: nnx.Module, inputs: tuple[Held, ...]) -> Value:
         shapes = tuple(held.value.shape for held in inputs)
         shape = fitted(name, layer, shapes, self.kind, self.input_shape)
+        self._check_size(f"layer {name!r}", shape)
         self.nodes.append(Node(name, layer_name, tuple(held.value.name for held in inputs)))
+        self.shapes[name] = shape
         return Value(name, shape)
 
     def _free(self, wished: str, *, own: bool = False) -> str:
@@ -108,12 +124,34 @@ class Growth:
         return next(name for name in tries if name not in used and name not in self._taken)
 
     def end_at(self, held: Held) -> None:
-        """Leave out the nodes behind the one that gives the output, which lead nowhere."""
-        names = [node.name for node in self.nodes]
-        if held.value.name in names:
-            del self.nodes[names.index(held.value.name) + 1 :]
+        """Leave out the nodes and layers that do not lead to the output."""
+        needed = {held.value.name}
+        for node in reversed(self.nodes):
+            needed |= set(node.takes) if node.name in needed else set()
+        self.nodes = [node for node in self.nodes if node.name in needed]
         used = {node.layer for node in self.nodes}
         self.layers = {name: layer for name, layer in self.layers.items() if name in used}
+
+    def ended(self, held: Held, name: str) -> Held:
+        """The scores before an activation at the end."""
+        self.ending = name
+        return held
+
+    def absorbed(self, held: Held, scale: Numbers, shift: Numbers) -> bool:
+        """Whether `scale * held + shift` takes no layer, as what stands before the network does it."""
+        return False
+
+    def check_window(self, call: Call, held: Held, sides: Iterable[int]) -> None:
+        """Raise if a map (C, H, W), padded or spread to `sides` for a window, would take too much."""
+        self._check_size(f"layer {call.wished_name!r}", (*sides, held.shape[0]))
+
+    def _check_size(self, what: str, shape: Shape) -> None:
+        self.largest = max(self.largest, math.prod(shape))
+        if math.prod(shape) > MOST_NUMBERS:
+            raise UserError(
+                f"{self.kind}: {what} would hold {math.prod(shape):.3g} numbers for one example, of shape {shape}; "
+                f"up to {MOST_NUMBERS:.3g} are read"
+            )
 
     # Values with their axes where an operation needs them.
 
@@ -162,7 +200,20 @@ class Growth:
         others = atoms_of(each for number, each in enumerate(axes) if number != axis)
         return self.with_base(call, held, (axes[axis], others, ()))
 
+    def featured(self, call: Call, held: Held, axis: int) -> tuple[Held, np.ndarray | None]:
+        """The tensor in a value whose features are an axis of it, and which those are (None: in order)."""
+        return self.with_features(call, held, axis), None
+
     # What many operations are.
+
+    def joined(self, call: Call, layer: nnx.Module, *inputs: Held) -> Held:
+        """An operation whose value is a map or vector of its own."""
+        value = self.add(call, layer, *inputs)
+        return Held(value, Layout.plain(value.shape))
+
+    def on_map(self, call: Call, layer: nnx.Module, held: Held) -> Held:
+        """An operation on a map."""
+        return self.joined(call, layer, self.as_map(call, held))
 
     def elementwise(self, call: Call, layer: nnx.Module, held: Held) -> Held:
         """An operation on every number by itself, however the tensor lies."""

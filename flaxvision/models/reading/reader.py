@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Mapping
 from typing import NoReturn
 
 import numpy as np
@@ -15,9 +15,8 @@ from flaxvision.layers import Flatten, Network, Preprocess
 from flaxvision.layers.kinds import Shape
 from flaxvision.models.files import assign, variables
 from flaxvision.models.reading.axes import Axes, Layout, atoms_of
-from flaxvision.models.reading.graph import Call, Growth, Held, Value
+from flaxvision.models.reading.graph import MOST_NUMBERS, Call, Growth, Held, Numbers, Value
 
-MOST_NUMBERS = 2**28  # of one value of one example: 1 GiB
 VOCABULARY = (
     "convolutions, linear layers, normalizations, pools, activations, dropout, sums, products, concatenations and "
     "reshapes would do"
@@ -63,10 +62,16 @@ class Reader(Growth):
         self.preprocess = Preprocess()
         self.said: list[str] = []
         self.shared: set[str | None] = set()  # values that more than one operation takes; None is the input
-        self.shapes: dict[str | None, Shape] = {None: input_shape}  # of the values
         self._layer_of: dict[Hashable, str] = {}
-        self.largest = 0  # value of one example, in numbers
-        self._check_size("its input", input_shape)
+
+    @classmethod
+    def taking(cls, kind: str, sizes: Shape, *, last: bool) -> tuple[Reader, Held]:
+        """One whose input has these sizes in the model, an image's channels at its end or at its begin."""
+        ours = (*sizes[1:], sizes[0]) if len(sizes) == 3 and not last else sizes
+        reader = cls(kind, (*ours, 1) if len(ours) == 2 else ours)  # images without an axis of channels
+        base = Layout.plain(reader.input_shape).base
+        axes = base if len(sizes) == 1 or (len(sizes) == 3 and not last) else (*base[1:], *base[: len(sizes) - 2])
+        return reader, Held(Value(None, reader.input_shape), Layout(base, axes))
 
     def say(self, words: str) -> None:
         """Note what is to be said, once."""
@@ -114,10 +119,26 @@ class Reader(Growth):
         return super().with_base(call, held, base)
 
     def featured(self, call: Call, held: Held, axis: int) -> tuple[Held, np.ndarray | None]:
-        """The tensor in a value whose features are an axis of it, and which those are (None: in order)."""
-        if len(held.shape) == 1:
-            return self.flat(call, held)
-        return self.with_features(call, held, axis), None
+        """As `Growth.featured`; a flattened map stays as it lies."""
+        return self.flat(call, held) if len(held.shape) == 1 else super().featured(call, held, axis)
+
+    def ended(self, held: Held, name: str) -> Held:
+        """As `Growth.ended`, and said."""
+        self.say(f"the {name} at the end is left out: outputs are scores, predict gives probabilities")
+        return super().ended(held, name)
+
+    def absorbed(self, held: Held, scale: Numbers, shift: Numbers) -> bool:
+        """Whether the value is the network's input, taken here alone, and its preprocessing now does this, too."""
+        if held.value.name is not None or None in self.shared:
+            return False
+        factor, number = np.asarray(scale), np.asarray(shift)
+        both = np.broadcast_arrays(factor * self.preprocess.scale, factor * np.asarray(self.preprocess.offset) + number)
+        parts: list[Numbers] = [
+            float(part.flat[0]) if all((p == p.flat[0]).all() for p in both) else tuple(map(float, part))
+            for part in both
+        ]
+        self.preprocess = Preprocess(*parts)
+        return True
 
     def network(self, call: Call, output: Held) -> Network:
         """The network that gives `output`, with its numbers and preprocessing, and without what leads nowhere.
@@ -125,47 +146,16 @@ class Reader(Growth):
         Raises:
             UserError: If it is the input as it came.
         """
-        name = output.value.name
-        if name is None:
+        if output.value.name is None:
             call.refuse("a model without layers", "give one that computes something")
-        by_name = {node.name: node for node in self.nodes}
-        waiting, used = [name], {name}
-        while waiting:
-            takes = {each for each in by_name[waiting.pop()].takes if each is not None} - used
-            used |= takes
-            waiting += takes
-        nodes = [node for node in self.nodes if node.name in used]
-        layers = {node.layer for node in nodes}
-        network = Network(
-            [(each, layer) for each, layer in self.layers.items() if each in layers],
-            input_shape=self.input_shape,
-            kind=self.kind,
-            nodes=nodes,
-        )
-        numbers = {each: value for each, value in self.numbers.items() if each.rpartition(".")[0] in layers}
+        self.end_at(output)
+        network = Network(self.layers.items(), input_shape=self.input_shape, kind=self.kind, nodes=self.nodes)
+        numbers = {each: value for each, value in self.numbers.items() if each.rpartition(".")[0] in self.layers}
         assign(network, variables(network) | numbers, self.kind, keep_types=True)
         network.preprocess = self.preprocess
         return network
-
-    def check_window(self, call: Call, held: Held, sides: Iterable[int]) -> None:
-        """Raise if a map (C, H, W), padded or spread to `sides` for a window, would take too much."""
-        self._check_size(f"layer {call.wished_name!r}", (*sides, held.shape[0]))
 
     def check_memory(self, examples: int) -> None:
         """Raise if a call of so many examples would take too much."""
         if examples * self.largest > 4 * MOST_NUMBERS:
             raise UserError(f"{self.kind} takes {examples} examples a call: export it for one, or for any number")
-
-    def _node(self, name: str, layer_name: str, layer: nnx.Module, inputs: tuple[Held, ...]) -> Value:
-        value = super()._node(name, layer_name, layer, inputs)
-        self._check_size(f"layer {name!r}", value.shape)
-        self.shapes[name] = value.shape
-        return value
-
-    def _check_size(self, what: str, shape: Shape) -> None:
-        self.largest = max(self.largest, math.prod(shape))
-        if math.prod(shape) > MOST_NUMBERS:
-            raise UserError(
-                f"{self.kind}: {what} would hold {math.prod(shape):.3g} numbers for one example, of shape {shape}; "
-                f"up to {MOST_NUMBERS:.3g} are read"
-            )

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from flax import nnx
 
-from flaxvision.layers import AvgPool, Concat, MaxPool, Pad, Resize, Upsample
+from flaxvision.layers import Affine, AvgPool, Concat, MaxPool, Pad, Resize, Upsample
 from flaxvision.layers.kinds import Shape
 from flaxvision.models.reading.axes import Layout, atoms_of
-from flaxvision.models.reading.graph import Call, Held
-from flaxvision.models.reading.reader import Reader
+from flaxvision.models.reading.graph import Call, Growth, Held
 from flaxvision.models.reading.weighted import Window, check_reach
 from flaxvision.ops.windows import Pair
 
 
-def viewed(reader: Reader, call: Call, held: Held, shape: Shape) -> Held:
+def viewed(growth: Growth, call: Call, held: Held, shape: Shape) -> Held:
     """The tensor in another shape, without the batch."""
     layout, value = held.layout.viewed(shape), held.value
     if layout is None and math.prod(shape) == math.prod(held.shape):  # an axis begins within a channel or row
-        vector = reader.with_base(call, held, (atoms_of(held.layout.axes),))
+        vector = growth.with_base(call, held, (atoms_of(held.layout.axes),))
         value, layout = vector.value, Layout.plain(vector.value.shape).viewed(shape)
     if layout is None:
         call.refuse(f"{call.words} from {('N', *held.shape)} to {('N', *shape)}", "keep every number once")
@@ -34,52 +33,53 @@ def permuted(call: Call, held: Held, order: Sequence[int]) -> Held:
     return Held(held.value, held.layout.permuted(order), call)
 
 
-def folded(reader: Reader, call: Call, held: Held, split: Shape, order: Sequence[int], shape: Shape) -> Held:
+def folded(growth: Growth, call: Call, held: Held, split: Shape, order: Sequence[int], shape: Shape) -> Held:
     """A view, a permutation and a view."""
-    apart = viewed(reader, call, held, split)
-    return viewed(reader, call, permuted(call, apart, order), shape)
+    apart = viewed(growth, call, held, split)
+    return viewed(growth, call, permuted(call, apart, order), shape)
 
 
-def padded(reader: Reader, call: Call, held: Held, pads: dict[int, Pair], value: float = 0.0) -> Held:
+def padded(growth: Growth, call: Call, held: Held, pads: dict[int, Pair], value: float = 0.0) -> Held:
     """The tensor with (before, after) put around axes (counted without the batch), or cut off where negative."""
     if not any(map(any, pads.values())):
         return held
     order = held.layout.permutation
-    held = reader.plain(call, held) if order is None else held
+    held = growth.plain(call, held) if order is None else held
     order = order or tuple(range(len(held.shape)))
     first = {order[axis]: each for axis, each in pads.items()}  # on the axes of our value, channels first
     in_order = [first.get(axis, (0, 0)) for axis in range(len(held.shape))]
-    value_of = reader.add(call, Pad([*in_order[1:], in_order[0]], value), held)
-    base = Layout.plain(value_of.shape).base
-    return Held(value_of, Layout(base, tuple(base[axis] for axis in order)))
+    return in_order_of(growth.joined(call, Pad([*in_order[1:], in_order[0]], value), held), order)
 
 
-def sliced(reader: Reader, call: Call, held: Held, axis: int, start: int, stop: int) -> Held:
+def in_order_of(held: Held, order: Sequence[int]) -> Held:
+    """A value of its own as the tensor with its axes in this order."""
+    return Held(held.value, held.layout.permuted(order))
+
+
+def sliced(growth: Growth, call: Call, held: Held, axis: int, start: int, stop: int) -> Held:
     """Some of the tensor along an axis (counted without the batch)."""
     size = held.shape[axis]
     if not 0 <= start < stop <= size:
         call.refuse(f"{call.words} of {start} to {stop} of {size}", "leave something")
-    return padded(reader, call, held, {axis: (-start, stop - size)})
+    return padded(growth, call, held, {axis: (-start, stop - size)})
 
 
-def concatenated(reader: Reader, call: Call, parts: Sequence[Held], axis: int) -> Held:
+def concatenated(growth: Growth, call: Call, parts: Sequence[Held], axis: int) -> Held:
     """Tensors one after the other along an axis (counted without the batch), which holds the channels."""
     orders = {part.layout.permutation for part in parts}
     order = orders.pop() if len(orders) == 1 else None
-    if order is None:
-        parts = [reader.plain(call, part) for part in parts]
+    if order is None or not (0 <= axis < len(order) and order[axis] == 0):
+        parts = [growth.plain(call, part) for part in parts]
         order = tuple(range(len(parts[0].shape)))
     if len({len(part.shape) for part in parts}) > 1 or not 0 <= axis < len(order) or order[axis] != 0:
         call.refuse(f"{call.words} along axis {axis + 1}", "one along the channels would do")
     if len(parts) == 1:
         return parts[0]
-    value = reader.add(call, Concat(), *parts)
-    base = Layout.plain(value.shape).base
-    return Held(value, Layout(base, tuple(base[axis] for axis in order)))
+    return in_order_of(growth.joined(call, Concat(), *parts), order)
 
 
 def pooled(
-    reader: Reader,
+    growth: Growth,
     call: Call,
     held: Held,
     window: Pair,
@@ -90,8 +90,8 @@ def pooled(
     counts: bool = False,
 ) -> Held:
     """A pool over a map (C, H, W); `counts`: whether padding counts towards a mean."""
-    held = reader.as_map(call, held)
-    check_reach(reader, call, held, window, Window(strides, padding))
+    held = growth.as_map(call, held)
+    check_reach(growth, call, held, window, Window(strides, padding))
     ours: str | Pair = "VALID"
     if isinstance(padding, str):
         ours = padding
@@ -101,7 +101,7 @@ def pooled(
         if even:
             ours = (above, left)
         elif largest or counts:
-            held = padded(reader, call, held, {1: padding[0], 2: padding[1]}, -math.inf if largest else 0.0)
+            held = padded(growth, call, held, {1: padding[0], 2: padding[1]}, -math.inf if largest else 0.0)
         else:
             call.refuse(
                 f"{call.words} with padding {padding} that does not count", "padding alike on both sides would do"
@@ -109,22 +109,36 @@ def pooled(
     layer: nnx.Module = (
         MaxPool(window, strides, ours) if largest else AvgPool(window, strides, ours, counts and ours != "VALID")
     )
-    value = reader.add(call, layer, held)
-    return Held(value, Layout.plain(value.shape))
+    return growth.joined(call, layer, held)
 
 
-def upsampled(reader: Reader, call: Call, held: Held, scale: Pair) -> Held:
+def upsampled(growth: Growth, call: Call, held: Held, scale: Pair) -> Held:
     """Every value of a map (C, H, W) repeated along height and width."""
-    if scale == (1, 1):
-        return held
-    value = reader.add(call, Upsample(scale), reader.as_map(call, held))
-    return Held(value, Layout.plain(value.shape))
+    return held if scale == (1, 1) else growth.on_map(call, Upsample(scale), held)
 
 
-def resized(reader: Reader, call: Call, held: Held, size: Pair, *, align_corners: bool = False) -> Held:
+def strided(growth: Growth, call: Call, held: Held, steps: Pair) -> Held:
+    """Every so many rows and columns of a map (C, H, W)."""
+    return held if steps == (1, 1) else growth.on_map(call, MaxPool(1, steps), held)
+
+
+def inner_axes(call: Call, held: Held, given: Iterable[int]) -> tuple[int, ...]:
+    """Axes to reduce over, counted without the batch."""
+    found = sorted({int(axis) % (len(held.shape) + 1) for axis in given})
+    if not found or found[0] == 0:
+        call.refuse(f"{call.words} over the examples", "give the axes of height, width or channels, such as (2, 3)")
+    return tuple(axis - 1 for axis in found)
+
+
+def total(growth: Growth, call: Call, held: Held, axes: tuple[int, ...], keep: bool) -> Held:
+    """The sum over axes (counted without the batch)."""
+    mean = growth.reduce(call, held, axes, keep, largest=False)
+    return growth.elementwise(call, Affine(float(math.prod(held.shape[axis] for axis in axes))), mean)
+
+
+def resized(growth: Growth, call: Call, held: Held, size: Pair, *, align_corners: bool = False) -> Held:
     """A map (C, H, W) interpolated bilinearly to another height and width."""
-    value = reader.add(call, Resize(size, align_corners), reader.as_map(call, held))
-    return Held(value, Layout.plain(value.shape))
+    return growth.on_map(call, Resize(size, align_corners), held)
 
 
 def channels_last(call: Call, held: Held) -> Held:

@@ -10,8 +10,7 @@ from flax import nnx
 
 from flaxvision.layers import KINDS, BatchNorm, Conv, ConvTranspose, GroupNorm, LayerNorm, Linear, Pad, PReLU
 from flaxvision.models.reading.axes import Atom, Axis, Layout
-from flaxvision.models.reading.graph import Call, Held, Value
-from flaxvision.models.reading.reader import Reader
+from flaxvision.models.reading.graph import Call, Growth, Held, Value
 from flaxvision.ops.windows import Pair
 
 Padding = str | tuple[Pair, Pair]  # "SAME", "VALID", or (before, after) of height and width
@@ -28,11 +27,11 @@ class Window:
 
 
 def conv(
-    reader: Reader, call: Call, key: Hashable, held: Held, kernel: np.ndarray, bias: np.ndarray | None, window: Window
+    growth: Growth, call: Call, key: Hashable, held: Held, kernel: np.ndarray, bias: np.ndarray | None, window: Window
 ) -> Held:
     """A convolution, its kernel (H, W, in / groups, out); zeros that were put around its map are its padding."""
-    held, window = _with_pads(reader, held, window)
-    check_reach(reader, call, held, kernel.shape[:2], window)
+    held, window = _with_pads(growth, held, window)
+    check_reach(growth, call, held, kernel.shape[:2], window)
     height, width, channels, features = kernel.shape
     layer = KINDS[Conv].make(
         in_features=channels * window.groups,
@@ -44,11 +43,11 @@ def conv(
         kernel_dilation=1 if window.dilation == (1, 1) else window.dilation,
         use_bias=bias is not None,
     )
-    return _on_map(reader, call, key, held, layer, kernel, bias)
+    return _on_map(growth, call, key, held, layer, kernel, bias)
 
 
 def check_reach(
-    reader: Reader,
+    growth: Growth,
     call: Call,
     held: Held,
     kernel: Sequence[int],
@@ -59,24 +58,24 @@ def check_reach(
     pads = window.padding if not isinstance(window.padding, str) else ((0, 0), (0, 0))
     sides = spread or held.shape[1:]
     reaches = [(k - 1) * d + 1 for k, d in zip(kernel, window.dilation, strict=True)]
-    reader.check_window(
+    growth.check_window(
         *(call, held), [side + sum(pad) + reach for side, pad, reach in zip(sides, pads, reaches, strict=True)]
     )
 
 
-def _with_pads(reader: Reader, held: Held, window: Window) -> tuple[Held, Window]:
+def _with_pads(growth: Growth, held: Held, window: Window) -> tuple[Held, Window]:
     """The value before zeros were put around it, and the window with them as padding."""
     sides = ((0, 0), (0, 0)) if window.padding == "VALID" else window.padding
     while held.layout.is_plain and not isinstance(sides, str):
-        node = next((each for each in reversed(reader.nodes) if each.name == held.value.name), None)
-        layer = None if node is None else reader.layers[node.layer]
+        node = next((each for each in reversed(growth.nodes) if each.name == held.value.name), None)
+        layer = None if node is None else growth.layers[node.layer]
         if node is None or not isinstance(layer, Pad) or layer.value or len(layer.pads) != 3:
             break
         rows, columns, channels = layer.pads
         if any(channels) or min(*rows, *columns) < 0:
             break
         before = node.takes[0]
-        value = Value(before, reader.shapes[before])
+        value = Value(before, growth.shapes[before])
         held = Held(value, Layout.plain(value.shape))
         above, left = sides
         sides = (above[0] + rows[0], above[1] + rows[1]), (left[0] + columns[0], left[1] + columns[1])
@@ -84,12 +83,12 @@ def _with_pads(reader: Reader, held: Held, window: Window) -> tuple[Held, Window
 
 
 def conv_transpose(
-    reader: Reader, call: Call, key: Hashable, held: Held, kernel: np.ndarray, bias: np.ndarray | None, window: Window
+    growth: Growth, call: Call, key: Hashable, held: Held, kernel: np.ndarray, bias: np.ndarray | None, window: Window
 ) -> Held:
     """A transposed convolution, its kernel (H, W, out, in) as in PyTorch; padding is Flax's, of the dilated input."""
     height, width, features, channels = kernel.shape
     spread = tuple((side - 1) * stride + 1 for side, stride in zip(held.shape[1:], window.strides, strict=True))
-    check_reach(reader, call, held, kernel.shape[:2], window, spread)
+    check_reach(growth, call, held, kernel.shape[:2], window, spread)
     layer = KINDS[ConvTranspose].make(
         in_features=channels,
         out_features=features,
@@ -99,11 +98,11 @@ def conv_transpose(
         transpose_kernel=True,
         use_bias=bias is not None,
     )
-    return _on_map(reader, call, key, held, layer, kernel, bias)
+    return _on_map(growth, call, key, held, layer, kernel, bias)
 
 
 def _on_map(
-    reader: Reader,
+    growth: Growth,
     call: Call,
     key: Hashable,
     held: Held,
@@ -112,22 +111,22 @@ def _on_map(
     bias: np.ndarray | None,
 ) -> Held:
     numbers = {"kernel": kernel} if bias is None else {"kernel": kernel, "bias": bias}
-    value = reader.weighted(call, key, layer, reader.as_map(call, held), numbers)
+    value = growth.weighted(call, key, layer, growth.as_map(call, held), numbers)
     return Held(value, Layout.plain(value.shape))
 
 
 def linear(
-    reader: Reader, call: Call, key: Hashable, held: Held, axis: int, kernel: np.ndarray, bias: np.ndarray | None
+    growth: Growth, call: Call, key: Hashable, held: Held, axis: int, kernel: np.ndarray, bias: np.ndarray | None
 ) -> Held:
     """A linear layer over an axis (counted without the batch), its kernel (in, out)."""
     features, outputs = kernel.shape
     if held.shape[axis] != features:
         call.refuse(f"{call.words} of {features} features on {held.shape[axis]}", "give as many")
-    held, order = reader.featured(call, held, axis)
+    held, order = growth.featured(call, held, axis)
     layer = KINDS[Linear].make(in_features=features, out_features=outputs, use_bias=bias is not None)
     numbers = {"kernel": kernel if order is None else kernel[order]}
     numbers |= {} if bias is None else {"bias": bias}
-    value = reader.weighted(call, key, layer, held, numbers)
+    value = growth.weighted(call, key, layer, held, numbers)
     made: Axis = (Atom(outputs),) if outputs != 1 else ()
     axes = list(held.layout.axes)
     axes[axis] = made
@@ -135,7 +134,7 @@ def linear(
 
 
 def batch_norm(
-    reader: Reader,
+    growth: Growth,
     call: Call,
     key: Hashable,
     held: Held,
@@ -145,18 +144,16 @@ def batch_norm(
     epsilon: float,
 ) -> Held:
     """A batch normalization along an axis, its numbers by our names: scale, bias, mean, var."""
-    if any(value.shape != (held.shape[axis],) for value in numbers.values()):
-        call.refuse(f"{call.words} of {len(numbers['scale'])} channels on {held.shape[axis]}", "give as many")
+    features = held.shape[axis]
+    if any(value.shape != (features,) for value in numbers.values()):
+        call.refuse(f"{call.words} of {len(numbers['scale'])} channels on {features}", "give as many")
     if not 0 <= momentum <= 1:
         call.refuse(f"{call.words} with momentum={momentum}", "give a number from 0 to 1")
-    held, order = reader.featured(call, held, axis)
-    layer = BatchNorm(held.value.shape[-1], momentum, epsilon)
-    ours = {part: value if order is None else value[order] for part, value in numbers.items()}
-    return dataclasses.replace(held, value=reader.weighted(call, key, layer, held, ours), by=None)
+    return _along(growth, call, key, BatchNorm(features, momentum, epsilon), held, axis, numbers)
 
 
 def layer_norm(
-    reader: Reader,
+    growth: Growth,
     call: Call,
     key: Hashable,
     held: Held,
@@ -166,16 +163,21 @@ def layer_norm(
     epsilon: float,
 ) -> Held:
     """A layer normalization over one axis."""
-    features = held.shape[axis]
-    numbers = _scale_and_bias(call, features, scale, bias)
-    held, order = reader.featured(call, held, axis)
+    numbers = _scale_and_bias(call, held.shape[axis], scale, bias)
+    return _along(growth, call, key, LayerNorm(held.shape[axis], epsilon), held, axis, numbers)
+
+
+def _along(
+    growth: Growth, call: Call, key: Hashable, layer: nnx.Module, held: Held, axis: int, numbers: dict[str, np.ndarray]
+) -> Held:
+    """A layer with numbers for each index of an axis (counted without the batch)."""
+    held, order = growth.featured(call, held, axis)
     ours = {part: value if order is None else value[order] for part, value in numbers.items()}
-    value = reader.weighted(call, key, LayerNorm(features, epsilon), held, ours)
-    return dataclasses.replace(held, value=value, by=None)
+    return dataclasses.replace(held, value=growth.weighted(call, key, layer, held, ours), by=None)
 
 
 def group_norm(
-    reader: Reader,
+    growth: Growth,
     call: Call,
     key: Hashable,
     held: Held,
@@ -185,26 +187,24 @@ def group_norm(
     epsilon: float,
 ) -> Held:
     """A group normalization of maps (C, H, W) or vectors, with a number for each channel."""
-    held = reader.plain(call, held)
+    held = growth.plain(call, held)
     channels = held.value.shape[-1]
     if not 1 <= groups <= channels or channels % groups:
         call.refuse(f"{call.words} of {channels} channels in {groups} groups", "give a divisor of the channels")
     numbers = _scale_and_bias(call, channels, scale, bias)
-    value = reader.weighted(call, key, GroupNorm(groups, channels, epsilon), held, numbers)
+    value = growth.weighted(call, key, GroupNorm(groups, channels, epsilon), held, numbers)
     return dataclasses.replace(held, value=value, by=None)
 
 
-def prelu(reader: Reader, call: Call, key: Hashable, held: Held, axis: int, slope: np.ndarray) -> Held:
+def prelu(growth: Growth, call: Call, key: Hashable, held: Held, axis: int, slope: np.ndarray) -> Held:
     """A PReLU with one slope, or one for each number along an axis."""
     slope = slope.ravel()
     if slope.size == 1:
-        value = reader.weighted(call, key, PReLU(1), held, {"slope": slope})
+        value = growth.weighted(call, key, PReLU(1), held, {"slope": slope})
         return dataclasses.replace(held, value=value, by=None)
     if held.shape[axis] != slope.size:
         call.refuse(f"{call.words} of {slope.size} slopes on {held.shape[axis]} channels", "give 1, or one a channel")
-    held, order = reader.featured(call, held, axis)
-    ours = {"slope": slope if order is None else slope[order]}
-    return dataclasses.replace(held, value=reader.weighted(call, key, PReLU(slope.size), held, ours), by=None)
+    return _along(growth, call, key, PReLU(slope.size), held, axis, {"slope": slope})
 
 
 def _scale_and_bias(

@@ -1,19 +1,19 @@
-"""How PyTorch's layers with weights are read: an entry each, that makes ours without its numbers."""
+"""How PyTorch's layers with weights are read."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
+import numpy as np
 import torch.nn.functional as F
 from torch import nn
 
-from flaxvision.layers import BatchNorm, Conv, ConvTranspose, GroupNorm, LayerNorm, Linear, PReLU
-from flaxvision.layers.kinds import placeholders
-from flaxvision.models.reading.axes import Atom, Layout
+from flaxvision.layers import BatchNorm, GroupNorm, LayerNorm
+from flaxvision.models.reading import weighted
 from flaxvision.models.reading.graph import Growth, Held
+from flaxvision.models.reading.weighted import Window, transposed_padding
 from flaxvision.models.torch_reader.calls import Call
-from flaxvision.models.torch_reader.table import Loose, pair_of, reads
+from flaxvision.models.torch_reader.table import Loose, array_of, pair_of, reads
 
 
 @reads(nn.Conv2d)
@@ -21,7 +21,7 @@ def _conv(growth: Growth, call: Call, module: nn.Conv2d, input: Held) -> Held:
     if module.padding_mode != "zeros":
         call.refuse(f"nn.Conv2d with padding_mode={module.padding_mode!r}", "padding_mode='zeros' would do")
     settings = module.stride, module.padding, module.dilation, module.groups
-    return _of_map(growth, call, str(call.node.target), _convolution(module.weight, module.bias, *settings), input)
+    return _convolution(growth, call, str(call.node.target), input, module.weight, module.bias, *settings)
 
 
 @reads(F.conv2d)
@@ -37,28 +37,37 @@ def _functional_conv(
     groups: int = 1,
 ) -> Held:
     name = _owner(call, weight, bias)
-    layer = _convolution(weight.tensor, bias, stride, padding, dilation, groups)
-    return _of_map(growth, call, name, layer, input)
+    return _convolution(growth, call, name, input, weight, bias, stride, padding, dilation, groups)
 
 
-def _convolution(weight: torch.Tensor, bias: object, stride: Any, padding: Any, dilation: Any, groups: int) -> Conv:
-    outputs, inputs, *_ = weight.shape
-    kernel, apart = pair_of(weight.shape[2:]), pair_of(dilation)
+def _convolution(
+    growth: Growth,
+    call: Call,
+    name: str,
+    input: Held,
+    weight: Any,
+    bias: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: int,
+) -> Held:
+    kernel = _kernel(weight)
+    apart = pair_of(dilation)
     if isinstance(padding, str):
-        total = [(k - 1) * d if padding == "same" else 0 for k, d in zip(kernel, apart, strict=True)]
-        pads = tuple((both // 2, both - both // 2) for both in total)
+        total = [(k - 1) * d if padding == "same" else 0 for k, d in zip(kernel.shape[:2], apart, strict=True)]
+        (above, below), (left, right) = ((both // 2, both - both // 2) for both in total)
     else:
-        pads = tuple((side, side) for side in pair_of(padding))
-    return placeholders(Conv)(
-        in_features=inputs * groups,
-        out_features=outputs,
-        kernel_size=kernel,
-        strides=pair_of(stride),
-        padding=pads,
-        feature_group_count=groups,
-        kernel_dilation=1 if apart == (1, 1) else apart,
-        use_bias=bias is not None,
-    )
+        (above, left) = (below, right) = pair_of(padding)
+    window = Window(pair_of(stride), ((above, below), (left, right)), apart, groups)
+    return weighted.conv(growth, call, name, input, kernel, array_of(bias), window)
+
+
+def _kernel(weight: Any) -> np.ndarray:
+    """A convolution's weight (out, in, H, W) as (H, W, in, out)."""
+    kernel = array_of(weight)
+    assert kernel is not None
+    return kernel.transpose(2, 3, 1, 0)
 
 
 def _owner(call: Call, weight: Any, bias: Any) -> str:
@@ -77,18 +86,11 @@ def _owner(call: Call, weight: Any, bias: Any) -> str:
 def _conv_transpose(growth: Growth, call: Call, module: nn.ConvTranspose2d, input: Held) -> Held:
     if module.groups != 1 or pair_of(module.dilation) != (1, 1):
         call.refuse("nn.ConvTranspose2d with groups or dilation", "groups=1 and dilation=1 would do")
-    kernel = pair_of(module.kernel_size)
-    axes = zip(kernel, pair_of(module.padding), pair_of(module.output_padding), strict=True)
-    layer = placeholders(ConvTranspose)(
-        in_features=module.in_channels,
-        out_features=module.out_channels,
-        kernel_size=kernel,
-        strides=pair_of(module.stride),
-        padding=tuple((k - 1 - cut, k - 1 - cut + more) for k, cut, more in axes),
-        transpose_kernel=True,
-        use_bias=module.bias is not None,
-    )
-    return _of_map(growth, call, str(call.node.target), layer, input)
+    above, left = pair_of(module.padding)
+    cuts, more = ((above, above), (left, left)), pair_of(module.output_padding)
+    window = Window(pair_of(module.stride), transposed_padding(pair_of(module.kernel_size), cuts, more))
+    kernel, bias = _kernel(module.weight), array_of(module.bias)
+    return weighted.conv_transpose(growth, call, str(call.node.target), input, kernel, bias, window)
 
 
 @reads(nn.Linear)
@@ -98,17 +100,13 @@ def _linear(growth: Growth, call: Call, module: nn.Linear, input: Held) -> Held:
 
 @reads(F.linear)
 def _functional_linear(growth: Growth, call: Call, input: Held, weight: Any, bias: Any = None) -> Held:
-    return _of_features(growth, call, _owner(call, weight, bias), weight.tensor, bias, input)
+    return _of_features(growth, call, _owner(call, weight, bias), weight, bias, input)
 
 
-def _of_features(growth: Growth, call: Call, name: str, weight: torch.Tensor, bias: object, input: Held) -> Held:
-    outputs, inputs = weight.shape
-    last = len(input.shape) - 1
-    held = growth.with_features(call, input, last)
-    layer = placeholders(Linear)(in_features=inputs, out_features=outputs, use_bias=bias is not None)
-    value = growth.apply(call, name, layer, held)
-    made = (Atom(outputs),) if outputs != 1 else ()
-    return Held(value, Layout((made, *held.layout.base[1:]), (*held.layout.axes[:last], made)))
+def _of_features(growth: Growth, call: Call, name: str, weight: Any, bias: Any, input: Held) -> Held:
+    kernel = array_of(weight)
+    assert kernel is not None
+    return weighted.linear(growth, call, name, input, len(input.shape) - 1, kernel.T, array_of(bias))
 
 
 @reads(nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
@@ -204,14 +202,8 @@ def _functional_layer_norm(
 
 @reads(nn.PReLU)
 def _prelu(growth: Growth, call: Call, module: nn.PReLU, input: Held) -> Held:
-    held = input if module.num_parameters == 1 else growth.with_features(call, input, 0)
-    return _norm(growth, call, PReLU(module.num_parameters), held)
+    return weighted.prelu(growth, call, str(call.node.target), input, 0, module.weight.detach().numpy())
 
 
-def _of_map(growth: Growth, call: Call, name: str, layer: Conv | ConvTranspose, input: Held) -> Held:
-    value = growth.apply(call, name, layer, growth.as_map(call, input))
-    return Held(value, Layout.plain(value.shape))
-
-
-def _norm(growth: Growth, call: Call, layer: BatchNorm | GroupNorm | LayerNorm | PReLU, held: Held) -> Held:
+def _norm(growth: Growth, call: Call, layer: BatchNorm | GroupNorm | LayerNorm, held: Held) -> Held:
     return Held(growth.apply(call, str(call.node.target), layer, held), held.layout)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import operator
-from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
 from flaxvision.layers import Activation, Add, Affine, Divide, Dropout, Multiply, Scale, SpatialDropout, Subtract
+from flaxvision.models.reading import arithmetic
+from flaxvision.models.reading.arithmetic import axis_of
 from flaxvision.models.reading.graph import Growth, Held
 from flaxvision.models.torch_reader.calls import Call
 from flaxvision.models.torch_reader.table import Handler, Loose, reads
@@ -49,6 +50,11 @@ def _in_place_if(inplace: bool, growth: Growth, call: Call, held: Held, *layers:
     result = held
     for layer in layers:
         result = growth.elementwise(call, layer, result)
+    return _written(inplace, growth, call, held, result)
+
+
+def _written(inplace: bool, growth: Growth, call: Call, held: Held, result: Held) -> Held:
+    """The result, in the tensor's own place if it is written there."""
     return growth.in_place(held, result, call) if inplace else result
 
 
@@ -61,10 +67,7 @@ for ours, (target, word, number) in WITH_NUMBER.items():
 
 @reads(torch.sigmoid, F.sigmoid, "sigmoid")
 def _sigmoid(growth: Growth, call: Call, input: Held) -> Held:
-    if call.ends and input.shape in ((1,), ()):
-        growth.ending = "sigmoid"
-        return input
-    return growth.elementwise(call, Activation("sigmoid"), input)
+    return arithmetic.sigmoid(growth, call, input, call.ends)
 
 
 @reads("sigmoid_", torch.sigmoid_)
@@ -87,13 +90,12 @@ def _softplus(growth: Growth, call: Call, input: Held, beta: float = 1.0, thresh
 
 @reads(F.selu, torch.selu)
 def _selu(growth: Growth, call: Call, input: Held, inplace: bool = False) -> Held:
-    alpha, scale = 1.6732632423543772, 1.0507009873554805  # Klambauer et al. 2017
-    return _in_place_if(inplace, growth, call, input, Activation("elu", alpha), Affine(scale))
+    return _written(inplace, growth, call, input, arithmetic.selu(growth, call, input))
 
 
 @reads(F.celu, torch.celu)
 def _celu(growth: Growth, call: Call, input: Held, alpha: float = 1.0, inplace: bool = False) -> Held:
-    return _in_place_if(inplace, growth, call, input, Affine(1 / alpha), Activation("elu"), Affine(alpha))
+    return _written(inplace, growth, call, input, arithmetic.celu(growth, call, input, alpha))
 
 
 @reads(F.logsigmoid)
@@ -139,24 +141,14 @@ reads(torch.minimum, "minimum")(_extreme(False))
 def _hardtanh(
     growth: Growth, call: Call, input: Held, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False
 ) -> Held:
-    return _clipped(growth, call, input, min_val, max_val, inplace)
+    return _written(inplace, growth, call, input, arithmetic.clipped(growth, call, input, min_val, max_val))
 
 
 @reads(torch.clamp, "clamp", torch.clip, "clip")
-def _clamp(growth: Growth, call: Call, input: Held, min: float | None = None, max: float | None = None) -> Held:
-    return _clipped(growth, call, input, min, max, False)
-
-
-def _clipped(growth: Growth, call: Call, held: Held, low: Any, high: Any, inplace: bool) -> Held:
-    if (low, high) == (-1, 1):
-        return _in_place_if(inplace, growth, call, held, Activation("hardtanh"))
-    if low == 0 and high in (6, None):
-        return _in_place_if(inplace, growth, call, held, Activation("relu6" if high else "relu"))
-    if not all(isinstance(end, (int, float)) and math.isfinite(end) for end in (low, high)) or low >= high:
-        call.refuse(f"{call.words} to {low} and {high}", "give two finite numbers, or min=0 alone")
-    middle, half = (low + high) / 2, (high - low) / 2
-    layers = Affine(1 / half, -middle / half), Activation("hardtanh"), Affine(half, middle)
-    return _in_place_if(inplace, growth, call, held, *layers)
+def _clamp(growth: Growth, call: Call, input: Held, min: Any = None, max: Any = None) -> Held:
+    if not all(end is None or isinstance(end, (int, float)) for end in (min, max)):
+        call.refuse(f"{call.words} to tensors", "give two numbers, or one of them")
+    return arithmetic.clipped(growth, call, input, min, max)
 
 
 def _softmax(name: str) -> Handler:
@@ -165,12 +157,7 @@ def _softmax(name: str) -> Handler:
     ) -> Held:
         axes = len(input.shape) + 1
         axis = (0 if axes in (1, 3) else 1) if dim is None else dim % axes  # as PyTorch guesses
-        if axis == 0:
-            call.refuse(f"{call.words} over the examples (dim={dim})", "dim=1 is over the classes or channels")
-        if call.ends and len(input.shape) == 1:
-            growth.ending = name
-            return input
-        return growth.elementwise(call, Activation(name), growth.with_features(call, input, axis - 1))
+        return arithmetic.over_axis(growth, call, input, name, axis - 1, call.ends)
 
     return read
 
@@ -218,71 +205,29 @@ def _arithmetic(sign: str, reverse: bool = False, inplace: bool = False) -> Hand
                 call.refuse(f"{call.words} with alpha={alpha} and no tensor of the network", "write x + alpha * y")
             second = growth.elementwise(call, Affine(alpha), other)
         held = _of_two(growth, call, sign, first, second)
-        return growth.in_place(input, held, call) if inplace else held
+        return _written(inplace, growth, call, input, held)
 
     return read
 
 
 def _of_two(growth: Growth, call: Call, sign: str, a: Any, b: Any) -> Held:
-    if isinstance(a, Held) and isinstance(b, Held):
-        return growth.together(call, {"+": Add, "-": Subtract, "*": Multiply, "/": Divide}[sign](), a, b)
     held, other = (a, b) if isinstance(a, Held) else (b, a)
     if isinstance(other, Loose):
-        return _with_parameter(growth, call, sign, held, other, held is a)
-    held, number = _along(growth, call, held, other)
-    if sign == "/" and not isinstance(a, Held):
-        call.refuse(f"{call.words} of a number by a tensor of the network", "divide a tensor by a tensor or a number")
-    if sign == "/":
-        layer = Affine(_each(number, lambda n: 1 / n))
-    elif sign == "*":
-        layer = Affine(number)
-    elif sign == "+":
-        layer = Affine(1.0, number)
-    else:
-        layer = Affine(1.0, _each(number, operator.neg)) if isinstance(a, Held) else Affine(-1.0, number)
-    return growth.elementwise(call, layer, held)
-
-
-def _each(number: float | tuple[float, ...], function: Callable[[float], float]) -> float | tuple[float, ...]:
-    return tuple(map(function, number)) if isinstance(number, tuple) else function(number)
-
-
-def _along(growth: Growth, call: Call, held: Held, other: Any) -> tuple[Held, float | tuple[float, ...]]:
-    """A constant as one number or one a channel, and the tensor with its features on that axis."""
-    if isinstance(other, (bool, int, float)):
-        return held, float(other)
-    if not isinstance(other, torch.Tensor):
+        return _with_parameter(growth, call, sign, held, other)
+    if not isinstance(other, (Held, bool, int, float, torch.Tensor)):
         call.refuse(f"{call.words} with a {type(other).__name__}", "give numbers and tensors")
-    flat = other.detach().double().flatten()
-    if not flat.numel() or not bool(flat.isfinite().all()):
-        call.refuse(f"{call.words} with a constant that is not finite", "give finite numbers")
-    if bool((flat == flat[0]).all()):
-        return held, float(flat[0])
-    axis = _axis_of(call, held, other)
-    return growth.with_features(call, held, axis), tuple(flat.tolist())
+    first, second = (each if isinstance(each, Held) else np.asarray(each, np.float64) for each in (a, b))
+    return arithmetic.of_two(growth, call, sign, first, second)
 
 
-def _axis_of(call: Call, held: Held, other: torch.Tensor) -> int:
-    """Along which axis of a tensor (without the batch's) the numbers of another differ."""
-    axes = len(held.shape) + 1
-    shape = (*(1,) * (axes - other.ndim), *other.shape)
-    wide = [axis for axis, size in enumerate(shape) if size > 1]
-    if len(shape) != axes or len(wide) != 1 or wide[0] == 0 or held.shape[wide[0] - 1] != shape[wide[0]]:
-        call.refuse(
-            f"{call.words} of a tensor {('N', *held.shape)} and numbers of the shape {tuple(other.shape)}",
-            "give one number, or one a channel as (C, 1, 1)",
-        )
-    return wide[0] - 1
-
-
-def _with_parameter(growth: Growth, call: Call, sign: str, held: Held, loose: Loose, first: bool) -> Held:
+def _with_parameter(growth: Growth, call: Call, sign: str, held: Held, loose: Loose) -> Held:
     if sign not in "+*":
         call.refuse(
             f"{call.words} with the parameter {loose.name!r}", "parameters of a block may be added and multiplied by"
         )
     size = loose.tensor.numel()
     if size > 1:
-        held = growth.with_features(call, held, _axis_of(call, held, loose.tensor))
+        held = growth.with_features(call, held, axis_of(call, held, tuple(loose.tensor.shape)))
     layer = growth.layers.get(loose.name, Scale(size, "multiply" if sign == "*" else "add"))
     if not isinstance(layer, Scale) or layer.operation != ("multiply" if sign == "*" else "add"):
         call.refuse(f"the parameter {loose.name!r}, added and multiplied by,", "give a parameter for each")
@@ -308,12 +253,9 @@ def _neg(growth: Growth, call: Call, input: Held) -> Held:
 
 @reads(operator.pow, torch.pow, "pow")
 def _pow(growth: Growth, call: Call, input: Held, exponent: float) -> Held:
-    if exponent not in (1, 2, 3) or not isinstance(input, Held):
+    if not isinstance(exponent, (int, float)) or not isinstance(input, Held):
         call.refuse(f"{call.words} to {exponent}", "squares, x ** 2, and cubes would do")
-    result = input
-    for _ in range(int(exponent) - 1):
-        result = growth.together(call, Multiply(), result, input)
-    return result
+    return arithmetic.power(growth, call, input, exponent)
 
 
 @reads(torch.square, "square")

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from flaxvision.layers import Affine, AvgPool, GlobalAvgPool, GlobalMaxPool, MaxPool, Resize, Upsample
-from flaxvision.models.reading.axes import Layout
+from flaxvision.layers import GlobalAvgPool, GlobalMaxPool
+from flaxvision.models.reading import shaping
 from flaxvision.models.reading.graph import Growth, Held
 from flaxvision.models.torch_reader.calls import Call
 from flaxvision.models.torch_reader.pointwise import larger
-from flaxvision.models.torch_reader.shaping import padded
 from flaxvision.models.torch_reader.table import pair_of, reads
 
 Sizes = int | Sequence[int]
-
-
-def _of_map(growth: Growth, call: Call, layer: Any, held: Held) -> Held:
-    value = growth.add(call, layer, growth.as_map(call, held))
-    return Held(value, Layout.plain(value.shape))
 
 
 def _spare(call: Call, held: Held, window: Sequence[int], stride: Sequence[int], pads: Sequence[int]) -> list[int]:
@@ -47,12 +40,9 @@ def _max_pool(
         call.refuse("F.max_pool2d with dilation or indices", "dilation=1 and return_indices=False would do")
     window, pads = pair_of(kernel_size), pair_of(padding)
     strides = pair_of(stride) if stride else window
-    spare = _spare(call, input, window, strides, pads)
-    if any(spare):
-        around = {1: (pads[0], pads[0] + spare[0]), 2: (pads[1], pads[1] + spare[1])}
-        wide = padded(growth, call, input, around, -math.inf)
-        return _of_map(growth, call, MaxPool(window, strides), wide)
-    return _of_map(growth, call, MaxPool(window, strides, pads if any(pads) else "VALID"), input)
+    below, right = _spare(call, input, window, strides, pads)
+    around = (pads[0], pads[0] + below), (pads[1], pads[1] + right)
+    return shaping.pooled(growth, call, input, window, strides, around, largest=True)
 
 
 @reads(F.avg_pool2d)
@@ -71,21 +61,21 @@ def _avg_pool(
     strides = pair_of(stride) if stride else window
     if divisor_override or any(_spare(call, input, window, strides, pads)):
         call.refuse("F.avg_pool2d with ceil_mode or divisor_override", "ceil_mode=False and no divisor would do")
-    layer = AvgPool(window, strides, pads, count_include_pad) if any(pads) else AvgPool(window, strides)
-    return _of_map(growth, call, layer, input)
+    around = (pads[0], pads[0]), (pads[1], pads[1])
+    return shaping.pooled(growth, call, input, window, strides, around, largest=False, counts=count_include_pad)
 
 
 def _adaptive(growth: Growth, call: Call, held: Held, largest: bool) -> Held:
     sides, wanted = held.shape[1:], call.shape[1:]
     if wanted == (1, 1):
-        return _of_map(growth, call, GlobalMaxPool() if largest else GlobalAvgPool(), held)
+        return growth.on_map(call, GlobalMaxPool() if largest else GlobalAvgPool(), held)
     if wanted == sides:
         return held
     if all(side % want == 0 for side, want in zip(sides, wanted, strict=True)):
-        window = (sides[0] // wanted[0], sides[1] // wanted[1])
-        return _of_map(growth, call, MaxPool(window) if largest else AvgPool(window), held)
+        window = sides[0] // wanted[0], sides[1] // wanted[1]
+        return shaping.pooled(growth, call, held, window, window, "VALID", largest=largest)
     if all(want % side == 0 for side, want in zip(sides, wanted, strict=True)):
-        return _of_map(growth, call, Upsample((wanted[0] // sides[0], wanted[1] // sides[1])), held)
+        return shaping.upsampled(growth, call, held, (wanted[0] // sides[0], wanted[1] // sides[1]))
     call.refuse(f"{call.words} from {sides} to {wanted}", "give sizes that divide, or 1")
 
 
@@ -119,16 +109,14 @@ def _interpolate(
         scale * side in (0, new) for scale, side, new in zip(given, sides, wanted, strict=True)
     )
     if mode == "bilinear" and exact and not antialias:
-        return _of_map(growth, call, Resize((wanted[0], wanted[1]), bool(align_corners)), input)
+        return shaping.resized(growth, call, input, (wanted[0], wanted[1]), align_corners=bool(align_corners))
     whole = all(want % side == 0 for side, want in zip(sides, wanted, strict=True))
     if not mode.startswith("nearest") or not whole:
         call.refuse(
             f"F.interpolate with mode={mode!r} from {sides} to {wanted}",
             "mode='nearest' to a whole multiple, or mode='bilinear' to a size, without antialias, would do",
         )
-    if sides == wanted:
-        return input
-    return _of_map(growth, call, Upsample((wanted[0] // sides[0], wanted[1] // sides[1])), input)
+    return shaping.upsampled(growth, call, input, (wanted[0] // sides[0], wanted[1] // sides[1]))
 
 
 # Reductions.
@@ -136,12 +124,7 @@ def _interpolate(
 
 def _axes(call: Call, held: Held, dim: Any) -> tuple[int, ...]:
     """The axes of `dim`, counted without the batch."""
-    axes = len(held.shape) + 1
-    given = () if dim is None else (dim,) if isinstance(dim, int) else tuple(dim)
-    found = tuple(sorted({each % axes for each in given}))
-    if not found or found[0] == 0:
-        call.refuse(f"{call.words} over the examples", "give the axes, such as dim=(2, 3)")
-    return tuple(axis - 1 for axis in found)
+    return shaping.inner_axes(call, held, () if dim is None else (dim,) if isinstance(dim, int) else dim)
 
 
 @reads(torch.mean, "mean")
@@ -151,9 +134,7 @@ def _mean(growth: Growth, call: Call, input: Held, dim: Any = None, keepdim: boo
 
 @reads(torch.sum, "sum")
 def _sum(growth: Growth, call: Call, input: Held, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Held:
-    axes = _axes(call, input, dim)
-    mean = growth.reduce(call, input, axes, keepdim, largest=False)
-    return growth.elementwise(call, Affine(float(math.prod(input.shape[axis] for axis in axes))), mean)
+    return shaping.total(growth, call, input, _axes(call, input, dim), keepdim)
 
 
 @reads(torch.amax, "amax")

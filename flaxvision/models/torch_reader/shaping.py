@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from flaxvision.layers import Activation, Concat, MaxPool, Multiply, Pad
-from flaxvision.models.reading.axes import Layout, Shape, atoms_of, fresh
+from flaxvision.layers import Activation, Concat, Multiply
+from flaxvision.models.reading import shaping
+from flaxvision.models.reading.axes import Layout, atoms_of, fresh
 from flaxvision.models.reading.graph import Growth, Held
 from flaxvision.models.torch_reader.calls import Call
 from flaxvision.models.torch_reader.table import reads
@@ -24,21 +26,9 @@ VIEWS = (
 EXPANSIONS = ("expand", "expand_as", torch.broadcast_to, "broadcast_to")
 
 
-def viewed(growth: Growth, call: Call, held: Held, shape: Shape) -> Held:
-    """The tensor in another shape."""
-    layout = held.layout.viewed(shape)
-    value = held.value
-    if layout is None:  # an axis would begin within a channel, a row or a column: as a vector it can
-        vector = growth.with_base(call, held, (tuple(atom for axis in held.layout.axes for atom in axis),))
-        value, layout = vector.value, Layout.plain(vector.value.shape).viewed(shape)
-    if layout is None:
-        call.refuse(f"{call.words} from {('N', *held.shape)} to {('N', *shape)}", "keep every number once")
-    return Held(value, layout, call)
-
-
 @reads(*VIEWS)
 def _view(growth: Growth, call: Call, input: Held, *_: Any, **__: Any) -> Held:
-    return viewed(growth, call, input, call.shape)
+    return shaping.viewed(growth, call, input, call.shape)
 
 
 @reads(*EXPANSIONS)
@@ -52,9 +42,7 @@ def _expand(growth: Growth, call: Call, input: Held, *_: Any, **__: Any) -> Held
 
 def _repeated(growth: Growth, call: Call, held: Held, times: int) -> Held:
     """The channels several times, one after the other."""
-    held = growth.plain(call, held)
-    value = growth.add(call, Concat(), *[held] * times)
-    return Held(value, Layout.plain(value.shape))
+    return shaping.concatenated(growth, call, [growth.plain(call, held)] * times, 0)
 
 
 @reads("repeat", torch.tile, "tile")
@@ -87,48 +75,31 @@ def _movedim(growth: Growth, call: Call, input: Held, source: int, destination: 
 def _permuted(call: Call, held: Held, order: Sequence[int]) -> Held:
     if order[0] != 0:
         call.refuse(f"{call.words} that moves the examples", "keep them along the first axis")
-    return Held(held.value, held.layout.permuted([axis - 1 for axis in order[1:]]), call)
-
-
-def _folded(growth: Growth, call: Call, held: Held, split: Shape, order: Sequence[int]) -> Held:
-    """A view, a permutation (of axes without the batch's) and a view."""
-    apart = viewed(growth, call, held, split)
-    return viewed(growth, call, Held(apart.value, apart.layout.permuted(order), call), call.shape)
+    return shaping.permuted(call, held, [axis - 1 for axis in order[1:]])
 
 
 @reads(F.pixel_shuffle, torch.pixel_shuffle)
 def _pixel_shuffle(growth: Growth, call: Call, input: Held, upscale_factor: int) -> Held:
     channels, height, width = input.shape
     r = upscale_factor
-    return _folded(growth, call, input, (channels // r**2, r, r, height, width), (0, 3, 1, 4, 2))
+    return shaping.folded(growth, call, input, (channels // r**2, r, r, height, width), (0, 3, 1, 4, 2), call.shape)
 
 
 @reads(F.pixel_unshuffle, torch.pixel_unshuffle)
 def _pixel_unshuffle(growth: Growth, call: Call, input: Held, downscale_factor: int) -> Held:
     channels, height, width = input.shape
     r = downscale_factor
-    return _folded(growth, call, input, (channels, height // r, r, width // r, r), (0, 2, 4, 1, 3))
+    return shaping.folded(growth, call, input, (channels, height // r, r, width // r, r), (0, 2, 4, 1, 3), call.shape)
 
 
 @reads(F.channel_shuffle, torch.channel_shuffle)
 def _channel_shuffle(growth: Growth, call: Call, input: Held, groups: int) -> Held:
     channels, *sides = input.shape
     order = (1, 0, *range(2, len(sides) + 2))
-    return _folded(growth, call, input, (groups, channels // groups, *sides), order)
+    return shaping.folded(growth, call, input, (groups, channels // groups, *sides), order, call.shape)
 
 
 # Pads, slices and concatenations.
-
-
-def padded(growth: Growth, call: Call, held: Held, pads: dict[int, tuple[int, int]], value: float = 0.0) -> Held:
-    """The tensor with (before, after) put around axes (counted without the batch), or cut off where negative."""
-    if not any(map(any, pads.values())):
-        return held
-    held = growth.plain(call, held)
-    in_torch = [pads.get(axis, (0, 0)) for axis in range(len(held.shape))]
-    ours = [*in_torch[1:], in_torch[0]]
-    made = growth.add(call, Pad(ours, value), held)
-    return Held(made, Layout.plain(made.shape))
 
 
 @reads(F.pad)
@@ -138,18 +109,14 @@ def _pad(
     if mode != "constant" or len(pad) // 2 > len(input.shape):
         call.refuse(f"F.pad with mode={mode!r}", "mode='constant' around channels and maps would do")
     axes = {len(input.shape) - 1 - n: (pad[2 * n], pad[2 * n + 1]) for n in range(len(pad) // 2)}
-    return padded(growth, call, input, axes, float(value or 0.0))
-
-
-def _sliced(growth: Growth, call: Call, held: Held, axis: int, start: int, length: int) -> Held:
-    """Some of the tensor along an axis (counted without the batch)."""
-    return padded(growth, call, held, {axis: (-start, start + length - held.shape[axis])})
+    return shaping.padded(growth, call, input, axes, float(value or 0.0))
 
 
 @reads("narrow", torch.narrow)
 def _narrow(growth: Growth, call: Call, input: Held, dim: int, start: int, length: int) -> Held:
     axis = dim % (len(input.shape) + 1) - 1
-    return _sliced(growth, call, input, axis, start % input.shape[axis], length)
+    start %= input.shape[axis]
+    return shaping.sliced(growth, call, input, axis, start, start + length)
 
 
 @reads("chunk", torch.chunk, "split", torch.split, "tensor_split", torch.tensor_split)
@@ -157,18 +124,15 @@ def _split(growth: Growth, call: Call, tensor: Held, number: Any, dim: int = 0) 
     axis = dim % (len(tensor.shape) + 1) - 1
     if axis < 0:
         call.refuse(f"{call.words} of the examples (dim={dim})", "dim=1 splits channels")
-    starts, parts = 0, []
-    for piece in facts(call.node).value:
-        parts.append(_sliced(growth, call, tensor, axis, starts, piece.shape[dim]))
-        starts += piece.shape[dim]
-    return tuple(parts)
+    ends = itertools.accumulate((piece.shape[dim] for piece in facts(call.node).value), initial=0)
+    return tuple(shaping.sliced(growth, call, tensor, axis, *each) for each in itertools.pairwise(ends))
 
 
 @reads(F.glu)
 def _glu(growth: Growth, call: Call, input: Held, dim: int = -1) -> Held:
     axis = dim % (len(input.shape) + 1) - 1
     half = input.shape[axis] // 2
-    value, gate = (_sliced(growth, call, input, axis, start, half) for start in (0, half))
+    value, gate = (shaping.sliced(growth, call, input, axis, start, start + half) for start in (0, half))
     return growth.together(call, Multiply(), value, growth.elementwise(call, Activation("sigmoid"), gate))
 
 
@@ -191,14 +155,12 @@ def _getitem(growth: Growth, call: Call, value: Any, index: Any) -> Any:
     for axis, (each, size) in enumerate(zip(axes, value.shape, strict=True)):
         start, stop, step = (each % size, each % size + 1, 1) if isinstance(each, int) else each.indices(size)
         cut[axis], steps[axis] = (-start, min(stop, size) - size), step
-    held = padded(growth, call, value, cut)
+    held = shaping.padded(growth, call, value, cut)
     if any(step != 1 for step in steps.values()):
         if len(axes) != 3 or steps[0] != 1:
             call.refuse(f"{call.words} with steps", "steps along height and width, x[:, :, ::2, ::2], would do")
-        held = growth.as_map(call, held)
-        made = growth.add(call, MaxPool(1, (steps[1], steps[2])), held)
-        held = Held(made, Layout.plain(made.shape))
-    return viewed(growth, call, held, call.shape)
+        held = shaping.strided(growth, call, held, (steps[1], steps[2]))
+    return shaping.viewed(growth, call, held, call.shape)
 
 
 @reads(torch.cat, torch.concat, torch.concatenate)
@@ -214,13 +176,10 @@ def _cat(growth: Growth, call: Call, tensors: Sequence[Any], dim: int = 0) -> He
     first, last = inner[0], inner[-1]
     if any(isinstance(each, torch.Tensor) and bool(each.any()) for each in tensors) or len(inner) != last - first + 1:
         call.refuse(f"{call.words} with constants", "zeros before or behind the channels would do")
-    parts = [growth.plain(call, each) for each in tensors if isinstance(each, Held)]
+    parts = [each for each in tensors if isinstance(each, Held)]
     _check_alike(call, parts, 0)
-    held = parts[0]
-    if len(parts) > 1:
-        made = growth.add(call, Concat(), *parts)
-        held = Held(made, Layout.plain(made.shape))
-    return padded(growth, call, held, {0: (sum(zeros[:first]), sum(zeros[last:]))})
+    held = shaping.concatenated(growth, call, parts, 0)
+    return shaping.padded(growth, call, held, {0: (sum(zeros[:first]), sum(zeros[last:]))})
 
 
 def _check_alike(call: Call, parts: Sequence[Held], axis: int) -> None:

@@ -6,21 +6,19 @@ import dataclasses
 import inspect
 import operator
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from flaxvision.models.reading.graph import Growth
+from flaxvision.models.reading.table import Table
 from flaxvision.models.torch_reader.calls import VOCABULARY, Call
 
 Handler = Callable[..., Any]  # of the growth, the call, for a layer its module, and PyTorch's own arguments
-H = TypeVar("H", bound=Handler)
-
-# A function, the name of a method of tensors, or a class of layers -> what reads it.
-OPERATIONS: dict[object, Handler] = {}
-# The same of what cannot be read -> what would do instead.
-INSTEAD: dict[object, str] = {}
+TABLE = Table[Handler](VOCABULARY)  # by a function, the name of a method of tensors, or a class of layers
+reads, refuses = TABLE.reads, TABLE.refuses
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -31,22 +29,9 @@ class Loose:
     tensor: torch.Tensor
 
 
-def reads(*targets: object) -> Callable[[H], H]:
-    """Make the function below read these operations."""
-
-    def add(handler: H) -> H:
-        for target in dict.fromkeys(targets):  # some functions have two names
-            if target in OPERATIONS:
-                raise ValueError(f"{target} stands in the table already")
-            OPERATIONS[target] = handler
-        return handler
-
-    return add
-
-
-def refuses(instead: str, *targets: object) -> None:
-    """Note what would do instead of these operations."""
-    INSTEAD.update(dict.fromkeys(targets, instead))
+def array_of(tensor: Any) -> np.ndarray | None:
+    """The numbers of a parameter, if there is one."""
+    return None if tensor is None else getattr(tensor, "tensor", tensor).detach().numpy()
 
 
 def carry_out(growth: Growth, call: Call, args: tuple, kwargs: dict[str, Any]) -> Any:
@@ -55,17 +40,10 @@ def carry_out(growth: Growth, call: Call, args: tuple, kwargs: dict[str, Any]) -
     Raises:
         UserError: If it is outside the table, or its arguments are.
     """
-    target = call.node.target
-    handler: Handler | None
+    targets: tuple[object, ...] = (call.node.target,)
     if call.module is not None:
-        kinds = [kind for kind in type(call.module).__mro__ if kind in OPERATIONS or kind in INSTEAD]
-        key: object = kinds[0] if kinds else type(call.module)
-        args = (call.module, *args)
-    else:
-        key = target
-    handler = OPERATIONS.get(key)
-    if handler is None:
-        call.refuse(call.words, INSTEAD.get(key, VOCABULARY))
+        targets, args = type(call.module).__mro__, (call.module, *args)
+    handler = TABLE.handler(call, *targets)
     try:
         bound = inspect.signature(handler).bind(growth, call, *args, **kwargs)
     except TypeError as error:
