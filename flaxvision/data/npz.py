@@ -90,7 +90,7 @@ def _read(path: Path) -> tuple[_Pairs, list[str]]:
             archive = stack.enter_context(loaded)
             raw.check_members(archive.zip, path.stat().st_size, str(path))
             keys = _keys(path, list(archive))
-            pairs = {split: (archive[x], archive[y]) for split, (x, y) in keys.items()}
+            pairs = {split: (np.asarray(archive[x]), np.asarray(archive[y])) for split, (x, y) in keys.items()}
             used = {key for pair in keys.values() for key in pair}
             unread = [key for key in archive if key not in used]
     except UserError:
