@@ -104,11 +104,11 @@ def all_ended(
             began = time.monotonic()
             subprocess.run(command(words, name, folder / name), check=True, capture_output=True)
             straight[name] = folder / name, time.monotonic() - began
-        whole, seconds = straight[name]
-        ending = None
-        while ending is None:  # one that was over before is tried again
+        whole, ending = straight[name]
+        while isinstance(ending, float):  # one that was over before is tried again, within the seconds that it took
+            straight[name] = whole, ending
             out = folder / f"{number}-{draw.getrandbits(32):08x}"
-            ending = ended(words, executor, out, how, draw.uniform(0.2, 0.95) * seconds, whole, quick=quick)
+            ending = ended(words, executor, out, how, draw.uniform(0.2, 0.95) * ending, whole, quick=quick)
         print(number + 1, ending, flush=True)
         yield ending
 
@@ -121,13 +121,13 @@ def command(words: Sequence[str], executor: str, out: Path) -> list[str]:
 
 def ended(
     words: Sequence[str], executor: str, out: Path, how: signal.Signals, moment: float, whole: Path, *, quick: bool
-) -> Ending | None:
-    """Start a sweep, end it after so many seconds, continue it; None if it was over before."""
-    line, pipe = command(words, executor, out), subprocess.PIPE
+) -> Ending | float:
+    """Start a sweep, end it after so many seconds, continue it; the seconds that it took if it was over before."""
+    line, pipe, start = command(words, executor, out), subprocess.PIPE, time.monotonic()
     with subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=pipe, text=True, start_new_session=True) as job:
         try:
             job.wait(moment)
-            return None
+            return time.monotonic() - start
         except subprocess.TimeoutExpired:
             workers = children(job.pid)
         began, now = time.monotonic(), time.time()
@@ -138,9 +138,9 @@ def ended(
         _, said = job.communicate()
         seconds = time.monotonic() - began
     if job.returncode == 0:  # it was just ending
-        return None
+        return time.monotonic() - start
     phase = next((phase for name, phase in PHASES.items() if not (out / name).exists()), "export")
-    lost = now - newest(out) if phase == "training" and newest(out) else None
+    lost = max(0.0, now - newest(out)) if phase == "training" and newest(out) else None
     words_of_it = sum(text.startswith(("interrupted", "ended by SIG")) for text in said.splitlines())
     words_of_it += said.count("Traceback")
     deadline = time.monotonic() + 5
