@@ -36,10 +36,14 @@ def switches() -> Identity:
 
 
 def circumstances() -> dict[str, str]:
-    """What numbers may depend on in their last bits: packages, the platform, flags of XLA; and Python's compiler."""
+    """What numbers may depend on in their last bits: packages, the platform, flags of XLA, kernels; and Python."""
     import jax
 
-    return {**_versions(), "platform": jax.default_backend(), "XLA_FLAGS": os.environ.get("XLA_FLAGS", "")}
+    from flaxvision.ops.policy import Policy
+
+    platform = jax.default_backend()
+    kernels = "C++" if Policy.for_training(platform).compiled else "none"
+    return {**_versions(), "platform": platform, "kernels": kernels, "XLA_FLAGS": os.environ.get("XLA_FLAGS", "")}
 
 
 @functools.cache

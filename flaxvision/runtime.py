@@ -146,10 +146,15 @@ def _ready(device: jax.Device) -> None:
 
 def _machine() -> str:
     """What a program for the CPU is compiled for: its instructions and the number of threads."""
+    return f"{instructions()}-{len(cores())}"
+
+
+def instructions() -> str:
+    """The kind of processor, by the instructions that it knows."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.exists() else []
     flags = next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
-    return f"{platform.machine()}-{zlib.crc32(flags.encode()):08x}-{len(cores())}"
+    return f"{platform.machine()}-{zlib.crc32(flags.encode()):08x}"
 
 
 def _has_accelerator() -> bool:

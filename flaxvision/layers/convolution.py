@@ -92,7 +92,7 @@ def _form(layer: Conv, shape: Shape, dtype: jnp.dtype, policy: Policy) -> tuple[
     if window is None:
         return Form.NATIVE, 0
     form = form_of(shape, layer.kernel.shape, window, dtype, policy)
-    none = form in (Form.NATIVE, Form.WINOGRAD) or (form is Form.GROUPS and layer.kernel.shape[2] == 1)
+    none = form in (Form.NATIVE, Form.WINOGRAD, Form.COMPILED) or (form is Form.GROUPS and layer.kernel.shape[2] == 1)
     return form, 0 if none else patch_bytes(shape[0], layer.kernel.shape, window, layer.feature_group_count)
 
 

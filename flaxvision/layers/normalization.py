@@ -195,7 +195,7 @@ def _shape(layer: BatchNorm | GroupNorm | LayerNorm, shapes: Sequence[Shape]) ->
 
 
 def _batch_norm(layer: BatchNorm, maps: Sequence[Maps], context: Context) -> Maps:
-    return layer.normalize(maps[0].few_last() if context.policy.lays_batch_last else maps[0], context)
+    return layer.normalize(maps[0].few_last(context.policy.batch_last_below), context)
 
 
 TENSORS = (Tensor("weight", "scale"), Tensor("bias", "bias"))

@@ -201,7 +201,7 @@ def _resized_shape(layer: Resize, shapes: Sequence[Shape]) -> Shape:
 
 
 def _apply(layer: Callable[[jax.Array], jax.Array], maps: Sequence[Maps], context: Context) -> Maps:
-    x = maps[0].few_last() if context.policy.lays_batch_last else maps[0]
+    x = maps[0].few_last(context.policy.batch_last_below)
     return x._replace(array=layer(x.array))  # the map lies on axes 1 and 2 in either layout
 
 

@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from flaxvision.ops.compiled import library
+from flaxvision.ops.compiled.convolution import PICTURE_CHANNELS, convolve_compiled, fits
 from flaxvision.ops.maps import Maps
 from flaxvision.ops.policy import Form, Policy
 from flaxvision.ops.windows import FEW_CHANNELS, Pair, Window, add_slices, from_patches, patches, window_slices
 from flaxvision.ops.winograd import KERNEL_SIDES, TILE, winograd
 
-PICTURE_CHANNELS = 4  # at most
 NARROW_OUTPUTS = 64  # of a narrow product, at most
 
 
@@ -32,6 +33,8 @@ def form_of(shape: tuple[int, ...], kernel: tuple[int, ...], window: Window, dty
     """
     height, width, inputs, outputs = kernel
     groups = shape[3] // inputs
+    if policy.compiled and jnp.dtype(dtype) == jnp.float32 and fits(kernel, window, groups) and library.ready():
+        return Form.COMPILED
     if patch_bytes(shape[0], kernel, window, groups) > policy.patch_bytes:
         return Form.NATIVE
     if jnp.dtype(dtype).itemsize < 4 and not policy.half:
@@ -41,7 +44,8 @@ def form_of(shape: tuple[int, ...], kernel: tuple[int, ...], window: Window, dty
     if inputs <= PICTURE_CHANNELS and outputs >= FEW_CHANNELS:
         form = policy.first_layer
     else:
-        form = policy.few_channels if min(inputs, outputs) < FEW_CHANNELS else policy.many_channels
+        few = policy.batch_last_below if (height, width) == (1, 1) else FEW_CHANNELS
+        form = policy.few_channels if min(inputs, outputs) < (few or FEW_CHANNELS) else policy.many_channels
     dense = window.strides == window.dilation == (1, 1)
     tiled = dense and height == width and height in KERNEL_SIDES and min(window.count) >= TILE
     if form is Form.WINOGRAD and not tiled:
@@ -68,6 +72,8 @@ def convolve(x: Maps, kernel: jax.Array, window: Window, form: Form) -> Maps:
         if kernel.shape[2] == 1:
             return Maps(convolve_depthwise(x.first(), kernel, window))
         return convolve_groups(x, kernel, window)
+    if form is Form.COMPILED:
+        return Maps(convolve_compiled(x.first(), kernel, window))
     if form is Form.WINOGRAD:
         return Maps(winograd(x.first(), kernel, window))
     if form is Form.PATCHES:

@@ -14,8 +14,6 @@ from typing import NamedTuple
 import jax
 from jax import lax
 
-from flaxvision.ops.windows import FEW_CHANNELS
-
 
 class Maps(NamedTuple):
     """A batch of maps, (N, H, W, C) with the batch first or (C, H, W, N) with it last; of vectors, (N, D) or (D, N)."""
@@ -47,9 +45,9 @@ class Maps(NamedTuple):
         """The axis of the batch."""
         return self.array.ndim - 1 if self.batch_is_last else 0
 
-    def few_last(self) -> Maps:
-        """The same maps, with the batch last where channels are few."""
-        few = self.array.ndim == 4 and self.shape[3] < FEW_CHANNELS
+    def few_last(self, below: int) -> Maps:
+        """The same maps, with the batch last where there are fewer channels than `below`."""
+        few = self.array.ndim == 4 and self.shape[3] < below
         return Maps(self.last(), True) if few else self
 
     def along_features(self, vector: jax.Array) -> jax.Array:

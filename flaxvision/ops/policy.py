@@ -6,7 +6,8 @@ forms are made of slices, additions and matrix products, with derivatives of any
 computes, in another order of summation. Training on a CPU takes all of them; evaluation only those that are as exact as
 XLA's: with few channels, and on the smallest maps, where vgg19's last block takes 3 ms for 370. Grouped convolutions of
 XLA are the slowest: with 32 groups of four channels on maps of 14 x 14 the gradients take 2.5 s, here 27 ms (one core,
-batch 32); depthwise ones of 3 x 3 on 28 x 28 x 32 take 56 ms, here 7.
+batch 32); depthwise ones of 3 x 3 on 28 x 28 x 32 take 56 ms, here 7. For maps of 16 to 160 channels memory is the
+bound of all these forms; kernels in C++ (`ops.compiled`) stay in the cache, where a compiler is at hand.
 
 On a GPU, too, XLA's convolutions of few channels lag: a step of emnist_cnn takes 0.36 ms by them, of five such networks
 together 0.11 ms by matrix products, which XLA fuses and launches as one graph. Over members by `vmap` a convolution
@@ -18,6 +19,9 @@ from __future__ import annotations
 import dataclasses
 import enum
 
+from flaxvision.ops.compiled import library
+from flaxvision.ops.windows import FEW_CHANNELS, LEAST_CHANNELS
+
 
 class Form(enum.Enum):
     """How a convolution is computed."""
@@ -27,6 +31,7 @@ class Form(enum.Enum):
     BATCH_LAST = "a product of kernel and patches, the batch last"
     WINOGRAD = "Winograd's minimal filtering"
     GROUPS = "a product a group, the batch last; of single channels tap by tap"
+    COMPILED = "a kernel in C++, compiled on this machine"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -41,11 +46,14 @@ class Policy:
     as_exact: bool = False  # only forms whose sums are as exact as XLA's own, and that evaluate as fast
     half: bool = False  # forms other than XLA's own for numbers of less than 32 bits, too
     narrow_products: bool = False  # linear layers of few outputs by way of the transposed kernel
+    compiled: bool = False  # kernels in C++ where there is one that pays
 
     @property
-    def lays_batch_last(self) -> bool:
-        """Whether maps of few channels are laid with the batch last."""
-        return self.few_channels is Form.BATCH_LAST
+    def batch_last_below(self) -> int:
+        """Maps of fewer channels are laid with the batch last."""
+        if self.few_channels is not Form.BATCH_LAST:
+            return 0
+        return LEAST_CHANNELS if self.compiled else FEW_CHANNELS
 
     @classmethod
     def for_training(cls, platform: str, *, stacked: bool = False) -> Policy:
@@ -55,18 +63,19 @@ class Policy:
         <Form.WINOGRAD: "Winograd's minimal filtering">
         """
         if platform == "cpu":
-            return CPU_TRAINING
+            return CPU_TRAINING if stacked or library.compiler() is None else CPU_COMPILED
         if platform == "gpu":
             return GPU_STACKED if stacked else GPU
         return NATIVE
 
     def for_evaluation(self) -> Policy:
         """How what trains by this policy is evaluated."""
-        return CPU_EVALUATION if self == CPU_TRAINING else self
+        return CPU_EVALUATION if self in (CPU_TRAINING, CPU_COMPILED) else self
 
 
 NATIVE = Policy()
 CPU_TRAINING = Policy(Form.PATCHES, Form.BATCH_LAST, Form.WINOGRAD, Form.GROUPS, 2**30, narrow_products=True)
+CPU_COMPILED = dataclasses.replace(CPU_TRAINING, compiled=True)
 CPU_EVALUATION = Policy(
     Form.PATCHES, Form.BATCH_LAST, Form.PATCHES, Form.GROUPS, 2**28, as_exact=True
 )  # of larger batches

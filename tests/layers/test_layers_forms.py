@@ -27,7 +27,7 @@ from flaxvision.layers import (
 from flaxvision.layers.kinds import kind_of
 from flaxvision.ops.convolution import product_batch_last
 from flaxvision.ops.maps import Maps, alike, flattened
-from flaxvision.ops.policy import CPU_EVALUATION, CPU_TRAINING, GPU, GPU_STACKED, NATIVE
+from flaxvision.ops.policy import CPU_COMPILED, CPU_EVALUATION, CPU_TRAINING, GPU, GPU_STACKED, NATIVE
 from tests.conftest import slow
 
 FROZEN = ("b", "e_norm", "e_drop", "own_norm")
@@ -182,6 +182,7 @@ def test_evaluation_is_as_exact_as_xlas_own(assert_near):
     [
         *(slow(False, (), form) for form in (CPU_TRAINING, GPU, GPU_STACKED)),
         *((True, (), CPU_TRAINING), slow(True, (), GPU), slow(True, (), GPU_STACKED)),
+        slow(False, FROZEN, CPU_COMPILED),
         *(slow(False, FROZEN, CPU_TRAINING), slow(False, FROZEN, GPU), (False, FROZEN, GPU_STACKED)),
     ],
 )
