@@ -10,12 +10,22 @@ import jax.numpy as jnp
 from jax import lax
 
 from flaxvision.ops.compiled import library
-from flaxvision.ops.compiled.convolution import PICTURE_CHANNELS, convolve_compiled, fits
+from flaxvision.ops.compiled.convolution import convolve_compiled, fits
 from flaxvision.ops.maps import Maps
 from flaxvision.ops.policy import Form, Policy
-from flaxvision.ops.windows import FEW_CHANNELS, Pair, Window, add_slices, from_patches, patches, window_slices
+from flaxvision.ops.windows import (
+    FEW_CHANNELS,
+    WHOLE_CHANNELS,
+    Pair,
+    Window,
+    add_slices,
+    from_patches,
+    patches,
+    window_slices,
+)
 from flaxvision.ops.winograd import KERNEL_SIDES, TILE, winograd
 
+PICTURE_CHANNELS = 4  # at most
 NARROW_OUTPUTS = 64  # of a narrow product, at most
 
 
@@ -41,7 +51,8 @@ def form_of(shape: tuple[int, ...], kernel: tuple[int, ...], window: Window, dty
         return Form.NATIVE
     if groups > 1:
         return policy.groups
-    if inputs <= PICTURE_CHANNELS and outputs >= FEW_CHANNELS:
+    whole = policy.compiled and outputs % WHOLE_CHANNELS == 0  # for which the next layer may have a kernel
+    if inputs <= PICTURE_CHANNELS and (outputs >= FEW_CHANNELS or whole):
         form = policy.first_layer
     else:
         few = policy.batch_last_below if (height, width) == (1, 1) else FEW_CHANNELS

@@ -20,7 +20,7 @@ import dataclasses
 import enum
 
 from flaxvision.ops.compiled import library
-from flaxvision.ops.windows import FEW_CHANNELS, LEAST_CHANNELS
+from flaxvision.ops.windows import FEW_CHANNELS, WHOLE_CHANNELS
 
 
 class Form(enum.Enum):
@@ -53,7 +53,7 @@ class Policy:
         """Maps of fewer channels are laid with the batch last."""
         if self.few_channels is not Form.BATCH_LAST:
             return 0
-        return LEAST_CHANNELS if self.compiled else FEW_CHANNELS
+        return WHOLE_CHANNELS if self.compiled else FEW_CHANNELS
 
     @classmethod
     def for_training(cls, platform: str, *, stacked: bool = False) -> Policy:

@@ -18,7 +18,7 @@ S = TypeVar("S", bound=Hashable)
 Pair = tuple[int, int]
 Pads = tuple[Pair, Pair]  # ((above, below), (left, right)); zeros are added
 FEW_CHANNELS = 32  # with fewer, the batch is the better axis to vectorize over, and is laid innermost
-LEAST_CHANNELS = 16  # that fill the vectors of the kernels in C++, for which the channels are innermost
+WHOLE_CHANNELS = 16  # fill a vector of the kernels in C++, for which the channels are innermost
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -9,13 +9,12 @@ import jax
 import numpy as np
 
 from flaxvision.ops.compiled.library import target
-from flaxvision.ops.windows import LEAST_CHANNELS, Pair, Window
+from flaxvision.ops.windows import WHOLE_CHANNELS, Pair, Window
 from flaxvision.ops.winograd import TILE
 
 WIDTHS = (3, 5, 7, 9)  # of depthwise kernels
 MOST_WEIGHTS = 160 * 160  # channels in times out; more are as fast by whole matrix products
 MOST_STRIDED = 64 * 128  # the same with a stride, of whose outputs three quarters are dropped
-PICTURE_CHANNELS = 4  # at most
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -44,13 +43,11 @@ def fits(kernel: tuple[int, ...], window: Window, groups: int) -> bool:
         return False
     if groups > 1:
         each_alone = inputs == 1 and outputs == groups
-        return each_alone and outputs >= LEAST_CHANNELS and width in WIDTHS and window.strides == (1, 1)
+        return each_alone and outputs >= WHOLE_CHANNELS and width in WIDTHS and window.strides == (1, 1)
     if (height, width) != (3, 3) or min(window.count) < TILE:
         return False
-    if inputs <= PICTURE_CHANNELS:  # products of patches are faster for many outputs
-        return LEAST_CHANNELS <= outputs < 2 * LEAST_CHANNELS
     most = MOST_WEIGHTS if window.strides == (1, 1) else MOST_STRIDED
-    return min(inputs, outputs) >= LEAST_CHANNELS and inputs * outputs <= most
+    return inputs % WHOLE_CHANNELS == outputs % WHOLE_CHANNELS == 0 and inputs * outputs <= most
 
 
 def convolve_compiled(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
