@@ -63,9 +63,9 @@ def swap_ends(x: jax.Array) -> jax.Array:
 
 
 def alike(*several: Maps) -> list[Maps]:
-    """Maps in one layout: with the batch last if any of them has it so."""
-    last = any(maps.batch_is_last for maps in several)
-    return [Maps(maps.last(), True) if last else maps for maps in several]
+    """Maps in one layout: that of the largest, and of several such the batch first."""
+    last = max(several, key=lambda maps: (maps.array.size, not maps.batch_is_last)).batch_is_last
+    return [Maps(maps.last(), True) if last else Maps(maps.first()) for maps in several]
 
 
 def flattened(maps: Maps) -> Maps:

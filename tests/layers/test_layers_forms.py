@@ -45,6 +45,14 @@ def test_maps_know_their_shape_wherever_the_batch_lies():
         np.testing.assert_array_equal(maps.last()[4, 2, 3, 1], x[1, 2, 3, 4])
 
 
+def test_maps_are_brought_into_the_layout_of_the_largest():
+    small, large = jnp.zeros((2, 3, 4, 1)), jnp.zeros((2, 3, 4, 5))
+    for few, many in ((Maps(small), Maps(large.T, True)), (Maps(small.T, True), Maps(large))):
+        assert {maps.batch_is_last for maps in alike(few, many)} == {many.batch_is_last}
+        assert [maps.shape for maps in alike(few, many)] == [small.shape[:1] + few.shape[1:], many.shape]
+    assert not any(maps.batch_is_last for maps in alike(Maps(small), Maps(jnp.zeros((1, 3, 4, 2)), True)))
+
+
 @pytest.mark.parametrize("policy", [NATIVE, CPU_TRAINING, CPU_EVALUATION, GPU])
 @pytest.mark.parametrize("examples", [3, 8])  # fewer than outputs, and more
 def test_flattened_maps_that_lie_batch_last_are_multiplied_as_they_lie(policy, examples):
@@ -55,7 +63,7 @@ def test_flattened_maps_that_lie_batch_last_are_multiplied_as_they_lie(policy, e
         flat = flattened(maps)
         assert flat.shape == (examples, 24)
         assert flat.batch_is_last == maps.batch_is_last
-        for values in (flat, alike(Maps(flat.first()), flat)[0]):
+        for values in (flat, Maps(flat.first())):
             given = kind_of(layer).apply(layer, [values], Context(policy=policy))
             np.testing.assert_allclose(given.first(), expected, rtol=1e-5, atol=1e-5)
 

@@ -13,6 +13,7 @@ from flaxvision.ops.windows import WHOLE_CHANNELS, Pair, Window
 from flaxvision.ops.winograd import TILE
 
 WIDTHS = (3, 5, 7, 9)  # of depthwise kernels
+HALF = WHOLE_CHANNELS // 2  # channels: of vectors with fewer most is zeros
 MOST_WEIGHTS = 160 * 160  # channels in times out; more are as fast by whole matrix products
 MOST_STRIDED = 64 * 128  # the same with a stride, of whose outputs three quarters are dropped
 
@@ -47,7 +48,8 @@ def fits(kernel: tuple[int, ...], window: Window, groups: int) -> bool:
     if (height, width) != (3, 3) or min(window.count) < TILE:
         return False
     most = MOST_WEIGHTS if window.strides == (1, 1) else MOST_STRIDED
-    return inputs % WHOLE_CHANNELS == outputs % WHOLE_CHANNELS == 0 and inputs * outputs <= most
+    filled = inputs % HALF == 0 and inputs >= WHOLE_CHANNELS and (outputs % WHOLE_CHANNELS == 0 or outputs == HALF)
+    return filled and inputs * outputs <= most
 
 
 def convolve_compiled(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
