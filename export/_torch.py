@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -84,7 +85,17 @@ def save_torch(model: Chain, path: str | Path) -> Path:
     if Path(path).suffix != ".safetensors":
         raise UserError(f"{path} does not end in .safetensors: give a path that does")
     metadata = {"format": "pt", "preprocess": model.preprocess.formula}
-    return write_atomically(path, save(whole_state_dict(model), metadata=metadata))
+    return write_atomically(path, _with_ordered_metadata(save(whole_state_dict(model), metadata=metadata)))
+
+
+def _with_ordered_metadata(file: bytes) -> bytes:
+    """A .safetensors file with its metadata sorted by key: the library writes them in an order of chance."""
+    size = int.from_bytes(file[:8], "little")
+    header = json.loads(file[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8 bytes
+    return len(text).to_bytes(8, "little") + text + file[8 + size :]
 
 
 def from_torch(

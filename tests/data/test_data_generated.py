@@ -137,4 +137,4 @@ def test_unknown_names():
     with pytest.raises(UserError, match="examples to draw is for glyphs and glyphs47 only"):
         data.load("two_clusters", examples=10)
     assert data.list_datasets()[0] == "glyphs"
-    assert data.list_datasets()[-2:] == ("npz:FOLDER", "images:FOLDER")
+    assert data.list_datasets()[-3:] == ("npz:FOLDER", "images:FOLDER", "tfds:NAME")
