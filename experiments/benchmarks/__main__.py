@@ -8,7 +8,8 @@
 
 Parts: steps (train steps of every network), tables (whole sweeps from start to results), scaling (cost by trials),
 sizes (by batch and width), startup (prepare, load, first step), pools (windows of all sizes), accuracy (with fast
-convolutions and with XLA's own); only if named: gpu (steps, cohorts and tables on a GPU) and readme. ONNX latency has a
+convolutions and with XLA's own); only if named: forms (every form of a convolution, and where the rule that chooses is
+wrong), gpu (steps, cohorts and tables on a GPU) and readme. ONNX latency has a
 script of its own, experiments/export_latency.py. Results land in experiments/results/benchmarks; what was measured of
 the same commit stays in runs/, so that a benchmark of hours may be interrupted; steps adds each row to its rows.json.
 Leave the machine alone meanwhile.
@@ -23,7 +24,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for what the experiments share
 
 PARTS = ("steps", "tables", "scaling", "sizes", "startup", "pools", "accuracy")
-NAMED = ("gpu", "readme")  # only if named
+NAMED = ("forms", "gpu", "readme")  # only if named
 
 
 def main() -> None:

@@ -33,23 +33,29 @@ class _Place:
         return _Place(height - 1 - self.above, width - 1 - self.left, self.spread, self.stride)
 
 
+def computes(kernel: tuple[int, ...], window: Window, groups: int) -> bool:
+    """Whether there is a kernel for a convolution with a kernel of shape (h, w, I / groups, O)."""
+    height, width, inputs, outputs = kernel
+    if window.dilation != (1, 1) or window.strides not in ((1, 1), (2, 2)):
+        return False
+    return (inputs == 1 and outputs == groups and width in WIDTHS) if groups > 1 else (height, width) == (3, 3)
+
+
 def fits(kernel: tuple[int, ...], window: Window, groups: int) -> bool:
     """Whether there is a kernel that pays for a convolution with a kernel of shape (h, w, I / groups, O).
 
     >>> fits((3, 3, 16, 32), Window((32, 32), (3, 3), pads=((1, 1), (1, 1))), groups=1)
     True
     """
-    height, width, inputs, outputs = kernel
-    if window.dilation != (1, 1) or window.strides not in ((1, 1), (2, 2)):
+    inputs, outputs = kernel[2:]
+    strided = window.strides != (1, 1)
+    if not computes(kernel, window, groups):
         return False
     if groups > 1:
-        each_alone = inputs == 1 and outputs == groups
-        return each_alone and outputs >= WHOLE_CHANNELS and width in WIDTHS and window.strides == (1, 1)
-    if (height, width) != (3, 3) or min(window.count) < TILE:
-        return False
-    most = MOST_WEIGHTS if window.strides == (1, 1) else MOST_STRIDED
+        return outputs >= WHOLE_CHANNELS and not strided
     filled = inputs % HALF == 0 and inputs >= WHOLE_CHANNELS and (outputs % WHOLE_CHANNELS == 0 or outputs == HALF)
-    return filled and inputs * outputs <= most
+    most = MOST_STRIDED if strided else MOST_WEIGHTS
+    return filled and min(window.count) >= TILE and inputs * outputs <= most
 
 
 def convolve_compiled(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
