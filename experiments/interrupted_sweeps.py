@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from common import parser_of, write_page
@@ -33,6 +33,7 @@ from flaxvision.report import markdown_table
 from flaxvision.sweep.cli import main as sweep
 
 EXECUTORS = ("loop", "threads", "processes", "unroll", "vmap")
+TRIES = 20  # to end a sweep before it is over
 INTERVAL = 0.5  # seconds between checkpoints
 SWEEP = "fashion-learning-rate --limit 2000 --epochs 40 --seeds 1"
 QUICK = "demo --dataset glyphs --limit 1000 --epochs 25 --set learning_rate=0.1,0.01 --seeds 1 --no-export"
@@ -79,17 +80,25 @@ def main(arguments: list[str] | None = None) -> None:
     words, draw = (QUICK if options.quick else SWEEP).split(), random.Random(0)
     jobs = [(number, signal.SIGKILL) for number in range(kills)]
     jobs += [(number, ASKING[number % len(ASKING)]) for number in range(interrupts)]
-    before = signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # a job in the background ignores it, for children
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            endings = list(all_ended(jobs, words, Path(folder), draw, quick=options.quick))
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with heard(ASKING), tempfile.TemporaryDirectory() as folder:
+        endings = list(all_ended(jobs, words, Path(folder), draw, quick=options.quick))
     sections = [summary(endings), by_phase(endings)]
     record = {"sweep": " ".join(words), "interval": INTERVAL, "endings": [dataclasses.asdict(one) for one in endings]}
     write_page(options, "interrupted_sweeps", "Interrupted sweeps", sections, (), **record)
+
+
+@contextlib.contextmanager
+def heard(signals: Iterable[signal.Signals]) -> Iterator[None]:
+    """Within it children hear these signals, although a job in the background, or under nohup, ignores some."""
+    before = {number: signal.getsignal(number) for number in signals}
+    for number, handler in before.items():
+        if handler is signal.SIG_IGN:
+            signal.signal(number, lambda number, _: None)  # the new program of a child has the default again
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def all_ended(
@@ -104,13 +113,17 @@ def all_ended(
             began = time.monotonic()
             subprocess.run(command(words, name, folder / name), check=True, capture_output=True)
             straight[name] = folder / name, time.monotonic() - began
-        whole, ending = straight[name]
-        while isinstance(ending, float):  # one that was over before is tried again, within the seconds that it took
-            straight[name] = whole, ending
+        for _ in range(TRIES):
+            whole, length = straight[name]
             out = folder / f"{number}-{draw.getrandbits(32):08x}"
-            ending = ended(words, executor, out, how, draw.uniform(0.2, 0.95) * ending, whole, quick=quick)
-        print(number + 1, ending, flush=True)
-        yield ending
+            ending = ended(words, executor, out, how, draw.uniform(0.2, 0.95) * length, whole, quick=quick)
+            if isinstance(ending, Ending):
+                print(number + 1, ending, flush=True)
+                yield ending
+                break
+            straight[name] = whole, ending  # it was over before, and is tried again within the seconds that it took
+        else:
+            raise RuntimeError(f"{TRIES} sweeps by {executor} were over before {how.name} ended one")
 
 
 def command(words: Sequence[str], executor: str, out: Path) -> list[str]:
