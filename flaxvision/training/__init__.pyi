@@ -3,7 +3,10 @@ from ._fit import (
     train_cohort as train_cohort,
 )
 from .batches import epoch_order as epoch_order
-from .callbacks import Progress as Progress
+from .callbacks import (
+    Callback as Callback,
+    Progress as Progress,
+)
 from .history import (
     History as History,
     Result as Result,

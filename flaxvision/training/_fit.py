@@ -64,7 +64,8 @@ def fit(
         dataset: What to train and evaluate on; every image counts, in a short last batch too.
         recipe: How to train.
         devices: "auto" for all local devices, a count, or the devices; several share each batch by `jax.pmap`.
-        callbacks: Called with a `Progress` after every compiled call and every epoch; True stops the run.
+        callbacks: Functions that are called with a `Progress` after every compiled call, and with its `metrics` after
+            every epoch; one that returns True stops the run after the epoch at hand.
         checkpoint: A folder in which to keep the newest state (orbax). A run that finds one goes on from there, if it
             is the same but for its duration: network, initial weights, examples and recipe are compared by content, in
             another process too. The result is then that of a run never ended, to the bit on one machine.
@@ -80,7 +81,10 @@ def fit(
 
     >>> import flaxvision as fv
     >>> model = fv.models.create("linear", input_shape=(2,), num_classes=2)
-    >>> fv.fit(model, fv.data.load("two_clusters", limit=64), fv.Recipe(epochs=2, batch_size=16)).history.epochs
+    >>> data, recipe = fv.data.load("two_clusters", limit=64), fv.Recipe(epochs=5, batch_size=16)
+    >>> def two_epochs(progress):
+    ...     return bool(progress.metrics) and progress.epoch == 2 and "test_top1" in progress.metrics[0]
+    >>> fv.fit(model, data, recipe, callbacks=[two_epochs]).history.epochs
     2
     """
     if not isinstance(dataset, Dataset):

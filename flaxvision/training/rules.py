@@ -76,3 +76,18 @@ def numbers(words: str, *, increasing: bool = False) -> Rule:
 
 
 FLAG = Rule(lambda v: isinstance(v, bool), "true or false")
+POSITIVE = number(above=True)
+SHARE = number(high=1)
+AVERAGE = number(high=1, above=True).optional("a number above 0 and below 1, such as 0.999, or leave it out")
+IF_GIVEN = POSITIVE.optional("a number above 0, or leave it out")
+EPOCHS = number(high=1e9, above=True, words="more than 0 and less than 1e9")
+COUNT = whole(1, "a whole number, more than 0")
+SOME = whole(0, "a whole number of updates, or 0")
+PATIENCE = whole(0, "a whole number of epochs, 0 or more")
+SEED = whole(0, "a whole number, 0 or more and below 2**32", 2**32)
+JITTER = number(high=1, words="a number from 0 up to but without 1: 0.2 draws factors from 0.8 to 1.2")
+SIDE = number(high=1, words="a share of the image's side, from 0 up to but without 1: of 32 pixels 16 are 0.5")
+TURN = number(high=360, words="degrees, from 0 up to but without 360")
+MIX = number(words="the alpha of its Beta distribution, such as 0.2 or 1, or 0")
+MILESTONES = numbers("epochs above 0 in increasing order, such as [100, 150]", increasing=True)
+PATH = Rule(lambda v: isinstance(v, str), "the path of a weights file")

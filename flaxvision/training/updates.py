@@ -12,8 +12,9 @@ import optax
 
 from flaxvision._own_code import import_function
 from flaxvision.errors import UserError
+from flaxvision.training.effects import OF_OPTIMIZER
 from flaxvision.training.optimizers import OPTIMIZERS, is_own
-from flaxvision.training.recipe import OF_OPTIMIZER, VARYING, Recipe
+from flaxvision.training.recipe import VARYING, Recipe
 
 ALWAYS = ("learning_rate", "momentum", "weight_decay")  # in the state even where they are 0, as in all checkpoints
 
