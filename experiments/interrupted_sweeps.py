@@ -30,7 +30,7 @@ from pathlib import Path
 from common import parser_of, write_page
 
 from flaxvision.report import markdown_table
-from flaxvision.sweep.cli import main as sweep
+from flaxvision.sweep.__main__ import main as sweep
 
 EXECUTORS = ("loop", "threads", "processes", "unroll", "vmap")
 TRIES = 20  # to end a sweep before it is over

@@ -8,13 +8,11 @@ from typing import Any
 
 from export._compare import ParityTable, compare
 from export._onnx import to_onnx
+from flaxvision._files import WINNER
 from flaxvision.data import Dataset
 from flaxvision.errors import UserError
-from flaxvision.layers import Chain
-from flaxvision.models.files import assign, build_model, numbers_in, read
+from flaxvision.models.files import load_noted
 from flaxvision.sweep import config_hash
-
-WINNER = "winner.safetensors"
 
 
 def export_winner(directory: Path, dataset: Dataset) -> ParityTable:
@@ -53,18 +51,6 @@ def check_accuracy(table: ParityTable, notes: Mapping[str, Any]) -> None:
             f"{WINNER} gets {100 * flax.accuracy:.2f} % of the test images right, and {100 * recorded:.2f} % are on "
             "record: its weights, its record or the data set are not what they were; train it again in another folder"
         )
-
-
-def load_noted(path: Path) -> tuple[Chain, dict[str, Any]]:
-    """The model of a weights file, and what was noted with it.
-
-    Raises:
-        UserError: As `flaxvision.models.load_model`.
-    """
-    tensors, described = read(path)
-    model = build_model(described["model"], str(path), numbers_in(tensors))
-    assign(model, tensors, str(path))
-    return model, described["notes"]
 
 
 def about(notes: Mapping[str, Any]) -> dict[str, object]:

@@ -3,6 +3,7 @@ from . import (
     layers as layers,
     models as models,
     report as report,
+    runs as runs,
     runtime as runtime,
     sweep as sweep,
     training as training,

@@ -6,15 +6,22 @@ import contextlib
 import os
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import BinaryIO
 
 from flaxvision._text import SUBSTITUTE
 from flaxvision.errors import UserError
 
+WINNER = "winner.safetensors"  # of a run directory
 
-def write_atomically(path: str | Path, content: bytes | str | Iterable[bytes | memoryview]) -> Path:
-    """Write `content` (text as UTF-8, or pieces in order) to `path`, replacing it only once everything is on disk.
+
+def write_atomically(
+    path: str | Path, content: bytes | str | Iterable[bytes | memoryview] | Callable[[BinaryIO], object]
+) -> Path:
+    """Write `content` to `path`, replacing it only once everything is on disk.
+
+    Text is written as UTF-8, pieces in their order; a function is given the file to write to.
 
     Raises:
         UserError: If the folder is missing or cannot be written.
@@ -26,7 +33,10 @@ def write_atomically(path: str | Path, content: bytes | str | Iterable[bytes | m
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         try:
             with open(temporary, "xb") as file:
-                file.writelines([content] if isinstance(content, bytes) else content)
+                if callable(content):
+                    content(file)
+                else:
+                    file.writelines([content] if isinstance(content, bytes) else content)
                 file.flush()
                 os.fsync(file.fileno())  # or the new name could be on disk before the content is
             os.replace(temporary, path)
@@ -47,6 +57,20 @@ def sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def weights_in(path: str | Path) -> Path:
+    """The weights file that a path stands for: of a run directory its winner's.
+
+    Raises:
+        UserError: If a folder has none.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    if not (path / WINNER).exists():
+        raise UserError(f"{path} has no {WINNER}: give a run that has ended with a winner, or a weights file")
+    return path / WINNER
 
 
 def is_unfinished(path: Path) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import dataclasses
 import hashlib
 import importlib
 import importlib.util
@@ -11,6 +12,7 @@ import sys
 import threading
 import time
 import types
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ from flaxvision.errors import UserError
 
 Function = Any  # whatever the user's file holds under a name, called with what it is for
 _sources: dict[str, tuple[types.ModuleType, str]] = {}  # name -> the module as imported, its source's checksum
+_copies: Copies | None = None  # what is taken in place of modules
+_reading_script = False  # whether the copy of a script is being imported
 _STARTED = time.time()
 _importing = threading.RLock()
 
@@ -47,16 +51,24 @@ def code_of(what: str, name: str) -> dict[str, str]:
 
 def import_module(name: str) -> types.ModuleType:
     """A module, or a file of Python, of whose files it is noted what they are."""
-    module = _import_file(name) if name.endswith(".py") else importlib.import_module(name)
+    copy = _copies.files.get(name) if _copies is not None else None
+    if copy is not None and _copies is not None and (name.endswith(".py") or name == "__main__"):
+        module = _import_file(name, _copies.folder / copy)
+    elif name.endswith(".py"):
+        module = _import_file(name, Path(name).resolve())
+    else:
+        module = importlib.import_module(name)
     if _sources.get(name, (None, ""))[0] is not module:
         for each in _own_modules(name).values():
             _is_stale(each)
     return module
 
 
-def _import_file(name: str) -> types.ModuleType:
-    """The module that a file holds; in `sys.modules` it is called by the path as given."""
-    path = Path(name).resolve()
+def _import_file(name: str, path: Path) -> types.ModuleType:
+    """The module that a file holds; in `sys.modules` it is called by the name as given, but none takes `__main__`'s."""
+    global _reading_script
+    script = name == "__main__"
+    name = str(path) if script else name
     with _importing:
         module = sys.modules.get(name)
         if module is not None and module.__file__ == str(path):
@@ -67,12 +79,24 @@ def _import_file(name: str) -> types.ModuleType:
         sys.modules[name] = module = importlib.util.module_from_spec(spec)
         if str(path.parent) not in sys.path:
             sys.path.append(str(path.parent))  # for the modules beside it, as if it were a script
+        _reading_script = _reading_script or script
         try:
             spec.loader.exec_module(module)
         except BaseException:
             del sys.modules[name]
             raise
+        finally:
+            _reading_script = False
         return module
+
+
+def check_not_reading() -> None:
+    """Raise `UserError` in a script that is only read for a function in it, where it would begin its sweep again."""
+    if _reading_script:
+        raise UserError(
+            "the script that made this run begins a sweep when its functions are read: put that below "
+            "if __name__ == '__main__', or the functions into a file of their own"
+        )
 
 
 def refresh(name: str) -> None:
@@ -145,3 +169,60 @@ def _is_older(module: types.ModuleType, source: bytes) -> bool:
         return False
     functions = [value for value in vars(module).values() if isinstance(value, types.FunctionType)]
     return any(each.__code__.co_filename == file and each.__code__ not in compiled for each in functions)
+
+
+def files_of(function: str) -> dict[str, Path]:
+    """The source files of the module of a function, "module:function", and of those of one's own that it imports.
+
+    Each by the name of its module. What belongs to an installed package is none of one's own, nor what has no source.
+    """
+    name = function.rpartition(":")[0]
+    modules = _own_modules(name)
+    if name == "__main__" and (script := getattr(sys.modules["__main__"], "__file__", None)):
+        modules[name] = sys.modules[name]
+        for imported in _imports(Path(script), ""):
+            modules |= _own_modules(imported)
+    files = {each: str(module.__file__) for each, module in modules.items()}
+    return {each: Path(file) for each, file in files.items() if file.endswith(".py") and not is_library(each, file)}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Copies:
+    """Copies of modules of one's own in a folder."""
+
+    folder: Path
+    files: Mapping[str, str]  # name of a module, as it is imported -> its file in the folder
+
+
+def copies_taken() -> Copies | None:
+    """The copies that are imported in place of modules in this process."""
+    return _copies
+
+
+def take_copies(copies: Copies | None) -> None:
+    """Import these copies from now on, or the modules themselves again."""
+    global _copies
+    if copies == _copies:
+        return
+    for each in filter(None, (_copies, copies)):
+        for name in each.files:
+            if name != "__main__":
+                sys.modules.pop(name, None)
+            _sources.pop(name, None)
+    if _copies is not None:
+        sys.path.remove(str(_copies.folder))
+    if copies is not None:
+        sys.path.insert(0, str(copies.folder))  # where modules are found that are given by their names
+    _copies = copies
+    importlib.invalidate_caches()
+
+
+@contextlib.contextmanager
+def taking(copies: Copies | None) -> Iterator[None]:
+    """Within it these copies are imported in place of the modules."""
+    before = _copies
+    take_copies(copies)
+    try:
+        yield
+    finally:
+        take_copies(before)

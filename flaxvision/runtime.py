@@ -1,6 +1,6 @@
 """Settings of a process that only trains: memory kept between steps, compiled programs kept on disk.
 
-Nothing happens at import. `python -m flaxvision.sweep` and its worker processes call `prepare`, and so may a script, as
+Nothing happens at import. `flaxvision sweep` and its worker processes call `prepare`, and so may a script, as
 the first thing it does; FLAXVISION_RUNTIME=off leaves a process as it is.
 """
 
@@ -22,6 +22,7 @@ from flaxvision._files import cache_folder
 if TYPE_CHECKING:
     import jax
 
+__all__ = ["prepare"]  # others are of use within the library
 Setting = bool | str | None
 SWITCH = "FLAXVISION_RUNTIME"
 CACHE_BYTES = 2**30  # of compiled programs in the user's cache folder, at most
@@ -73,6 +74,10 @@ def prepare() -> tuple[str, ...]:
         jax.config.update("jax_cpu_enable_async_dispatch", False)
         done += ["dispatch"] + (["heap"] if _keep_memory() else [])
     return tuple(done)
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 def on_host() -> contextlib.AbstractContextManager[object]:

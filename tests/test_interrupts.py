@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's"
 PROGRAM = """
 import gc, sys, time
 from flaxvision import _interrupts
-from flaxvision._cli import LastWords, exit_status
+from flaxvision.cli.ending import LastWords, exit_status
 from flaxvision._interrupts import noted, stop_if_asked
 
 def safe():

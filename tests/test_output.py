@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from flaxvision._cli import LastWords, exit_status
 from flaxvision._files import write_atomically
 from flaxvision._text import SUBSTITUTE
+from flaxvision.cli.ending import LastWords, exit_status
 from flaxvision.errors import UserError
 
 

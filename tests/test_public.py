@@ -32,8 +32,9 @@ def test_import_takes_nothing_along():
 
 
 def test_every_public_name_is_there():
-    for module in (fv, fv.data, fv.layers, fv.models, fv.report, fv.sweep, fv.training):
+    for module in (fv, fv.data, fv.layers, fv.models, fv.report, fv.runs, fv.runtime, fv.sweep, fv.training, export):
         assert module.__all__
+        assert dir(module) == sorted(module.__all__)  # what Tab shows
         for name in module.__all__:
             assert getattr(module, name) is not None
         with pytest.raises(AttributeError):
@@ -101,7 +102,8 @@ def test_the_readmes_sweep_is_valid(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "CONTRIBUTING.md", "REPORTS.md", "CHANGELOG.md", "experiments/README.md"]
+    "page",
+    ["README.md", "CONTRIBUTING.md", "REPORTS.md", "CHANGELOG.md", "experiments/README.md", "docs/commands.md"],
 )
 def test_links_lead_to_files(page):
     path = README.parent / page

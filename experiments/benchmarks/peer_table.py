@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 
 from flaxvision.data import Dataset, load
+from flaxvision.sweep.overrides import override
 from flaxvision.sweep.parse import load_spec
-from flaxvision.sweep.trials import expand, override
+from flaxvision.sweep.trials import expand
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for what the experiments share
 

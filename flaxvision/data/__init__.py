@@ -12,3 +12,7 @@ from flaxvision.data.arrays import from_arrays
 from flaxvision.data.dataset import Dataset, Source, Split
 
 __all__ = ["Dataset", "Source", "Split", "from_arrays", "list_datasets", "load"]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,8 +1,16 @@
-"""`python -m flaxvision.data`."""
+"""`python -m flaxvision.data`, which is `flaxvision data`."""
 
 import sys
+from collections.abc import Sequence
 
-from flaxvision.data.cli import main
+from flaxvision.cli.main import enter, typed
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line, see `flaxvision.cli.main.main`."""
+    given, own_process = typed(arguments)
+    return enter("data", "python -m flaxvision.data", given, own_process=own_process)
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -44,6 +44,16 @@ def list_images(folder: Path) -> Listing:
     return _Sorter(folder, walk).listing()
 
 
+def every_image(folder: Path) -> tuple[list[str], dict[str, int]]:
+    """The paths of all images below a folder, from it on and in their order, and how many files were passed over.
+
+    The latter by the reason, as "file without an image".
+    """
+    walk = _Walk(folder)
+    paths = sorted(path for _, found in walk.images for path in found)
+    return paths, {reason: len(found) for reason, found in walk.others.items()}
+
+
 def shown(path: Path | str) -> str:
     r"""A name as it can be printed and stored anywhere: what is not UTF-8 or not printable as \x, \n, …"""
     text = os.fsencode(path).decode("utf-8", "backslashreplace")

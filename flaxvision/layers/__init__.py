@@ -58,3 +58,7 @@ __all__ = [
     *pooling.__all__,
     *shapes.__all__,
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from flaxvision._files import write_atomically
+from flaxvision._files import weights_in, write_atomically
 from flaxvision._text import visible
 from flaxvision.errors import UserError
 from flaxvision.layers import Chain, Flatten, Node, Preprocess, TorchModule, TorchTensor
@@ -49,10 +49,13 @@ def save_model(model: Chain, path: str | Path, **notes: Any) -> Path:
 
 
 def load_model(path: str | Path) -> Chain:
-    """The model of a file that `save_model` wrote: layers, variables, preprocessing and classes.
+    """The model of a file that `save_model` wrote, or the winner of a run directory: layers, numbers, preprocessing.
 
     Variables keep the type that they have in the file; float64 ones become float32 where JAX has no 64-bit mode, and
     that is said.
+
+    Args:
+        path: The file, or the run directory.
 
     Raises:
         UserError: If the file is missing, is of another kind, or its tensors do not fit its layers.
@@ -62,10 +65,15 @@ def load_model(path: str | Path) -> Chain:
     >>> fv.load_model(path).output_shape
     (3,)
     """
+    return load_noted(path, keep_types=True)[0]
+
+
+def load_noted(path: str | Path, *, keep_types: bool = False) -> tuple[Chain, dict[str, Any]]:
+    """The same, and what was noted with it; types are those of new variables unless they are to be kept."""
     tensors, about = read(path)
     model = build_model(about["model"], str(path), numbers_in(tensors))
-    assign(model, tensors, str(path), keep_types=True)
-    return model
+    assign(model, tensors, str(path), keep_types=keep_types)
+    return model, about["notes"]
 
 
 def describe_model(model: Chain) -> dict[str, Any]:
@@ -143,13 +151,14 @@ def _torch_module(description: dict[str, Any]) -> TorchModule:
 
 
 def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The tensors of a weights file, and its "model" (see `describe_model`) and "notes".
+    """The tensors of a weights file or a run's winner, and its "model" (see `describe_model`) and "notes".
 
     Raises:
         UserError: If the file is missing, or `save_model` did not write it.
     """
     from safetensors import SafetensorError, safe_open
 
+    path = weights_in(path)
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}

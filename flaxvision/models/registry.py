@@ -58,6 +58,27 @@ MODELS: dict[str, tuple[Callable[..., None], tuple[int, ...], int]] = {
     "mobilenet_v2": (mobilenet.mobilenet_v2, (224, 224, 3), 1000),
 }
 
+# What the arguments of the package's networks mean; which of them has which, and its default, their functions say.
+ARGUMENTS = {
+    "activation": "the function between layers, such as relu, tanh or gelu",
+    "batch_norm": "BatchNorm after each hidden layer, or in a VGG after each convolution",
+    "bottleneck": "DenseNet-BC: 1 x 1 convolutions before the 3 x 3 ones, and transitions that halve the channels",
+    "depth": "how many layers (wide_resnet, densenet) or blocks (convmixer) there are",
+    "dropout": "share of values that dropout leaves out in training",
+    "growth": "channels that each layer of a block adds",
+    "hidden": "widths of the linear layers before the last one; of emnist_cnn a single width",
+    "inner_activation": "after the third convolution: 'identity' as the report prints it, or 'relu'",
+    "kernel": "side of the depthwise convolutions",
+    "padding": "of the convolutions: 'SAME' as in report A's PyTorch part, or 'VALID' as in its Keras part",
+    "patch": "side of the patches in pixels",
+    "pool": "max-pooling after the convolution",
+    "pooled": "rows and columns to which the last maps are pooled; for CIFAR-10 give 1",
+    "shortcut": "'A': subsample and pad with zeros, without parameters; 'B': a 1 x 1 convolution and BatchNorm",
+    "stem": "'imagenet' as published, or 'cifar' for small images: a first convolution without stride and max-pool",
+    "width": "channels of the first stage; of convmixer of all; of wide_resnet the factor of 16, 32 and 64 channels",
+    "width_factor": "factor of all channels",
+}
+
 
 def list_models() -> list[str]:
     """The names that `create` knows."""

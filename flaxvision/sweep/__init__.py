@@ -1,7 +1,7 @@
-"""Sweeps: experiment tables filled by one command, `python -m flaxvision.sweep`, or from Python.
+"""Sweeps: experiment tables filled by one command, `flaxvision sweep`, or from Python.
 
 >>> import flaxvision as fv
->>> result = fv.sweep.run(fv.sweep.load_spec("demo"), "runs/demo")  # doctest: +SKIP
+>>> result = fv.sweep.run("demo", "runs/demo", epochs=2)  # doctest: +SKIP
 """
 
 import lazy_loader

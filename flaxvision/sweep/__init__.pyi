@@ -2,12 +2,15 @@ from ._rerun import (
     Rerun as Rerun,
     rerun as rerun,
 )
+from ._resume import resume as resume
 from ._run import run as run
+from .overrides import override as override
 from .parse import (
     list_specs as list_specs,
     load_spec as load_spec,
     parse_spec as parse_spec,
 )
+from .progress import Watcher as Watcher
 from .provenance import (
     data_sources as data_sources,
     device as device,
@@ -24,4 +27,3 @@ from .spec import (
     Spec as Spec,
     config_hash as config_hash,
 )
-from .trials import override as override

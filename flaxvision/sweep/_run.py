@@ -6,43 +6,69 @@ import contextlib
 import dataclasses
 import datetime
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from flaxvision._after import export_winner
 from flaxvision._interrupts import deferred, stop_if_asked
+from flaxvision._own_code import check_not_reading
 from flaxvision._text import visible
 from flaxvision.errors import UserError
 from flaxvision.identity import switches
 from flaxvision.sweep import store
+from flaxvision.sweep.about import write_about
 from flaxvision.sweep.arrange import Arrangement, go_on, read_arrangement, recorded, write_arrangement
 from flaxvision.sweep.executors import CHECKPOINT_EVERY, check_executor, check_models, execute, reason
-from flaxvision.sweep.files import DataFolders, RunFiles
+from flaxvision.sweep.files import ARRAYS, DataFolders, RunFiles
 from flaxvision.sweep.inputs import dataset_of
+from flaxvision.sweep.keeping import given_data, keep_inputs
+from flaxvision.sweep.overrides import override
+from flaxvision.sweep.parse import load_spec
 from flaxvision.sweep.plan import Plan, one_each, plan
 from flaxvision.sweep.progress import Watcher, subject
 from flaxvision.sweep.provenance import data_sources, device, versions
-from flaxvision.sweep.results import Outcome, Problem, SweepResult, best_cell, cells_of, nearest_to_mean
+from flaxvision.sweep.results import Outcome, Problem, SweepResult, best_cell, cells_of, winner_of
 from flaxvision.sweep.spec import Spec, config_hash
 from flaxvision.sweep.trials import Record, Trial, finals_of
 from flaxvision.sweep.work import Cohort, name_of
 
 if TYPE_CHECKING:
     from flaxvision._after import After
+    from flaxvision.data import Dataset
     from flaxvision.report.tables import Section
 
-WINNER = "winner.safetensors"
+
+class Options(TypedDict, total=False):
+    """What `run` may be told beside what is trained and where; the arguments of the same names."""
+
+    executor: str
+    checkpoint_every: float
+    raw_dir: str | None
+    data_dir: str | None
+    command: str | None
+    planned: Callable[[Plan], object]
+    watch: Watcher | None
+    export: bool
+    report: bool
+    after: Sequence[After]
 
 
 @deferred()
 def run(
-    spec: Spec,
+    spec: Spec | Mapping[str, object] | str | Path = "demo",
     out_dir: str | Path | None = None,
     *,
+    data: Dataset | None = None,
+    dataset: str | None = None,
+    epochs: float | None = None,
+    seeds: int | None = None,
+    limit: int | None = None,
+    settings: Mapping[str, object] | None = None,
+    grid: Mapping[str, Sequence[object]] | None = None,
+    resume: bool = False,
     executor: str = "auto",
     checkpoint_every: float = CHECKPOINT_EVERY,
-    resume: bool = False,
     raw_dir: str | None = None,
     data_dir: str | None = None,
     command: str | None = None,
@@ -55,8 +81,19 @@ def run(
     """Fill a sweep's table and write its run directory.
 
     Args:
-        spec: The sweep, from `load_spec`.
+        spec: The sweep: a name of `list_specs()`, the path of a TOML file, the tables of one as a dict, or a `Spec`.
         out_dir: The run directory; None for runs/NAME-TIMESTAMP.
+        data: A data set to train on in place of the sweep's, such as `fv.data.from_arrays(…)`; the run keeps a copy.
+        dataset: The name of a data set in place of the sweep's.
+        epochs: Passes over the training examples, in place of the sweep's duration.
+        seeds: Trials of every cell.
+        limit: Examples of every split.
+        settings: Other settings by their bare names, in place of the sweep's: `{"batch_size": 64}`.
+        grid: What varies, in place of the sweep's values of these keys: `{"learning_rate": [0.1, 0.01]}`.
+        resume: Go on with the run in `out_dir`: finished trials are kept, new seeds and values are added, and trials
+            that were not over go on from their checkpoints, to what they would have been without an end, to the bit:
+            trials are shared out as before, and on other cores, devices or versions they begin anew. Data, code of
+            networks of one's own and starting weights are compared by content with those of the trials on record.
         executor: "loop" (one trial after the other; those of one structure share their compiled program), "threads" (as
             many at a time as there are cores), "unroll" or "vmap" (cohorts that train together), "processes" (one
             worker a core), "ray", or "auto", see `flaxvision.sweep.arrange`. On a CPU "loop", "threads" and "unroll"
@@ -65,15 +102,11 @@ def run(
         checkpoint_every: Seconds after which the state of a trial that trains is kept, again and again, until it is
             over; so much a kill costs at most, and a whole epoch on an accelerator. 0: at the end of every epoch;
             `math.inf`: never.
-        resume: Go on with the run in `out_dir`: finished trials are kept, new seeds and values are added, and trials
-            that were not over go on from their checkpoints, to what they would have been without an end, to the bit:
-            trials are shared out as before, and on other cores, devices or versions they begin anew. Data, code of
-            networks of one's own and starting weights are compared by content with those of the trials on record.
         raw_dir: Folder of original data files, see `flaxvision.data.load`.
         data_dir: Folder of prepared data sets, see `flaxvision.data.load`.
         command: The command that made it, for the report.
         planned: Called with what will run, after all checks and before any training; not if nothing is left to train.
-        watch: Sees trials train and end, see `flaxvision.sweep.progress`; None: nobody does.
+        watch: Sees trials train and end, see `Watcher`; None: nobody does.
         export: Write the winner as an ONNX file and compare it with PyTorch and Keras where those are installed.
         report: Write tables, figures and report.html.
         after: More to do with a run that has a winner: each is called with the result, the winner's data set and what
@@ -86,10 +119,25 @@ def run(
     Raises:
         UserError: For a spec, data or folder that does not work; found before anything is trained or written.
         KeyboardInterrupt: After Ctrl-C, at the next moment at which nothing is half done; a second one ends it at once.
+
+    >>> import flaxvision as fv
+    >>> grid = {"learning_rate": [0.1, 0.01]}
+    >>> result = fv.sweep.run("demo", "runs/two-rates", epochs=2, grid=grid)  # doctest: +SKIP
     """
+    check_not_reading()
     if not checkpoint_every >= 0:
         raise UserError(f"checkpoint_every is {checkpoint_every}: give seconds, 0 or more, or math.inf for never")
-    checked, files = check(spec, out_dir, DataFolders(raw_dir, data_dir), executor, resume=resume)
+    given = given_data(data, dataset, out_dir if resume else None)
+    spec = override(
+        load_spec(spec),
+        dataset=dataset if data is None else ARRAYS + data.name,
+        epochs=epochs,
+        seeds=seeds,
+        limit=limit,
+        settings=settings or {},
+        grid=grid,
+    )
+    checked, files = check(spec, out_dir, DataFolders(raw_dir, data_dir, given), executor, resume=resume)
     if out_dir is None:
         files = dataclasses.replace(files, directory=store.claim(files.directory))
     else:
@@ -98,6 +146,8 @@ def run(
         log = store.open_run(files.directory, checked.spec, resume=resume)
         sound, again = store.usable(log.records, files)
         notes = store.check_identity(files.directory, sound, checked.identity)
+        files, own = keep_inputs(checked.spec, files)
+        notes += own
         damaged = [*log.notes, *again]
         watch = watch or Watcher()
         for note in damaged:
@@ -206,23 +256,22 @@ def _filled(train: Training, command: str | None, notes: Sequence[str]) -> tuple
         finals = finals_of(spec, chosen.settings, chosen.cell)
     if finals:
         cells += cells_of(spec, finals, train(finals))
-        best = best_cell(cells[-1:], spec.objective) or best
-    winner = None if best is None else nearest_to_mean(best, spec.objective)
+    winner = winner_of(cells, spec.objective)
     problems = [
         Problem("pretraining", train.done[stage.id]["message"])
         for stage in stages
         if train.done[stage.id]["status"] == "failed"
     ]
     try:
-        (files.directory / WINNER).unlink(missing_ok=True)  # of an earlier run of fewer trials
+        files.winner.unlink(missing_ok=True)  # of an earlier run of fewer trials
         if winner is not None:
-            store.take_weights(train.done[winner.id], files, files.directory / WINNER)
+            store.take_weights(train.done[winner.id], files, files.winner)
     except (OSError, UserError) as error:
-        problems.append(Problem(WINNER, reason(error)))
+        problems.append(Problem(files.winner.name, reason(error)))
     everything = {trial.id: trial for trial in (*stages, *trials, *finals)}
     shown = list(everything.values())[-1] if winner is None else everything[winner.id]
     provenance = {
-        "command": visible(command or f"flaxvision.sweep.run(load_spec({spec.name!r}))"),
+        "command": visible(command or f"flaxvision.sweep.run({spec.name!r}, …)"),
         "config hash": config_hash(store.dump_spec(spec)),
         "executor": ", ".join(dict.fromkeys(train.used)) or train.executor,
         "seeds": list(spec.seeds),
@@ -262,6 +311,14 @@ def _reported(
     def so_far() -> SweepResult:
         return dataclasses.replace(result, problems=tuple(problems))
 
+    def note() -> None:
+        try:
+            write_about(so_far(), files.about)
+        except UserError as error:
+            failed(files.about.name, error)
+
+    note()
+
     if report:
         from flaxvision.report.writer import Writer
 
@@ -277,4 +334,5 @@ def _reported(
                 failed(getattr(step, "__name__", str(step)), error)
         if report:
             writer.page(so_far(), [(section.title, section.html()) for section in sections])
+    note()
     return so_far()

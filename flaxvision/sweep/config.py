@@ -7,23 +7,46 @@ from __future__ import annotations
 
 import dataclasses
 
-from flaxvision.sweep.spec import Settings
+from flaxvision.sweep.spec import Settings, described
 from flaxvision.training.recipe import field_names
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class DataConfig:
-    """A data set as `flaxvision.data.load` takes it; None: not given. `inputs.load_dataset` checks the values."""
+    """A data set as `flaxvision.data.load` takes it; None: not given. `inputs.load_dataset` checks the values.
 
-    dataset: str
-    validation: float | None = None
-    validation_seed: int | None = None
-    limit: int | None = None
-    size: int | str | tuple[int, int] | None = None
-    channels: int | None = None
-    fit: str | None = None
-    skip_damaged: bool | None = None
-    drawn: int | None = None  # `examples` of `load`: in a spec that is a duration of the recipe
+    `drawn` is called `examples` there: in a spec that is a duration of the recipe.
+    """
+
+    dataset: str = described(
+        "which data set", "a name that flaxvision data lists, images:FOLDER, npz:FOLDER or tfds:NAME"
+    )
+    validation: float | None = described(
+        "share of the training examples to hold out, by which the winner is then chosen",
+        "above 0 and below 1; 0: none",
+        default=None,
+    )
+    validation_seed: int | None = described(
+        "seed by which these examples are drawn (left out: 0)", "0 or more", default=None
+    )
+    limit: int | None = described("how many examples of every split to use", "1 or more", default=None)
+    size: int | str | tuple[int, int] | None = described(
+        "what images of images:FOLDER are converted to, and in which size glyphs are drawn; elsewhere a check",
+        "pixels a side, such as 32, or width and height, such as '64x48'",
+        default=None,
+    )
+    channels: int | None = described(
+        "channels of these images", "1 (grey), 3 (colour); of images:FOLDER also 4 (with alpha)", default=None
+    )
+    fit: str | None = described(
+        "how images of images:FOLDER come to size (left out: crop)", "crop, pad, stretch", default=None
+    )
+    skip_damaged: bool | None = described(
+        "leave out images of images:FOLDER that cannot be read, and say so, in place of an error", default=None
+    )
+    drawn: int | None = described(
+        "training examples to draw of glyphs or glyphs47, and a fifth for testing", "1 or more", default=None
+    )
 
     @classmethod
     def of(cls, settings: Settings) -> DataConfig:

@@ -21,8 +21,16 @@ from typing import TYPE_CHECKING
 from flaxvision._interrupts import stop_if_asked
 from flaxvision._text import visible
 from flaxvision.errors import UserError, check_choice
-from flaxvision.runtime import cores, hand_on, handed_on
-from flaxvision.sweep.workers import EVERY, Worker, WorkerDied, every_so_often
+from flaxvision.runtime import cores
+from flaxvision.sweep.workers import (
+    EVERY,
+    Surroundings,
+    Worker,
+    WorkerDied,
+    every_so_often,
+    surroundings,
+    take_surroundings,
+)
 
 if TYPE_CHECKING:
     import ray
@@ -248,8 +256,8 @@ def _ray(cohorts: Sequence[Cohort], callbacks: Callbacks) -> Trained:
         raise UserError(f"no Ray cluster: {line}: start one by 'ray start --head', or unset RAY_ADDRESS") from error
     task = ray.remote(num_gpus=1 if ray.cluster_resources().get("GPU") else 0)(_task)
     ready, held = _in_turn(cohorts)
-    settings = handed_on()
-    waiting = {task.remote(cohort, settings): cohort for cohort in ready}
+    around = surroundings()
+    waiting = {task.remote(cohort, around): cohort for cohort in ready}
     try:
         while waiting:
             stop_if_asked()
@@ -261,7 +269,7 @@ def _ray(cohorts: Sequence[Cohort], callbacks: Callbacks) -> Trained:
                     listener(progress)
                 yield cohort, records
                 if cohort.pretrains:
-                    waiting |= {task.remote(next_one, settings): next_one for next_one in held}
+                    waiting |= {task.remote(next_one, around): next_one for next_one in held}
     finally:
         for unfinished in waiting:
             ray.cancel(unfinished, force=True)
@@ -280,11 +288,11 @@ def _from_ray(cohort: Cohort, done: ray.ObjectRef) -> tuple[list[Record], list[P
         return [failure(trial, message) for trial in cohort.trials], []
 
 
-def _task(cohort: Cohort, settings: dict[str, bool | str | None]) -> tuple[list[Record], list[Progress]]:
+def _task(cohort: Cohort, around: Surroundings) -> tuple[list[Record], list[Progress]]:
     """A cohort's records, and what was said of it."""
     from flaxvision.sweep.inputs import look_again
 
-    hand_on(settings)
+    take_surroundings(around)
     look_again(cohort.trials)  # Ray may have kept this process since an earlier sweep
     said: list[Progress] = []
     records = attempt(cohort, [lambda progress: said.append(progress) if progress.note else None])

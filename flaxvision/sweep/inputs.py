@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flaxvision._cache import shared_cache
+from flaxvision._files import weights_in
 from flaxvision.data import Dataset, load
 from flaxvision.data._stamp import stamp as stamp_of
 from flaxvision.errors import UserError
@@ -15,7 +16,7 @@ from flaxvision.identity import AROUND, Identity, checksum_of, checksum_of_file,
 from flaxvision.models.registry import code_of, grown, numbers_of, refresh
 from flaxvision.runtime import on_host
 from flaxvision.sweep.config import DataConfig
-from flaxvision.sweep.files import DataFolders, RunFiles
+from flaxvision.sweep.files import ARRAYS, DataFolders, RunFiles
 from flaxvision.sweep.spec import PRETRAINED, as_typed
 from flaxvision.sweep.trials import Trial
 from flaxvision.training.optimizers import code_of_optimizer
@@ -95,13 +96,33 @@ def identity_of(trial: Trial, files: RunFiles) -> Identity:
 
 @shared_cache(64)
 def _stamp(name: str, folders: DataFolders) -> str:
+    if name.startswith(ARRAYS):
+        return "" if folders.given is None else folders.given.checksum
     return stamp_of(name, raw_dir=folders.raw_dir, data_dir=folders.data_dir)
 
 
 @shared_cache(2)
 def _load(config: DataConfig, folders: DataFolders, stamp: str) -> Dataset:
+    if config.dataset.startswith(ARRAYS):
+        return _given(config, folders)
     options = {"examples" if key == "drawn" else key: value for key, value in config.options.items()}
     return load(config.dataset, raw_dir=folders.raw_dir, data_dir=folders.data_dir, **options)
+
+
+def _given(config: DataConfig, folders: DataFolders) -> Dataset:
+    """A data set that was given in Python, its limit kept and its examples held out."""
+    if folders.given is None:
+        raise UserError(
+            f"dataset is {config.dataset!r}, which stands for arrays that were given in Python: give them again, as "
+            "run(…, data=dataset), or resume the run that holds them"
+        )
+    for key in config.options:
+        if key not in ("limit", "validation", "validation_seed"):
+            raise UserError(f"{key} has no effect on {config.dataset}, which is taken as it was given: leave it out")
+    dataset = folders.given.load()
+    if config.validation is not None and dataset.validation is not None:
+        raise UserError(f"validation is {config.validation}: leave it out, the data set has a validation split")
+    return dataset.limit(config.limit).hold_out(config.validation, config.validation_seed or 0)
 
 
 @shared_cache(64)
@@ -139,6 +160,7 @@ def recipe_of(trial: Trial, files: RunFiles) -> Recipe:
     start = settings.get("warm_start")
     if start == PRETRAINED:
         settings["warm_start"] = str(files.pretrained)
-    elif isinstance(start, str) and Path(start).is_dir():
-        settings["warm_start"] = str(Path(start) / "winner.safetensors")
+    elif isinstance(start, str):  # where it is gone, the run's own copy of it
+        gone = not Path(start).exists() and files.start(start).exists()
+        settings["warm_start"] = str(files.start(start) if gone else weights_in(start))
     return from_dict(settings)

@@ -14,19 +14,17 @@ from typing import TypeVar
 from flaxvision._text import visible
 from flaxvision.errors import UserError, check_choice, unknown
 from flaxvision.models.registry import all_argument_names
+from flaxvision.sweep import keys
 from flaxvision.sweep.config import DATA_KEYS, RECIPE_KEYS, table_of
+from flaxvision.sweep.given import as_toml
 from flaxvision.sweep.spec import AUTO, BITS, PRETRAINED, Axis, Point, Published, Settings, Spec, Stage, Typed, as_typed
 from flaxvision.training.metrics import PARAMETERS, TABLE_METRICS, selection_metrics
 
 T = TypeVar("T")
 Table = Mapping[str, object]  # of a TOML file, not yet checked
-TOP_KEYS = (
-    *("name", "title", "description", "dataset", "model", "seeds", "objective", "convergence_threshold", "select"),
-    *("select_on", "data", "sizes", "recipe", "grid", "variants", "init", "pretrain", "final", "published", "changed"),
-)
-STAGE_KEYS = ("dataset", "model", "seeds", "seed", "only", "data", "sizes", "recipe")
 MOST_SEEDS = 10_000
 MOST_BYTES = 1_000_000  # of a TOML file
+SPEC = "spec.toml"  # of a run directory
 SPECS = Path(__file__).with_name("specs")
 
 
@@ -35,15 +33,31 @@ def list_specs() -> list[str]:
     return sorted(path.stem for path in SPECS.glob("*.toml"))
 
 
-def load_spec(name_or_path: str | Path = "demo") -> Spec:
-    """A sweep of the package by its name, or of your own by the path of a TOML file.
+def load_spec(given: Spec | Mapping[str, object] | str | Path = "demo") -> Spec:
+    """A sweep: of the package by its name, or of your own by the path of a TOML file or as tables in Python.
+
+    Args:
+        given: A name of `list_specs()`, the path of a TOML file or of a run directory, or the tables of such a file as
+            a dict. A `Spec` is given back.
 
     Raises:
-        UserError: If there is no such sweep, or the file is no valid spec; the message says what to mend.
+        UserError: If there is no such sweep, or it is no valid spec; the message says what to mend.
+
+    >>> sizes = {"model": "mlp", "dataset": "glyphs", "grid": {"hidden": [(8,), (16, 8)]}}
+    >>> [point.label for point in load_spec(sizes).axes[0].points]
+    ['[8]', '[16, 8]']
     """
-    name, path = str(name_or_path), Path(name_or_path)
+    if isinstance(given, Spec):
+        return given
+    if isinstance(given, Mapping):
+        return parse_spec(as_toml(given, "the sweep"))
+    if not isinstance(given, (str, Path)):
+        raise UserError(f"the sweep is a {type(given).__name__}: give a name, a path, a dict of tables or a Spec")
+    name, path = str(given), Path(given)
     if name in list_specs():
         path = SPECS / f"{name}.toml"
+    elif path.suffix != ".toml" and os.path.isfile(path / SPEC):
+        path = path / SPEC
     elif path.suffix != ".toml" and not os.path.exists(path):  # Path.exists raises for a name that is too long
         raise unknown("sweep", name, [*list_specs(), "a path to a .toml file"])
     try:
@@ -72,8 +86,11 @@ def parse_spec(table: Mapping[str, object]) -> Spec:
     Raises:
         UserError: For an unknown key, a wrong type or an empty grid.
     """
-    _known("key", table, TOP_KEYS)
-    name = _text(table, "name")
+    for key in table.keys() - set(keys.names(keys.TOP)):
+        if key in keys.setting_keys():
+            raise UserError(f"{key} is a setting of [{table_of(key)}]: move it there")
+    _known("key", table, keys.names(keys.TOP))
+    name = _text(table, "name", "sweep")
     if not name or Path(name).name != name or not name.isprintable():
         raise UserError(f"name is {name!r}: give a valid folder name")
     base = _settings(table)
@@ -84,7 +101,7 @@ def parse_spec(table: Mapping[str, object]) -> Spec:
             base[key] = _text(table, key)
     if "init" in table:
         start = _is(table["init"], dict, "init", 'a table with "from"; the framework\'s defaults are [sizes] init')
-        _known("key of [init]", start, ("from", "only"))
+        _known("key of [init]", start, keys.names(keys.INIT))
         if "from" not in start:
             raise UserError('[init] needs from = "RUN or FILE"')
         if "warm_start" in base or "warm_start_only" in base:
@@ -125,11 +142,6 @@ def parse_spec(table: Mapping[str, object]) -> Spec:
     )
 
 
-def setting_keys() -> list[str]:
-    """Every bare name that a grid, a variant or `--set` may give."""
-    return [*DATA_KEYS, "model", "init", *all_argument_names(), *RECIPE_KEYS]
-
-
 def axis_of(key: str, values: object, model: object, what: str = "grid key") -> Axis:
     """The axis of a key's values, plain ones or tables with a name each; `UserError` for any that is no such value."""
     if not isinstance(values, list):
@@ -149,8 +161,8 @@ def axis_of(key: str, values: object, model: object, what: str = "grid key") -> 
             about = f"key of {key} {label!r}"
         for setting, given in point.settings.items():
             # A model of one's own may have arguments of any name.
-            if ":" not in str(point.settings.get("model", model)) and setting not in setting_keys():
-                raise unknown(about, setting, setting_keys())
+            if ":" not in str(point.settings.get("model", model)) and setting not in keys.setting_keys():
+                raise unknown(about, setting, keys.setting_keys())
             _check_plain(setting, given)
         points.append(dataclasses.replace(point, label=visible(point.label)))
     for label, count in collections.Counter(point.label for point in points).items():
@@ -201,7 +213,7 @@ def _stage(table: Table, name: str, model: str) -> Stage | None:
     if name not in table:
         return None
     content = _table(table, name)
-    _known(f"key of [{name}]", content, STAGE_KEYS)
+    _known(f"key of [{name}]", content, keys.names(keys.STAGE))
     if "seed" in content and "seeds" in content:
         raise UserError(f"[{name}] gives both seed and seeds: leave it to one of them")
     seeds = seeds_of([content["seed"]] if "seed" in content else content.get("seeds", 1))

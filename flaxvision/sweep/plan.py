@@ -14,9 +14,9 @@ from flaxvision.identity import Identity
 from flaxvision.models.registry import argument_names
 from flaxvision.sweep.files import RunFiles
 from flaxvision.sweep.inputs import check, dataset_of, identity_of, look_again
-from flaxvision.sweep.parse import setting_keys
+from flaxvision.sweep.keys import setting_keys
 from flaxvision.sweep.spec import AUTO, Spec, as_typed, config_hash
-from flaxvision.sweep.trials import Trial, expand, finals_of, pretraining
+from flaxvision.sweep.trials import Trial, every_trial
 from flaxvision.training.metrics import check_metric
 from flaxvision.training.optimizers import optimizers_with, settings_of_optimizers
 
@@ -35,12 +35,12 @@ class Plan:
 
 def plan(spec: Spec, files: RunFiles) -> Plan:
     """The trials of `spec`, checked: `UserError` for what would not train or would have no effect, with its cell."""
-    trials = expand(spec)
-    stages = pretraining(spec, trials)
-    finals = [final for trial in trials for final in finals_of(spec, trial.settings, trial.cell)]
+    everything = every_trial(spec)
+    stages = [trial for trial in everything if trial.stage == "pretrain"]
+    trials = [trial for trial in everything if trial.stage == "sweep"]
     datasets: dict[str, Sequence[str]] = {}
     counted: dict[str, int] = {}
-    samples = one_each([*stages, *trials, *finals])
+    samples = one_each(everything)
     identity: Identity = {}
     look_again(samples)
     _check_optimizers(one_each(trials))

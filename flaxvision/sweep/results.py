@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from flaxvision.sweep.spec import Published, Settings, Spec
 from flaxvision.sweep.trials import Trial
 from flaxvision.training.metrics import PARAMETERS, TABLE_METRICS, metric_of
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -31,7 +34,7 @@ class Outcome:
     best_epoch: int = 0  # the selected epoch, from 1
     converged_epoch: int | None = None  # see `converged`; None without a threshold
     seconds: float = 0.0  # of training and evaluation, without compilation
-    history: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)  # see `flaxvision.training.History`
+    history: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)  # see `flaxvision.training.History`
     message: str = ""  # why it failed
 
 
@@ -144,6 +147,44 @@ class SweepResult:
         """The table metrics that any trial has."""
         return tuple(m for m in TABLE_METRICS if any(cell.values(m) for cell in self.cells))
 
+    def to_frame(self) -> pd.DataFrame:
+        """The table as a pandas data frame: a row a cell, with means and sample standard deviations over seeds.
+
+        Columns are the varied keys, `stage`, `n`, `diverged`, `failed`, `parameters`, for each metric its name and
+        `NAME_std`, `best_epoch`, `converged_epoch` and `seconds`. Accuracies are fractions.
+
+        Raises:
+            UserError: If pandas is not installed.
+        """
+        from flaxvision.sweep.frames import cells_frame
+
+        return cells_frame(self)
+
+    def trials_frame(self) -> pd.DataFrame:
+        """The trials as a pandas data frame: a row a trial, by its id.
+
+        Columns are the varied keys, `stage`, `seed`, `status`, `parameters`, the metrics of the selected epoch,
+        `best_epoch`, `converged_epoch`, `seconds` and `message`.
+
+        Raises:
+            UserError: If pandas is not installed.
+        """
+        from flaxvision.sweep.frames import trials_frame
+
+        return trials_frame(self)
+
+    def epochs_frame(self) -> pd.DataFrame:
+        """The histories as a pandas data frame: a row an epoch of a trial, by the trial's id and the epoch from 1.
+
+        Columns are the varied keys, `seed`, and every metric of every split.
+
+        Raises:
+            UserError: If pandas is not installed.
+        """
+        from flaxvision.sweep.frames import epochs_frame
+
+        return epochs_frame(self)
+
 
 def cells_of(spec: Spec, trials: Sequence[Trial], outcomes: dict[str, Outcome]) -> tuple[Cell, ...]:
     """The cells of finished trials in the order of `trials`, with the verdicts on published numbers."""
@@ -164,6 +205,18 @@ def _verdict(published: Published, cell: Cell) -> Verdict:
     if ours is not None:
         verdict = "within" if abs(ours - published.value) <= published.tolerance else "outside"
     return Verdict(published.metric, published.value, published.tolerance, published.source, ours, verdict)
+
+
+def winning_cell(cells: Sequence[Cell], metric: str) -> Cell | None:
+    """The cell that stands for a table: its last final stage, if that left a sound trial, else the best one."""
+    finals = [cell for cell in cells if cell.stage == "final"]
+    return best_cell(finals[-1:], metric) or best_cell([cell for cell in cells if cell.stage != "final"], metric)
+
+
+def winner_of(cells: Sequence[Cell], metric: str) -> Outcome | None:
+    """The winner of a table: the most typical trial of its winning cell; None where no trial was sound."""
+    best = winning_cell(cells, metric)
+    return None if best is None else nearest_to_mean(best, metric)
 
 
 def best_cell(cells: Sequence[Cell], metric: str) -> Cell | None:

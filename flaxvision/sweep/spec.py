@@ -9,6 +9,7 @@ from pathlib import PurePath
 from typing import Any
 
 from flaxvision._text import visible
+from flaxvision.training.metrics import PARAMETERS, TABLE_METRICS
 
 Settings = dict[str, Any]  # bare name -> value
 PRETRAINED = "pretrain"  # the value of warm_start that means the [pretrain] stage's weights
@@ -73,16 +74,26 @@ class Stage:
     only: tuple[str, ...] = ()  # pretrain: name prefixes of the layers that are handed on
 
 
+def described(meaning: str, allowed: str = "", *, default: Any = dataclasses.MISSING, unless: str = "") -> Any:
+    """A field that is a key of a spec: what it means and may be, and what it is `unless` given.
+
+    `flaxvision.sweep.keys` makes the keys' documentation of it.
+    """
+    return dataclasses.field(default=default, metadata={"meaning": meaning, "allowed": allowed, "default": unless})
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Published:
     """A published number of a cell."""
 
-    where: dict[str, str]  # varied key -> value as typed; every matching cell is compared
-    metric: str
-    value: float
-    tolerance: float
-    source: str
-    stage: str  # "sweep" or "final"
+    where: dict[str, str] = described(
+        "varied keys and their values: every matching cell is compared; without any, all are"
+    )
+    metric: str = described("which number", f"{', '.join(TABLE_METRICS)}, {PARAMETERS.key}")
+    value: float = described("what was published, an accuracy as a fraction")
+    tolerance: float = described("by how much ours may differ", "0 or more")
+    source: str = described("where it was published")
+    stage: str = described("whether it is of the grid or of the [final] stage", "sweep, final", unless="sweep")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import functools
 import io
 import os
 import platform
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from flaxvision.errors import UserError
 from flaxvision.identity import AROUND, Identity, differences, listed
 from flaxvision.sweep.config import tables_of
 from flaxvision.sweep.files import RunFiles
-from flaxvision.sweep.parse import load_spec
+from flaxvision.sweep.parse import SPEC, load_spec
 from flaxvision.sweep.records import SUMS, TRIALS, Log, check_record, checksum, line_of, mend, read_log
 from flaxvision.sweep.results import Outcome
 from flaxvision.sweep.spec import Axis, Point, Settings, Spec, as_typed
@@ -29,7 +30,7 @@ from flaxvision.sweep.trials import Record
 from flaxvision.training.confusion import as_pairs
 from flaxvision.training.history import History
 
-SPEC, LOCK, HOLDER = "spec.toml", ".lock", ".holder"
+LOCK, HOLDER = ".lock", ".holder"
 
 
 def dump_spec(spec: Spec) -> str:
@@ -78,18 +79,24 @@ def locked(directory: Path) -> Iterator[None]:
         try:
             held.enter_context(filelock.FileLock(directory / LOCK, timeout=0))
         except filelock.Timeout as error:
-            name = "another process"
-            with contextlib.suppress(OSError):  # it may just be ending
-                name = holder.read_text(encoding="utf-8").strip()
             raise UserError(
-                f"{name} is filling {directory}: wait until it has ended, or give another --out DIR"
+                f"{filled_by(directory)} is filling {directory}: wait until it has ended, or give another --out DIR"
             ) from error
         except (OSError, NotImplementedError):  # a file system without locks
             pass
         write_atomically(holder, f"process {os.getpid()} on {platform.node() or 'this machine'}\n")
-        yield
-        with contextlib.suppress(OSError):  # the folder may be gone
-            holder.unlink()
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # the folder may be gone
+                holder.unlink()
+
+
+def filled_by(directory: Path) -> str:
+    """The process that fills a run directory, or did so when it was killed, in words."""
+    with contextlib.suppress(OSError):  # it may just be ending
+        return (directory / HOLDER).read_text(encoding="utf-8").strip()
+    return "another process"
 
 
 def claim(stem: Path, number: int = 1) -> Path:
@@ -193,8 +200,8 @@ def read_run(directory: str | Path) -> tuple[Spec, Log]:
     return load_spec(directory / SPEC), read_log(directory)
 
 
-def outcome_of(record: Record, files: RunFiles) -> Outcome:
-    """A record with its history.
+def outcome_of(record: Record, files: RunFiles, *, lazily: bool = False) -> Outcome:
+    """A record with its history, which is read now, or when it is first asked for.
 
     Raises:
         UserError: If the record lacks something, or the history is not what was written.
@@ -205,6 +212,9 @@ def outcome_of(record: Record, files: RunFiles) -> Outcome:
     about["cell"] = tuple(record["cell"].items())
     if record["status"] == "failed":
         return Outcome(**about, message=visible(record["message"]))
+    numbers = {key: fields[key] for key in ("parameters", "final", "best_epoch", "converged_epoch", "seconds")}
+    if lazily:
+        return Outcome(**about, **numbers, history=StoredHistory(record, files))
     path = files.history(record["id"])
     try:
         content = path.read_bytes()
@@ -217,8 +227,31 @@ def outcome_of(record: Record, files: RunFiles) -> Outcome:
             raise ValueError("it has other numbers than the record")
     except Exception as error:  # NumPy, zipfile and zlib tell of damage in many ways
         raise UserError(f"cannot read {path} ({error}): --resume trains that trial again") from error
-    numbers = {key: fields[key] for key in ("parameters", "final", "best_epoch", "converged_epoch", "seconds")}
     return Outcome(**about, **numbers, history=history)
+
+
+class StoredHistory(Mapping[str, np.ndarray]):
+    """A trial's history, read when it is first asked for."""
+
+    def __init__(self, record: Record, files: RunFiles):
+        self.record, self.files = record, files
+
+    @functools.cached_property
+    def arrays(self) -> Mapping[str, np.ndarray]:
+        """All of it; `UserError` as `outcome_of`."""
+        return outcome_of(self.record, self.files).history
+
+    def __bool__(self) -> bool:  # which reads nothing
+        return True
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.arrays[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.arrays)
+
+    def __len__(self) -> int:
+        return len(self.arrays)
 
 
 def take_weights(record: Record, files: RunFiles, to: Path) -> None:

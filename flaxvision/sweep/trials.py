@@ -7,24 +7,14 @@ import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypedDict
 
-from flaxvision._cli import parse_setting
 from flaxvision.errors import UserError
 from flaxvision.sweep.config import TrialConfig
-from flaxvision.sweep.parse import axis_of, objective_of, seeds_of
-from flaxvision.sweep.spec import PRETRAINED, Settings, Spec, Stage, Typed, as_typed, config_hash
+from flaxvision.sweep.spec import PRETRAINED, Settings, Spec, as_typed, config_hash
 from flaxvision.training.recipe import VARYING
 
 if TYPE_CHECKING:
     from flaxvision.identity import Identity
 
-OPTIONS = {
-    **dict.fromkeys(("seeds", "seed", "n_seeds", "num_seeds", "random_state"), "--seeds N"),
-    "out": "--out DIR",
-    "raw_dir": "--raw-dir DIR",
-    "data_dir": "--data-dir DIR",
-    "executor": "--executor E",
-    "resume": "--resume",
-}  # keys that --set does not take -> the option that does
 NUMBERS = ("learning_rate", *VARYING, "dropout")  # may differ within a program
 Labels = tuple[tuple[str, str], ...]  # (varied key, value as typed)
 
@@ -155,6 +145,13 @@ def finals_of(spec: Spec, settings: Settings, cell: Labels) -> list[Trial]:
     return [trial_of(spec, merged, cell, seed, "final") for seed in spec.final.seeds]
 
 
+def every_trial(spec: Spec) -> list[Trial]:
+    """Those of the pretraining and of the table, and those that could follow it: the final stage's of every cell."""
+    trials = expand(spec)
+    finals = [final for trial in trials for final in finals_of(spec, trial.settings, trial.cell)]
+    return [*pretraining(spec, trials), *trials, *finals]
+
+
 def by_program(trials: Sequence[Trial], most: int) -> list[list[Trial]]:
     """Trials grouped by program in order of appearance, in near-equal groups of `most` at most."""
     groups: dict[str, list[Trial]] = {}
@@ -166,90 +163,3 @@ def by_program(trials: Sequence[Trial], most: int) -> list[list[Trial]]:
         size = -(-len(group) // count)
         chunks += [group[start : start + size] for start in range(0, len(group), size)]
     return chunks
-
-
-def override(
-    spec: Spec,
-    *,
-    dataset: str | None = None,
-    epochs: float | None = None,
-    seeds: int | None = None,
-    limit: int | None = None,
-    settings: Sequence[str] = (),
-) -> Spec:
-    """The spec with command-line changes.
-
-    Args:
-        spec: The sweep.
-        dataset: Data set of every stage. Published numbers of another set, or of other settings than are now fixed,
-            are left out.
-        epochs: Duration of every stage.
-        seeds: Number of seeds of every cell, and of the final stage.
-        limit: Examples of each split.
-        settings: "KEY=V1,V2": several values make or replace an axis, one value fixes the key; a list in brackets is
-            one value. "objective=METRIC" sets the metric by which the winner is chosen.
-
-    Raises:
-        UserError: For an unknown key, a value that is no value, or a key that named points give.
-    """
-    given: Settings = {"dataset": dataset, "epochs": epochs, "limit": limit}
-    everywhere = {key: value for key, value in given.items() if value is not None}
-    changes = [(key, [value]) for key, value in everywhere.items()]
-    changes += [parse_setting(text, Typed) for text in settings]
-    fixed: Settings = {}
-    axes = {axis.key: axis for axis in spec.axes}
-    objective = spec.objective
-    for key, values in changes:
-        if key == "objective":
-            objective = objective_of(values[0] if len(values) == 1 else values)
-            continue
-        if key in OPTIONS:
-            raise UserError(f"--set {key}: that is an option of its own, {OPTIONS[key]}")
-        new = axis_of(key, values, spec.base.get("model", ""), "--set key")
-        for axis in axes.values():
-            if axis.key != key and any(key in point.settings for point in axis.points):
-                raise UserError(
-                    f"{key} is given by {axis.key}: change it in a spec of your own, or use --set on another key"
-                )
-        if key in axes or len(values) > 1:
-            axes[key] = new
-        else:
-            fixed |= new.points[0].settings
-    # Published numbers are those of the spec's own experiment; parameters depend on the network only.
-    published = spec.published if dataset in (None, spec.base.get("dataset")) else ()
-    if any(spec.base.get(key) != value for key, value in fixed.items() if key != "conv"):
-        published = tuple(entry for entry in published if entry.metric == "parameters")
-    there = {(axis.key, point.label) for axis in axes.values() for point in axis.points}
-    dropped = ["steps", "examples"] if epochs is not None else []
-    if fixed.get("select") == "last" and "select_on" not in fixed and not fixed.get("early_stopping"):
-        dropped.append("select_on")  # it belongs to the best epoch's selection
-
-    def changed(old: Settings, new: Settings) -> Settings:
-        return {**{k: v for k, v in old.items() if k not in dropped}, **new}
-
-    def changed_stage(stage: Stage | None) -> Stage | None:
-        return stage and dataclasses.replace(stage, settings=changed(stage.settings, everywhere))
-
-    final = changed_stage(spec.final)
-    if seeds is not None:
-        spec = dataclasses.replace(spec, seeds=seeds_of(seeds))
-        final = final and dataclasses.replace(final, seeds=spec.seeds)
-    others = [key for key, value in fixed.items() if key not in spec.base or spec.base[key] != value]
-    others += [key for key, axis in axes.items() if axis not in spec.axes]
-    others.sort(key=[key for key, _ in changes].index)
-    everything = tuple(dict.fromkeys([*spec.changed, *others]))
-    spec = dataclasses.replace(
-        spec,
-        objective=objective,
-        changed=everything,
-        base=changed(spec.base, fixed),
-        axes=tuple(axes.values()),
-        published=tuple(entry for entry in published if entry.where.items() <= there),
-        pretrain=changed_stage(spec.pretrain),
-        final=final,
-    )
-    if not others:
-        return spec
-    data = f"on {spec.base['dataset']}" if "dataset" in everything and "dataset" in spec.base else ""
-    said = ", ".join(filter(None, (data, spec.changes)))
-    return dataclasses.replace(spec, description=f"Not the sweep {spec.name} as it is written: {said}.")

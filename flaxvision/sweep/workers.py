@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flaxvision._interrupts import SIGNALS, unheard
+from flaxvision._own_code import Copies, copies_taken, take_copies
 from flaxvision.errors import UserError
-from flaxvision.runtime import handed_on
+from flaxvision.runtime import Setting, hand_on, handed_on
 
 if TYPE_CHECKING:
     from flaxvision.sweep.trials import Record
@@ -52,7 +53,7 @@ class Worker:
             with unheard():
                 self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe)
             self._send(sys.path)
-            self._send((core, handed_on()))
+            self._send((core, surroundings()))
         except (OSError, TypeError) as error:
             raise UserError(f"worker processes cannot be started ({error}): use --executor threads") from error
 
@@ -130,6 +131,21 @@ def _memory_kills() -> int:
     return kills
 
 
+Surroundings = tuple[dict[str, Setting], Copies | None]
+
+
+def surroundings() -> Surroundings:
+    """What other processes of this sweep are to have as this one has it: JAX's settings, and whose code is taken."""
+    return handed_on(), copies_taken()
+
+
+def take_surroundings(around: Surroundings) -> None:
+    """Have what `surroundings` gave in another process; before anything is computed."""
+    settings, copies = around
+    hand_on(settings)
+    take_copies(copies)
+
+
 def every_so_often(put: Callable[[Progress], object]) -> Callback:
     """A callback that puts the progress of a cohort some times a second, and at its end."""
     last, examples = time.monotonic(), 0
@@ -155,13 +171,13 @@ def serve() -> None:
         answers.write(pickle.dumps((kind, value)))
         answers.flush()
 
-    core, settings = pickle.load(sys.stdin.buffer)
+    core, around = pickle.load(sys.stdin.buffer)
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {core})  # before JAX counts the cores
     from flaxvision import runtime
     from flaxvision.sweep.executors import attempt
 
-    runtime.hand_on(settings)
+    take_surroundings(around)
     runtime.prepare()
     answer("ready")
     cohorts: queue.SimpleQueue[Cohort] = queue.SimpleQueue()

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from flaxvision import data
-from flaxvision.data import cli
+from flaxvision.data.__main__ import main
 from flaxvision.data.look import look
 from flaxvision.data.page import SAMPLES, data_page
 
@@ -44,7 +44,7 @@ def test_numbers_are_those_of_the_arrays(here, capsys, monkeypatch):
     }
     loaded = data.from_arrays(*arrays["train"], *arrays["test"])
     monkeypatch.setattr(data, "load", lambda *_, **__: loaded)
-    assert cli.main(["npz:own", "--out", "page.html"]) == 0
+    assert main(["npz:own", "--out", "page.html"]) == 0
     rows = _words(capsys.readouterr().out)
     assert ["shape", "5 x 6 pixels, 3 channels"] in rows
     for name, (images, labels) in arrays.items():
@@ -65,7 +65,7 @@ def test_numbers_are_those_of_the_arrays(here, capsys, monkeypatch):
 
 def test_a_published_set(here, files, capsys):
     files.idx_set(here / "MNIST" / "raw")
-    assert cli.main(["mnist", "--raw-dir", ".", "--data-dir", "prepared", "--limit", "10", "--validation", "0.2"]) == 0
+    assert main(["mnist", "--raw-dir", ".", "--data-dir", "prepared", "--limit", "10", "--validation", "0.2"]) == 0
     out = capsys.readouterr().out
     rows = _words(out)
     assert ["examples", "8 train + 2 validation + 10 test"] in rows
@@ -82,19 +82,19 @@ def test_an_image_folder_of_any_names(here, capsys):
             for number in range(3):
                 Image.new("RGB", (300, 150), (shade, number, 0)).save(folder / f"{number}.png")
     (here / "my pets" / "train" / "猫" / "notes.txt").write_text("not an image")
-    assert cli.main(["images:my pets"]) == 0
+    assert main(["images:my pets"]) == 0
     captured = capsys.readouterr()
     page = (here / "data-my-pets.html").read_text(encoding="utf-8")
     assert "notes.txt" in captured.out  # what was left out
     assert "notes.txt" in page
     assert "<b>cat" not in page
     assert _images(page)["猫, test"].shape == (48, 3 * 96, 3)  # reduced
-    assert cli.main(["images:my pets", "--size", "64x32", "--channels", "1", "--out", "small.html"]) == 0
+    assert main(["images:my pets", "--size", "64x32", "--channels", "1", "--out", "small.html"]) == 0
     assert "64 x 32 pixels, 1 channel" in capsys.readouterr().out
 
 
 def test_points_are_drawn(here, capsys):
-    assert cli.main(["two_clusters", "--limit", "100"]) == 0
+    assert main(["two_clusters", "--limit", "100"]) == 0
     assert "points of 2 numbers" in capsys.readouterr().out
     assert _images((here / "data-two_clusters.html").read_text(encoding="utf-8"))
     x = np.random.default_rng(0).normal(size=(9, 7)).astype(np.float32)
@@ -117,7 +117,7 @@ def test_any_shape_has_samples(shape):
 
 
 def test_many_classes_are_few_lines_in_the_terminal(here, capsys):
-    assert cli.main(["glyphs47", "--examples", "100"]) == 0
+    assert main(["glyphs47", "--examples", "100"]) == 0
     out = capsys.readouterr().out
     assert "and 7 classes more: see the page" in out
     assert len(out.splitlines()) < 70
@@ -137,7 +137,7 @@ def test_many_classes_are_few_lines_in_the_terminal(here, capsys):
     ],
 )
 def test_mistakes_are_one_line(here, capsys, arguments, words):
-    assert cli.main(arguments) == 2
+    assert main(arguments) == 2
     captured = capsys.readouterr()
     assert captured.err.startswith("error: ")
     assert captured.err.count("\n") == 1
@@ -145,13 +145,13 @@ def test_mistakes_are_one_line(here, capsys, arguments, words):
 
 
 def test_without_a_name_it_lists_them(capsys):
-    assert cli.main([]) == 0
+    assert main([]) == 0
     assert capsys.readouterr().out.split() == list(data.list_datasets())
 
 
 def test_help_is_quick():
     code = (
-        "import sys, contextlib\nfrom flaxvision.data.cli import main\n"
+        "import sys, contextlib\nfrom flaxvision.data.__main__ import main\n"
         "with contextlib.suppress(SystemExit):\n    main(['--help'])\n"
         "print([name for name in ('jax', 'numpy', 'rich', 'tensorflow_datasets') if name in sys.modules])"
     )

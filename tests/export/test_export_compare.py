@@ -224,7 +224,7 @@ def test_the_command_line(trained, tmp_path, capsys):
         (["compare", "NET", "--dataset", "glyphs"], "takes examples of shape"),
         (["compare", "NET", "--dataset", "glyphs", "-o", "missing"], "cannot write in missing: No such file"),
         (["compare", "NET", "--dataset", "glyphs", "-o", "NET"], "cannot write in NET: Not a directory"),
-        (["compare", ".", "--dataset", "glyphs"], r"no weights file winner\.safetensors"),
+        (["compare", ".", "--dataset", "glyphs"], r"\. has no winner\.safetensors: give a run"),
         (["trajectory", "mlp", "--out", "/proc"], "cannot write in /proc"),
         (["trajectory", "mlp", "--set", "augment=crop"], r"cannot follow augment=\('crop',\)"),
         (["trajectory", "mlp", "--steps", "0"], "'0' is not allowed"),

@@ -13,8 +13,8 @@ import pytest
 
 import flaxvision as fv
 from export import Parity, ParityTable
-from flaxvision._cli import exit_status
 from flaxvision._text import visible
+from flaxvision.cli.ending import exit_status
 from flaxvision.errors import UserError
 from flaxvision.report import results_csv, write_report
 from flaxvision.sweep import parse_spec

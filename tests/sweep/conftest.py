@@ -14,7 +14,7 @@ import pytest
 import tomli_w
 from safetensors.numpy import load_file
 
-from flaxvision.sweep.cli import main
+from flaxvision.sweep.__main__ import main
 
 TINY: dict[str, Any] = {
     "name": "tiny",

@@ -8,11 +8,11 @@ import tomllib
 import numpy as np
 import pytest
 
-from flaxvision._cli import parse_setting
 from flaxvision.errors import ELSEWHERE, UserError
 from flaxvision.sweep import load_spec, override, parse_spec
 from flaxvision.sweep.files import RunFiles
-from flaxvision.sweep.parse import setting_keys
+from flaxvision.sweep.keys import setting_keys
+from flaxvision.sweep.overrides import parse_setting
 from flaxvision.sweep.plan import plan
 from flaxvision.sweep.trials import expand
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import flaxvision as fv
-from flaxvision.sweep.cli import main
+from flaxvision.sweep.__main__ import main
 from flaxvision.sweep.provenance import data_sources
 
 CLASSES = {"common": (36, 18), "rare": (4, 2)}  # training and test images

@@ -21,7 +21,7 @@ from flaxvision.identity import differences, switches
 from flaxvision.report import results_csv
 from flaxvision.sweep import parse_spec, run
 from flaxvision.sweep import rerun as rerun_trial
-from flaxvision.sweep.cli import main
+from flaxvision.sweep.__main__ import main
 from flaxvision.sweep.files import RunFiles
 from flaxvision.sweep.progress import Failures, Watcher
 from flaxvision.sweep.store import read_records, usable

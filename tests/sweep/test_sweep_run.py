@@ -25,7 +25,7 @@ from tests.conftest import slow
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A sweep with dropout, shuffling and momentum, by the default executor: its spec file and its run directory."""
-    from flaxvision.sweep.cli import main
+    from flaxvision.sweep.__main__ import main
 
     folder = tmp_path_factory.mktemp("finished")
     path = folder / "varied.toml"

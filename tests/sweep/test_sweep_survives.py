@@ -20,7 +20,7 @@ from flaxvision.report import report_html, results_csv, results_markdown
 from flaxvision.report.formats import best_cells
 from flaxvision.report.tables import Section
 from flaxvision.sweep import parse_spec, run, workers
-from flaxvision.sweep.cli import main
+from flaxvision.sweep.__main__ import main
 from flaxvision.sweep.executors import check_models, out_of_memory, reason
 from flaxvision.sweep.results import Cell, Outcome, SweepResult, best_cell, nearest_to_mean
 
@@ -116,7 +116,7 @@ def test_an_interrupt_is_no_failure_of_a_trial(networks, tmp_path, spec_file, ca
     (out,) = (tmp_path / "runs").iterdir()
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith(f"interrupted; the trials that ended are kept in runs/{out.name}: to continue, type ")
-    assert last.endswith(f"--executor loop --no-export --out runs/{out.name} --resume")
+    assert last.endswith(f" -m flaxvision resume runs/{out.name} --no-export")
 
 
 def test_a_pretraining_that_fails_is_named(networks, tmp_path):

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flaxvision._cli import parse_setting
 from flaxvision.errors import UserError
 from flaxvision.sweep import load_spec, override, parse_spec
+from flaxvision.sweep.overrides import parse_setting
 from flaxvision.sweep.trials import by_program, expand
 
 

@@ -13,8 +13,9 @@ from flax import nnx
 import flaxvision as fv
 from flaxvision.errors import UserError
 from flaxvision.models.files import assign, variables
+from flaxvision.sweep.overrides import override
 from flaxvision.sweep.parse import parse_spec
-from flaxvision.sweep.trials import expand, override
+from flaxvision.sweep.trials import expand
 from flaxvision.training import Recipe, train_cohort
 from flaxvision.training.batches import Partners
 from flaxvision.training.losses import example_losses

@@ -164,7 +164,7 @@ def test_a_network_of_a_file(folder):
 def test_workers_and_a_resumed_table(folder):
     """In other processes; and a table whose optimizer has changed is not continued."""
     from flaxvision.sweep import load_spec, run
-    from flaxvision.sweep.trials import override
+    from flaxvision.sweep.overrides import override
 
     settings = ["optimizer=mine.py:make", "learning_rate=0.1,0.02"]
     spec = override(load_spec("clusters"), limit=64, epochs=1, seeds=1, settings=settings)

@@ -1,15 +1,13 @@
-"""The command line: `python -m flaxvision.data`, which shows what is in a data set."""
+"""`flaxvision data`: shows what is in a data set."""
 
 from __future__ import annotations
 
 import argparse
 import re
-import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
-from flaxvision._cli import Parser, add_data_options, exit_status, positive
+from flaxvision.cli.parser import Call, Parser, add_data_options, positive
 from flaxvision.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,28 +16,35 @@ if TYPE_CHECKING:
 
     from flaxvision.data.look import Look
 
-PROGRAM = "python -m flaxvision.data"
 DESCRIPTION = """\
 Look at a data set before training on it: examples by split and class, shape, range, mean, checksum, and what was left
 out, converted or looks doubtful; and a page with samples of every class. Without a name it lists the data sets."""
-EPILOG = f"""\
-examples:
-  {PROGRAM} mnist --raw-dir DATA
-  {PROGRAM} images:photos --size 64 --fit pad --validation 0.1
-  {PROGRAM} npz:FOLDER --out samples.html"""
+EXAMPLES = """\
+{program} mnist --raw-dir DATA
+{program} images:photos --size 64 --fit pad --validation 0.1
+{program} npz:FOLDER --out samples.html"""
 CLASSES = 40  # at most in the terminal; the page has all
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; 0 for success, 2 for a mistake in what was given."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    return exit_status(lambda: _in_own_words(lambda: _show(_parser().parse(given))), own_process=arguments is None)
+def add_options(parser: Parser) -> None:
+    """What may be typed."""
+    add = parser.add_argument
+    add("name", nargs="?", metavar="NAME", help="a data set, such as mnist, glyphs, images:FOLDER or npz:FOLDER")
+    add_data_options(parser)
+    add("--limit", metavar="N", type=positive(int), help="use N examples of every split")
+    add("--validation", metavar="F", type=positive(float), help="hold out this fraction of the training examples")
+    add("--size", metavar="N|WxH", type=_size, help="pixels of an image folder's or of drawn examples")
+    add("--channels", metavar="N", type=positive(int), help="channels of an image folder's or of drawn examples")
+    add("--fit", metavar="HOW", help="how an image folder's images come to --size: crop, pad or stretch")
+    add("--skip-damaged", action="store_true", help="leave out an image folder's images that cannot be read")
+    add("--examples", metavar="N", type=positive(int), help="training examples to draw, for glyphs and glyphs47")
+    add("--out", metavar="PAGE.html", type=Path, help="the page (default: data-NAME.html)")
 
 
-def _in_own_words(program: Callable[[], int]) -> int:
-    """Run a program; where an error tells what to type in a sweep, tell the option of this command."""
+def run(options: argparse.Namespace, call: Call) -> int:
+    """Show a data set; where an error tells what to type in a sweep, tell the option of this command."""
     try:
-        return program()
+        return _show(options)
     except UserError as error:
         words = str(error).replace("--set skip_damaged=true", "--skip-damaged")
         raise UserError(re.sub(r"--set (size|fit|channels)=", r"--\1 ", words)) from error
@@ -133,28 +138,6 @@ def _text(text: str, style: str = "") -> Text:
     from rich.text import Text
 
     return Text(text, style=style)
-
-
-def _parser() -> Parser:
-    parser = Parser(
-        prog=PROGRAM,
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    add = parser.add_argument
-    add("name", nargs="?", metavar="NAME", help="a data set, such as mnist, glyphs, images:FOLDER or npz:FOLDER")
-    add_data_options(parser)
-    add("--limit", metavar="N", type=positive(int), help="use N examples of every split")
-    add("--validation", metavar="F", type=positive(float), help="hold out this fraction of the training examples")
-    add("--size", metavar="N|WxH", type=_size, help="pixels of an image folder's or of drawn examples")
-    add("--channels", metavar="N", type=positive(int), help="channels of an image folder's or of drawn examples")
-    add("--fit", metavar="HOW", help="how an image folder's images come to --size: crop, pad or stretch")
-    add("--skip-damaged", action="store_true", help="leave out an image folder's images that cannot be read")
-    add("--examples", metavar="N", type=positive(int), help="training examples to draw, for glyphs and glyphs47")
-    add("--out", metavar="PAGE.html", type=Path, help="the page (default: data-NAME.html)")
-    return parser
 
 
 def _size(text: str) -> int | str:

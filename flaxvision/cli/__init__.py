@@ -1,0 +1,1 @@
+"""The command line, `flaxvision COMMAND`: a module for each command, and one for what they share."""

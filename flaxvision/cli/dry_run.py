@@ -1,0 +1,95 @@
+"""`flaxvision sweep … --dry-run`: what would be trained, in one screen; everything is checked, nothing written."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from flaxvision.cli.text import paragraph
+
+if TYPE_CHECKING:
+    from flaxvision.sweep.files import RunFiles
+    from flaxvision.sweep.plan import Plan
+    from flaxvision.sweep.spec import Spec
+
+LABEL = 10  # characters before each row
+VALUES, NOTES = 8, 4  # of a row at most
+
+
+def dry_run(spec: Spec, options: argparse.Namespace) -> int:
+    """Check what a run would check, and print what it would do."""
+    from flaxvision.sweep._run import check
+    from flaxvision.sweep.files import DataFolders, GivenData
+    from flaxvision.sweep.store import check_directory, check_identity, read_records, usable
+
+    given = GivenData.stored(options.out) if options.out and options.resume else None
+    folders = DataFolders(options.raw_dir, options.data_dir, given)
+    plan, files = check(spec, options.out, folders, options.executor, resume=options.resume)
+    check_directory(files.directory, plan.spec, resume=options.resume)
+    records, _ = usable(read_records(files.directory), files)
+    check_identity(files.directory, records, plan.identity)
+    print(paragraph(plan.spec.heading))
+    for label, text in _rows(plan, files, {record["id"] for record in records}):
+        print(paragraph(text, LABEL, first=f"{label:<{LABEL}}"))
+    print("nothing was trained or written")
+    return 0
+
+
+def _rows(plan: Plan, files: RunFiles, done: set[str]) -> Iterator[tuple[str, str]]:
+    """What each row is about, and what it says."""
+    from flaxvision.sweep.inputs import dataset_of, recipe_of
+    from flaxvision.sweep.plan import one_each
+    from flaxvision.sweep.trials import by_program
+
+    spec, trials = plan.spec, plan.trials
+    heads = [line for line in plan.data if not line.startswith(" ")]
+    notes = [line.strip() for line in plan.data if line.startswith(" ")]
+    yield from zip(["data", *[""] * len(heads)], heads, strict=False)
+    yield from (("", f"note: {note}") for note in notes[:NOTES])
+    if len(notes) > NOTES:
+        yield "", f"and {len(notes) - NOTES} notes more: flaxvision data shows all"
+    models = {trial.config.model.name: None for trial in trials}
+    sizes = {plan.parameters[trial.id] for trial in trials}
+    yield "model", f"{_some(models)}{_settings(spec, 'sizes')}; {_range(sizes)} parameters"
+    samples = one_each(trials)
+    steps = {recipe_of(trial, files).total_steps(len(dataset_of(trial, files).train)) for trial in samples}
+    yield "recipe", f"{_settings(spec, 'recipe').removeprefix(', ') or 'defaults'}; {_range(steps)} updates a trial"
+    for axis in spec.axes:
+        yield "varies", f"{axis.key}: {_some([point.label for point in axis.points])}"
+    cells = len(trials) // len(spec.seeds)
+    stages = "; before them a pretraining" * bool(plan.stages)
+    stages += f"; after them {len(spec.final.seeds)} of the winner" if spec.final else ""
+    kept = f"; {len(done & {trial.id for trial in trials}):,} of them are there already" if done else ""
+    yield "trials", f"{len(trials):,} ({_count(cells, 'cell')} x {_count(len(spec.seeds), 'seed')}){stages}{kept}"
+    programs = by_program(trials, len(trials))
+    shared = f", of {_range(set(map(len, programs)))} trials that differ in numbers alone"
+    yield "programs", f"{len(programs):,}{shared}"
+    on_test = spec.objective.startswith("test_")
+    yield "winner", f"by {spec.objective}" + ", so by the test set: validation=0.1 would hold out others" * on_test
+    yield "folder", str(files.directory)
+
+
+def _settings(spec: Spec, table: str) -> str:
+    """The settings of one table that are the same in every cell."""
+    from flaxvision.sweep.config import table_of
+    from flaxvision.sweep.spec import as_typed
+
+    varied = {key for axis in spec.axes for point in axis.points for key in point.settings}
+    given = {key: value for key, value in spec.base.items() if table_of(key) == table and key not in varied}
+    return "".join(f", {key} {as_typed(value)}" for key, value in given.items())
+
+
+def _some(texts: Iterable[str]) -> str:
+    found: Sequence[str] = list(texts)
+    more = f", … ({len(found)} values)" if len(found) > VALUES else ""
+    return ", ".join(found[:VALUES]) + more
+
+
+def _range(numbers: set[int]) -> str:
+    low, high = min(numbers), max(numbers)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"

@@ -1,0 +1,162 @@
+"""`flaxvision evaluate RUN [DATASET|FOLDER]`: scores a run's winner."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flaxvision._text import visible
+from flaxvision.cli.parser import Call, Parser, add_data_options, positive
+from flaxvision.cli.text import print_table
+from flaxvision.cli.winner import Winner
+from flaxvision.errors import UserError, check_choice
+
+if TYPE_CHECKING:
+    from flaxvision.data import Split
+    from flaxvision.training import Metrics
+
+DESCRIPTION = """\
+Score a run's winner: on its own data set, on another one, or on a folder with a folder of images for each class, which
+are converted as those were that it was trained on. Classes count by their names."""
+EXAMPLES = """\
+{program} runs/digits
+{program} runs/digits mnist --raw-dir DATA
+{program} runs/pets FOLDER"""
+SPLITS = ("train", "validation", "test")
+
+
+def add_options(parser: Parser) -> None:
+    """What may be typed."""
+    add = parser.add_argument
+    add("run", metavar="RUN", type=Path, help="a run directory (its winner) or a weights file")
+    add("data", metavar="DATASET|FOLDER", nargs="?", help="a data set, or a folder of images (default: the run's own)")
+    add("--split", metavar="S", help="train, validation or test (default: test; of a folder without splits all of it)")
+    add("--limit", metavar="N", type=positive(int), help="use N examples")
+    add_data_options(parser)
+
+
+def run(options: argparse.Namespace, call: Call) -> int:
+    """Print what it scores, in all and by class."""
+    if options.split is not None:
+        check_choice("--split", options.split, SPLITS)
+    winner = Winner.load(options.run)
+    folder = _folder(options.data)
+    own = options.data is None
+    split, what, damaged = _of_folder(winner, folder, options) if folder else _of_data_set(winner, options)
+    from flaxvision.training import evaluate
+
+    metrics = evaluate(winner.model, split, test_time_flip=winner.flipped)
+    print(visible(f"{winner.about}, on {what}: {metrics.count:,} examples"))
+    _print(winner, metrics)
+    recorded = winner.final.get("test_top1")
+    if own and options.split in (None, "test") and options.limit is None and recorded is not None:
+        print(f"on record: {100 * recorded:.2f} %")
+    return 3 if damaged else 0
+
+
+def _print(winner: Winner, metrics: Metrics) -> None:
+    print(f"top-1     {100 * metrics.top1:.2f} %")
+    if len(winner.classes) > 3:
+        print(f"top-3     {100 * metrics.top3:.2f} %")
+    print(f"balanced  {100 * metrics.balanced:.2f} %, the mean over classes")
+    print(f"loss      {metrics.loss:.4f}\n")
+    confusion = metrics.confusion
+    rows = []
+    for number, name in enumerate(winner.classes):
+        total = int(confusion[number].sum())
+        if total:
+            others = confusion[number].copy()
+            others[number] = 0
+            most = int(others.argmax())
+            taken = f"{winner.classes[most]} ({others[most]:,})" if others[most] else ""
+            rows.append((visible(name), f"{total:,}", f"{100 * metrics.per_class[number]:.2f} %", visible(taken)))
+    print_table(("class", "examples", "top-1", "most often taken for"), rows, right=(1, 2))
+
+
+def _folder(given: str | None) -> Path | None:
+    """The folder of images that was given, if it is one."""
+    if given is None:
+        return None
+    kind, colon, path = given.partition(":")
+    if kind == "images" and colon:
+        return Path(path).expanduser()
+    folder = Path(given).expanduser()
+    from flaxvision.data import list_datasets
+
+    return folder if given not in list_datasets() and folder.is_dir() else None
+
+
+def _of_folder(winner: Winner, folder: Path, options: argparse.Namespace) -> tuple[Split, str, int]:
+    """The images of a folder with the numbers that the winner has for the names of their folders.
+
+    And what they are called, and how many could not be read.
+    """
+    from flaxvision.data import Split
+    from flaxvision.data.for_model import read_images
+    from flaxvision.data.listing import list_images, shown
+
+    listing = list_images(folder)
+    for note in listing.notes:
+        print(visible(f"note: {note}"), file=sys.stderr)
+    name = options.split or ("test" if "test" in listing.splits else "train")
+    if name not in listing.splits:
+        raise UserError(f"{folder} has no {name} split: it has {', '.join(listing.splits)}")
+    files = {shown(label): paths for label, paths in listing.splits[name].items()}
+    numbers = _numbers(winner, [label for label, paths in files.items() if paths], str(folder))
+    labelled = [(str(folder / path), numbers[label]) for label, paths in files.items() for path in paths]
+    if options.limit is not None:
+        drawn = np.random.default_rng(0).permutation(len(labelled))[: options.limit]
+        labelled = [labelled[number] for number in sorted(drawn)]
+    labels_of = dict(labelled)
+    parts = list(read_images(list(labels_of), winner.wanted()))
+    damaged = [(path, why) for part in parts for path, why in part.damaged.items()]
+    for path, why in damaged:
+        print(visible(f"left out: {path} ({why})"), file=sys.stderr)
+    images = np.concatenate([part.images for part in parts])
+    labels = np.array([labels_of[path] for part in parts for path in part.paths], np.int32)
+    of = f"{folder}, split {name}" if len(listing.splits) > 1 else str(folder)
+    return Split(images, labels), of, len(damaged)
+
+
+def _of_data_set(winner: Winner, options: argparse.Namespace) -> tuple[Split, str, int]:
+    """A split of a data set, its classes as the winner numbers them."""
+    from flaxvision.data import Split
+    from flaxvision.sweep.config import DataConfig
+    from flaxvision.sweep.files import DataFolders, GivenData
+    from flaxvision.sweep.inputs import load_dataset
+
+    settings = dict(winner.trial)
+    if options.data is not None:
+        settings = {"dataset": options.data}
+        if options.data in ("glyphs", "glyphs47"):  # which are drawn as asked for
+            height, _, channels = winner.model.input_shape
+            settings |= {"size": height, "channels": channels}
+    if "dataset" not in settings:
+        raise UserError(f"{options.run} does not say its data set: give its name, or a folder of images")
+    folders = DataFolders(options.raw_dir, options.data_dir, GivenData.stored(options.run))
+    dataset = load_dataset(DataConfig.of(settings), folders)
+    name = options.split or "test"
+    if name not in dataset.splits:
+        raise UserError(f"{dataset.name} has no {name} split: it has {', '.join(dataset.splits)}")
+    numbers = _numbers(winner, dataset.classes, dataset.name)
+    split = dataset.splits[name][: options.limit]
+    table = np.array([numbers[label] for label in dataset.classes], np.int32)
+    return Split(split.images, table[split.labels]), f"{dataset.name}, split {name}", 0
+
+
+def _numbers(winner: Winner, names: Iterable[str], where: str) -> dict[str, int]:
+    """The winner's number of each class; `UserError` for names that it does not know."""
+    known = {name: number for number, name in enumerate(winner.classes)}
+    given = list(names)
+    if others := [name for name in given if name not in known]:
+        some = ", ".join(map(repr, others[:3])) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
+        raise UserError(
+            f"{where} has {some}, which the network does not know: its classes are {', '.join(winner.classes[:12])}"
+            + (" …" if len(winner.classes) > 12 else "")
+        )
+    return {name: known[name] for name in given}

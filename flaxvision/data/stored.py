@@ -1,0 +1,46 @@
+"""A data set in one file, as it is: what `from_arrays` made lies so in the run that was trained on it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+
+from flaxvision._files import write_atomically
+from flaxvision.data import raw
+from flaxvision.data.dataset import Dataset, Source, Split
+from flaxvision.errors import UserError
+
+ABOUT = "about"  # the array that holds all but the examples, as JSON
+
+
+def write_dataset(dataset: Dataset, path: Path) -> Path:
+    """Write a data set as an archive of NumPy's arrays."""
+    about = {"name": dataset.name, "classes": dataset.classes, "source": dataclasses.asdict(dataset.source)}
+    arrays = {ABOUT: np.array(json.dumps(about))}
+    for name, split in dataset.splits.items():
+        arrays |= {f"{name}_x": split.images, f"{name}_y": split.labels}
+    return write_atomically(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
+
+
+def read_dataset(path: Path) -> Dataset:
+    """The data set of a file that `write_dataset` wrote.
+
+    Raises:
+        UserError: If it cannot be read, or holds something else.
+    """
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+            raw.check_members(arrays.zip, path.stat().st_size, str(path))
+            about = json.loads(str(arrays[ABOUT]))
+            names = [name.removesuffix("_x") for name in arrays if name.endswith("_x")]
+            splits = {name: Split(arrays[f"{name}_x"], arrays[f"{name}_y"]) for name in names}
+        source = about["source"]
+        source |= {"counts": tuple(map(tuple, source["counts"])), "notes": tuple(source["notes"])}
+        return Dataset(about["name"], classes=tuple(about["classes"]), source=Source(**source), **splits)
+    except UserError:
+        raise
+    except Exception as error:  # NumPy, zipfile, zlib and json tell of damage in many ways
+        raise UserError(f"{path} cannot be read as a data set of a run ({error}): it is damaged or gone") from error

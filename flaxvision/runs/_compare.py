@@ -1,0 +1,153 @@
+"""The tables of several runs as one, and what the runs differ in."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from flaxvision.errors import UserError
+from flaxvision.report.tables import Section, markdown_table, markdown_text, results_latex, results_markdown
+from flaxvision.runs._open import COMPLETE, Run
+from flaxvision.runs._open import open as open_run
+from flaxvision.sweep.results import SweepResult, winner_of
+from flaxvision.sweep.spec import as_typed
+from flaxvision.training.metrics import TABLE_METRICS
+from flaxvision.training.recipe import Recipe
+
+RUN, VARIES = "run", "varies"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Difference:
+    """A setting that is not the same in all runs."""
+
+    key: str
+    values: tuple[str, ...]  # as typed, one a run; "varies" where it is in the grid
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Comparison:
+    """Runs side by side."""
+
+    names: tuple[str, ...]  # of the runs
+    result: SweepResult  # their cells in one table, whose first key is the run
+    differences: tuple[Difference, ...]
+    notes: tuple[str, ...]  # what makes numbers hard to compare
+
+    @property
+    def section(self) -> Section:
+        """What the runs differ in, as a table of text."""
+        rows = tuple((each.key, *each.values) for each in self.differences)
+        return Section("What the runs differ in", ("setting", *self.names), rows, self.notes)
+
+    def markdown(self) -> str:
+        """All of it as GitHub-flavoured Markdown."""
+        section = self.section
+        notes = [f"{markdown_text(note)}\n" for note in section.notes]
+        header = [markdown_text(name) for name in section.header]
+        rows = [[markdown_text(text) for text in row] for row in section.rows]
+        table = [markdown_table(header, rows, labels=len(header)), ""] if rows else []
+        head = [f"## {section.title}\n"] if rows or notes else []
+        return "\n".join([results_markdown(self.result), *head, *notes, *table])
+
+    def latex(self) -> str:
+        """The table as LaTeX, for `\\usepackage{booktabs}`."""
+        return results_latex(self.result)
+
+
+def compare(runs: Iterable[Run | str | Path], *, metric: str | None = None) -> Comparison:
+    """Lay the tables of several runs side by side.
+
+    Args:
+        runs: Two runs or more, or their directories.
+        metric: By which cells are judged, such as "test_top1"; None for the objective of the first run.
+
+    Returns:
+        One table of all cells, the settings that differ, and what makes the numbers hard to compare.
+
+    Raises:
+        UserError: For fewer than two runs, a folder that is none, or a metric that no trial of one of them has.
+    """
+    found = [run if isinstance(run, Run) else open_run(run) for run in runs]
+    if len(found) < 2:
+        raise UserError(f"{len(found)} run is given: give two or more to compare")
+    alone = Counter(run.name for run in found)
+    named = {run.name if alone[run.name] == 1 else str(run.directory): run for run in found}
+    if len(named) < len(found):
+        raise UserError("a run is given twice: give each once")
+    chosen = metric or found[0].spec.objective
+    for name, run in named.items():
+        if not any(cell.values(chosen) for cell in run.table):
+            there = [each for each in TABLE_METRICS if any(cell.values(each) for cell in run.table)]
+            raise UserError(f"no trial of {name} has {chosen!r}: give one of {', '.join(there) or '(none)'}")
+    return Comparison(tuple(named), _together(named, chosen), _differences(found), tuple(_notes(named, chosen)))
+
+
+def _together(runs: Mapping[str, Run], metric: str) -> SweepResult:
+    """The cells of runs as one table."""
+    first = next(iter(runs.values())).result
+    keys = tuple(dict.fromkeys(key for run in runs.values() for key in run.result.keys))
+    cells = tuple(
+        dataclasses.replace(cell, where={RUN: name, **cell.where})
+        for name, run in runs.items()
+        for cell in run.table
+        if cell.stage == "sweep"
+    )
+    return dataclasses.replace(
+        first,
+        name="-".join(runs),
+        title=", ".join(runs),
+        description="",
+        keys=(RUN, *keys),
+        cells=cells,
+        objective=metric,
+        winner=winner_of(cells, metric),
+        provenance={},
+        problems=(),
+    )
+
+
+def _differences(runs: Sequence[Run]) -> tuple[Difference, ...]:
+    """The settings that differ, as their recipes have them where they are not given."""
+    defaults = {field.name: field.default for field in dataclasses.fields(Recipe)}
+    varied = [{key for axis in run.spec.axes for point in axis.points for key in point.settings} for run in runs]
+    keys = dict.fromkeys(key for run, own in zip(runs, varied, strict=True) for key in (*run.spec.base, *sorted(own)))
+    seeds = tuple(str(len(run.spec.seeds)) for run in runs)
+    found = [Difference("seeds", seeds)] if len(set(seeds)) > 1 else []
+    for key in keys:
+        values = tuple(
+            VARIES if key in own else _typed(run.spec.base, key, defaults)
+            for run, own in zip(runs, varied, strict=True)
+        )
+        if len(set(values)) > 1:
+            found.append(Difference(key, values))
+    return tuple(found)
+
+
+def _typed(settings: Mapping[str, Any], key: str, defaults: Mapping[str, Any]) -> str:
+    if key in settings:
+        return as_typed(settings[key])
+    default = defaults.get(key)
+    return "–" if default is None else as_typed(default)
+
+
+def _notes(runs: Mapping[str, Run], metric: str) -> list[str]:
+    notes = []
+    for name, run in runs.items():
+        if run.state != COMPLETE:
+            notes.append(f"{name}: {run.state}, {len(run.trials)} of {run.expected} trials are there.")
+        if run.spec.objective != metric:
+            notes.append(f"{name}: its winner was chosen by {run.spec.objective}.")
+    examples = [_examples(run) for run in runs.values()]
+    if all(examples) and len(set(examples)) > 1:
+        notes.append("The runs were not trained on the same examples.")
+    return notes
+
+
+def _examples(run: Run) -> frozenset[str]:
+    """What tells the examples of a run's data sets: their checksums, and how many of them were taken."""
+    sources = run.result.provenance.get("data sets", {}).values()
+    return frozenset(repr((source.get("checksum"), source.get("counts"))) for source in sources)

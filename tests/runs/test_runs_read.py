@@ -1,0 +1,138 @@
+"""Runs are read without their data and code: tables, trials, histories, winner, data frames, models."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import shutil
+
+import numpy as np
+import pytest
+
+import flaxvision as fv
+from flaxvision.errors import UserError
+
+
+def records(directory):
+    return [json.loads(line) for line in (directory / "trials.jsonl").read_text().splitlines()]
+
+
+def test_a_run_is_what_the_sweep_returned(author, received):
+    run, made = fv.runs.open(received), author.result
+    assert (run.name, run.state, run.expected, run.data) == ("own", "complete", 4, "arrays:made")
+    assert [cell.where for cell in run.table] == [cell.where for cell in made.cells]
+    assert [trial.id for trial in run.trials] == [trial.id for trial in made.outcomes]
+    assert run.winner.id == made.winner.id
+    assert (run.result.title, run.result.classes) == (made.title, ("0", "1", "2"))
+    assert json.dumps(run.result.provenance, default=str) == json.dumps(made.provenance, default=str)
+    for trial in made.outcomes:
+        history = run.histories[trial.id]
+        assert set(history) == set(trial.history)
+        np.testing.assert_array_equal(history["test_top1"], trial.history["test_top1"])
+    assert run.size == sum(path.stat().st_size for path in received.rglob("*") if path.is_file())
+
+
+def test_frames_hold_the_numbers_on_record(received):
+    pytest.importorskip("pandas")
+    run, on_record = fv.runs.open(received), records(received)
+    cells, trials = run.to_frame(), run.trials_frame()
+    assert cells["learning_rate"].tolist() == [0.5, 0.05]
+    for rate, mean, deviation in zip(cells["learning_rate"], cells["test_top1"], cells["test_top1_std"], strict=True):
+        scores = [r["final"]["test_top1"] for r in on_record if r["config"]["learning_rate"] == rate]
+        assert mean == pytest.approx(sum(scores) / 2, abs=1e-12)
+        assert deviation == pytest.approx(abs(scores[0] - scores[1]) / math.sqrt(2), abs=1e-12)
+    assert cells[["n", "diverged", "failed", "parameters"]].values.tolist() == [[2, 0, 0, 192 * 8 + 8 + 27]] * 2
+    for record in on_record:
+        row = trials.loc[record["id"]]
+        assert (row["seed"], row["status"], row["test_loss"]) == (record["seed"], "ok", record["final"]["test_loss"])
+    epochs = run.epochs_frame()
+    with np.load(received / "trials" / f"{on_record[0]['id']}.npz") as arrays:
+        assert epochs.loc[on_record[0]["id"]]["test_loss"].tolist() == arrays["test_loss"].tolist()
+    assert epochs.index.get_level_values("epoch").max() == 3
+
+
+def test_models_load_without_the_code(author, received):
+    images = author.data.test.images
+    winner = fv.load_model(received)
+    np.testing.assert_array_equal(fv.predict(winner, images), fv.predict(fv.runs.open(received).load_model(), images))
+    record = next(r for r in records(received) if r["id"] != author.result.winner.id)
+    model = fv.runs.open(received).load_model(record["id"][:8])
+    assert fv.evaluate(model, author.data.test).top1 == pytest.approx(record["final"]["test_top1"], abs=1e-6)
+    with pytest.raises(UserError, match="unknown trial 'xyz'"):
+        fv.runs.open(received).load_model("xyz")
+    (received / "winner.safetensors").unlink()
+    with pytest.raises(UserError, match=r"own has no winner.safetensors: give a run that has ended with a winner"):
+        fv.load_model(received)
+
+
+def test_a_run_that_ended_early(received):
+    lines = (received / "trials.jsonl").read_text().splitlines(keepends=True)
+    (received / "trials.jsonl").write_text("".join(lines[:3]) + '{"id": "ab"}\nnot JSON\n')
+    (received / "run.json").unlink()
+    run = fv.runs.open(received)
+    assert (run.state, len(run.trials), run.expected) == ("ended early", 3, 4)
+    assert run.result.classes == ("0", "1", "2")  # of a trial's weights
+    assert run.winner is not None
+    assert run.result.provenance == {}
+    assert run.notes[0].startswith("trials.jsonl line 5 is damaged")
+    assert run.notes[1].startswith("trial ab is passed over: its record has no right seed")
+    for holder, state in ((f"process {os.getpid()} on {platform.node()}", "running"), ("process 1 on mars", "running")):
+        (received / ".holder").write_text(f"{holder}\n")
+        assert fv.runs.open(received).state == state
+    (received / "run.json").write_text('{"classes": 1}')
+    assert (
+        "run.json cannot be read ('int' object is not iterable): flaxvision resume" in fv.runs.open(received).notes[1]
+    )
+    (received / ".holder").write_text(f"process {2**22 + 5} on {platform.node()}\n")
+    assert fv.runs.open(received).state == "ended early"
+
+
+def test_runs_of_a_folder(received):
+    (received.parent / "notes").mkdir()
+    shutil.copytree(received, "other")
+    about = json.loads((received / "run.json").read_text())
+    about["provenance"]["date"] = "2020-02-01 12:00 UTC"
+    (received / "run.json").write_text(json.dumps(about))
+    assert [run.name for run in fv.runs.list_runs(".")] == ["own", "other"]
+    assert fv.runs.open(received).ended.timestamp() == 1_580_558_400
+    (received / "run.json").unlink()  # then its files tell
+    os.utime(received / "trials.jsonl", (2_000, 2_000))
+    assert fv.runs.open(received).ended.timestamp() == 2_000
+    (received.parent / "other" / "spec.toml").write_text("seeds = 0")
+    with pytest.raises(UserError, match="seeds is 0"):
+        fv.runs.list_runs(".")
+    with pytest.raises(UserError, match="there is no folder missing"):
+        fv.runs.list_runs("missing")
+
+
+def test_runs_are_compared(received, tmp_path):
+    other = shutil.copytree(received, tmp_path / "other")
+    text = (other / "spec.toml").read_text()
+    (other / "spec.toml").write_text(text.replace('description = ""', 'description = "the same"'))
+    found = fv.runs.compare([received, fv.runs.open(other)])
+    assert (found.names, found.differences, found.notes) == (("own", "other"), (), ())
+    assert [cell.where["run"] for cell in found.result.cells] == ["own", "own", "other", "other"]
+    assert "| own | 0.5 | 2 |" in found.markdown()
+    assert r"\toprule" in found.latex()
+
+    (other / "spec.toml").write_text(text.replace("seeds = [\n    0,\n    1,\n]", "seeds = [0]"))
+    found = fv.runs.compare([received, other], metric="test_loss")
+    assert [(each.key, each.values) for each in found.differences] == [("seeds", ("2", "1"))]
+    assert found.notes == tuple(f"{name}: its winner was chosen by test_top1." for name in found.names)
+    assert "| seeds | 2 | 1 |" in found.markdown()
+    with pytest.raises(UserError, match="1 run is given: give two or more"):
+        fv.runs.compare([received])
+    with pytest.raises(UserError, match="a run is given twice"):
+        fv.runs.compare([received, received])
+    with pytest.raises(UserError, match="no trial of own has 'val_top1': give one of train_loss"):
+        fv.runs.compare([received, other], metric="val_top1")
+
+
+def test_frames_need_pandas(received, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(UserError, match="data frames need pandas: pip install"):
+        fv.runs.open(received).to_frame()

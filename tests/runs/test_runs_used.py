@@ -1,0 +1,146 @@
+"""A run's winner at work in the shell: on files, on folders, on its own data; runs listed, shown, removed."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import flaxvision as fv
+from flaxvision.cli.main import main
+from flaxvision.cli.runs import size_text
+
+
+@pytest.fixture
+def pictures(author, received):
+    """The test images as files: FOLDER/CLASS/NUMBER.png."""
+    test = author.data.test
+    for number, (image, label) in enumerate(zip(test.images, test.labels, strict=True)):
+        path = received.parent / "pictures" / str(label) / f"{number:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    return received.parent / "pictures"
+
+
+def test_files_are_classified(author, received, pictures, capsys):
+    assert main(["predict", str(received), str(pictures), "--csv"]) == 0
+    out, err = capsys.readouterr()
+    rows = list(csv.DictReader(io.StringIO(out)))
+    scores = fv.predict(fv.load_model(received), author.data.test.images)
+    assert len(rows) == 60
+    for row in rows:
+        expected = scores[int(re.search(r"(\d+)\.png", row["file"])[1])]
+        assert row["class"] == str(expected.argmax())
+        np.testing.assert_allclose([float(row[name]) for name in "012"], expected, atol=1e-5)
+        assert row["probability"] == row[row["class"]]
+    assert err.splitlines()[0] == "door_net.py:small trained on arrays:made, 3 classes; 60 images"
+
+
+def test_images_of_any_size_and_what_is_none(author, received, pictures, capsys):
+    """Larger, turned and grey images are converted as in training; what holds none is named, and counts."""
+    test, folder = author.data.test, received.parent / "mixed"
+    folder.mkdir()
+    Image.fromarray(test.images[0]).resize((64, 64), Image.Resampling.NEAREST).save(folder / "large.png")
+    Image.fromarray(test.images[0]).convert("L").save(folder / "grey.jpg")
+    (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (folder / "notes.txt").write_text("none")
+    assert main(["predict", str(received), str(folder), str(folder / "large.png")]) == 3
+    out, err = capsys.readouterr()
+    assert re.search(rf"large\.png +{test.labels[0]} ", out)
+    assert out.count("large.png") == 2
+    assert f"passed over in {folder}: 1, file without an image" in err
+    assert re.search(r"not read: .*broken\.png \(no image\)", err)
+
+
+def test_folders_are_scored_by_the_names_of_their_classes(author, received, pictures, capsys):
+    metrics = fv.evaluate(fv.load_model(received), author.data.test)
+    assert main(["evaluate", str(received), str(pictures)]) == 0
+    out = capsys.readouterr().out
+    assert f"top-1     {100 * metrics.top1:.2f} %" in out
+    assert f"loss      {metrics.loss:.4f}" in out
+    shutil.rmtree(pictures / "0")  # the others keep their numbers
+    assert main(["evaluate", str(received), f"images:{pictures}"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    of_two = [f"{100 * metrics.per_class[label]:.2f}" for label in (1, 2)]
+    assert [row[2] for row in rows if row[:1] in (["1"], ["2"])] == of_two
+    (pictures / "1").rename(pictures / "cat")
+    assert main(["evaluate", str(received), str(pictures)]) == 2
+    assert "pictures has 'cat', which the network does not know: its classes are 0, 1, 2" in capsys.readouterr().err
+
+
+def test_its_own_data_score_what_is_on_record(author, received, capsys):
+    assert main(["evaluate", str(received)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    top1 = 100 * author.result.winner.final["test_top1"]
+    assert f"top-1     {top1:.2f} %" in lines
+    assert lines[-1] == f"on record: {top1:.2f} %"
+    assert main(["evaluate", str(received), "--split", "validation"]) == 2
+    assert "made has no validation split: it has train, test" in capsys.readouterr().err
+    assert main(["evaluate", str(received), "two_clusters"]) == 2
+    assert "two_clusters has" in capsys.readouterr().err
+
+
+def test_networks_without_classes_and_of_points(author, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Image.new("L", (28, 28)).save("a.png")
+    fv.save_model(fv.models.create("polar_linear"), "points.safetensors")
+    assert main(["predict", "points.safetensors", "a.png"]) == 2
+    assert "takes examples of shape (2,), which are no images: use fv.predict" in capsys.readouterr().err
+    fv.save_model(fv.models.create("emnist_autoencoder"), "images.safetensors")
+    assert main(["predict", "images.safetensors", "a.png"]) == 2
+    assert "holds emnist_autoencoder, which gives images and no classes" in capsys.readouterr().err
+
+
+def test_runs_are_listed_shown_and_removed(author, received, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")  # of a file no matter: a line for each run
+    assert main(["runs", "list", "."]) == 0
+    row = capsys.readouterr().out.splitlines()[-1].split("  ")
+    best = max(author.result.cells, key=lambda cell: cell.mean("test_top1"))
+    shown = f"{100 * best.mean('test_top1'):.2f} % (learning_rate {best.where['learning_rate']})"
+    assert row[0] == "own"
+    assert {"arrays:made", "complete", shown} <= {entry.strip() for entry in row}
+    monkeypatch.setenv("COLUMNS", "120")
+    assert main(["runs", "show", "own", "--trials"]) == 0
+    out = capsys.readouterr().out
+    assert all(trial.id in out for trial in author.result.outcomes)
+    assert f"winner: trial {author.result.winner.id} (learning_rate" in out
+    assert main(["compare", "own", str(author.result.directory)]) == 0
+    assert "learning_rate" in capsys.readouterr().out
+    assert main(["runs"]) == 0
+    assert capsys.readouterr().err == "no runs in runs: flaxvision sweep makes one\n"
+
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    assert main(["runs", "rm", "own"]) == 2
+    assert "nothing is removed: add --yes" in capsys.readouterr().err
+    assert received.exists()
+    assert main(["runs", "rm", "own", "--yes"]) == 0
+    assert not received.exists()
+    assert author.result.directory.exists()
+
+
+def test_a_running_run_is_not_removed(received, capsys):
+    (received / ".holder").write_text("process 1 on mars\n")
+    assert main(["runs", "rm", "own", "--yes"]) == 2
+    assert "process 1 on mars is filling own: wait until it has ended; if it was killed" in capsys.readouterr().err
+    assert received.exists()
+
+
+def test_a_folder_that_holds_a_spec_alone_is_not_removed(received, capsys):
+    (received.parent / "mine").mkdir()
+    shutil.copy(received / "spec.toml", "mine")
+    assert main(["runs", "rm", "own", "mine", "--yes"]) == 2
+    assert "mine has a spec.toml but was not written by a sweep: remove it yourself" in capsys.readouterr().err
+    assert received.exists()
+    assert (received.parent / "mine").exists()
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(12, "1 kB"), (999_400, "999 kB"), (1.24e6, "1.2 MB"), (5.2e7, "52 MB"), (3e12, "3000 GB")]
+)
+def test_sizes_in_words(size, text):
+    assert size_text(size) == text
