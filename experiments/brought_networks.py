@@ -36,7 +36,7 @@ Written in plain PyTorch ([`networks.py`](../../brought/networks.py)), named in 
 and loaded strictly by the same classes in a process that knows PyTorch only. Each cell has \
 three seeds, 0 to 2, of 2 epochs on 5,000 images. Losses: largest relative difference \
 over 50 steps in float64 from PyTorch's own, from the same weights in the same order, dropout off. Outputs: largest \
-absolute difference of the module's on 5,000 test images from flaxvision's and from `winner.onnx` in onnxruntime, in \
+absolute difference of the module's on 5,000 test images from flaxvision's and from `network.onnx` in onnxruntime, in \
 float32."""
 FOLDER = Path(__file__).parent / "brought"
 NAMES = ("tutorial", "residual", "depthwise", "dense", "squeeze_excite", "sequential")
@@ -114,14 +114,13 @@ def from_module_to_home(
     ours, theirs = (np.array(losses[side]) for side in ("flax", "torch"))
 
     # Home.
-    _type(folder, "export", "torch", "run")
-    model = fv.load_model(folder / "run" / "winner.safetensors")
+    model = fv.load_model(folder / "run")
     test = fv.data.load(dataset, raw_dir=None if quick else raw_dir, limit=256 if quick else spec["data"]["limit"]).test
     pixels = np.asarray(model.preprocess(test.images, np.dtype("float32")))
     outputs = np.concatenate([outputs_of(model, pixels[start : start + 500]) for start in range(0, len(pixels), 500)])
     np.savez(folder / "images.npz", pixels=pixels, outputs=outputs, labels=test.labels)
     network = spec["model"].rpartition(":")[2]
-    files = ["run/winner.pt.safetensors", "run/winner.onnx", "images.npz"]
+    files = ["run/winner/torch.safetensors", "run/winner/network.onnx", "images.npz"]
     home = json.loads(_run(folder, "home.py", "networks.py", network, *files))
     return {
         "network": network,

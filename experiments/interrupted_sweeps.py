@@ -40,7 +40,7 @@ QUICK = "demo --dataset glyphs --limit 1000 --epochs 25 --set learning_rate=0.1,
 ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PHASES = {
     "spec.toml": "start",
-    "winner.safetensors": "training",
+    "winner/flaxvision.safetensors": "training",
     "report.html": "report",
 }  # file that is missing -> phase
 
@@ -199,7 +199,7 @@ def alive(pid: int) -> bool:
 
 def differences(one: Path, other: Path) -> list[str]:
     """What two run directories do not share, but for seconds and what tells of them."""
-    same = ("trials/*", "winner.*", "*.svg", "*.png")
+    same = ("trials/*", "winner/*.safetensors", "winner/*.onnx", "winner/example.npz", "*.svg", "*.png")
     here, there = ({str(p.relative_to(root)): p for g in same for p in root.glob(g)} for root in (one, other))
     found = [name for name in here if name not in there or here[name].read_bytes() != there[name].read_bytes()]
     found += [f"{name} is too many" for name in there if name not in here]

@@ -1,8 +1,9 @@
-"""`flaxvision export onnx|torch|keras|compare|trajectory`: exports and comparisons."""
+"""`flaxvision export onnx|torch|keras|winner|compare|trajectory`: exports and comparisons."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,12 +19,13 @@ if TYPE_CHECKING:
 
 DESCRIPTION = "Export a trained model, or compare it across frameworks."
 EXAMPLES = """\
-{program} onnx RUN --normalize --softmax
-{program} compare RUN
+{program} onnx RUN --normalize --softmax --precision int8
+{program} compare RUN --precision float16 int8
 {program} trajectory mlp --steps 50"""
 OPSET = 17  # as `to_onnx`, whose module takes long to import
-ONNX_OPTIONS = ("layout", "fold_batch_norm", "normalize", "softmax", "opset", "batch")
+ONNX_OPTIONS = ("layout", "fold_batch_norm", "normalize", "softmax", "opset", "batch", "precision")
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt.safetensors", "keras": ".keras"}
+PRECISIONS = ("float16", "int8")  # as `to_onnx`
 
 
 def add_options(parser: Parser) -> None:
@@ -33,14 +35,15 @@ def add_options(parser: Parser) -> None:
         ("onnx", "write an ONNX file"),
         ("torch", "write a PyTorch state_dict as safetensors"),
         ("keras", "write a Keras 3 file"),
+        ("winner", "fill a run's folder winner: all of these, a model card, an example"),
         ("compare", "run Flax, ONNX, PyTorch and Keras on the test images"),
     ):
         command = verbs.add_parser(verb, help=words, description=words)
         add = command.add_argument
         add("source", metavar="RUN_OR_WEIGHTS", help="a run directory (its winner) or a weights file")
         if verb == "compare":
-            _out(add, "folder for parity.md and parity.json (default: the run directory)")
-        else:
+            _out(add, "folder for parity.md and parity.json (default: the run's folder winner)")
+        elif verb != "winner":
             more = ", with the options in its name" if verb != "torch" else ""
             _out(add, f"file to write (default: beside the weights{more})")
         if verb in ("onnx", "keras"):
@@ -52,7 +55,10 @@ def add_options(parser: Parser) -> None:
             words = f"operator set, 13 to 23 (default: {OPSET})"
             add("--opset", metavar="N", type=positive(int), default=OPSET, help=words)
             add("--batch", metavar="N", type=positive(int), help="examples of one call (default: any number)")
+            add("--precision", choices=PRECISIONS, help="int8 is calibrated on training images")
         if verb == "compare":
+            add("--precision", choices=PRECISIONS, nargs="+", default=(), help="ONNX files of it as well")
+        if verb in ("onnx", "winner", "compare"):
             _data(command)
     command = verbs.add_parser("trajectory", help="train in Flax and PyTorch side by side")
     add = command.add_argument
@@ -70,8 +76,11 @@ def run(options: argparse.Namespace, call: Call) -> int:
     if options.verb in SUFFIXES:
         print(_export(options))
         return 0
+    if options.verb == "winner":
+        return _winner(options)
     source = Path(options.source)
-    folder = _writable(options.out or (source if options.verb == "compare" and source.is_dir() else None))
+    beside = _load(options.source)[0].parent if options.verb == "compare" and source.is_dir() else None
+    folder = _writable(options.out or beside)
     table = _compare(options) if options.verb == "compare" else _trajectory(options)
     print(table.markdown(), end="")
     if folder is not None:
@@ -82,12 +91,14 @@ def run(options: argparse.Namespace, call: Call) -> int:
 def _export(options: argparse.Namespace) -> Path:
     import export
     from export._onnx_about import is_ours
-    from export._sweep import about
+    from export._winner import about
 
     source, model, notes = _load(options.source)
     path = options.out or source.with_name(_name(source, options))
     if options.verb == "onnx":
         settings = {name: getattr(options, name) for name in ONNX_OPTIONS}
+        if options.precision == "int8":
+            settings["calibration"] = export.calibration_of(_dataset(options, notes))
         metadata = {f"note: {key}" if is_ours(key) else key: value for key, value in about(notes).items()}
         export.to_onnx(model, path, **settings, metadata=metadata)
     elif options.verb == "torch":
@@ -100,25 +111,52 @@ def _export(options: argparse.Namespace) -> Path:
 def _name(source: Path, options: argparse.Namespace) -> str:
     """The file's name beside the weights; a graph with options has them in its name.
 
-    So winner.onnx, which parity.md vouches for, is replaced by none but its equal.
+    So network.onnx, which parity.md vouches for, and model.onnx are replaced by none but their equals.
     """
-    parts = [source.name.removesuffix(".safetensors")]
+    from flaxvision._files import WINNER
+
+    winner = source.name == Path(WINNER).name
+    if winner and options.verb == "torch":
+        return "torch.safetensors"
+    names = ("normalize", "softmax", "fold_batch_norm")
+    chosen = [option for option in names if getattr(options, option, False)]
+    stem = source.name.removesuffix(".safetensors")
+    if winner:  # model.onnx takes pixels and gives probabilities, model.keras takes pixels
+        ends = [name for name in names[:2] if hasattr(options, name)]
+        whole = chosen[: len(ends)] == ends
+        stem = "model" if whole else "network"
+        chosen = chosen[len(ends) :] if whole else chosen
     if options.verb == "onnx":
-        chosen = [option for option in ("normalize", "softmax", "fold_batch_norm") if getattr(options, option)]
         chosen += [options.layout] if options.layout != "NCHW" else []
         chosen += [f"opset{options.opset}"] if options.opset != OPSET else []
         chosen += [f"batch{options.batch}"] if options.batch else []
-        parts += ["-".join(chosen).replace("_", "-").lower()] if chosen else []
-    elif options.verb == "keras" and options.normalize:
-        parts.append("normalize")
+        chosen += [options.precision] if options.precision else []
+    parts = [stem, *(["-".join(chosen).replace("_", "-").lower()] if chosen else [])]
     return ".".join(parts) + SUFFIXES[options.verb]
+
+
+def _winner(options: argparse.Namespace) -> int:
+    import export
+    from flaxvision.runs import open as open_run
+
+    run = open_run(Path(options.source))
+    path, _, notes = _load(options.source)
+    problems = []
+
+    def failed(name: str, error: Exception) -> None:
+        problems.append(name)
+        print(f"{name}: {error}", file=sys.stderr)
+
+    export.export_winner(run.result, _dataset(options, notes), failed)
+    print(path.parent)
+    return 3 if problems else 0
 
 
 def _compare(options: argparse.Namespace) -> ParityTable:
     import export
 
     _, model, notes = _load(options.source)
-    return export.compare(model, _dataset(options, notes))
+    return export.compare(model, _dataset(options, notes), precisions=options.precision)
 
 
 def _trajectory(options: argparse.Namespace) -> Trajectory:

@@ -7,14 +7,15 @@ import importlib.util
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
-from export._onnx import to_onnx
+from export._onnx import fed, to_onnx
+from export._precision import calibration_of
 from flaxvision._files import write_atomically
 from flaxvision._onnxruntime import onnxruntime
 from flaxvision.data import Dataset
@@ -104,13 +105,17 @@ class ParityTable:
         return [write_atomically(Path(folder) / name, text) for name, text in files.items()]
 
 
-def compare(model: Chain, dataset: Dataset, *, onnx: str | Path | None = None) -> ParityTable:
+def compare(
+    model: Chain, dataset: Dataset, *, onnx: str | Path | None = None, precisions: Sequence[str] = ()
+) -> ParityTable:
     """Export a model to every runtime that is installed and run all of them on the test split.
 
     Args:
         model: A trained model.
         dataset: Its `test` split is used, every image.
         onnx: An ONNX file of the model to test, NCHW and without options; None exports one for the purpose.
+        precisions: Of "float16" and "int8", those in which ONNX files are tested as well; int8 is calibrated on 512
+            training images.
 
     Raises:
         UserError: If a layer cannot be exported or the images do not fit the model.
@@ -122,7 +127,11 @@ def compare(model: Chain, dataset: Dataset, *, onnx: str | Path | None = None) -
 
     with tempfile.TemporaryDirectory() as folder:
         runtimes = _runtimes(model, Path(folder), None if onnx is None else Path(onnx))
-        outputs = {name: _outputs(runtime, model, images) for name, runtime in runtimes.items()}
+        for precision in precisions:
+            calibration = calibration_of(dataset) if precision == "int8" else None
+            path = Path(folder) / f"{precision}.onnx"
+            runtimes[f"ONNX {precision}"] = _in_onnx(to_onnx(model, path, precision=precision, calibration=calibration))
+        outputs = {name: runtime.outputs(model, images) for name, runtime in runtimes.items()}
         expected = outputs["Flax"]
         scores = {name: None if loss == "squared_error" else _scores(loss, y - middle) for name, y in outputs.items()}
         best = scores["Flax"]
@@ -139,8 +148,8 @@ def compare(model: Chain, dataset: Dataset, *, onnx: str | Path | None = None) -
                     None if own is None or best is None else int((own.argmax(1) == best.argmax(1)).sum()),
                     None if own is None else float((own.argmax(1) == labels).mean()),
                     runtime.file_bytes,
-                    runtime.latency_ms(_scaled(model, images[:1])),
-                    runtime.latency_ms(_scaled(model, np.resize(images, (64, *images.shape[1:])))),
+                    runtime.latency_ms(model, images[:1]),
+                    runtime.latency_ms(model, np.resize(images, (64, *images.shape[1:]))),
                 )
             )
     ties = 0
@@ -156,19 +165,18 @@ class _Runtime:
     channels_first: bool
     file_bytes: int
 
-    def enter(self, images: np.ndarray) -> np.ndarray:
-        """Images (N, H, W, C) in the runtime's layout."""
-        return (
-            np.ascontiguousarray(images.transpose(0, 3, 1, 2)) if self.channels_first and images.ndim == 4 else images
-        )
+    def enter(self, model: Chain, images: np.ndarray) -> np.ndarray:
+        """What it takes in place of images as stored (N, H, W, C)."""
+        return fed(model, images, "NCHW" if self.channels_first else "NHWC", normalize=False)
 
-    def leave(self, outputs: np.ndarray) -> np.ndarray:
-        """Outputs with channels last."""
-        return outputs.transpose(0, 2, 3, 1) if self.channels_first and outputs.ndim == 4 else outputs
+    def outputs(self, model: Chain, images: np.ndarray) -> np.ndarray:
+        """What it gives for images as stored, with channels last."""
+        given = np.concatenate([self.call(self.enter(model, images[rows])) for rows in batches(len(images))])
+        return given.transpose(0, 2, 3, 1) if self.channels_first and given.ndim == 4 else given
 
-    def latency_ms(self, images: np.ndarray) -> float:
-        """Median time of a call, without the change of layout."""
-        x = self.enter(images)
+    def latency_ms(self, model: Chain, images: np.ndarray) -> float:
+        """Median time of a call, without scaling and change of layout."""
+        x = self.enter(model, images)
         self.call(x)
         seconds = []
         for _ in range(REPEATS):
@@ -180,15 +188,9 @@ class _Runtime:
 
 def _runtimes(model: Chain, folder: Path, onnx_file: Path | None) -> dict[str, _Runtime]:
     """Every runtime that is installed."""
-    evaluator, state = Evaluator.of(with_ending(model))
-    apply = jax.jit(lambda state, x: evaluator.network(state)(x, evaluator.context))
     size = save_model(model, folder / "model.safetensors").stat().st_size
-    runtimes = {"Flax": _Runtime(lambda x: np.asarray(apply(state, x)), False, size)}
-
-    path = onnx_file or to_onnx(model, folder / "model.onnx")
-    session = onnxruntime().InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    entry = session.get_inputs()[0].name
-    runtimes["ONNX"] = _Runtime(lambda x: session.run(None, {entry: x})[0], True, path.stat().st_size)
+    runtimes = {"Flax": _Runtime(in_flax(model), False, size)}
+    runtimes["ONNX"] = _in_onnx(onnx_file or to_onnx(model, folder / "model.onnx"))
 
     if importlib.util.find_spec("torch"):
         import torch
@@ -224,13 +226,18 @@ def _runtimes(model: Chain, folder: Path, onnx_file: Path | None) -> dict[str, _
     return runtimes
 
 
-def _scaled(model: Chain, images: np.ndarray) -> np.ndarray:
-    return np.array(model.preprocess(jax.numpy.asarray(images), model.dtype))  # a copy: PyTorch wants to own it
+def in_flax(model: Chain) -> Callable[[np.ndarray], np.ndarray]:
+    """The network itself, scaled images (N, H, W, C) in; with the activation that its PyTorch module ends in."""
+    evaluator, state = Evaluator.of(with_ending(model))
+    apply = jax.jit(lambda state, x: evaluator.network(state)(x, evaluator.context))
+    return lambda x: np.asarray(apply(state, x))
 
 
-def _outputs(runtime: _Runtime, model: Chain, images: np.ndarray) -> np.ndarray:
-    parts = (runtime.call(runtime.enter(_scaled(model, images[rows]))) for rows in batches(len(images)))
-    return np.concatenate([runtime.leave(part) for part in parts])
+def _in_onnx(path: Path) -> _Runtime:
+    """A file in onnxruntime."""
+    session = onnxruntime().InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    entry = session.get_inputs()[0].name
+    return _Runtime(lambda x: session.run(None, {entry: x})[0], True, path.stat().st_size)
 
 
 def _scores(loss: str, outputs: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -17,6 +18,7 @@ from export._fold import fold_batch_norms
 from export._layers import check_layers, check_pixels, places
 from export._onnx_about import describe_input, describe_network, describe_output, metadata_of
 from export._place import Place
+from export._precision import BOTH, PRECISIONS, calibration_for, in_float16, in_int8
 from export._tensors import with_input_shape
 from flaxvision._files import write_atomically
 from flaxvision.errors import UserError, check_choice
@@ -109,6 +111,8 @@ def to_onnx(
     fold_batch_norm: bool = False,
     normalize: bool = False,
     softmax: bool = False,
+    precision: str | None = None,
+    calibration: np.ndarray | None = None,
     metadata: Mapping[str, object] | None = None,
 ) -> Path:
     """Write the evaluation-mode network to an ONNX file that says what it takes, what it gives and every value's shape.
@@ -127,6 +131,11 @@ def to_onnx(
         fold_batch_norm: Fold each BatchNorm into the convolution or linear layer before it.
         normalize: Take uint8 images and scale them by `model.preprocess` in the graph; not for points.
         softmax: Give class probabilities, as `flaxvision.predict` does, instead of logits.
+        precision: "float16" computes in half precision, half the size; "int8" computes convolutions and linear layers
+            with 8 bits, a quarter of the size, with each BatchNorm folded. Input, output, the scaling of
+            pixels and the softmax stay as they are. None for the model's own type.
+        calibration: For "int8", some hundreds of training images as stored (or points), such as
+            `export.calibration_of(data)`: onnxruntime measures on them the range of every value.
         metadata: More entries for the file's metadata, beside class names, preprocessing and the chain: text, or what
             JSON holds.
 
@@ -136,8 +145,9 @@ def to_onnx(
     Raises:
         UserError: For what is not a model, a layer that cannot be exported (its name, place and the allowed kinds),
             weights of another type than float16, float32 or float64, an unknown layout or opset, normalize on a model
-            of points, softmax on a model without class scores, metadata that is not valid JSON or has the name of an
-            entry of ours, or a path that cannot be written.
+            of points, softmax on a model without class scores, int8 without calibration or calibration without int8,
+            weights that float16 cannot hold, metadata that is not valid JSON or has the name of an entry of ours, or a
+            path that cannot be written.
 
     >>> import export, flaxvision as fv
     >>> export.to_onnx(fv.models.create("linear"), "phone.onnx", normalize=True, softmax=True, batch=1).name
@@ -148,21 +158,33 @@ def to_onnx(
         raise UserError(f"opset is {opset!r}: give a whole number from {OPSETS[0]} to {OPSETS[-1]}")
     if batch is not None and (not _is_whole(batch) or batch < 1):
         raise UserError(f"batch is {batch!r}: give the number of examples of one call, 1 or more, or None for any")
+    if precision is not None:
+        check_choice("precision", precision, PRECISIONS)
     check_layers(model)
+    examples = calibration_for(model, precision, calibration)
     if normalize:
         check_pixels(model)
     if input_shape is not None and input_shape != model.input_shape:
         model = with_input_shape(model, input_shape)
-    if fold_batch_norm:
+    if fold_batch_norm or precision == "int8":
         model = fold_batch_norms(model)
-    proto, weights = _build(model, layout, int(opset), batch, normalize, softmax)
+    network = in_float16(model) if precision == "float16" else model
+    proto, weights = _build(network, layout, int(opset), batch, normalize, softmax, model.dtype)
     helper.set_model_props(proto, metadata_of(model, metadata or {}, normalize))
     try:
         _check(proto, weights)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{model.kind} makes no valid ONNX graph ({reason}): change the layer that it names") from error
+    if examples is not None:
+        proto, weights = in_int8(proto, weights, fed(model, examples, layout, normalize), LARGEST_FILE)
     return _write(Path(path), proto, weights)
+
+
+def fed(model: Chain, examples: np.ndarray, layout: str, normalize: bool) -> np.ndarray:
+    """What a file takes in place of images as stored (N, H, W, C), or of points; an array of its own."""
+    x = np.rint(examples).astype(np.uint8) if normalize else model.preprocess(jnp.asarray(examples), model.dtype)
+    return np.array(x.transpose(0, 3, 1, 2) if x.ndim == 4 and layout == "NCHW" else x, order="C")
 
 
 def _is_whole(number: object) -> bool:
@@ -170,21 +192,27 @@ def _is_whole(number: object) -> bool:
 
 
 def _build(
-    model: Chain, layout: str, opset: int, batch: int | None, normalize: bool, softmax: bool
+    model: Chain, layout: str, opset: int, batch: int | None, normalize: bool, softmax: bool, dtype: Any
 ) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
-    """The file without its initializers, and these."""
-    shape, dtype, tensors, output = model.input_shape, model.dtype, state_dict(model), model.output_shape
+    """The file without its initializers, and these; `dtype` is that of its ends, the network's own its layers'."""
+    shape, tensors, output = model.input_shape, state_dict(model), model.output_shape
+    inner = helper.np_dtype_to_tensor_dtype(model.dtype)
+    element = helper.np_dtype_to_tensor_dtype(dtype)
     name = "probabilities" if softmax else OUTPUTS[ending_of(model)] if len(output) == 1 else "images"
     graph, value = Graph("input", (name, *tensors)), "input"
     if normalize:
-        value = graph.add("Cast", [value], "pixels", to=helper.np_dtype_to_tensor_dtype(dtype))
+        value = graph.add("Cast", [value], "pixels", to=element)
         along = (-1, 1, 1) if layout == "NCHW" else (-1,)  # where there is one number per channel
         value = graph.affine(value, "preprocess", dataclasses.asdict(model.preprocess), along, dtype)
     if len(shape) == 3 and layout == "NHWC":
         value = graph.add("Transpose", [value], perm=[0, 3, 1, 2])
+    if inner != element:
+        value = graph.add("Cast", [value], "narrowed", to=inner)
     values: dict[str | None, str] = {None: value}
     for step, row, place in places(model if softmax else with_ending(model), tensors, opset):
         value = values[step.node.name] = row.onnx(graph, place, [values[taken] for taken in step.node.takes])
+    if inner != element:
+        value = graph.add("Cast", [value], "widened", to=element)
     if len(output) == 3 and layout == "NHWC":
         value = graph.add("Transpose", [value], perm=[0, 2, 3, 1])
     if softmax:
@@ -193,7 +221,6 @@ def _build(
     if not graph.nodes or graph.nodes[-1].output[0] != value:
         graph.add("Identity", [value])  # the last layer leaves no node: what it takes has its own name
     graph.nodes[-1].output[0] = name
-    element = helper.np_dtype_to_tensor_dtype(dtype)
     examples = "batch" if batch is None else int(batch)
     takes, gives = (examples, *_laid_out(shape, layout)), (examples, *_laid_out(output, layout))
     taken = describe_input(model, takes, layout, normalize)
@@ -268,7 +295,7 @@ def _probabilities(graph: Graph, value: str, output: tuple[int, ...], dtype: Any
         return graph.add("Softmax", [value], axis=1)
     one = graph.add("Sigmoid", [value])
     unit = graph.constant("one", np.asarray(1, dtype))
-    return graph.add("Concat", [graph.add("Sub", [unit, one]), one], axis=1)
+    return graph.add("Concat", [graph.add("Sub", [unit, one]), one], BOTH, axis=1)
 
 
 def _laid_out(shape: tuple[int, ...], layout: str) -> tuple[int, ...]:

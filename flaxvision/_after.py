@@ -18,15 +18,17 @@ EXPORT = "export"  # how a problem of the export begins, which leaves the sweep 
 
 
 def export_winner(result: SweepResult, dataset: Dataset, failed: Failed) -> list[Section]:
-    """Write a sweep's winner as ONNX, and compare it with PyTorch and Keras where those are installed, for the page.
+    """Fill the folder of a sweep's winner, and compare it with PyTorch and Keras, for the page.
 
     What could not be done, and why, `failed` is told.
     """
-    onnx = result.directory / "winner.onnx"
-    onnx.unlink(missing_ok=True)  # of an earlier run with fewer trials
+
+    def without(name: str, error: Exception) -> None:
+        failed(f"{EXPORT}: {name}", error)
+
     try:
-        return [importlib.import_module("export").export_winner(result.directory, dataset).section()]
+        table = importlib.import_module("export").export_winner(result, dataset, without)
     except Exception as error:
-        done = f"{onnx.name} is written, but not compared" if onnx.exists() else "nothing is written"
-        failed(f"{EXPORT}: {done}", error)
+        failed(f"{EXPORT}: nothing is written", error)
         return []
+    return [] if table is None else [table.section()]

@@ -13,7 +13,7 @@ from typing import BinaryIO
 from flaxvision._text import SUBSTITUTE
 from flaxvision.errors import UserError
 
-WINNER = "winner.safetensors"  # of a run directory
+WINNER = "winner/flaxvision.safetensors"  # the winner's weights in a run directory; the folder is what leaves the run
 
 
 def write_atomically(
@@ -60,7 +60,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def weights_in(path: str | Path) -> Path:
-    """The weights file that a path stands for: of a run directory its winner's.
+    """The weights file that a path stands for: of a run directory, or of the folder of its winner, the winner's.
 
     Raises:
         UserError: If a folder has none.
@@ -68,9 +68,10 @@ def weights_in(path: str | Path) -> Path:
     path = Path(path)
     if not path.is_dir():
         return path
-    if not (path / WINNER).exists():
+    found = next((path / name for name in (WINNER, Path(WINNER).name) if (path / name).exists()), None)
+    if found is None:
         raise UserError(f"{path} has no {WINNER}: give a run that has ended with a winner, or a weights file")
-    return path / WINNER
+    return found
 
 
 def is_unfinished(path: Path) -> bool:

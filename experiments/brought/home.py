@@ -1,6 +1,6 @@
 """Trained weights come home: plain PyTorch and onnxruntime, without flaxvision.
 
-    python home.py networks.py ResidualNet RUN/winner.pt.safetensors RUN/winner.onnx images.npz
+    python home.py networks.py ResidualNet RUN/winner/torch.safetensors RUN/winner/network.onnx images.npz
 
 Loads the weights strictly and compares the module's outputs on images with our own and the ONNX file's.
 """

@@ -45,7 +45,8 @@ def report_html(
     """
     files = figure_files(result) if files is None else files
     metrics = [metric for metric in SHOWN_METRICS if metric in result.metrics]
-    beside = [path.name for pattern in ("trials.jsonl", "winner.*") for path in sorted(result.directory.glob(pattern))]
+    found = (path for pattern in ("trials.jsonl", "winner/*.*") for path in sorted(result.directory.glob(pattern)))
+    beside = [path.relative_to(result.directory).as_posix() for path in found]
     return _template().render(
         result=result,
         headline=_headline(result),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 from flaxvision._after import export_winner
+from flaxvision._files import WINNER
 from flaxvision._interrupts import deferred, stop_if_asked
 from flaxvision._own_code import check_not_reading
 from flaxvision._text import visible
@@ -107,7 +108,8 @@ def run(
         command: The command that made it, for the report.
         planned: Called with what will run, after all checks and before any training; not if nothing is left to train.
         watch: Sees trials train and end, see `Watcher`; None: nobody does.
-        export: Write the winner as an ONNX file and compare it with PyTorch and Keras where those are installed.
+        export: Fill the winner's folder (ONNX files, a PyTorch `state_dict`, a card, an example, …) and compare it
+            with PyTorch and Keras where those are installed, see `export.export_winner`.
         report: Write tables, figures and report.html.
         after: More to do with a run that has a winner: each is called with the result, the winner's data set and what
             is to be told of a failure, and returns sections for the page.
@@ -263,11 +265,11 @@ def _filled(train: Training, command: str | None, notes: Sequence[str]) -> tuple
         if train.done[stage.id]["status"] == "failed"
     ]
     try:
-        files.winner.unlink(missing_ok=True)  # of an earlier run of fewer trials
+        files.forget_winner()  # of an earlier run of fewer trials
         if winner is not None:
             store.take_weights(train.done[winner.id], files, files.winner)
     except (OSError, UserError) as error:
-        problems.append(Problem(files.winner.name, reason(error)))
+        problems.append(Problem(WINNER, reason(error)))
     everything = {trial.id: trial for trial in (*stages, *trials, *finals)}
     shown = list(everything.values())[-1] if winner is None else everything[winner.id]
     provenance = {

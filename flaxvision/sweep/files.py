@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -12,6 +13,7 @@ from flaxvision.sweep.spec import config_hash
 if TYPE_CHECKING:
     from flaxvision.data import Dataset
 
+LEAVING = ("*.safetensors", "*.onnx", "*.onnx.data", "*.keras", "README.md", "check.py", "example.npz", "parity.*")
 ARRAYS = "arrays:"  # how the name of a data set begins that was given in Python
 
 
@@ -102,8 +104,15 @@ class RunFiles:
 
     @property
     def winner(self) -> Path:
-        """The weights of the winner."""
+        """The weights of the winner, in the folder of all that leaves the run."""
         return self.directory / WINNER
+
+    def forget_winner(self) -> None:
+        """Delete what the winner's folder holds of an earlier winner; files of the user's own stay."""
+        for path in [path for pattern in LEAVING for path in self.winner.parent.glob(pattern)]:
+            path.unlink()
+        with contextlib.suppress(OSError):  # others are there, or there is no folder
+            self.winner.parent.rmdir()
 
     @property
     def data_set(self) -> Path:

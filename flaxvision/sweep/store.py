@@ -260,7 +260,9 @@ def take_weights(record: Record, files: RunFiles, to: Path) -> None:
     Raises:
         UserError: If they are not, or cannot be read or written.
     """
-    write_atomically(to, _weights_of(record, files))
+    content = _weights_of(record, files)
+    to.parent.mkdir(exist_ok=True)
+    write_atomically(to, content)
 
 
 def _weights_of(record: Record, files: RunFiles) -> bytes:

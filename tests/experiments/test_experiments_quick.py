@@ -54,6 +54,7 @@ def test_every_script_is_here():
         "export_random_networks",
         "fuzzed_files",
         "interrupted_sweeps",
+        "runtimes",
         "summarize",
         "torch_random_modules",
     }

@@ -224,7 +224,7 @@ def test_the_command_line(trained, tmp_path, capsys):
         (["compare", "NET", "--dataset", "glyphs"], "takes examples of shape"),
         (["compare", "NET", "--dataset", "glyphs", "-o", "missing"], "cannot write in missing: No such file"),
         (["compare", "NET", "--dataset", "glyphs", "-o", "NET"], "cannot write in NET: Not a directory"),
-        (["compare", ".", "--dataset", "glyphs"], r"\. has no winner\.safetensors: give a run"),
+        (["compare", ".", "--dataset", "glyphs"], r"\. has no winner/flaxvision\.safetensors: give a run"),
         (["trajectory", "mlp", "--out", "/proc"], "cannot write in /proc"),
         (["trajectory", "mlp", "--set", "augment=crop"], r"cannot follow augment=\('crop',\)"),
         (["trajectory", "mlp", "--steps", "0"], "'0' is not allowed"),
@@ -251,7 +251,8 @@ def test_a_sweep_exports_its_winner(tmp_path, capsys):
     spec = fv.sweep.override(fv.sweep.load_spec("demo"), epochs=1, seeds=1, settings=settings)
     run = tmp_path / "run"
     result = fv.sweep.run(spec, run, report=False)
-    path = run / "winner.onnx"
+    folder = run / "winner"
+    path = folder / "network.onnx"
     about = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
     assert about["data set"] == "glyphs"
     assert about["config hash"] == result.winner.id
@@ -259,21 +260,28 @@ def test_a_sweep_exports_its_winner(tmp_path, capsys):
     assert json.loads(about["classes"]) == list(result.classes)
     again = export.from_onnx(path)
     images = np.random.default_rng(0).integers(0, 256, (5, 12, 12, 1)).astype(np.uint8)
-    expected = fv.predict(fv.load_model(run / "winner.safetensors"), images)
+    expected = fv.predict(fv.load_model(run), images)
     assert_alive(expected)
     np.testing.assert_array_equal(fv.predict(again, images), expected)
-    parity = json.loads((run / "parity.json").read_text())
+    parity = json.loads((folder / "parity.json").read_text())
     assert parity["images"] == 90 // 5  # of the test set that the sweep drew
 
     # The command line does the same with the run.
-    assert main(["onnx", str(run), "-o", str(tmp_path / "again.onnx")]) == 0
-    assert (tmp_path / "again.onnx").read_bytes() == path.read_bytes()
-    (run / "parity.md").unlink()
-    (run / "parity.json").unlink()
+    before = {each.name: each.read_bytes() for each in folder.iterdir()}
+    for verb, options, name in (
+        ("onnx", [], "network.onnx"),
+        ("onnx", ["--normalize", "--softmax"], "model.onnx"),
+        ("torch", [], "torch.safetensors"),
+    ):
+        (folder / name).unlink()
+        assert main([verb, str(run), *options]) == 0
+        assert (folder / name).read_bytes() == before[name]
+    (folder / "parity.md").unlink()
+    (folder / "parity.json").unlink()
     capsys.readouterr()
     assert main(["compare", str(run)]) == 0
-    assert capsys.readouterr().out == (run / "parity.md").read_text()
-    compared = json.loads((run / "parity.json").read_text())
+    assert capsys.readouterr().out == (folder / "parity.md").read_text()
+    compared = json.loads((folder / "parity.json").read_text())
     assert (compared["images"], compared["dataset"]) == (18, "glyphs")
     assert [row["runtime"] for row in compared["rows"]] == [row["runtime"] for row in parity["rows"]]
     assert [row["accuracy"] for row in compared["rows"]] == [row["accuracy"] for row in parity["rows"]]

@@ -327,18 +327,19 @@ def test_a_folded_float64_network_keeps_its_numbers(tmp_path):
 
 
 def test_options_do_not_replace_the_file_that_the_parity_table_vouches_for(network, images, expected, tmp_path, capsys):
-    fv.save_model(network, tmp_path / "winner.safetensors", **{"classes": "a note", "flaxvision.x": 1, "author": "me"})
+    weights = tmp_path / "flaxvision.safetensors"
+    fv.save_model(network, weights, **{"classes": "a note", "flaxvision.x": 1, "author": "me"})
     assert main(["onnx", str(tmp_path)]) == 0
-    winner = (tmp_path / "winner.onnx").read_bytes()
-    assert json.loads(entries(tmp_path / "winner.onnx")["classes"]) == list(network.classes)
-    assert entries(tmp_path / "winner.onnx")["note: classes"] == "a note"
-    assert entries(tmp_path / "winner.onnx")["author"] == "me"
+    winner = (tmp_path / "network.onnx").read_bytes()
+    assert json.loads(entries(tmp_path / "network.onnx")["classes"]) == list(network.classes)
+    assert entries(tmp_path / "network.onnx")["note: classes"] == "a note"
+    assert entries(tmp_path / "network.onnx")["author"] == "me"
     options = ["--normalize", "--softmax", "--opset", "13", "--batch", "4"]
     assert main(["onnx", str(tmp_path), *options]) == 0
     assert main(["onnx", str(tmp_path), "--layout", "NHWC", "--fold-batch-norm"]) == 0
-    names = ["winner.onnx", "winner.normalize-softmax-opset13-batch4.onnx", "winner.fold-batch-norm-nhwc.onnx"]
+    names = ["network.onnx", "model.opset13-batch4.onnx", "network.fold-batch-norm-nhwc.onnx"]
     assert capsys.readouterr().out.splitlines() == [str(tmp_path / name) for name in names]
-    assert (tmp_path / "winner.onnx").read_bytes() == winner
+    assert (tmp_path / "network.onnx").read_bytes() == winner
     proto = onnx.load(tmp_path / names[1])
     assert (proto.opset_import[0].version, proto.ir_version) == (13, 7)
     np.testing.assert_allclose(run(tmp_path / names[1], first(images)), expected, atol=1e-5)
@@ -354,10 +355,10 @@ def test_options_do_not_replace_the_file_that_the_parity_table_vouches_for(netwo
     ],
 )
 def test_wrong_options_on_the_command_line(options, message, network, tmp_path, capsys):
-    fv.save_model(network, tmp_path / "winner.safetensors")
+    fv.save_model(network, tmp_path / "flaxvision.safetensors")
     assert main(["onnx", str(tmp_path), *options]) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert message in err
     assert err.count("\n") == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["winner.safetensors"]
+    assert [path.name for path in tmp_path.iterdir()] == ["flaxvision.safetensors"]

@@ -123,7 +123,8 @@ def test_names_cannot_break_the_page(tmp_path):
         provenance={"command": nasty, nasty: {nasty: [nasty, None, True, {"a": 1}]}},
         winner=dataclasses.replace(result.winner, cell=tuple(where.items())),
     )  # fmt: skip
-    (tmp_path / "winner.safetensors").write_bytes(b"x")
+    (tmp_path / "winner").mkdir()
+    (tmp_path / "winner" / "model.onnx").write_bytes(b"x")
     (tmp_path / "trials.jsonl").write_bytes(b"x")
     paths = write_report(result, extra_sections=[("Parity <1>", "<p>all <b>equal</b></p>")])
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
@@ -132,7 +133,7 @@ def test_names_cannot_break_the_page(tmp_path):
     assert page.headings[0] == nasty
     assert "Parity <1>" in page.headings
     assert "<p>all <b>equal</b></p>" in text
-    assert {"winner.safetensors", "trials.jsonl", "results.csv", "loss.svg"} <= set(page.links)
+    assert {"winner/model.onnx", "trials.jsonl", "results.csv", "loss.svg"} <= set(page.links)
     before = [path.read_bytes() for path in paths]
     write_report(result, extra_sections=[("Parity <1>", "<p>all <b>equal</b></p>")])
     assert [path.read_bytes() for path in paths] == before

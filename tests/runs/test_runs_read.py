@@ -62,8 +62,10 @@ def test_models_load_without_the_code(author, received):
     assert fv.evaluate(model, author.data.test).top1 == pytest.approx(record["final"]["test_top1"], abs=1e-6)
     with pytest.raises(UserError, match="unknown trial 'xyz'"):
         fv.runs.open(received).load_model("xyz")
-    (received / "winner.safetensors").unlink()
-    with pytest.raises(UserError, match=r"own has no winner.safetensors: give a run that has ended with a winner"):
+    (received / "winner" / "flaxvision.safetensors").unlink()
+    with pytest.raises(
+        UserError, match=r"own has no winner/flaxvision.safetensors: give a run that has ended with a winner"
+    ):
         fv.load_model(received)
 
 

@@ -104,7 +104,7 @@ def test_everything_on_one_line(command, tmp_path, spec_file, tiny, files):
     assert {r["config"]["dataset"] for r in records} == {"glyphs47"}
     assert {r["config"]["limit"] for r in records} == {64}
     assert {r["config"]["batch_size"] for r in records} == {16}
-    for name in ("spec.toml", "results.md", "results.tex", "report.html", "winner.safetensors"):
+    for name in ("spec.toml", "results.md", "results.tex", "report.html", "winner/flaxvision.safetensors"):
         assert (out / name).stat().st_size > 0
     assert {path.suffix for path in (out / "trials").iterdir()} == {".npz", ".safetensors"}
 
@@ -114,15 +114,19 @@ def test_the_winner_elsewhere(command, tmp_path, spec_file, tiny, torch):
     path = spec_file(tiny())
     assert main([str(path), "--out", str(tmp_path / "with"), "--quiet"]) == 0
     assert command(path, "--out", tmp_path / "without", "--quiet") == (0, "", "")  # adds --no-export
-    exported = {"winner.onnx", "parity.md", "parity.json"}
-    files = {folder: {entry.name for entry in (tmp_path / folder).iterdir()} for folder in ("with", "without")}
-    assert files["with"] - files["without"] == exported
+    exported = {"model.onnx", "network.onnx", "torch.safetensors", "README.md", "example.npz", "check.py"}
+    files = {
+        folder: {entry.name for entry in (tmp_path / folder / "winner").iterdir()} for folder in ("with", "without")
+    }
+    assert files["without"] == {"flaxvision.safetensors"}
+    assert files["with"] - files["without"] - {"model.keras"} == {*exported, "parity.md", "parity.json"}
     pages = {folder: (tmp_path / folder / "report.html").read_text(encoding="utf-8") for folder in files}
     section = pages["with"].partition("The same network elsewhere")[2]
     for runtime in ("Flax", "ONNX", "PyTorch"):
         assert f"<td>{runtime}</td>" in section
     assert "The same network elsewhere" not in pages["without"]
-    onnx.checker.check_model(tmp_path / "with" / "winner.onnx", full_check=True)
+    for name in ("model", "network"):
+        onnx.checker.check_model(tmp_path / "with" / "winner" / f"{name}.onnx", full_check=True)
 
 
 def test_quiet_prints_nothing_and_default_folder_is_under_runs(command, tmp_path, spec_file, tiny, monkeypatch):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from export import Parity, ParityTable
-from export._sweep import check_accuracy
+from export._winner import check_accuracy
 from flaxvision.errors import UserError
 from flaxvision.report import results_csv
 from flaxvision.sweep import parse_spec, run
@@ -99,7 +99,7 @@ def test_the_winner_is_not_copied_from_damaged_weights(there):
     path = RunFiles(there).weights(record["id"])
     path.write_bytes(path.read_bytes()[:-1] + b"\0")
     with pytest.raises(UserError, match="its checksum is not that on record"):
-        take_weights(record, RunFiles(there), there / "winner.safetensors")
+        take_weights(record, RunFiles(there), there / "copy.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -128,10 +128,11 @@ def test_the_winner_must_score_what_is_on_record(accuracy, ties, agreeing, trial
 
 
 def test_a_winner_that_cannot_be_written_costs_no_table(there):
-    (there / "winner.safetensors").unlink()
-    (there / "winner.safetensors").mkdir()
+    winner = there / "winner" / "flaxvision.safetensors"
+    winner.unlink()
+    winner.mkdir()
     result = run(SPEC, there, resume=True, **{**QUIETLY, "report": True})
-    assert [problem.what for problem in result.problems] == ["winner.safetensors"]
+    assert [problem.what for problem in result.problems] == ["winner/flaxvision.safetensors"]
     assert (there / "results.csv").exists()
 
 

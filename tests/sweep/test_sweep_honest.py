@@ -62,7 +62,7 @@ def test_the_title_is_of_what_ran_and_the_winner_of_validation(lopsided):
 
 def test_mean_accuracy_over_classes_is_that_of_the_predictions(lopsided):
     """Recomputed from the winner's weights by NumPy: the mean over classes of the share that is found."""
-    model = fv.load_model(lopsided.run / "winner.safetensors")
+    model = fv.load_model(lopsided.run / "winner" / "flaxvision.safetensors")
     test = fv.data.load(f"images:{lopsided.data}", validation=0.25).test
     found = fv.predict(model, test.images).argmax(axis=1)
     expected = np.mean([(found[test.labels == label] == label).mean() for label in (0, 1)])

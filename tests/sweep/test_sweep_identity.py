@@ -102,12 +102,14 @@ def test_other_labels_in_the_same_archive(fill, tmp_path):
     assert len((tmp_path / "run" / "trials.jsonl").read_text().splitlines()) == 1
     assert rerun_changes("run") == ["data npz:data train", "data npz:data test"]
     fill("new")  # in the same process: the new labels, not those that it has in memory
-    weights = fill("again", learning_rate=0.1).directory / "winner.safetensors"
+    weights = fill("again", learning_rate=0.1).directory / "winner" / "flaxvision.safetensors"
     shutil.rmtree("new")
     write_data(tmp_path / "data")
     fill("new")
-    assert weights.read_bytes() != Path("new/winner.safetensors").read_bytes()
-    assert Path("run/winner.safetensors").read_bytes() == Path("new/winner.safetensors").read_bytes()
+    assert weights.read_bytes() != Path("new/winner/flaxvision.safetensors").read_bytes()
+    assert (
+        Path("run/winner/flaxvision.safetensors").read_bytes() == Path("new/winner/flaxvision.safetensors").read_bytes()
+    )
     assert fill(seeds=2, resume=True).cells[0].n == 2  # put back
 
 
@@ -155,9 +157,9 @@ def test_starting_weights_replaced(fill, tmp_path):
     for seed in (0, 1):
         start = fv.models.create("linear", input_shape=(4, 4, 1), num_classes=2, seed=seed)
         (tmp_path / f"other{seed}").mkdir()
-        fv.save_model(start, tmp_path / f"other{seed}" / "winner.safetensors")
+        fv.save_model(start, tmp_path / f"other{seed}" / "flaxvision.safetensors")
     fill(warm_start="other0")
-    shutil.copyfile("other1/winner.safetensors", "other0/winner.safetensors")
+    shutil.copyfile("other1/flaxvision.safetensors", "other0/flaxvision.safetensors")
     with pytest.raises(UserError, match=r"weights other0 was [0-9a-f]+, is"):
         fill(warm_start="other0", seeds=2, resume=True)
 

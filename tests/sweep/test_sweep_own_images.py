@@ -118,4 +118,4 @@ def test_sixty_images_train_by_one_command(folder, tmp_path, command):
     for note in NOTES:
         assert note in page
         assert note in errors
-    assert (tmp_path / "run" / "winner.safetensors").is_file()
+    assert (tmp_path / "run" / "winner" / "flaxvision.safetensors").is_file()

@@ -126,7 +126,7 @@ def test_winner(finished, files):
     best = max(means, key=means.__getitem__)
     distances = [abs(r["final"]["val_top1"] - means[best]) for r in groups[best]]
     winner = groups[best][int(np.argmin(distances))]
-    weights = directory / "winner.safetensors"
+    weights = directory / "winner" / "flaxvision.safetensors"
     assert weights.read_bytes() == (directory / "trials" / f"{winner['id']}.safetensors").read_bytes()
     dataset = fv.data.load("glyphs", limit=128, size=8, validation=0.25)
     metrics = fv.evaluate(fv.load_model(weights), dataset.test)
@@ -366,7 +366,7 @@ def test_final_stage(tmp_path, files, tiny, command, spec_file):
     losses = [record["final"]["test_loss"] for record in finals]
     nearest = finals[int(np.argmin(np.abs(np.array(losses) - np.mean(losses))))]
     weights = out / "trials" / f"{nearest['id']}.safetensors"
-    assert (out / "winner.safetensors").read_bytes() == weights.read_bytes()
+    assert (out / "winner" / "flaxvision.safetensors").read_bytes() == weights.read_bytes()
 
     # A second run over the same folder trains nothing and leaves the same table.
     before, csv = (out / "trials.jsonl").read_bytes(), (out / "results.csv").read_bytes()
@@ -452,7 +452,7 @@ def test_model_of_ones_own(tmp_path, monkeypatch, command, spec_file, tiny, file
 @pytest.mark.parametrize("source", ["run", "file"])
 def test_init_from(finished, tmp_path, source, tiny, files):
     """Warm-started with no learning rate to speak of, a network scores what its source scored."""
-    weights = finished[1] / "winner.safetensors"
+    weights = finished[1] / "winner" / "flaxvision.safetensors"
     table = tiny(
         init={"from": str(finished[1] if source == "run" else weights)},
         data={"validation": 0.25},
@@ -464,7 +464,7 @@ def test_init_from(finished, tmp_path, source, tiny, files):
     winner = fv.load_model(weights)
     dataset = fv.data.load("glyphs", limit=128, size=8)
     assert result.winner.final["test_top1"] == fv.evaluate(winner, dataset.test).top1
-    for name, tensor in files["weights"](tmp_path / "run" / "winner.safetensors").items():
+    for name, tensor in files["weights"](tmp_path / "run" / "winner" / "flaxvision.safetensors").items():
         np.testing.assert_allclose(tensor, files["weights"](weights)[name], atol=1e-6)
 
 
@@ -475,7 +475,7 @@ def test_init_only(finished, tmp_path, tiny, files):
         recipe={"learning_rate": 1e-12},
     )
     run(parse_spec(table), tmp_path / "run", export=False, report=False)
-    ours, theirs = (files["weights"](d / "winner.safetensors") for d in (tmp_path / "run", finished[1]))
+    ours, theirs = (files["weights"](d / "winner" / "flaxvision.safetensors") for d in (tmp_path / "run", finished[1]))
     same = {name.rpartition(".")[0] for name in ours if np.allclose(ours[name], theirs[name], atol=1e-6)}
     assert "linear_relu_stack.0" in same
     assert not any(

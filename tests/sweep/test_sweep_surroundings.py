@@ -34,7 +34,7 @@ def test_a_default_sweep_opens_no_connection(tmp_path, spec_file, tiny, files):
     done = subprocess.run([*APART, inside], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     assert files["table"](out)[0]["n"] == "2"
-    assert (out / "parity.md").exists()
+    assert (out / "winner" / "parity.md").exists()
     if traced:
         assert [line for line in trace.read_text().splitlines() if "AF_INET" in line] == []
     assert list((tmp_path / "home").rglob("*deviceid*")) == []  # of onnxruntime

@@ -100,7 +100,7 @@ def test_a_failed_trial_is_tried_again(networks, tmp_path, files):
     spec, out = parse_spec(table(networks, grid={"how": ["raise"]}, seeds=2)), tmp_path / "run"
     result = run(spec, out, executor="loop", export=False)
     assert (result.winner, len(result.failures)) == (None, 2)
-    assert not (out / "winner.safetensors").exists()
+    assert not (out / "winner").exists()
     assert "No winner" in (out / "report.html").read_text(encoding="utf-8")
     again = run(spec, out, executor="loop", export=True, resume=True)
     assert (again.winner, len(again.failures), again.problems) == (None, 2, ())
@@ -221,18 +221,23 @@ def trained(tmp_path_factory):
         ("flaxvision.report.writer.results_csv", "results.csv", {"results.md", "table.png", "report.html"}),
         ("flaxvision.report.writer.report_html", "report.html", {"results.csv", "table.png"}),
         ("export.export_winner", "export: nothing is written", {"results.csv", "table.png", "report.html"}),
-        ("export._sweep.compare", "export: winner.onnx is written, but not compared", {"winner.onnx", "report.html"}),
+        (
+            "export._winner.compare",
+            "export: winner/parity.md",
+            {"winner/model.onnx", "winner/README.md", "report.html"},
+        ),
+        ("export._winner.to_onnx", "export: winner/network.onnx", {"winner/torch.safetensors", "winner/README.md"}),
     ],
 )
 def test_each_step_fails_alone(trained, monkeypatch, target, what, left):
     spec, out = trained
     for path in out.glob("[rtlacw]*.*"):
-        if path.name not in ("trials.jsonl", "winner.safetensors"):
+        if path.name != "trials.jsonl":
             path.unlink()
     monkeypatch.setattr(target, broken)
     result = run(spec, out, resume=True, export=target.startswith("export"))
     assert str(result.problems[0]).startswith(f"{what}: RuntimeError: no font (test_sweep_survives.py, line ")
-    assert left <= {path.name for path in out.iterdir()}
+    assert left <= {path.relative_to(out).as_posix() for path in out.rglob("*")}
     if "report.html" in left:
         assert f"{what}: RuntimeError: no font" in (out / "report.html").read_text(encoding="utf-8")
 
@@ -300,4 +305,4 @@ def test_a_whole_sweep_that_diverges_has_no_winner(tmp_path, capsys, spec_file, 
     status = main([str(path), "--out", str(tmp_path / "run"), "--quiet"])
     assert (status, capsys.readouterr().err) == (3, "no winner: every trial diverged or failed\n")
     assert (tmp_path / "run" / "results.csv").exists()
-    assert not list((tmp_path / "run").glob("winner.*"))
+    assert not (tmp_path / "run" / "winner").exists()
