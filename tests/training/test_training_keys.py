@@ -8,18 +8,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tomli_w
 from flax import nnx
 
 import flaxvision as fv
 from flaxvision.errors import UserError
 from flaxvision.models.files import assign, variables
 from flaxvision.sweep.overrides import override
-from flaxvision.sweep.parse import parse_spec
+from flaxvision.sweep.parse import load_spec, parse_spec
 from flaxvision.sweep.trials import expand
 from flaxvision.training import Recipe, train_cohort
 from flaxvision.training.batches import Partners
 from flaxvision.training.losses import example_losses
 from flaxvision.training.mixing import draw_mix
+from flaxvision.training.optimizers import OPTIMIZERS
 from flaxvision.training.preparing import standard, with_weights
 from flaxvision.training.recipe import from_dict
 from flaxvision.training.selection import Best
@@ -299,38 +301,101 @@ def test_keys_of_a_spec_and_of_the_command_line():
     assert len({recipe.structure() for recipe in recipes}) == 2  # ema varies within a program, class weights do not
 
 
-TYPED = {  # key -> what stands in TOML, and what is typed after `--set KEY=`
-    "label_smoothing": (0.1, "0.1"),
-    "clip_norm": (1.0, "1.0"),
-    "schedule": ("one_cycle", "one_cycle"),
-    "weight_decay": (0.01, "0.01"),
-    "ema": (0.99, "0.99"),
-    "class_weights": ("balanced", "balanced"),
-    "mixup": (0.2, "0.2"),
-    "cutmix": (1.0, "1.0"),
-    "cutout": (0.5, "0.5"),
-    "rotation": (15.0, "15"),
-    "translation": (0.1, "0.1"),
-    "brightness": (0.2, "0.2"),
-    "contrast": (0.2, "0.2"),
-    "pixels": ("standard", "standard"),
-    "test_time_flip": (True, "true"),
-    "precision": ("bfloat16", "bfloat16"),
-    "early_stopping": (2, "2"),
+STEPS, IN_ADAM, IN_RMSPROP = {"schedule": "step"}, {"optimizer": "adam"}, {"optimizer": "rmsprop"}
+AHEAD, CROPPED = {"lookahead": 5}, {"augment": ["crop"]}
+TWO_VALUES = {  # key -> two values as TOML has them, as `--set KEY=` takes them, and what they need beside them
+    "optimizer": (["adam", "my_module:make"], "adam,my_module:make", {}),
+    "learning_rate": ([0.1, 1e-3], "0.1,1e-3", {}),
+    "weight_decay": ([0.01, 0.5], "0.01,0.5", {}),
+    "decay_biases": ([True, False], "true,false", {"weight_decay": 0.1}),
+    "clip_norm": ([1.0, 0.5], "1.0,0.5", {}),
+    "momentum": ([0.5, 0.9], "0.5,0.9", {}),
+    "nesterov": ([False, True], "false,true", {"momentum": 0.9}),
+    "beta1": ([0.5, 0.8], "0.5,0.8", IN_ADAM),
+    "beta2": ([0.9, 0.99], "0.9,0.99", IN_ADAM),
+    "smoothing": ([0.9, 0.5], "0.9,0.5", IN_RMSPROP),
+    "epsilon": ([1e-6, 0.1], "1e-6,0.1", IN_ADAM),
+    "centered": ([False, True], "false,true", IN_RMSPROP),
+    "momentum_decay": ([0.01, 0.1], "0.01,0.1", {"optimizer": "nadam"}),
+    "vector_scale": ([0.5, 2.0], "0.5,2.0", {"optimizer": "muon"}),
+    "schedule": (["cosine", "one_cycle"], "cosine,one_cycle", {}),
+    "step_epochs": ([2.0, 0.5], "2.0,0.5", STEPS),
+    "milestones": ([[1.0], [0.5, 2.0]], "[1.0],[0.5,2.0]", STEPS),
+    "step_factor": ([0.2, 0.5], "0.2,0.5", STEPS),
+    "end_factor": ([0.1, 0.2], "0.1,0.2", {"schedule": "linear"}),
+    "warmup_epochs": ([1.0, 0.5], "1.0,0.5", {}),
+    "start_factor": ([0.1, 0.2], "0.1,0.2", {"warmup_epochs": 1.0}),
+    "batch_size": ([16, 32], "16,32", {}),
+    "shuffle": ([True, False], "true,false", {}),
+    "drop_last": ([True, False], "true,false", {}),
+    "epochs": ([2, 0.5], "2,0.5", {}),
+    "steps": ([20, 30], "20,30", {}),
+    "examples": ([1000, 2000], "1000,2000", {}),
+    "loss": (["binary_cross_entropy", "squared_error"], "binary_cross_entropy,squared_error", {}),
+    "label_smoothing": ([0.1, 0.2], "0.1,0.2", {}),
+    "class_weights": (["balanced", [1, 2.5]], "balanced,[1,2.5]", {}),
+    "ema": ([0.99, 0.5], "0.99,0.5", {}),
+    "lookahead": ([5, 10], "5,10", {}),
+    "lookahead_rate": ([0.2, 0.8], "0.2,0.8", AHEAD),
+    "lookahead_growth": ([1.0, 3.0], "1.0,3.0", AHEAD),
+    "pixels": (["standard", "raw"], "standard,raw", {}),
+    "augment": ([["crop"], ["crop", "flip"]], "[crop],[crop,flip]", {}),
+    "crop_padding": ([2, 3], "2,3", CROPPED),
+    "crop_padding_mode": (["zeros", "reflect"], "zeros,reflect", CROPPED),
+    "rotation": ([15, 7.5], "15,7.5", {}),
+    "translation": ([0.1, 0.2], "0.1,0.2", {}),
+    "brightness": ([0.1, 0.2], "0.1,0.2", {}),
+    "contrast": ([0.1, 0.2], "0.1,0.2", {}),
+    "cutout": ([0.5, 0.25], "0.5,0.25", {}),
+    "mixup": ([0.2, 1], "0.2,1", {}),
+    "cutmix": ([0.2, 1], "0.2,1", {}),
+    "test_time_flip": ([True, False], "true,false", {}),
+    "frozen": ([["conv"], ["conv", "out.bias"]], "[conv],[conv,out.bias]", {}),
+    "warm_start": (["a.safetensors", "runs/b"], "a.safetensors,runs/b", {}),
+    "warm_start_only": ([["conv"], ["out"]], "[conv],[out]", {"warm_start": "a.safetensors"}),
+    "conv": (["auto", "native"], "auto,native", {}),
+    "precision": (["bfloat16", "float64"], "bfloat16,float64", {}),
+    "early_stopping": ([2, 3], "2,3", {}),
+    "select": (["last", "best"], "last,best", {}),
+    "select_on": (["val_loss", "test_top1"], "val_loss,test_top1", {"select": "best"}),
+    "record_gradients": ([True, False], "true,false", {}),
 }
 
 
-@pytest.mark.parametrize("key", TYPED)
-def test_each_key_in_toml_and_typed(key):
-    value, typed = TYPED[key]
-    table = {"name": "keys", "dataset": "glyphs", "model": "mlp", "recipe": {"epochs": 4}}
-    (written,) = expand(parse_spec({**table, "recipe": {**table["recipe"], key: value}}))
-    (set_here,) = expand(override(parse_spec(table), settings=[f"{key}={typed}"]))
-    recipes = [from_dict(trial.config.recipe) for trial in (written, set_here)]
-    assert recipes[0] == recipes[1] == Recipe(epochs=4, **{key: value})
+@pytest.mark.parametrize(
+    "field", [field for field in dataclasses.fields(Recipe) if field.name != "seed"], ids=lambda field: field.name
+)
+def test_each_key_in_toml_and_typed(field, tmp_path):
+    """In [recipe], in [grid] and after `--set`: the same recipes, of one program if the key may vary within one."""
+    key, path = field.name, tmp_path / "keys.toml"
+    values, typed, beside = TWO_VALUES[key]
+
+    def recipes(recipe, grid, settings=()):
+        table = {"dataset": "glyphs", "model": "mlp", "recipe": recipe, "grid": grid}
+        path.write_text(tomli_w.dumps(table))
+        trials = expand(override(load_spec(path), settings=settings))
+        return [from_dict(trial.config.recipe) for trial in trials], {trial.program for trial in trials}
+
+    wanted = [Recipe(**beside, **{key: value}) for value in values]
+    in_grid, typed_in = recipes(beside, {key: values}), recipes(beside, {}, [f"{key}={typed}"])
+    alone = [recipes({**beside, key: value}, {})[0][0] for value in values]
+    for found in (in_grid[0], typed_in[0], alone):
+        assert found == wanted
+        assert repr(found) == repr(wanted)  # of the same types, too
+    assert in_grid[1] == typed_in[1]
+    assert len(in_grid[1]) == len({recipe.structure() for recipe in wanted}) == 1 + (field.metadata["varies"] == "no")
 
 
-@pytest.mark.parametrize("name", ["adagrad", "adamw", "lamb", "lion", "muon", "nadam", "rmsprop"])
+def test_the_seed_is_a_key_of_the_spec():
+    table = {"name": "keys", "dataset": "glyphs", "model": "mlp", "seeds": [3, 5]}
+    assert [trial.seed for trial in expand(parse_spec(table))] == [3, 5]
+    with pytest.raises(UserError, match=r"unknown key of \[recipe\] 'seed'"):
+        parse_spec({**table, "recipe": {"seed": 3}})
+    with pytest.raises(UserError, match="--set seed: that is an option of its own, --seeds N"):
+        override(parse_spec(table), settings=["seed=3"])
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_optimizers_in_toml_and_typed(name):
     table = {"name": "keys", "dataset": "glyphs", "model": "mlp"}
     (written,) = expand(parse_spec({**table, "recipe": {"optimizer": name}}))
