@@ -237,7 +237,10 @@ class _Drawn:
         pads = [(int(low), int(high)) for low, high in self.random.integers(-1, 3, (len(self.shape), 2))]
         shape = tuple(size + sum(pad) for size, pad in zip(self.shape, pads, strict=True))
         if min(shape) >= 1 and (len(shape) == 1 or max(shape[:2]) <= LARGEST_SIDE):
-            self.add(Pad(pads, self.either(0.0, 0.0, 1.5)), shape)
+            mode = ("constant", "reflect", "replicate")[sum(map(sum, pads)) % 3]
+            within = [*(side - 1 for side in self.shape[:2]), *([0] if len(shape) == 3 else [])]
+            fits = all(0 <= n <= most for each, most in zip(pads, within, strict=True) for n in each)
+            self.add(Pad(pads, self.either(0.0, 0.0, 1.5), mode if fits else "constant"), shape)
 
     def scaled(self) -> None:
         layer = Scale(self.shape[-1], self.either("multiply", "add"))

@@ -17,10 +17,11 @@ from export._rows import (
     node,
     number_of,
     on_maps,
+    own_torch_layer,
     register,
     torch_layer,
 )
-from flaxvision.layers import ACTIVATIONS, Activation, Dropout, SpatialDropout
+from flaxvision.layers import ACTIVATIONS, Activation, Dropout, DropPath, SpatialDropout
 
 if TYPE_CHECKING:
     from export._onnx import Graph
@@ -147,4 +148,13 @@ register(
     ),
 )
 register(Dropout, _dropout("Dropout", "Dropout", any_place))
+register(
+    DropPath,
+    Row(
+        no_node,
+        own_torch_layer("DropPath"),
+        keras_layer("Dropout", lambda place: {"rate": _rate(place), "noise_shape": (None, *(1 for _ in place.shape))}),
+        any_place,
+    ),
+)
 register(SpatialDropout, _dropout("Dropout2d", "SpatialDropout2D", on_maps))

@@ -11,6 +11,7 @@ from export._place import Place
 from export._rows import Row, in_keras, number_of, on_maps_and_vectors, register
 from flaxvision.layers import Carried, Pad, Rearrange, Scale
 from flaxvision.layers.kinds import MisfitError
+from flaxvision.layers.moving import MODES
 
 if TYPE_CHECKING:
     from export._onnx import Graph
@@ -57,6 +58,8 @@ def _pad(graph: Graph, place: Place, inputs: Sequence[str]) -> str:
     *sides, channels = place.layer.pads
     axes = ((0, 0), channels, *sides)
     counts = graph.integers(f"{place.name}.pads", [pads[end] for end in (0, 1) for pads in axes])
+    if place.layer.mode != "constant":
+        return graph.add("Pad", [*inputs, counts], place.name, mode=MODES[place.layer.mode])
     return graph.add("Pad", [*inputs, counts, number_of(graph, place, "value", place.layer.value)], place.name)
 
 
@@ -64,6 +67,8 @@ def _keras_pad(place: Place, inputs: Sequence[Any]) -> Any:
     from keras import ops
 
     (x,) = inputs
+    if place.layer.mode != "constant":
+        return ops.pad(x, [(0, 0), *place.layer.pads], mode=MODES[place.layer.mode])
     ends = zip(place.shape, place.layer.pads, strict=True)
     x = x[(slice(None), *(slice(max(0, -low), size - max(0, -high)) for size, (low, high) in ends))]
     around = [(0, 0), *((max(0, low), max(0, high)) for low, high in place.layer.pads)]

@@ -15,6 +15,18 @@ from export._torch_moving import Scale
 from flaxvision.layers import Node, Preprocess
 
 
+class DropPath(torch.nn.Module):
+    """Zeroes whole examples in training, as timm's module of this name does."""
+
+    def __init__(self, place: Place):
+        super().__init__()
+        self.drop_prob = float(place.layer.rate[...])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Drop examples of `x`, (N, ...)."""
+        return x * F.dropout(x.new_ones((x.shape[0], *(1 for _ in x.shape[1:]))), self.drop_prob, self.training)
+
+
 class ChainModule(torch.nn.Module):
     """Named layers applied as a network's nodes say; names with dots become modules within modules.
 

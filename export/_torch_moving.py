@@ -22,16 +22,19 @@ class Rearrange(torch.nn.Module):
 
 
 class Pad(torch.nn.Module):
-    """Numbers put around channels and maps, or cut off."""
+    """Values put around channels and maps, or cut off."""
 
     def __init__(self, place: Place):
         super().__init__()
         *sides, channels = place.layer.pads
         self.pads = [count for pair in (*sides[::-1], channels) for count in pair]
         self.value = place.layer.value
+        self.mode = place.layer.mode
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Pad `x`, (N, C, H, W) or (N, D)."""
+        if self.mode != "constant":
+            return F.pad(x, self.pads[:4], mode=self.mode)
         return F.pad(x, self.pads, value=self.value)
 
 

@@ -180,6 +180,8 @@ def _counterpart(
     """The module, or the reference, with the numbers of `model`, in training mode; neither drops anything."""
     import torch
 
+    from flaxvision.models.torch_reader.drop_path import replace_drop_paths
+
     if not name.startswith(PREFIX):
         return _reference(name, shape | arguments, model, precision)
     if model.torch is not None and model.torch.ending not in ("", "log_softmax"):
@@ -189,6 +191,7 @@ def _counterpart(
     for layer in model.layers:
         if isinstance(layer, Dropout):
             layer.rate[...] = np.zeros((), layer.rate[...].dtype)
+    replace_drop_paths(twin)
     return twin.train()
 
 

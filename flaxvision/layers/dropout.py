@@ -1,4 +1,4 @@
-"""Dropout, of values or of whole channels."""
+"""Dropout, of values, of whole channels or of whole examples."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flaxvision.layers.context import EVALUATION, Context, ContextLayer, Hyperpa
 from flaxvision.layers.kinds import as_map, light, no_tensors, register, same_shape
 from flaxvision.ops.maps import Maps
 
-__all__ = ["Dropout", "SpatialDropout"]
+__all__ = ["DropPath", "Dropout", "SpatialDropout"]
 
 
 class Dropout(ContextLayer):
@@ -79,6 +79,23 @@ class SpatialDropout(Dropout):
         return super().draw((shape[0], 1, 1, shape[3]), context)
 
 
+class DropPath(Dropout):
+    """Zeroes whole examples with probability `rate`: drop path, or stochastic depth, at the end of a residual branch.
+
+    Args:
+        rate: Probability of dropping, from 0 up to but without 1.
+
+    Raises:
+        UserError: If the rate is outside that range.
+
+    Reference: Huang et al., "Deep Networks with Stochastic Depth", ECCV 2016.
+    """
+
+    def draw(self, shape: tuple[int, ...], context: Context) -> jax.Array:
+        """Which examples of an input of `shape`, (B, ...), a training step keeps: bool, (B, 1, ...)."""
+        return super().draw((shape[0], *(1 for _ in shape[1:])), context)
+
+
 def _apply(layer: Dropout, maps: Sequence[Maps], context: Context) -> Maps:
     if not context.train:
         return maps[0]
@@ -88,6 +105,7 @@ def _apply(layer: Dropout, maps: Sequence[Maps], context: Context) -> Maps:
 
 # The rate is no setting: it is in the state.
 register(light(Dropout, (), same_shape, _apply, no_tensors, make=lambda: Dropout(0.0)))
+register(light(DropPath, (), same_shape, _apply, no_tensors, make=lambda: DropPath(0.0)))
 register(
     light(SpatialDropout, (), lambda _, shapes: as_map(shapes[0]), _apply, no_tensors, make=lambda: SpatialDropout(0.0))
 )

@@ -142,6 +142,7 @@ def test_every_kind_of_layer_is_described_and_built_again():
             "GroupNorm": (2, 4),
             "LayerNorm": (3,),
             "SpatialDropout": (0.5,),
+            "DropPath": (0.5,),
             "PReLU": (3,),
             "Upsample": (2,),
             "Resize": ((3, 4), True),

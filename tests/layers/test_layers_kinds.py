@@ -20,6 +20,7 @@ from flaxvision.layers import (
     Conv,
     Divide,
     Dropout,
+    DropPath,
     Flatten,
     GroupNorm,
     LayerNorm,
@@ -173,6 +174,18 @@ def test_spatial_dropout_drops_whole_channels():
     with pytest.raises(UserError, match="needs a map"):
         list(Network([("a", SpatialDropout(0.5))], input_shape=(7,)).walk())
     assert not isinstance(Dropout(0.5), SpatialDropout)
+
+
+@pytest.mark.parametrize("batch_last", [False, True])
+def test_drop_path_drops_whole_examples(batch_last):
+    x = jnp.ones((256, 2, 3, 4))
+    maps, context = Maps(x.T, True) if batch_last else Maps(x), Context(train=True, key=jax.random.key(0))
+    y = np.asarray(kind_of(DropPath(0.25)).apply(DropPath(0.25), [maps], context).array)
+    y = y.T if batch_last else y
+    assert set(np.unique(y)) == {0, np.float32(1 / 0.75)}
+    assert all(np.ptp(example) == 0 for example in y)
+    assert 0.15 < (y[:, 0, 0, 0] == 0).mean() < 0.35
+    np.testing.assert_array_equal(DropPath(0.25)(x), x)
 
 
 @pytest.mark.parametrize(

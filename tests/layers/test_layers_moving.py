@@ -32,6 +32,12 @@ CASES = {
         Pad(((1, 0), (2, 3), (0, 2)), 1.5), (4, 3, 2),
         lambda t, x: t.nn.functional.pad(x, (2, 3, 1, 0, 0, 2), value=1.5)),
     "cut": (Pad(((-1, 0), (0, -1), (-1, 1))), (4, 3, 2), lambda t, x: t.nn.functional.pad(x, (0, -1, -1, 0, -1, 1))),
+    "reflected": (
+        Pad(((1, 3), (2, 0), (0, 0)), mode="reflect"), (4, 3, 2),
+        lambda t, x: t.nn.functional.pad(x, (2, 0, 1, 3), "reflect")),
+    "replicated": (
+        Pad(((1, 3), (4, 0), (0, 0)), mode="replicate"), (4, 3, 2),
+        lambda t, x: t.nn.functional.pad(x, (4, 0, 1, 3), "replicate")),
     "a vector padded": (Pad(((2, -1),)), (5,), lambda t, x: t.nn.functional.pad(x, (2, -1))),
     "scaled": (Scale(3), (4, 5, 3), lambda t, x, w: x * w.view(-1, 1, 1)),
     "shifted": (Scale(3, "add"), (4, 5, 3), lambda t, x, w: x + w.view(-1, 1, 1)),
@@ -94,6 +100,9 @@ def test_descriptions_build_the_same(case):
         ),
         (Pad(((1, 1),)), (4, 4, 1), "pads 1 axes, not the 3"),
         (Pad(((-3, -3),)), (5,), "would turn a map of"),
+        (Pad(((4, 0), (0, 0), (0, 0)), mode="reflect"), (4, 4, 1), "mode='reflect', which has no values for that"),
+        (Pad(((0, 0), (0, 0), (1, 0)), mode="replicate"), (4, 4, 1), "mode='replicate', which has no values"),
+        (Pad(((0, -1),), mode="reflect"), (5,), "mode='reflect', which has no values for that"),
         (Scale(3), (4, 4, 2), "has 3 numbers for 2 channels"),
         (Carried((3,)), (3,), "takes 0 values, not 1"),
     ],
@@ -101,5 +110,7 @@ def test_descriptions_build_the_same(case):
 def test_what_does_not_fit_is_one_line(layer, shape, words):
     with pytest.raises(UserError, match=words):
         list(Network([("a", layer)], input_shape=shape).walk())
+    with pytest.raises(UserError, match="unknown mode of pads 'wrap'"):
+        Pad(((1, 1),), mode="wrap")
     with pytest.raises(UserError, match="unknown operation 'divide'"):
         Scale(1, "divide")

@@ -16,7 +16,7 @@ import pytest
 
 import export
 import flaxvision as fv
-from flaxvision.layers import Affine, Context, Dropout, Resize, Scale
+from flaxvision.layers import Affine, Context, Dropout, DropPath, Resize, Scale
 from tests.conftest import slow
 
 torch = pytest.importorskip("torch")
@@ -48,6 +48,28 @@ def images_of(shape):
 def first(y):
     """Outputs as PyTorch lays them out."""
     return np.moveaxis(np.asarray(y), -1, 1)
+
+
+def test_drop_paths_are_known_by_name_and_behavior():
+    module, shape = made("gate")
+    model = fv.models.from_torch(module, shape)
+    (layer,) = (layer for layer in model.layers if isinstance(layer, DropPath))
+    assert float(layer.rate[...]) == np.float32(0.2)
+    assert dict(model.named_layers())["drop_path"] is layer
+    assert type(module.drop_path).__name__ == "DropPath"  # the user's own module is as it was
+    twin = export.to_torch(model).train()
+    ones = twin.drop_path(torch.ones(1000, 4, 2, 2))
+    assert {0.0, 1.25} == set(ones.unique().tolist()) == set(ones[:, 0, 0, 0].tolist())
+    assert all(float(each.min()) == float(each.max()) for each in ones)
+
+    class DropPath_(type(module.drop_path)):
+        def forward(self, x):
+            return super().forward(x) * (1 - self.drop_prob)
+
+    DropPath_.__name__ = "DropPath"
+    module.drop_path = DropPath_(0.2)  # which does not scale
+    with pytest.raises(fv.UserError, match=r"in training and .* in evaluation, cannot be read"):
+        fv.models.from_torch(module, shape)
 
 
 @pytest.mark.parametrize("name", CASES)

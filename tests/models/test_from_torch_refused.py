@@ -143,8 +143,8 @@ def functional_layer(self, x):
     return scores(self, F.conv2d(x, self.conv.weight, self.bias))  # HERE
 
 
-def reflect(self, x):
-    return scores(self, self.conv(F.pad(x, (1, 1, 1, 1), mode="reflect")))  # HERE
+def around(self, x):
+    return scores(self, self.conv(F.pad(x, (1, 1, 1, 1), mode="circular")))  # HERE
 
 
 def fails(self, x):
@@ -181,7 +181,7 @@ BY_LINE = {
     "a layer as a function": (
         functional_layer, {"bias": nn.Parameter(torch.zeros(4))},
         "F.conv2d with tensors that are no layer's weight and bias .*: use the layer, nn.Conv2d"),
-    "reflection": (reflect, {}, "F.pad with mode='reflect' .*: mode='constant'"),
+    "round": (around, {}, "F.pad with mode='circular' .*: mode='constant', 'reflect'"),
 }  # fmt: skip
 
 
@@ -209,7 +209,6 @@ LAYERS = {
     "groups": (nn.ConvTranspose2d(3, 3, 2, groups=3), "nn.ConvTranspose2d with groups or dilation"),
     "instances": (nn.InstanceNorm2d(3, track_running_stats=True), "nn.InstanceNorm2d with running statistics"),
     "responses": (nn.LocalResponseNorm(3), "cannot be read"),
-    "reflection": (nn.ReflectionPad2d(1), "F.pad with mode='reflect'"),
     "indices": (nn.MaxPool2d(2, dilation=2), "F.max_pool2d with dilation"),
     "embedding": (nn.Embedding(3, 3), "fails on an example"),
     "one axis": (nn.Conv1d(3, 3, 3), "fails on an example|images only"),

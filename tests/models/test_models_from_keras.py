@@ -58,6 +58,7 @@ def operations(x):
     y = ops.relu(x) * 0.5 + 1.0 - x / 4.0
     y = ops.concatenate([y, ops.gelu(x, approximate=False), ops.square(x)], axis=-1)
     y = ops.pad(y, ((0, 0), (1, 0), (0, 2), (0, 0)))
+    y = ops.pad(y, ((0, 0), (0, 1), (2, 1), (0, 0)), mode="reflect")
     y = ops.transpose(L.Conv2D(4, 3)(y), (0, 3, 1, 2))
     y = ops.mean(y, axis=(2, 3))
     return L.Dense(3)(ops.reshape(y, (-1, 4)))
@@ -69,6 +70,7 @@ def normalized(x):
     x = L.PReLU(shared_axes=[1, 2])(L.GroupNormalization(4)(x))
     x = L.GroupNormalization(-1, center=False)(x)
     x = L.UpSampling2D((2, 1))(L.AveragePooling2D(2, padding="same")(x))
+    x = L.Dropout(0.2, noise_shape=(None, 1, 1, 1))(x)
     x = L.Average()([x, L.SpatialDropout2D(0.1)(x), L.LeakyReLU(negative_slope=0.3)(x)])
     x = L.Cropping2D(((1, 0), (0, 1)))(x)
     return L.BatchNormalization()(L.Flatten()(L.Conv2D(2, 1, activation="leaky_relu")(x)))

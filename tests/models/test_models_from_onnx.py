@@ -558,7 +558,7 @@ REFUSED = {
     "examples joined": (one("Reshape", ints(-1, 60)), r"a Reshape from \('N', 4, 6, 5\) to \(-1, 60\)"),
     "bicubic": (one("Resize", "", np.asarray([1, 1, 2, 2], np.float32), mode="cubic"), "mode=nearest to a whole mul"),
     "a volume": (one("Conv", f32(2, 4, 3), shape=(4, 6)), "a Conv over 1 axes"),
-    "mirrored": (one("Pad", ints(0, 0, 1, 1, 0, 0, 1, 1), mode="reflect"), "mode=constant would do"),
+    "round": (one("Pad", ints(0, 0, 1, 1, 0, 0, 1, 1), mode="wrap"), "mode=constant, reflect or edge would do"),
     "axes of a video": (one("Relu", shape=(2, 4, 6, 5)), r"takes \('N', 2, 4, 6, 5\): images"),
     "two outputs": (two_outputs, "has 2 outputs .'Relu0', 'x'.: a graph from one image to one output is read"),
     "nothing": (one("Identity"), "a model without layers cannot be read"),

@@ -96,12 +96,27 @@ class Dense(nn.Module):
         return self.head(self.pool(x).flatten(1))
 
 
+class DropPath(nn.Module):
+    """Stochastic depth, as timm writes it."""
+
+    def __init__(self, drop_prob):
+        super().__init__()
+        self.drop_prob = drop_prob
+
+    def forward(self, x):
+        if self.drop_prob == 0.0 or not self.training:
+            return x
+        kept = x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(1 - self.drop_prob)
+        return x * kept / (1 - self.drop_prob)
+
+
 class Gate(nn.Module):
     """Squeeze and excitation by linear layers and views."""
 
     def __init__(self, channels=8):
         super().__init__()
         self.conv = nn.Sequential(nn.Conv2d(3, channels, 3, 2, 1), nn.GroupNorm(4, channels), nn.Hardswish())
+        self.drop_path = DropPath(0.2)
         self.squeeze = nn.AdaptiveAvgPool2d(1)
         self.excite = nn.Sequential(nn.Linear(channels, 2), nn.ReLU(inplace=True), nn.Linear(2, channels), nn.Sigmoid())
         self.fc = nn.Linear(channels, 10)
@@ -110,7 +125,7 @@ class Gate(nn.Module):
         x = self.conv(x)
         n, c, _, _ = x.size()
         gate = self.excite(self.squeeze(x).view(n, c)).view(n, c, 1, 1)
-        x = x + x * gate.expand_as(x)
+        x = x + self.drop_path(x * gate.expand_as(x))
         return self.fc(F.adaptive_avg_pool2d(x, 1).squeeze(-1).squeeze(-1))
 
 
@@ -118,8 +133,8 @@ def plain():
     """No class at all."""
     return nn.Sequential(
         nn.Conv2d(1, 4, 5, padding="same"), nn.LeakyReLU(0.1), nn.AvgPool2d(2),
-        nn.Sequential(nn.Conv2d(4, 6, 3, stride=2, padding=1), nn.SiLU(), nn.Dropout2d(0.1)),
-        nn.Flatten(), nn.Linear(6 * 3 * 3, 12), nn.Tanh(), nn.Linear(12, 10),
+        nn.Sequential(nn.Conv2d(4, 6, 3, 2, 1, padding_mode="reflect"), nn.SiLU(), nn.Dropout2d(0.1)),
+        nn.ReplicationPad2d((0, 1, 0, 0)), nn.Flatten(), nn.Linear(6 * 3 * 4, 12), nn.Tanh(), nn.Linear(12, 10),
     )  # fmt: skip
 
 

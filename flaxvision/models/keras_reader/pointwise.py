@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from flaxvision.layers import Affine, Dropout, SpatialDropout
+from flaxvision.layers import Affine, Dropout, DropPath, SpatialDropout
 from flaxvision.models.keras_reader.load import as_numpy, import_keras
 from flaxvision.models.keras_reader.table import At, Handler, carry_out, reads
 from flaxvision.models.reading import arithmetic
@@ -190,7 +190,10 @@ def _resizing(at: At) -> Held:
 
 @reads("Dropout")
 def _dropout(at: At) -> Held:
-    return at.reader.elementwise(at.call, Dropout(float(at.config["rate"])), at.held())
+    held, rate, noise = at.held(), float(at.config["rate"]), at.config.get("noise_shape")
+    if noise is not None and tuple(noise) != (None, *(1 for _ in held.shape)):
+        at.call.refuse(f"{at.call.words} with noise_shape={tuple(noise)}", "(None, 1, 1, 1), of examples, would do")
+    return at.reader.elementwise(at.call, (Dropout if noise is None else DropPath)(rate), held)
 
 
 @reads("SpatialDropout2D")

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from flaxvision.layers import ConvTranspose
+from flaxvision.layers.moving import MODES
 from flaxvision.layers.network import fitted
 from flaxvision.layers.pooling import as_pair
 from flaxvision.models.keras_reader.table import At, Handler, reads
@@ -64,11 +65,13 @@ def _zero_padding(at: At) -> Held:
 
 @reads("Pad")
 def _pad(at: At) -> Held:
-    if at.layer.mode != "constant" or any(at.layer.pad_width[0]):
-        at.call.refuse(f"{at.call.words} with mode={at.layer.mode!r}", "mode='constant' around maps would do")
+    mode = next((ours for ours, theirs in MODES.items() if theirs == at.layer.mode), "")
+    if not mode or any(at.layer.pad_width[0]):
+        words = "mode='constant', 'reflect' or 'edge' around maps would do"
+        at.call.refuse(f"{at.call.words} with mode={at.layer.mode!r}", words)
     number = at.named.get("constant_values", at.layer.constant_values if hasattr(at.layer, "constant_values") else 0)
     sides = {axis: (int(low), int(high)) for axis, (low, high) in enumerate(at.layer.pad_width[1:])}
-    return shaping.padded(at.reader, at.call, at.held(), sides, float(number or 0))
+    return shaping.padded(at.reader, at.call, at.held(), sides, float(number or 0), mode)
 
 
 @reads("Cropping2D")

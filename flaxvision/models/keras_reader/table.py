@@ -15,7 +15,7 @@ from flaxvision.models.reading.reader import VOCABULARY, Operation, Reader
 from flaxvision.models.reading.table import Table, strange
 
 # What a layer's settings must be, by name, where ours have no choice.
-PLAIN: dict[str, object] = {"data_format": "channels_last", "noise_shape": None, "output_padding": None}
+PLAIN: dict[str, object] = {"data_format": "channels_last", "output_padding": None}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from flaxvision.layers.moving import MODES
 from flaxvision.models.onnx_reader.table import At, reads
 from flaxvision.models.reading import shaping
 from flaxvision.models.reading.graph import Held
@@ -95,17 +96,18 @@ def _expand(at: At) -> Held:
 
 @reads("Pad")
 def _pad(at: At) -> Held:
-    mode, held = at.node.text("mode", "constant"), at.held()
+    given, held = at.node.text("mode", "constant"), at.held()
+    mode = next((ours for ours, theirs in MODES.items() if theirs == given), "")
     pads = at.wholes("pads", 1) or ()
     filled = float(at.constant(2).item()) if at.node.has(2) else at.node.number("value", 0.0)
     rank = len(held.shape) + 1
     axes = [axis % rank for axis in at.constant(3).ravel().tolist()] if at.node.has(3) else list(range(rank))
-    if mode != "constant" or len(pads) != 2 * len(axes):
-        at.call.refuse(f"{at.call.words} with mode={mode}", "mode=constant would do")
+    if not mode or len(pads) != 2 * len(axes):
+        at.call.refuse(f"{at.call.words} with mode={given}", "mode=constant, reflect or edge would do")
     sides = {axis: (pads[n], pads[n + len(axes)]) for n, axis in enumerate(axes)}
     if any(sides.pop(0, (0, 0))):
         at.call.refuse(f"{at.call.words} of the examples", "pad maps and channels only")
-    return shaping.padded(at.reader, at.call, held, {axis - 1: each for axis, each in sides.items()}, filled)
+    return shaping.padded(at.reader, at.call, held, {axis - 1: each for axis, each in sides.items()}, filled, mode)
 
 
 @reads("Slice")

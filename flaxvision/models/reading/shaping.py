@@ -39,8 +39,19 @@ def folded(growth: Growth, call: Call, held: Held, split: Shape, order: Sequence
     return viewed(growth, call, permuted(call, apart, order), shape)
 
 
-def padded(growth: Growth, call: Call, held: Held, pads: dict[int, Pair], value: float = 0.0) -> Held:
-    """The tensor with (before, after) put around axes (counted without the batch), or cut off where negative."""
+def padded(
+    growth: Growth,
+    call: Call,
+    held: Held,
+    pads: dict[int, Pair],
+    value: float = 0.0,
+    mode: str = "constant",
+    *,
+    end: str = "",
+) -> Held:
+    """The tensor with (before, after) put around axes (counted without the batch), or cut off where negative; with
+    `end` the layer is beside what the call names.
+    """
     if not any(map(any, pads.values())):
         return held
     order = held.layout.permutation
@@ -48,7 +59,8 @@ def padded(growth: Growth, call: Call, held: Held, pads: dict[int, Pair], value:
     order = order or tuple(range(len(held.shape)))
     first = {order[axis]: each for axis, each in pads.items()}  # on the axes of our value, channels first
     in_order = [first.get(axis, (0, 0)) for axis in range(len(held.shape))]
-    return in_order_of(growth.joined(call, Pad([*in_order[1:], in_order[0]], value), held), order)
+    made = growth.add(call, Pad([*in_order[1:], in_order[0]], value, mode), held, end=end)
+    return in_order_of(Held(made, Layout.plain(made.shape)), order)
 
 
 def in_order_of(held: Held, order: Sequence[int]) -> Held:

@@ -69,7 +69,9 @@ def _with_pads(growth: Growth, held: Held, window: Window) -> tuple[Held, Window
     while held.layout.is_plain and not isinstance(sides, str):
         node = next((each for each in reversed(growth.nodes) if each.name == held.value.name), None)
         layer = None if node is None else growth.layers[node.layer]
-        if node is None or not isinstance(layer, Pad) or layer.value or len(layer.pads) != 3:
+        if node is None or not isinstance(layer, Pad) or layer.mode != "constant" or layer.value:
+            break
+        if len(layer.pads) != 3:
             break
         rows, columns, channels = layer.pads
         if any(channels) or min(*rows, *columns) < 0:

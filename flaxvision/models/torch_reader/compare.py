@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from flaxvision.errors import UserError
 from flaxvision.layers import Activation, Context, Dropout, Network
 from flaxvision.models._state_dict import correspondence
+from flaxvision.models.torch_reader.drop_path import replace_drop_paths
 from flaxvision.models.torch_reader.trace import one_thread
 
 IMAGES = 4
@@ -97,6 +98,7 @@ def ended(network: Network, scores: jax.Array) -> jax.Array:
 
 def _theirs(module: nn.Module, images: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
     twin = copy.deepcopy(module).cpu().double()
+    replace_drop_paths(twin)
     x = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2) if images.ndim == 4 else images))
     found = {}
     with torch.no_grad(), one_thread(), WithoutDropout(), torch.random.fork_rng(devices=[]):

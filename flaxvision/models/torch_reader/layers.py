@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from flaxvision.layers import BatchNorm, GroupNorm, LayerNorm
-from flaxvision.models.reading import weighted
+from flaxvision.layers.moving import MODES
+from flaxvision.models.reading import shaping, weighted
 from flaxvision.models.reading.graph import Growth, Held
 from flaxvision.models.reading.weighted import Window, transposed_padding
 from flaxvision.models.torch_reader.calls import Call
@@ -18,9 +19,14 @@ from flaxvision.models.torch_reader.table import Loose, array_of, pair_of, reads
 
 @reads(nn.Conv2d)
 def _conv(growth: Growth, call: Call, module: nn.Conv2d, input: Held) -> Held:
-    if module.padding_mode != "zeros":
-        call.refuse(f"nn.Conv2d with padding_mode={module.padding_mode!r}", "padding_mode='zeros' would do")
-    settings = module.stride, module.padding, module.dilation, module.groups
+    mode, padding = module.padding_mode, module.padding
+    if mode not in ("zeros", *MODES):
+        call.refuse(f"nn.Conv2d with padding_mode={mode!r}", "padding_mode='zeros', 'reflect' or 'replicate' would do")
+    if mode != "zeros":
+        left, right, above, below = module._reversed_padding_repeated_twice
+        input = shaping.padded(growth, call, input, {1: (above, below), 2: (left, right)}, 0.0, mode, end="_pad")
+        padding = (0, 0)
+    settings = module.stride, padding, module.dilation, module.groups
     return _convolution(growth, call, str(call.node.target), input, module.weight, module.bias, *settings)
 
 

@@ -254,7 +254,8 @@ def _neg(growth: Growth, call: Call, input: Held) -> Held:
 @reads(operator.pow, torch.pow, "pow")
 def _pow(growth: Growth, call: Call, input: Held, exponent: float) -> Held:
     if not isinstance(exponent, (int, float)) or not isinstance(input, Held):
-        call.refuse(f"{call.words} to {exponent}", "squares, x ** 2, and cubes would do")
+        given = f"the parameter {exponent.name!r}" if isinstance(exponent, Loose) else exponent
+        call.refuse(f"{call.words} to {given}", "squares, x ** 2, and cubes would do")
     return arithmetic.power(growth, call, input, exponent)
 
 

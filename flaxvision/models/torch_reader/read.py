@@ -15,6 +15,7 @@ from flaxvision.layers.kinds import Shape
 from flaxvision.models.reading.graph import Growth, Held
 from flaxvision.models.torch_reader import layers, pointwise, pools, shaping  # noqa: F401 (they fill the table)
 from flaxvision.models.torch_reader.calls import Call, operation_of
+from flaxvision.models.torch_reader.drop_path import replace_drop_paths
 from flaxvision.models.torch_reader.refusal import Line, refusal
 from flaxvision.models.torch_reader.table import Loose, carry_out
 from flaxvision.models.torch_reader.trace import facts, is_pytorchs, one_thread, trace
@@ -37,6 +38,7 @@ def read(module: nn.Module, input_shape: Shape, kind: str) -> tuple[Network, str
     """
     _check(module)
     mine = copy.deepcopy(module).float().cpu()
+    replace_drop_paths(mine)
     shape = (input_shape[-1], *input_shape[:-1])
     generator = torch.Generator().manual_seed(0)
     with one_thread(), torch.enable_grad(), torch.random.fork_rng(devices=[]):

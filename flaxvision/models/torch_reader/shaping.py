@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from flaxvision.layers import Activation, Concat, Multiply
+from flaxvision.layers.moving import MODES
 from flaxvision.models.reading import shaping
 from flaxvision.models.reading.axes import Layout, atoms_of, fresh
 from flaxvision.models.reading.graph import Growth, Held
@@ -106,10 +107,10 @@ def _channel_shuffle(growth: Growth, call: Call, input: Held, groups: int) -> He
 def _pad(
     growth: Growth, call: Call, input: Held, pad: Sequence[int], mode: str = "constant", value: float | None = None
 ) -> Held:
-    if mode != "constant" or len(pad) // 2 > len(input.shape):
-        call.refuse(f"F.pad with mode={mode!r}", "mode='constant' around channels and maps would do")
+    if mode not in MODES or len(pad) // 2 > len(input.shape):
+        call.refuse(f"F.pad with mode={mode!r}", "mode='constant', 'reflect' or 'replicate' around maps would do")
     axes = {len(input.shape) - 1 - n: (pad[2 * n], pad[2 * n + 1]) for n in range(len(pad) // 2)}
-    return shaping.padded(growth, call, input, axes, float(value or 0.0))
+    return shaping.padded(growth, call, input, axes, float(value or 0.0), mode)
 
 
 @reads("narrow", torch.narrow)

@@ -50,6 +50,18 @@ def is_layer(module: nn.Module) -> bool:
     return any(True for _ in module.parameters()) or any(True for _ in module.buffers())
 
 
+class Dropping(nn.Module):
+    """What stands for a module of `drop_path` in a graph."""
+
+    def __init__(self, rate: float):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Give the input."""
+        return input
+
+
 class Known(fx.Proxy):
     """A stand-in for a tensor in `forward` that answers questions of shape and type."""
 
@@ -97,7 +109,7 @@ class Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether a module is one node."""
-        return is_layer(m)
+        return is_layer(m) or isinstance(m, Dropping)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """The stand-in for a node's value."""
