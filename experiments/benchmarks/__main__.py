@@ -11,7 +11,8 @@ sizes (by batch and width), startup (prepare, load, first step), pools (windows 
 convolutions and with XLA's own); only if named: forms (every form of a convolution, and where the rule that chooses is
 wrong), gpu (steps, cohorts and tables on a GPU) and readme. ONNX latency has a
 script of its own, experiments/export_latency.py. Results land in experiments/results/benchmarks; what was measured of
-the same commit stays in runs/, so that a benchmark of hours may be interrupted; steps adds each row to its rows.json.
+the same commit stays in runs/, so that a benchmark of hours may be interrupted; steps adds each row to its rows.json,
+forms each shape to its times.json.
 Leave the machine alone meanwhile.
 """
 
@@ -40,7 +41,7 @@ def main() -> None:
     parser.add_argument("--peers", nargs="+", help="of the parts steps (default: torch) and tables (default: all)")
     parser.add_argument("--tables", nargs="+", metavar="SWEEP", help="of the part tables (default: all five)")
     parser.add_argument("--executors", nargs="+", help="of the part scaling, beside loop and auto (default: all)")
-    parser.add_argument("--minutes", type=float, help="of the parts steps and gpu: nothing more is begun after them")
+    parser.add_argument("--minutes", type=float, help="of the parts steps, gpu and forms: nothing more is begun then")
     given = parser.parse_args()
     parts = [word for word in given.words if word in (*PARTS, *NAMED)]
     given.networks = [word for word in given.words if word not in parts]
