@@ -36,7 +36,7 @@ EXECUTORS = ("loop", "threads", "processes", "unroll", "vmap")
 TRIES = 20  # to end a sweep before it is over
 INTERVAL = 0.5  # seconds between checkpoints
 SWEEP = "fashion-learning-rate --limit 2000 --epochs 40 --seeds 1"
-QUICK = "demo --dataset glyphs --limit 1000 --epochs 25 --set learning_rate=0.1,0.01 --seeds 1 --no-export"
+QUICK = "demo --dataset glyphs --limit 1000 --epochs 15 --set learning_rate=0.1,0.01 --seeds 1 --no-export"
 ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PHASES = {
     "spec.toml": "start",

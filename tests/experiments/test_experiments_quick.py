@@ -164,7 +164,7 @@ def test_a_table_goes_on_with_other_points_and_seeds(script, tmp_path, monkeypat
 
 @pytest.mark.slow
 def test_a_study_runs_as_a_script(tmp_path):
-    command = [sys.executable, str(FOLDER / "emnist_holdout.py"), "--quick", "--out", str(tmp_path)]
+    command = [sys.executable, str(FOLDER / f"{QUICKEST[0]}.py"), "--quick", "--out", str(tmp_path)]
     subprocess.run(command, capture_output=True, check=True)
     assert (tmp_path / "results.json").exists()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -179,7 +181,7 @@ def test_evaluation_is_as_exact_as_xlas_own(assert_near):
     graphdef, state = nnx.split(chain)
     with jax.enable_x64(True):
         state = jax.tree.map(lambda value: value.astype(jnp.float64), state)
-        exact = np.asarray(nnx.merge(graphdef, state)(jnp.asarray(x)))
+        exact = np.asarray(jax.jit(lambda state, x: nnx.merge(graphdef, state)(x))(state, jnp.asarray(x)))
     for policy in (CPU_EVALUATION, NATIVE, GPU, GPU_STACKED):
         forward = jax.jit(lambda x, policy=policy: chain(x, Context(policy=policy)))
         assert_near([forward(jnp.asarray(x, jnp.float32))], [exact], 1e-6)
@@ -195,22 +197,26 @@ def test_evaluation_is_as_exact_as_xlas_own(assert_near):
     ],
 )
 def test_a_chain_is_the_same_in_all_forms(assert_near, masked, frozen, form):
+    ours, native = (trained_once(policy, masked, frozen) for policy in (form, NATIVE))
+    assert len(ours) > 8
+    assert_near(ours, native, 1e-4)
+
+
+@functools.cache
+def trained_once(policy, masked, frozen):
+    """Outputs, batch statistics and gradients of a chain of `fast_layers`."""
     x = jnp.asarray(draw(0, (7, 12, 11, 3)), jnp.float32)
     mask = jnp.arange(7) < 5 if masked else None
-    outputs = {}
-    for policy in (NATIVE, form):
-        chain = Chain(fast_layers(), input_shape=(12, 11, 3))
-        graphdef, params, stats, fixed = nnx.split(chain, nnx.Param, nnx.BatchStat, ...)
+    chain = Chain(fast_layers(), input_shape=(12, 11, 3))
+    graphdef, params, stats, fixed = nnx.split(chain, nnx.Param, nnx.BatchStat, ...)
 
-        def loss(params, stats=stats, fixed=fixed, graphdef=graphdef, policy=policy):
-            model = nnx.merge(graphdef, params, stats, fixed, copy=True)
-            y = model(x, Context(train=True, key=jax.random.key(5), mask=mask, policy=policy, frozen=frozen))[:5]
-            return (y**2).sum(), (y, nnx.state(model, nnx.BatchStat))
+    def loss(params):
+        model = nnx.merge(graphdef, params, stats, fixed, copy=True)
+        y = model(x, Context(train=True, key=jax.random.key(5), mask=mask, policy=policy, frozen=frozen))[:5]
+        return (y**2).sum(), (y, nnx.state(model, nnx.BatchStat))
 
-        (_, aux), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
-        outputs[policy] = jax.tree.leaves((aux, grads))
-    assert len(outputs[form]) > 8
-    assert_near(outputs[form], outputs[NATIVE], 1e-4)
+    (_, aux), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+    return jax.tree.leaves((aux, grads))
 
 
 @pytest.mark.parametrize("frozen", [(), ("conv1_bn",)])
@@ -228,7 +234,7 @@ def test_maps_of_few_channels_stay_batch_last(frozen):
 @pytest.mark.parametrize("name", ["mnist_net", "emnist_cnn", "emnist_autoencoder", "wide_cnn"])
 @pytest.mark.slow
 def test_training_is_the_same_with_native_convolutions(name, make_dataset):
-    data = make_dataset((28, 28, 1), 10, train=96, test=20)
+    data = make_dataset((28, 28, 1), 10, train=80, test=20)
     loss = "squared_error" if name == "emnist_autoencoder" else "cross_entropy"
     sizes = {} if name == "emnist_autoencoder" else {"num_classes": 10}
     losses = {}
@@ -237,7 +243,7 @@ def test_training_is_the_same_with_native_convolutions(name, make_dataset):
         recipe = fv.Recipe(learning_rate=0.01 if sizes else 1e-4, batch_size=40, epochs=2, conv=conv, loss=loss)
         losses[conv] = fv.fit(model, data, recipe).history["step_loss"]
     np.testing.assert_allclose(losses["auto"], losses["native"], rtol=1e-4)
-    assert losses["auto"].shape == (6,)
+    assert losses["auto"].shape == (4,)
     assert losses["auto"][-1] != losses["auto"][0]
     with pytest.raises(fv.UserError, match="unknown conv 'fast'"):
         fv.Recipe(conv="fast")

@@ -7,6 +7,7 @@ import pytest
 import flaxvision as fv
 from tests.conftest import slow
 
+pytestmark = pytest.mark.quick
 POINTS = {"input_shape": (2,), "num_classes": 1}
 NETWORKS = [
     slow("linear", {}, {}),

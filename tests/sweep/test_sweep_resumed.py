@@ -248,7 +248,7 @@ def test_workers_compute_where_and_as_the_script_does():
     assert runtime.handed_on() == before
 
 
-WORDS = "-m flaxvision.sweep demo --set learning_rate=0.1 --epochs 150 --limit 3000 --no-export --checkpoint-every 0.3"
+WORDS = "-m flaxvision.sweep demo --set learning_rate=0.1 --epochs 80 --limit 3000 --no-export --checkpoint-every 0.3"
 
 
 def command(out: Path, executor: str, *more: str) -> list[str]:
