@@ -17,6 +17,8 @@ import export
 import flaxvision as fv
 from flaxvision.errors import check_choice, unknown
 
+pytestmark = pytest.mark.quick
+
 README = Path(__file__).parents[1] / "README.md"
 WITHOUT_TORCH = importlib.util.find_spec("torch") is None
 LATER = ("jax", "tensorflow_datasets", "matplotlib", "onnx", "orbax", "torch", "keras", "rich", "jinja2")

@@ -19,8 +19,12 @@ from flaxvision.models.files import describe_model, variables
 from tests.conftest import slow
 from tests.export.conftest import run_keras
 
-# PyTorch's, of the ConvMixer with an even kernel
-pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+pytestmark = [
+    pytest.mark.quick,
+    pytest.mark.filterwarnings(
+        "ignore:Using padding='same' with even kernel lengths"
+    ),  # PyTorch's, of ConvMixer's even
+]
 SMALL = {"input_shape": (16, 16, 3), "num_classes": 5}
 NAMED = [  # call, arguments that keep it small
     ("lenet5", {}),

@@ -29,6 +29,8 @@ from flaxvision.models.build import Build
 from flaxvision.models.files import describe_model, variables
 from tests.export.conftest import quick_jit, run_keras
 
+pytestmark = pytest.mark.quick
+
 torch = pytest.importorskip("torch")
 
 

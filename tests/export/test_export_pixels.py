@@ -12,6 +12,8 @@ import flaxvision as fv
 from flaxvision.errors import UserError
 from flaxvision.layers import Preprocess
 
+pytestmark = pytest.mark.quick
+
 SCALINGS = {
     "unit": Preprocess(1 / 255),
     "standard": Preprocess((1 / 50, 1 / 60, 1 / 70), (-2.0, -1.5, -1.0)),

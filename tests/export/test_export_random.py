@@ -17,6 +17,8 @@ from flaxvision.layers import AvgPool, Chain, Conv, ConvTranspose, Dropout, Flat
 from tests.conftest import slow
 from tests.export.conftest import assert_alive
 
+pytestmark = pytest.mark.quick
+
 torch = pytest.importorskip("torch")
 sys.path.append(str(Path(__file__).parents[2] / "experiments"))
 random_networks = importlib.import_module("random_networks")

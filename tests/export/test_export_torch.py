@@ -20,6 +20,8 @@ from flaxvision.errors import UserError
 from flaxvision.models.files import variables
 from tests.export.conftest import assert_alive
 
+pytestmark = pytest.mark.quick
+
 torch = pytest.importorskip("torch")
 
 IMAGES = np.random.default_rng(0).random((5, 28, 28, 1)).astype(np.float32)

@@ -10,6 +10,8 @@ import pytest
 import flaxvision as fv
 from flaxvision.layers import Flatten
 
+pytestmark = pytest.mark.quick
+
 DATA = Path(__file__).parent / "data"  # written by version 0.1.0, whose Flatten gave row, column, channel
 
 

@@ -18,6 +18,8 @@ from flaxvision.sweep.parse import parse_spec
 from flaxvision.training.state import split_model
 from tests.conftest import slow
 
+pytestmark = pytest.mark.quick
+
 IMAGENET = {"input_shape": (224, 224, 3), "num_classes": 1000}
 PUBLISHED = [  # call, arguments, parameters
     # torchvision's documentation of its weights

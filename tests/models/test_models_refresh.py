@@ -10,6 +10,8 @@ import flaxvision as fv
 from flaxvision.errors import UserError
 from flaxvision.models.registry import code_of
 
+pytestmark = pytest.mark.quick
+
 NETWORK = '''
 """Networks."""
 import functools

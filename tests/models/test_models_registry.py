@@ -15,6 +15,8 @@ import flaxvision as fv
 from flaxvision.errors import UserError
 from tests.models.test_models_named import PUBLISHED
 
+pytestmark = pytest.mark.quick
+
 TABLE = [  # issue 2's table: call, sizes, trainable parameters
     ("linear", {"input_shape": (28, 28, 1), "num_classes": 10}, 7_850),
     ("linear", {"input_shape": (2,), "num_classes": 1}, 3),

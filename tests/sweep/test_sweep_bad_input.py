@@ -28,6 +28,8 @@ from flaxvision.sweep.spec import config_hash
 from flaxvision.sweep.store import dump_spec
 from flaxvision.sweep.trials import expand
 
+pytestmark = pytest.mark.quick
+
 
 def listing(folder: Path) -> dict[Path, bytes | None]:
     return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}

@@ -10,6 +10,8 @@ import pytest
 from flaxvision.sweep import list_specs
 from flaxvision.sweep.__main__ import main
 
+pytestmark = pytest.mark.quick
+
 MODULE = [sys.executable, "-m", "flaxvision.sweep"]
 
 

@@ -18,6 +18,8 @@ from flaxvision.sweep.files import RunFiles
 from flaxvision.sweep.records import check_record, line_of, read_log
 from flaxvision.sweep.store import append_record, outcome_of, read_records, take_weights
 
+pytestmark = pytest.mark.quick
+
 SPEC = parse_spec(
     {"name": "small", "dataset": "glyphs", "model": "linear", "data": {"limit": 64, "size": 8}, "seeds": 2}
     | {"recipe": {"batch_size": 32, "epochs": 1}, "grid": {"learning_rate": [0.1]}}

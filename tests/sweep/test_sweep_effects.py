@@ -16,6 +16,8 @@ from flaxvision.sweep.overrides import parse_setting
 from flaxvision.sweep.plan import plan
 from flaxvision.sweep.trials import expand
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.fixture
 def files(tmp_path):

@@ -16,6 +16,8 @@ import flaxvision as fv
 from flaxvision.sweep.__main__ import main
 from flaxvision.sweep.provenance import data_sources
 
+pytestmark = pytest.mark.quick
+
 CLASSES = {"common": (36, 18), "rare": (4, 2)}  # training and test images
 
 

@@ -28,6 +28,8 @@ from flaxvision.sweep.store import (
     read_records,
 )
 
+pytestmark = pytest.mark.quick
+
 RANDOM = np.random.default_rng(0)
 PIXELS = RANDOM.integers(0, 256, (60, 4, 4), np.uint8)
 LABELS = np.arange(60) % 2

@@ -12,6 +12,8 @@ from PIL import Image
 
 from flaxvision import data
 
+pytestmark = pytest.mark.quick
+
 OPTIONS = ("--set", "size=24", "--set", "fit=pad", "--set", "skip_damaged=true")
 COUNTS = {"train": 28, "validation": 12, "test": 14}
 NOTES = (

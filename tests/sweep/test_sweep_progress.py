@@ -12,6 +12,8 @@ import pytest
 from flaxvision.sweep import parse_spec, progress, run
 from flaxvision.sweep.progress import Bar, Lines, Watcher, clock
 
+pytestmark = pytest.mark.quick
+
 
 def cohort(number: int, trials: int = 1, stage: str = "sweep"):
     """As much of a cohort as a watcher looks at."""

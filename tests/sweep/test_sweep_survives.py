@@ -24,6 +24,8 @@ from flaxvision.sweep.__main__ import main
 from flaxvision.sweep.executors import check_models, out_of_memory, reason
 from flaxvision.sweep.results import Cell, Outcome, SweepResult, best_cell, nearest_to_mean
 
+pytestmark = pytest.mark.quick
+
 NETWORKS = """
 import os
 import signal

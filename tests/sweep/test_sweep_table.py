@@ -5,6 +5,8 @@ import pytest
 
 from flaxvision.sweep.results import Cell, Outcome, best_cell, converged, nearest_to_mean
 
+pytestmark = pytest.mark.quick
+
 
 def cell(name: str, *values: float | None, metric: str = "test_top1", diverged: tuple[int, ...] = ()) -> Cell:
     outcomes = tuple(
