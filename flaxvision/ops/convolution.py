@@ -27,6 +27,7 @@ from flaxvision.ops.winograd import KERNEL_SIDES, TILE, winograd
 
 PICTURE_CHANNELS = 4  # at most
 NARROW_OUTPUTS = 64  # of a narrow product, at most
+LARGE_PATCH = 200  # values; patches of more take longer to make than Winograd's tiles, also where channels are few
 
 
 def form_of(shape: tuple[int, ...], kernel: tuple[int, ...], window: Window, dtype: jnp.dtype, policy: Policy) -> Form:
@@ -58,7 +59,9 @@ def form_of(shape: tuple[int, ...], kernel: tuple[int, ...], window: Window, dty
         few = policy.batch_last_below if (height, width) == (1, 1) else FEW_CHANNELS
         form = policy.few_channels if min(inputs, outputs) < (few or FEW_CHANNELS) else policy.many_channels
     dense = window.strides == window.dilation == (1, 1)
-    tiled = dense and height == width and height in KERNEL_SIDES and min(window.count) >= TILE
+    tiled = dense and height == width and height in KERNEL_SIDES and min(window.count) >= TILE - 1
+    if tiled and policy.many_channels is Form.WINOGRAD and not policy.compiled and math.prod(kernel[:3]) > LARGE_PATCH:
+        form = Form.WINOGRAD
     if form is Form.WINOGRAD and not tiled:
         form = Form.PATCHES
     slow = form is Form.PATCHES and max(window.count) >= TILE  # forward, beside XLA's own

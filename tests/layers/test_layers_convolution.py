@@ -193,6 +193,25 @@ def test_the_rule(shape, kernel, strides, pad, form):
     assert form_of((10**6, *shape[1:]), kernel, window, jnp.float32, CPU_EVALUATION) == Form.NATIVE
 
 
+@pytest.mark.parametrize(
+    ("shape", "kernel", "form"),
+    [
+        ((64, 31, 31, 24), (3, 3, 24, 64), Form.WINOGRAD),  # few channels, but large patches
+        ((64, 16, 16, 128), (3, 3, 128, 16), Form.WINOGRAD),
+        ((32, 14, 14, 16), (5, 5, 16, 64), Form.WINOGRAD),
+        ((64, 14, 14, 16), (3, 3, 16, 8), Form.BATCH_LAST),
+        ((64, 31, 31, 12), (3, 3, 12, 64), Form.BATCH_LAST),
+        ((64, 3, 3, 64), (3, 3, 64, 64), Form.WINOGRAD),  # less than a tile, but nearly one
+    ],
+)
+def test_where_winograd_pays_without_kernels(shape, kernel, form):
+    pad = kernel[0] // 2
+    window = Window(shape[1:3], kernel[:2], pads=((pad, pad), (pad, pad)))
+    assert form_of(shape, kernel, window, jnp.float32, CPU_TRAINING) == form
+    assert form_of(shape, kernel, window, jnp.float32, CPU_EVALUATION) != Form.WINOGRAD
+    assert form_of(shape, kernel, window, jnp.float32, GPU) != Form.WINOGRAD
+
+
 def test_a_narrow_product_is_the_product(assert_near):
     x, w = draw(0, (7, 40), (40, 3))
     with jax.enable_x64(True):
