@@ -12,6 +12,7 @@ ELSEWHERE = {
     for name, aliases in {
         "learning_rate": "lr eta base_lr initial_lr init_lr max_lr learning_rate_init step_size alpha",
         "momentum": "sgd_momentum mu beta",
+        "base_momentum": "min_momentum low_momentum cycle_momentum",
         "beta1": "beta_1 betas b1 adam_beta1",
         "beta2": "beta_2 b2 adam_beta2",
         "epsilon": "eps adam_epsilon opt_eps",

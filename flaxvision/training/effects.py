@@ -7,14 +7,18 @@ import itertools
 from typing import TYPE_CHECKING
 
 from flaxvision.errors import UserError
-from flaxvision.training.optimizers import OPTIMIZERS, is_own, optimizers_with, settings_of_optimizers
+from flaxvision.training.optimizers import CYCLED, OPTIMIZERS, is_own, optimizers_with, settings_of_optimizers
 
 if TYPE_CHECKING:
     from flaxvision.training.recipe import Recipe
 
 OF_DECAY = ("weight_decay", "decay_biases")
-OF_OPTIMIZER = ("learning_rate", *OF_DECAY, "clip_norm", "schedule", "warmup_epochs", *settings_of_optimizers())
+OF_OPTIMIZER = (
+    *("learning_rate", *OF_DECAY, "clip_norm", "schedule", "warmup_epochs", "base_momentum"),
+    *settings_of_optimizers(),
+)
 MIXES = ("mixup", "cutmix")
+DURATIONS = ("epochs", "steps", "examples")
 
 
 def check_effects(recipe: Recipe) -> None:
@@ -35,7 +39,7 @@ def _check_optimizer(recipe: Recipe) -> None:
                 raise _no_effect(recipe, key, f"with optimizer {name!r}: {off}, or optimizer {others}")
         return
     if isinstance(name, str):
-        without: tuple[str, ...] = *OF_DECAY, *theirs
+        without: tuple[str, ...] = *OF_DECAY, *theirs, "base_momentum"
         why = f"with optimizer {name!r}, a function of the learning rate: write it there"
     else:
         without = OF_OPTIMIZER
@@ -47,6 +51,9 @@ def _check_optimizer(recipe: Recipe) -> None:
 
 def _check_others(recipe: Recipe) -> None:
     """Raise for a setting that another one leaves without effect."""
+    durations = [f"{name}={getattr(recipe, name)}" for name in DURATIONS if getattr(recipe, name) is not None]
+    if len(durations) > 1:
+        raise UserError(f"the duration is given {len(durations)} times ({', '.join(durations)}): give one of them")
     if recipe.nesterov and not recipe.momentum:
         raise UserError("nesterov needs momentum: give a momentum above 0, such as 0.9")
     for name in ("label_smoothing", "class_weights", *MIXES, "test_time_flip"):
@@ -59,6 +66,16 @@ def _check_others(recipe: Recipe) -> None:
         raise UserError("both milestones and step_epochs say when the rate steps down: give one of them")
     if recipe.end_factor and recipe.schedule not in ("cosine", "linear"):
         raise _no_effect(recipe, "end_factor", f"with schedule {recipe.schedule!r}: give 'cosine' or 'linear'")
+    if recipe.base_momentum is not None:
+        if recipe.schedule != "one_cycle":
+            why = f"with schedule {recipe.schedule!r}: give schedule 'one_cycle', or leave it out"
+            raise _no_effect(recipe, "base_momentum", why)
+        settings = OPTIMIZERS[str(recipe.optimizer)].settings(recipe.given)
+        if not any(settings.get(name) for name in CYCLED):
+            raise UserError(
+                "base_momentum needs a momentum to fall from: give momentum, such as 0.95, or an optimizer "
+                "that has beta1"
+            )
     if recipe.start_factor and not recipe.warmup_epochs:
         raise _no_effect(recipe, "start_factor", "without a warm-up: give warmup_epochs, or leave it out")
     for name in ("lookahead_rate", "lookahead_growth"):

@@ -15,8 +15,9 @@ from flaxvision.layers import Chain
 from flaxvision.layers.kinds import KINDS
 from flaxvision.layers.kinds import describe as describe_layer
 from flaxvision.models.files import variables
+from flaxvision.training.effects import DURATIONS
 from flaxvision.training.optimizers import code_of_optimizer
-from flaxvision.training.recipe import DURATIONS, Recipe, field_names
+from flaxvision.training.recipe import Recipe, field_names
 
 
 def cohort_identity(models: Sequence[Chain], dataset: Dataset, recipes: Sequence[Recipe], total_steps: int) -> Identity:

@@ -114,6 +114,9 @@ OPTIMIZERS = {
 }
 
 
+CYCLED = ("momentum", "beta1")  # of which `base_momentum` moves the one that an optimizer has
+
+
 def is_own(name: object) -> bool:
     """Whether an optimizer is a function of one's own, "module:function" or "file.py:function"."""
     return isinstance(name, str) and ":" in name

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 SCHEDULES = ("constant", "cosine", "linear", "step", "one_cycle")
-DURATIONS = ("epochs", "steps", "examples")
 # What changes training images, beside `augment` by names.
 OF_IMAGES = ("rotation", "translation", "brightness", "contrast", "cutout", "cutmix", "test_time_flip")
 BALANCED = "balanced"
@@ -69,7 +68,8 @@ class Recipe:
         "sgd",
         _OPTIMIZER,
         "how gradients become updates; also 'my_module:make' or 'file.py:make', a function of the learning rate that "
-        "gives an optax transformation, or in Python such a transformation, used as it is",
+        "gives an optax transformation, or in Python such a transformation, used as it is; nadam keeps the product of "
+        "its momenta in the parameters' type, PyTorch in float32",
     )
     learning_rate: float | optax.Schedule = _setting(0.1, _RATE, "step size of the updates", "freely")
     weight_decay: float = _setting(0.0, number(), f"L2, as in PyTorch, or decoupled ({_DECOUPLED})", "number")
@@ -124,6 +124,13 @@ class Recipe:
     )
     end_factor: float = _setting(
         0.0, rules.SHARE, "schedules 'cosine' and 'linear': share of learning_rate at which they end"
+    )
+    base_momentum: float | None = _setting(
+        None,
+        rules.SHARE.optional(),
+        "schedule 'one_cycle': what momentum, or beta1, falls to while the rate rises, and rises from again, as in "
+        "PyTorch's OneCycleLR; left out, momentum stays",
+        "number",
     )
     warmup_epochs: float = _setting(0.0, number(), "epochs in which the rate rises in a line to learning_rate")
     start_factor: float = _setting(0.0, rules.SHARE, "share of learning_rate at which the warm-up begins")
@@ -254,9 +261,6 @@ class Recipe:
                 object.__setattr__(self, field.name, value)
             if not (field.name == "optimizer" and is_own(value)):
                 field.metadata["rule"].check(field.name, value)
-        durations = [f"{name}={getattr(self, name)}" for name in DURATIONS if getattr(self, name) is not None]
-        if len(durations) > 1:
-            raise UserError(f"the duration is given {len(durations)} times ({', '.join(durations)}): give one of them")
         check_effects(self)
 
     @property

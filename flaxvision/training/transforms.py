@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -12,6 +13,31 @@ Scalar = float | jax.Array
 QUINTIC = 3.4445, -4.7750, 2.0315  # of Jordan's Newton-Schulz iteration: steepest at 0
 ITERATIONS = 5
 TINY = 1e-7  # least norm of a matrix that is divided by its norm
+
+
+class FollowingState(NamedTuple):
+    """What `following` passes on."""
+
+    step: jax.Array  # int32 (): updates done
+    inner: optax.OptState
+
+
+def following(
+    schedule: Callable[[jax.Array], jax.Array], make: Callable[[jax.Array], optax.GradientTransformation]
+) -> optax.GradientTransformation:
+    """`make` of a setting that is another one in each update, as a schedule of the updates done says."""
+
+    def init(params: optax.Params) -> FollowingState:
+        step = jnp.zeros((), jnp.int32)
+        return FollowingState(step, make(schedule(step)).init(params))
+
+    def update(
+        gradient: optax.Updates, state: FollowingState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, FollowingState]:
+        updates, inner = make(schedule(state.step)).update(gradient, state.inner, params)
+        return updates, FollowingState(state.step + 1, inner)
+
+    return optax.GradientTransformation(init, update)
 
 
 def adagrad(epsilon: Scalar) -> optax.GradientTransformation:

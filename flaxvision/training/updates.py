@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +14,9 @@ import optax
 from flaxvision._own_code import import_function
 from flaxvision.errors import UserError
 from flaxvision.training.effects import OF_OPTIMIZER
-from flaxvision.training.optimizers import OPTIMIZERS, is_own
+from flaxvision.training.optimizers import CYCLED, OPTIMIZERS, Optimizer, is_own
 from flaxvision.training.recipe import VARYING, Recipe
+from flaxvision.training.transforms import following
 
 ALWAYS = ("learning_rate", "momentum", "weight_decay")  # in the state even where they are 0, as in all checkpoints
 
@@ -32,7 +34,9 @@ def build_optimizer(
         rate, values = numbers["learning_rate"], {key: numbers.get(key, value) for key, value in given.items()}
         if own is None:
             chosen, last = OPTIMIZERS[name], [optax.scale_by_learning_rate(rate)]
-            parts = chosen.make(**chosen.settings(values))
+            settings = chosen.settings(values)
+            low = numbers.get("base_momentum")
+            parts = chosen.make(**settings) if low is None else [_cycling(chosen, settings, low, total_steps)]
             if "weight_decay" in values:
                 decay = optax.add_decayed_weights(values["weight_decay"], None if recipe.decay_biases else _kernels)
                 parts.insert(len(parts) if chosen.decoupled else 0, decay)
@@ -49,6 +53,19 @@ def build_optimizer(
     keywords = [inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY) for key in numbers]
     factory.__dict__["__signature__"] = inspect.Signature(keywords)  # which optax goes by
     return optax.inject_hyperparams(factory, hyperparam_dtype=dtype)(**numbers)
+
+
+def _cycling(
+    chosen: Optimizer, settings: Mapping[str, Any], low: jax.Array, total_steps: int
+) -> optax.GradientTransformation:
+    """An optimizer whose momentum falls to `low` while the rate of one cycle rises, and rises again while it falls."""
+    name = next(name for name in CYCLED if name in settings)
+    high, cycle = settings[name], _half_cosines(total_steps)
+
+    def momentum(step: jax.Array) -> jax.Array:
+        return high + (low - high) * cycle(step)[0].astype(low.dtype)
+
+    return following(momentum, lambda value: optax.chain(*chosen.make(**{**settings, name: value})))
 
 
 def _kernels(params: optax.Params) -> optax.Params:
@@ -171,14 +188,25 @@ def _in_steps(steps: int, recipe: Recipe, steps_per_epoch: int, warmup: int) -> 
     return lambda count: jnp.where(count < steps // 2, 1.0, jnp.where(count < 3 * steps // 4, factor, factor**2))
 
 
-def _one_cycle(steps: int) -> optax.Schedule:
-    """Two half cosines, as in PyTorch; optax's turns a step later."""
+def _half_cosines(steps: int) -> Callable[[jax.typing.ArrayLike], tuple[jax.Array, jax.Array]]:
+    """The share of the way to the top, and whether the top is still to come; as in PyTorch, optax's turns later."""
     top = max(0.3 * steps - 1, 1e-6)
 
-    def at(count: jax.typing.ArrayLike) -> jax.Array:
+    def at(count: jax.typing.ArrayLike) -> tuple[jax.Array, jax.Array]:
         step = jnp.minimum(jnp.asarray(count, jnp.float32), max(steps - 1, 0))
         rise, fall = step / top, jnp.maximum(step - top, 0.0) / max(steps - 1 - top, 1e-6)
-        low, done = jnp.where(step <= top, 1 / 25, 4e-6), jnp.where(step <= top, 1 - rise, fall)
-        return low + (1 - low) * 0.5 * (1 + jnp.cos(jnp.pi * done))
+        rises = step <= top
+        return 0.5 * (1 + jnp.cos(jnp.pi * jnp.where(rises, 1 - rise, fall))), rises
+
+    return at
+
+
+def _one_cycle(steps: int) -> optax.Schedule:
+    cycle = _half_cosines(steps)
+
+    def at(count: jax.typing.ArrayLike) -> jax.Array:
+        share, rises = cycle(count)
+        low = jnp.where(rises, 1 / 25, 4e-6)
+        return low + (1 - low) * share
 
     return at

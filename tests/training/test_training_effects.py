@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import functools
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -15,7 +17,7 @@ import flaxvision as fv
 from flaxvision.errors import UserError
 from flaxvision.training import Recipe
 from flaxvision.training.compiling import compiled_seconds, compiling_once
-from flaxvision.training.updates import shape
+from flaxvision.training.updates import build_optimizer, shape, update
 from tests.conftest import made_dataset
 
 pytestmark = pytest.mark.quick
@@ -171,6 +173,34 @@ def test_one_cycle_rises_and_falls_as_pytorchs(steps, torch):
         assert ours[step] == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-5, abs=1e-7)
         optimizer.step()
         theirs.step()
+
+
+CYCLING = {
+    "sgd": ({"momentum": 0.95, "nesterov": True}, {"momentum": 0.95, "nesterov": True}),
+    "rmsprop": ({"momentum": 0.95, "epsilon": 0.1}, {"momentum": 0.95, "eps": 0.1}),
+    "adam": ({"beta1": 0.95, "epsilon": 0.1}, {"betas": (0.95, 0.999), "eps": 0.1}),
+}
+
+
+@pytest.mark.parametrize("name", CYCLING)
+def test_momentum_cycles_as_pytorchs(name, torch):
+    """Twenty updates of `OneCycleLR` with its default, cycle_momentum=True."""
+    kinds = {"sgd": torch.optim.SGD, "rmsprop": torch.optim.RMSprop, "adam": torch.optim.Adam}
+    settings, arguments = CYCLING[name]
+    start = np.linspace(-1, 2, 6).astype(np.float32)
+    parameter = torch.nn.Parameter(torch.tensor(start))
+    optimizer = kinds[name]([parameter], 0.05, **arguments)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.05, 20, base_momentum=0.8, max_momentum=0.95)
+    recipe = Recipe(optimizer=name, learning_rate=0.05, schedule="one_cycle", base_momentum=0.8, **settings)
+    tx, ours = build_optimizer(recipe, 20, 10), jnp.asarray(start)
+    state, step = tx.init(ours), jax.jit(functools.partial(update, tx))
+    for number in range(20):
+        parameter.grad = parameter.detach().cos() + parameter.detach()
+        optimizer.step()
+        if number < 19:
+            schedule.step()
+        ours, state = step(jnp.cos(ours) + ours, ours, state)
+        np.testing.assert_allclose(ours, parameter.detach(), rtol=1e-4, atol=1e-6)
 
 
 def test_a_schedule_that_is_not_there_says_what_python_takes():
