@@ -52,7 +52,7 @@ def form_of(shape: tuple[int, ...], kernel: tuple[int, ...], window: Window, dty
         return Form.NATIVE
     if groups > 1:
         return policy.groups
-    whole = policy.compiled and outputs % WHOLE_CHANNELS == 0  # for which the next layer may have a kernel
+    whole = policy.compiled and outputs >= WHOLE_CHANNELS  # for which the next layer may have a kernel
     if inputs <= PICTURE_CHANNELS and (outputs >= FEW_CHANNELS or whole):
         form = policy.first_layer
     else:

@@ -138,8 +138,10 @@ def test_results_do_not_depend_on_the_number_of_threads():
         ((128, 32, 32, 16), (3, 3, 16, 16), 1, Form.COMPILED),  # resnet20
         ((128, 32, 32, 16), (3, 3, 16, 32), 2, Form.COMPILED),
         ((128, 32, 32, 3), (3, 3, 3, 16), 1, Form.PATCHES),
-        ((64, 16, 16, 24), (3, 3, 24, 24), 1, Form.BATCH_LAST),
+        ((64, 16, 16, 24), (3, 3, 24, 24), 1, Form.COMPILED),
         ((64, 14, 14, 24), (3, 3, 24, 8), 1, Form.COMPILED),  # a dense block's
+        ((64, 32, 32, 3), (3, 3, 3, 24), 1, Form.PATCHES),  # densenet's first layer
+        ((64, 32, 32, 48), (3, 3, 48, 12), 1, Form.COMPILED),
         ((64, 32, 32, 3), (3, 3, 3, 64), 1, Form.PATCHES),  # vgg19's first layer
         ((128, 8, 8, 256), (3, 3, 256, 256), 1, Form.WINOGRAD),
         ((128, 16, 16, 128), (3, 3, 128, 256), 2, Form.PATCHES),

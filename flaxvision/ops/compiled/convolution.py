@@ -53,7 +53,7 @@ def fits(kernel: tuple[int, ...], window: Window, groups: int) -> bool:
         return False
     if groups > 1:
         return outputs >= WHOLE_CHANNELS and not strided
-    filled = inputs % HALF == 0 and inputs >= WHOLE_CHANNELS and (outputs % WHOLE_CHANNELS == 0 or outputs == HALF)
+    filled = inputs >= WHOLE_CHANNELS and outputs >= HALF
     most = MOST_STRIDED if strided else MOST_WEIGHTS
     return filled and min(window.count) >= TILE and inputs * outputs <= most
 
