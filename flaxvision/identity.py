@@ -17,11 +17,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from flaxvision import __version__
 from flaxvision._describe import digest
 from flaxvision.data import Dataset
 from flaxvision.data.arrays import array_checksum
 from flaxvision.errors import UserError
-from flaxvision.runtime import SWITCHES
+from flaxvision.runtime import SWITCHES, instructions
 
 Identity = dict[str, Any]
 AROUND = "around"  # the key of `circumstances` in an identity
@@ -36,20 +37,24 @@ def switches() -> Identity:
 
 
 def circumstances() -> dict[str, str]:
-    """What numbers may depend on in their last bits: packages, the platform, flags of XLA, kernels; and Python."""
+    """What numbers may depend on in their last bits: packages, this one too, platform, processor, XLA's flags, kernels.
+
+    And Python, on which nothing should depend.
+    """
     import jax
 
     from flaxvision.ops.policy import Policy
 
     platform = jax.default_backend()
     kernels = "C++" if Policy.for_training(platform).compiled else "none"
-    return {**_versions(), "platform": platform, "kernels": kernels, "XLA_FLAGS": os.environ.get("XLA_FLAGS", "")}
+    return {**_of_process(), "platform": platform, "kernels": kernels, "XLA_FLAGS": os.environ.get("XLA_FLAGS", "")}
 
 
 @functools.cache
-def _versions() -> dict[str, str]:
+def _of_process() -> dict[str, str]:
     packages = {package: metadata.version(package) for package in ("jax", "jaxlib", "flax", "optax")}
-    return {"python": ".".join(platform.python_version_tuple()[:2]), **packages}
+    python = ".".join(platform.python_version_tuple()[:2])
+    return {"flaxvision": __version__, "python": python, **packages, "processor": instructions()}
 
 
 def checksum_of(dataset: Dataset) -> Identity:

@@ -28,9 +28,10 @@ from flaxvision.sweep.overrides import override
 from flaxvision.sweep.parse import load_spec
 from flaxvision.sweep.plan import Plan, one_each, plan
 from flaxvision.sweep.progress import Watcher, subject
-from flaxvision.sweep.provenance import data_sources, device, versions
+from flaxvision.sweep.provenance import data_sources, device, on_other_cores, versions
 from flaxvision.sweep.results import Outcome, Problem, SweepResult, best_cell, cells_of, winner_of
 from flaxvision.sweep.spec import Spec, config_hash
+from flaxvision.sweep.spec_file import damage_of, dump_spec
 from flaxvision.sweep.trials import Record, Trial, finals_of
 from flaxvision.sweep.work import Cohort, name_of
 
@@ -145,12 +146,13 @@ def run(
     else:
         store.check_directory(files.directory, checked.spec, resume=resume)
     with store.locked(files.directory):
+        unless_whole = [f"{damage}: it is written anew"] if (damage := damage_of(files.directory)) else []
         log = store.open_run(files.directory, checked.spec, resume=resume)
         sound, again = store.usable(log.records, files)
         notes = store.check_identity(files.directory, sound, checked.identity)
         files, own = keep_inputs(checked.spec, files)
         notes += own
-        damaged = [*log.notes, *again]
+        damaged = [*unless_whole, *log.notes, *again]
         watch = watch or Watcher()
         for note in damaged:
             watch.note(note)
@@ -193,19 +195,23 @@ class Training:
         if left:
             if not self.used:
                 self.planned(self.plan)
-            self._train(self._arrange(left, wanted[-1].stage))
+            self._train(self._arrange(wanted, left))
         return {trial.id: store.outcome_of(self.done[trial.id], self.files) for trial in wanted}
 
-    def _arrange(self, left: Sequence[Trial], stage: str) -> Arrangement:
-        """Share trials out as before, where they were, and keep how."""
+    def _arrange(self, wanted: Sequence[Trial], left: Sequence[Trial]) -> Arrangement:
+        """Share out what is left as before, where it was, else as one that trains all that is wanted; and keep how."""
         import jax
 
-        platform, directory = jax.default_backend(), self.files.directory
-        stages = read_arrangement(directory)
-        before = stages.get(stage)
-        arranged = go_on(before, left, self.files, self.executor, platform)
-        names = {name_of([trial.id for trial in cohort]) for cohort in arranged.cohorts}
+        platform, directory, stage = jax.default_backend(), self.files.directory, wanted[-1].stage
         ids = {trial.id for trial in left}
+        stages = read_arrangement(directory)
+        if stages is None:
+            self.watch.note("arrangement.json is damaged: trials are shared out as in a new run")
+            stages = {}
+        before = stages.get(stage)
+        whole = [trial for trial in wanted if trial.id in ids or trial.stage == stage]
+        arranged = go_on(before, whole, ids, self.files, self.executor, platform)
+        names = {name_of([trial.id for trial in cohort]) for cohort in arranged.cohorts}
         for cohort in before.cohorts if before else ():
             folder = self.files.checkpoints / name_of(cohort)
             if folder.exists() and folder.name not in names and ids.intersection(cohort):
@@ -271,10 +277,11 @@ def _filled(train: Training, command: str | None, notes: Sequence[str]) -> tuple
     except (OSError, UserError) as error:
         problems.append(Problem(WINNER, reason(error)))
     everything = {trial.id: trial for trial in (*stages, *trials, *finals)}
+    notes = [*notes, *on_other_cores(train.done[name] for name in everything)]
     shown = list(everything.values())[-1] if winner is None else everything[winner.id]
     provenance = {
         "command": visible(command or f"flaxvision.sweep.run({spec.name!r}, …)"),
-        "config hash": config_hash(store.dump_spec(spec)),
+        "config hash": config_hash(dump_spec(spec)),
         "executor": ", ".join(dict.fromkeys(train.used)) or train.executor,
         "seeds": list(spec.seeds),
         "data sets": data_sources(dataset_of(trial, files) for trial in one_each(everything.values())),

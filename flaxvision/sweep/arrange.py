@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from flaxvision._files import write_atomically
 from flaxvision.runtime import cores, on_host
+from flaxvision.sweep.executors import EXECUTORS
 from flaxvision.sweep.files import RunFiles
 from flaxvision.sweep.inputs import create_model, dataset_of, recipe_of
 from flaxvision.sweep.trials import Trial, by_program
@@ -85,16 +87,24 @@ def arrange(trials: Sequence[Trial], files: RunFiles, executor: str, platform: s
 
 
 def go_on(
-    before: Arranged | None, trials: Sequence[Trial], files: RunFiles, executor: str, platform: str
+    before: Arranged | None,
+    trials: Sequence[Trial],
+    wanted: Collection[str],
+    files: RunFiles,
+    executor: str,
+    platform: str,
 ) -> Arrangement:
-    """`arrange`, but trials that were shared out before stay as they were, and the executor too.
+    """`arrange` those trials whose ids are wanted; what was shared out before stays as it was, and the executor too.
 
     Numbers of some executors and cohorts differ in their last bits, and a cohort's checkpoint is of all its trials.
-    Another executor than was asked for then begins anew ("auto" is no other), and so does another platform.
+    Another executor than was asked for then begins anew ("auto" is no other), and so does another platform: that is the
+    arrangement of all trials, whatever is left of them.
     """
     if before is None or before.platform != platform or executor not in ("auto", before.asked):
-        return arrange(trials, files, executor, platform)
-    left = {trial.id: trial for trial in trials}
+        new_run = arrange(trials, files, executor, platform)
+        parts = (tuple(trial for trial in cohort if trial.id in wanted) for cohort in new_run.cohorts)
+        return dataclasses.replace(new_run, cohorts=tuple(filter(None, parts)))
+    left = {trial.id: trial for trial in trials if trial.id in wanted}
     groups = [[left.pop(name) for name in cohort if name in left] for cohort in before.cohorts]
     kept = tuple(tuple(group) for group in groups if group)
     new = arrange(list(left.values()), files, before.asked, platform).cohorts if left else ()
@@ -112,13 +122,24 @@ def recorded(now: Arrangement, before: Arranged | None, asked: str, platform: st
     return Arranged(asked, platform, now.executor, now.mode, cohorts)
 
 
-def read_arrangement(directory: Path) -> dict[str, Arranged]:
-    """How the trials of each stage of a run are shared out; empty where that is not known, or was in another way."""
+def read_arrangement(directory: Path) -> dict[str, Arranged] | None:
+    """How the trials of each stage of a run are shared out; empty if nothing is on record, None if it is damaged."""
     try:
         found = json.loads((directory / FILE).read_text(encoding="utf-8"))
-        return {stage: Arranged(**each) for stage, each in found.items()}
-    except (OSError, ValueError, AttributeError, TypeError):
+        stages = {stage: Arranged(**each) for stage, each in found.items()}
+    except FileNotFoundError:
         return {}
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
+        return None
+    return stages if all(map(_is_whole, stages.values())) else None
+
+
+def _is_whole(read: Arranged) -> bool:
+    """Whether all is of the kind that was written."""
+    lists = isinstance(read.cohorts, list) and all(isinstance(cohort, list) for cohort in read.cohorts)
+    if not lists or read.executor not in EXECUTORS or read.mode not in ("auto", "unroll", "vmap"):
+        return False
+    return all(isinstance(text, str) for text in (read.asked, read.platform, *itertools.chain(*read.cohorts)))
 
 
 def write_arrangement(directory: Path, stages: dict[str, Arranged]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from flaxvision.data import Dataset
 from flaxvision.runtime import cores
+from flaxvision.sweep.trials import Record
 
 PACKAGES = ("flaxvision", "jax", "jaxlib", "flax", "optax", "numpy", "tensorflow-datasets")
 
@@ -46,6 +47,16 @@ def data_sources(datasets: Iterable[Dataset]) -> dict[str, dict[str, Any]]:
             same = sum(name == dataset.name or name.startswith(f"{dataset.name} (") for name in found)
             found[f"{dataset.name} ({same + 1})" if same else dataset.name] = source
     return found
+
+
+def on_other_cores(records: Iterable[Record]) -> list[str]:
+    """What is to be said where trials of one stage had other numbers of cores, as after a run went on elsewhere."""
+    counts: dict[str, set[int]] = {}
+    for record in records:
+        if "cores" in record:
+            counts.setdefault(record["stage"], set()).add(record["cores"])
+    found = [" and ".join(map(str, sorted(each))) for each in counts.values() if len(each) > 1]
+    return [f"trials were trained on {each} cores, on which their last bits may depend" for each in found]
 
 
 def _processor() -> str:

@@ -140,7 +140,7 @@ def check_record(record: Record) -> None:
         wanted |= {"message": (str,)}
     else:
         wanted |= {"final": (dict,), "best_epoch": (int,), "parameters": (int,), "seconds": _NUMBER}
-        wanted |= {"converged_epoch": (int, type(None))}
+        wanted |= {"converged_epoch": (int, type(None)), **({"cores": (int,)} if "cores" in given else {})}
     wrong = [key for key, kinds in wanted.items() if not _is(given.get(key, _MISSING), kinds)]
     for key, kinds in (("cell", (str,)), ("final", (*_NUMBER, type(None))), (SUMS, (str,))):
         table = given.get(key, {} if key != "cell" else _MISSING)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 import functools
 import io
@@ -20,48 +19,18 @@ from flaxvision._text import visible
 from flaxvision.data.raw import check_members
 from flaxvision.errors import UserError
 from flaxvision.identity import AROUND, Identity, differences, listed
-from flaxvision.sweep.config import tables_of
 from flaxvision.sweep.files import RunFiles
 from flaxvision.sweep.parse import SPEC, load_spec
 from flaxvision.sweep.records import SUMS, TRIALS, Log, check_record, checksum, line_of, mend, read_log
 from flaxvision.sweep.results import Outcome
-from flaxvision.sweep.spec import Axis, Point, Settings, Spec, as_typed
+from flaxvision.sweep.spec import Settings, Spec
+from flaxvision.sweep.spec_file import damage_of, read_spec, write_spec
 from flaxvision.sweep.trials import Record
 from flaxvision.training.confusion import as_pairs
 from flaxvision.training.history import History
 
 LOCK, HOLDER = ".lock", ".holder"
-
-
-def dump_spec(spec: Spec) -> str:
-    """The spec as TOML that `load_spec` reads back to the same trials."""
-    import tomli_w
-
-    table: Settings = {"name": spec.name, "title": spec.title, "description": spec.description}
-    table |= {**_sections(spec.base), "seeds": spec.seeds, "objective": spec.objective}
-    optional = {"convergence_threshold": spec.convergence_threshold, "changed": spec.changed}
-    table |= {key: value for key, value in optional.items() if value}
-    table["grid"] = {axis.key: _axis_values(axis) for axis in spec.axes}
-    for name, stage in spec.stages.items():
-        table[name] = {
-            **_sections(stage.settings),
-            "seeds": stage.seeds,
-            **({"only": stage.only} if stage.only else {}),
-        }
-    table["published"] = [dataclasses.asdict(entry) for entry in spec.published]
-    return tomli_w.dumps(table)
-
-
-def _sections(settings: Settings) -> Settings:
-    tables = tables_of(settings)
-    return tables.pop("") | {name: table for name, table in tables.items() if table}
-
-
-def _axis_values(axis: Axis) -> list[object]:
-    values = [point.settings.get(axis.key) for point in axis.points]
-    if axis.points == tuple(Point(as_typed(value), {axis.key: value}) for value in values):
-        return values
-    return [{"name": point.label, **point.settings} for point in axis.points]
+UNKNOWN = "another process"  # where its holder is not told
 
 
 @contextlib.contextmanager
@@ -95,8 +64,8 @@ def locked(directory: Path) -> Iterator[None]:
 def filled_by(directory: Path) -> str:
     """The process that fills a run directory, or did so when it was killed, in words."""
     with contextlib.suppress(OSError):  # it may just be ending
-        return (directory / HOLDER).read_text(encoding="utf-8").strip()
-    return "another process"
+        return visible((directory / HOLDER).read_text(encoding="utf-8", errors="replace").strip()) or UNKNOWN
+    return UNKNOWN
 
 
 def claim(stem: Path, number: int = 1) -> Path:
@@ -120,7 +89,7 @@ def open_run(directory: Path, spec: Spec, *, resume: bool) -> Log:
     with _writable(directory):
         directory.mkdir(parents=True, exist_ok=True)
         log = read_log(directory)
-        write_atomically(directory / SPEC, dump_spec(spec))  # first, as without it the folder is no run
+        write_spec(directory, spec)  # first, as without it the folder is no run
         (directory / "trials").mkdir(exist_ok=True)
         mend(directory, log)
         for folder in (directory, directory / "trials"):
@@ -150,6 +119,13 @@ def _counts(path: Path) -> bool:
 
 
 def _check_same(directory: Path, spec: Spec, resume: bool) -> None:
+    if damage := damage_of(directory):
+        if not resume:
+            raise UserError(
+                f"{directory} holds a sweep whose {damage}: add --resume to continue with what is given here, or give "
+                "another --out DIR"
+            )
+        return
     if not (directory / SPEC).is_file():
         raise UserError(f"{directory} is not empty and holds no sweep: give an empty or new folder with --out DIR")
     if changed := differences(_experiment(load_spec(directory / SPEC)), _experiment(spec)):
@@ -197,7 +173,7 @@ def read_run(directory: str | Path) -> tuple[Spec, Log]:
     directory = Path(directory)
     if not (directory / SPEC).is_file():
         raise UserError(f"{directory} is not a run directory: it has no {SPEC}; give a folder that a sweep wrote")
-    return load_spec(directory / SPEC), read_log(directory)
+    return read_spec(directory), read_log(directory)
 
 
 def outcome_of(record: Record, files: RunFiles, *, lazily: bool = False) -> Outcome:
@@ -332,7 +308,7 @@ def check_identity(directory: Path, records: Sequence[Record], identity: Identit
             "some recorded trials do not say which data and code they were trained on: these may have been others"
         )
     if elsewhere:
-        notes.append(f"resumed elsewhere: {elsewhere}")
+        notes.append(f"resumed elsewhere: {'; '.join(moved)}")
     return notes
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from flaxvision.ops.policy import Form
 from flaxvision.sweep import arrange as module
 from flaxvision.sweep import parse_spec
-from flaxvision.sweep.arrange import Cost, arrange, cost_of
+from flaxvision.sweep.arrange import Arranged, Cost, arrange, cost_of, go_on, read_arrangement
 from flaxvision.sweep.config import TrialConfig
 from flaxvision.sweep.files import RunFiles
 from flaxvision.sweep.trials import expand
@@ -98,6 +99,34 @@ def test_what_is_asked_for_is_done(trials, machine, executor, largest):
     assert arranged.executor == executor
     assert max(sizes(arranged)) == largest
     assert sorted(trial.id for cohort in arranged.cohorts for trial in cohort) == sorted(t.id for t in trials)
+
+
+def test_how_little_is_left_changes_no_arrangement(trials, machine):
+    """Where none is on record: a table that was killed at its end takes the executor and cohorts of the whole one."""
+    machine(seconds=3.1)
+    left = {trial.id for trial in trials[-3:]}
+    assert arrange(trials[-3:], FILES, "auto", "cpu").executor == "threads"
+    assert go_on(None, trials, left, FILES, "auto", "cpu").executor == "processes"
+    for before in (None, Arranged("loop", "cpu", "loop", "auto", []), Arranged("vmap", "gpu", "vmap", "vmap", [])):
+        arranged = go_on(before, trials, left, FILES, "unroll", "cpu")
+        assert sizes(arranged) == [3]
+        assert {trial.id for cohort in arranged.cohorts for trial in cohort} == left
+
+
+@pytest.mark.parametrize(
+    ("change", "whole"),
+    [
+        ({}, True), ({"cohorts": 3}, False), ({"cohorts": ["ab"]}, False), ({"cohorts": [[{}]]}, False),
+        ({"executor": "lop"}, False), ({"mode": []}, False), ({"platform": None}, False), ({"more": 1}, False),
+    ],
+)  # fmt: skip
+def test_what_is_on_record_is_looked_at(tmp_path, change, whole):
+    stage = {"asked": "auto", "platform": "cpu", "executor": "loop", "mode": "auto", "cohorts": [["a", "b"]]}
+    assert read_arrangement(tmp_path) == {}
+    (tmp_path / module.FILE).write_text(json.dumps({"sweep": {**stage, **change}}))
+    assert read_arrangement(tmp_path) == ({"sweep": Arranged(**stage)} if whole else None)
+    (tmp_path / module.FILE).write_text("[" * 100_000)
+    assert read_arrangement(tmp_path) is None
 
 
 def test_the_cost_is_that_of_the_arithmetic(tiny, monkeypatch):

@@ -25,7 +25,7 @@ from flaxvision.sweep import load_spec, parse_spec
 from flaxvision.sweep.files import RunFiles
 from flaxvision.sweep.inputs import check
 from flaxvision.sweep.spec import config_hash
-from flaxvision.sweep.store import dump_spec
+from flaxvision.sweep.spec_file import dump_spec
 from flaxvision.sweep.trials import expand
 
 pytestmark = pytest.mark.quick
@@ -405,8 +405,10 @@ def test_output_folder(mistake, tmp_path, tiny, spec_file, command):
     (out / "trials" / f"{trial}.npz").unlink()
     mistake("cannot read", "rerun", out, trial)
     (out / "spec.toml").write_text("x")
-    mistake("is not valid TOML", path, "--out", out, "--resume")
-    mistake("is not valid TOML", "rerun", out, trial)
+    mistake("out holds a sweep whose spec.toml is not what was written: add --resume to contin", path, "--out", out)
+    mistake("out: spec.toml is not what was written: type what the sweep was started with", "rerun", out, trial)
+    (out / "spec.toml").write_text("sseeds = 1\n")  # by somebody's hand
+    mistake("spec.toml: unknown key 'sseeds'", path, "--out", out, "--resume")
 
 
 def test_executor_that_is_not_installed(mistake, monkeypatch):

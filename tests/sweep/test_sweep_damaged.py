@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -13,7 +14,7 @@ from export import Parity, ParityTable
 from export._winner import check_accuracy
 from flaxvision.errors import UserError
 from flaxvision.report import results_csv
-from flaxvision.sweep import parse_spec, run
+from flaxvision.sweep import parse_spec, resume, run
 from flaxvision.sweep.files import RunFiles
 from flaxvision.sweep.records import check_record, line_of, read_log
 from flaxvision.sweep.store import append_record, outcome_of, read_records, take_weights
@@ -138,6 +139,48 @@ def test_a_winner_that_cannot_be_written_costs_no_table(there):
     assert (there / "results.csv").exists()
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[:-1],
+        lambda content: content[: content.index(b"seeds")],  # valid TOML, of another sweep
+        lambda content: content[:5],
+        lambda content: b"",
+        lambda content: content[:40] + bytes(len(content) - 40),
+        lambda content: bytes(len(content)),
+        lambda content: content[:40] + b"\xff" + content[40:],
+        lambda content: content.replace(b"epochs = 1", b"epochs = 3"),  # a bit
+        None,
+    ],
+)
+def test_a_damaged_spec_is_written_anew(whole, there, damage):
+    path = there / "spec.toml"
+    content = path.read_bytes()
+    if damage is None:
+        path.unlink()
+    else:
+        path.write_bytes(damage(content))
+        with pytest.raises(UserError, match=r"spec.toml is not what was written: type what the sweep was started with"):
+            resume(there, **QUIETLY)
+    how = "is gone" if damage is None else "is not what was written"
+    with pytest.raises(UserError, match=f"run holds a sweep whose spec.toml {how}: add --resume to continue with"):
+        run(SPEC, there, **QUIETLY)
+    assert again(there) == (again(whole)[0], [f"spec.toml {how}: it is written anew"])
+    assert path.read_bytes() == content
+    assert again(there)[1] == []
+    path.write_bytes(content.partition(b"\n")[2])  # of an earlier version
+    assert table(resume(there, **QUIETLY)) == again(whole)[0]
+
+
+def test_what_another_sweep_left_is_not_taken_where_its_spec_is_gone(there, tmp_path):
+    before = (there / "trials.jsonl").read_bytes()
+    (there / "spec.toml").unlink()
+    other = dataclasses.replace(SPEC, base={**SPEC.base, "batch_size": 16})
+    result = run(other, there, resume=True, **QUIETLY)
+    assert table(result) == table(run(other, tmp_path / "fresh", **QUIETLY))
+    assert (there / "trials.jsonl").read_bytes().startswith(before)  # nor is it lost
+
+
 def test_a_folder_that_is_gone_is_one_line(there):
     (record,) = read_records(there)[:1]
     shutil.rmtree(there)
@@ -162,7 +205,10 @@ def test_records_of_an_earlier_version_are_held_against_their_histories(whole, t
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("final", None), ("cell", {"a": 1}), ("seed", "0"), ("identity", {}), ("config", []), ("best_epoch", None)],
+    [
+        *[("final", None), ("cell", {"a": 1}), ("seed", "0"), ("identity", {}), ("config", []), ("best_epoch", None)],
+        ("cores", [1]),
+    ],
 )
 def test_a_record_of_another_kind_is_named(there, key, value):
     """Its checksum may be right: somebody may have written it so."""

@@ -212,7 +212,7 @@ def test_titles_say_what_was_changed(changes, heading, description):
 
 
 def test_a_change_of_a_changed_sweep_is_said_once(tmp_path):
-    from flaxvision.sweep.store import dump_spec
+    from flaxvision.sweep.spec_file import dump_spec
 
     spec = override(load_spec("demo"), epochs=2, settings=["hidden=[8]"])
     path = tmp_path / "spec.toml"

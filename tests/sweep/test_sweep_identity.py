@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import shutil
 import sys
 from pathlib import Path
 
+import flax
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 import flaxvision as fv
+from flaxvision import runtime
 from flaxvision.errors import UserError
+from flaxvision.report import report_html
 from flaxvision.sweep import parse_spec, rerun, run
 from flaxvision.sweep.files import RunFiles
 from flaxvision.sweep.plan import plan
@@ -209,16 +213,28 @@ def test_what_is_no_longer_as_it_was_is_said(fill):
     """A run of an older version, which kept no identity; and one of another version of JAX."""
     fill()
     record = read_records(Path("run"))[0]
-    record["identity"]["around"]["jax"] = "0.9.0"
+    record["identity"]["around"] |= {"flaxvision": "0.0.9", "jax": "0.9.0", "flax": "0.11.0", "kernels": "none yet"}
     del record["checksums"]
     Path("run/trials.jsonl").write_text(json.dumps(record) + "\n")
-    (note,) = fill(seeds=2, resume=True).provenance["notes"]
-    assert note == f"resumed elsewhere: jax was 0.9.0, is {jax.__version__}"
+    resumed = fill(seeds=2, resume=True)
+    (note,) = resumed.provenance["notes"]
+    then, now = ("flaxvision was 0.0.9", "jax was 0.9.0", "flax was 0.11.0"), (fv, jax, flax)
+    told = "; ".join(f"{was}, is {package.__version__}" for was, package in zip(then, now, strict=True))
+    assert note.startswith(f"resumed elsewhere: {told}; kernels was none yet, is ")
+    assert told in html.unescape(report_html(resumed, {}))
     del record["identity"]
     Path("run/trials.jsonl").write_text(json.dumps(record) + "\n")
     (note,) = fill(seeds=2, resume=True).provenance["notes"]
     assert "do not say which data and code they were trained on" in note
     assert "notes" not in fill("new").provenance
+
+
+def test_other_cores_are_said(fill, monkeypatch):
+    fill()
+    assert "notes" not in fill(seeds=2, resume=True).provenance
+    monkeypatch.setattr("flaxvision.sweep.work.cores", lambda: [0] * 99)
+    (note,) = fill(seeds=3, resume=True).provenance["notes"]
+    assert note == f"trials were trained on {len(runtime.cores())} and 99 cores, on which their last bits may depend"
 
 
 def test_what_differs_between_two_sweeps_is_named(fill):
@@ -243,6 +259,10 @@ def test_one_process_fills_a_directory(fill, tmp_path):
         pytest.raises(UserError, match=rf"^process {os.getpid()} on .* is filling run: wait"),
     ):
         fill()
+    with locked(tmp_path / "run"):
+        (tmp_path / "run" / ".holder").write_bytes(b"\xff\x1b")  # damaged
+        with pytest.raises(UserError, match=r"^\ufffd\\x1b is filling run: wait"):
+            fill()
     fill()
     assert not (tmp_path / "run" / ".holder").exists()
     assert claim(tmp_path / "mine-1") == tmp_path / "mine-1"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from flaxvision.models import count_parameters, create
 from flaxvision.sweep import list_specs, load_spec, parse_spec
 from flaxvision.sweep.spec import Typed, as_typed, config_hash
-from flaxvision.sweep.store import dump_spec
+from flaxvision.sweep.spec_file import dump_spec
 from flaxvision.sweep.trials import expand
 
 # The table: data, model, varied keys, cells, seeds.

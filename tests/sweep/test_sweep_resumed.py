@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import shutil
@@ -24,7 +25,10 @@ from flaxvision.sweep import rerun as rerun_trial
 from flaxvision.sweep.__main__ import main
 from flaxvision.sweep.files import RunFiles
 from flaxvision.sweep.progress import Failures, Watcher
+from flaxvision.sweep.records import line_of
+from flaxvision.sweep.spec_file import dump_spec
 from flaxvision.sweep.store import read_records, usable
+from flaxvision.training import checkpoint
 from tests.conftest import slow
 
 NOW = 1e-9
@@ -140,7 +144,8 @@ def test_a_damaged_checkpoint_and_arrangement_are_no_error(tmp_path, files, stra
         if path.is_file():
             path.write_bytes(b"\xff")
     (out / "arrangement.json").write_text("{")
-    (said,) = go(out)
+    shared, said = go(out)
+    assert shared == "arrangement.json is damaged: trials are shared out as in a new run"
     assert said.endswith(" begins anew: the checkpoint is damaged")
     assert equal(out, straight("loop"), files)
     Failures().note(said)
@@ -193,25 +198,96 @@ def test_a_run_that_was_moved_goes_on(tmp_path, files):
     assert rerun_trial(tmp_path / "again", warm["id"]).equal
 
 
+def test_checkpoints_change_nothing(tmp_path, files, straight):
+    go(tmp_path / "run", checkpoint_every=float("inf"))
+    assert equal(tmp_path / "run", straight("loop"), files)
+
+
+def lose(path: Path, lost: int, fill: bytes) -> None:
+    """Take a file's last bytes, as a loss of power does, or leave zeros where the file system knew of them already."""
+    content = path.read_bytes()
+    whole = max(0, len(content) - lost)
+    path.write_bytes(content[:whole] + fill * (len(content) - whole))
+
+
+def went_on(out: Path, whole: Path, files) -> bool:
+    """Continue a damaged run: afterwards it is the one to which nothing happened, byte for byte."""
+    go(out)
+    assert files["table_bytes"](out) == files["table_bytes"](whole)
+    newest = [{record["id"]: record for record in files["without_seconds"](each)} for each in (out, whole)]
+    assert newest[0] == newest[1]
+    for path in [*(whole / "trials").iterdir(), whole / "spec.toml", whole / "winner.safetensors"]:
+        assert (out / path.relative_to(whole)).read_bytes() == path.read_bytes()
+    return True
+
+
 @pytest.mark.slow
-def test_a_loss_of_power(tmp_path, files, straight):
-    """Any file cut short, or ending in zeros as where a file system had its size before its content."""
-    killed = tmp_path / "killed"
-    go(killed, 14)
-    assert len(files["trials"](killed)) == 1
-    newest = max(kept(killed), key=lambda path: int(path.parent.name)).parent
-    for path in [*killed.glob("*.json*"), *killed.glob("trials/*"), *filter(Path.is_file, newest.rglob("*"))]:
-        for fill in (b"", b"\0") if newest not in path.parents else (b"\0",):
-            out = tmp_path / "run"
-            shutil.copytree(killed, out)
-            content = path.read_bytes()
-            half = len(content) // 2
-            (out / path.relative_to(killed)).write_bytes(content[:half] + fill * (len(content) - half))
-            go(out)
-            assert files["table_bytes"](out) == files["table_bytes"](straight("loop")), path
-            for weights in (out / "trials").glob("*.safetensors"):
-                assert weights.read_bytes() == (straight("loop") / "trials" / weights.name).read_bytes(), path
-            shutil.rmtree(out)
+@pytest.mark.parametrize("reports", [14, float("inf")])
+def test_a_loss_of_power(tmp_path, files, straight, reports):
+    """Every file of a run that was killed within a trial, and of a finished one, cut or with zeros at its end."""
+    before, whole, random = tmp_path / "before", straight("loop"), np.random.default_rng(0)
+    go(before, reports)
+    assert len(files["trials"](before)) == (1 if reports == 14 else 2)
+    older = min((path.parent for path in kept(before)), key=lambda folder: int(folder.name), default=None)
+    there = [path for path in before.rglob("*") if path.is_file() and path.name[0] != "." and older not in path.parents]
+    paths = [path.relative_to(before) for path in sorted(there)]
+
+    def alone(path):
+        some = int(random.integers(1, 300))
+        of_many = "checkpoints" in path.parts  # with one checksum for all of them
+        return [[(path, some, b"\0")], *([] if of_many else [[(path, some, b"")], [(path, 10**9, b"\0")]])]
+
+    def together():
+        hit = [path for path in paths if random.random() < 0.4]
+        return [(path, int(random.integers(1, 3000)), (b"", b"\0")[random.integers(2)]) for path in hit]
+
+    damages = [damage for path in paths for damage in alone(path)] + [together() for _ in range(4)]
+    for damage in damages:
+        shutil.copytree(before, tmp_path / "run")
+        for path, lost, fill in damage:
+            lose(tmp_path / "run" / path, lost, fill)
+        assert went_on(tmp_path / "run", whole, files), damage
+        shutil.rmtree(tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_what_a_loss_of_power_leaves_of_a_report_is_made_anew(tmp_path, straight):
+    out = tmp_path / "run"
+    shutil.copytree(straight("loop"), out)
+    go(out, report=True)
+    made = {path: path.read_bytes() for path in out.iterdir() if path.is_file() and path.suffix != ".html"}
+    assert len(made) > 10
+    for number, path in enumerate(path for path in sorted(made) if path.suffix not in (".json", ".jsonl")):
+        lose(path, 1 + number * 100, (b"", b"\0")[number % 2])
+    lose(out / "report.html", 10**5, b"\0")
+    go(out, report=True)
+    assert {path: path.read_bytes() for path in made} == made
+    assert (out / "report.html").read_text(encoding="utf-8").endswith("</html>")
+
+
+@pytest.mark.slow
+def test_after_an_upgrade_a_run_goes_on_and_its_page_says_so(tmp_path, files, straight):
+    """In another process; what was within a trial begins anew, as the last bits may not be those of before."""
+    out, given, old = tmp_path / "run", tmp_path / "spec.toml", {"flaxvision": "0.0.9", "jax": "0.9.0", "flax": "0.9.1"}
+    go(out, 14)
+    (record,) = read_records(out)
+    record["identity"]["around"] |= old
+    (out / "trials.jsonl").write_text(line_of(record))
+    for path in kept(out):
+        about = path.parent / "about" / "metadata"
+        content = json.loads(about.read_text())
+        about.write_text(json.dumps({**content, "identity": {**content["identity"], **old}}))
+        path.write_text(str(checkpoint._checksum(path.parent)))
+    given.write_text(dump_spec(spec()))
+    words = [*command(out, "loop")[:3], str(given), "--out", str(out), "--executor", "loop", "--no-export", "--resume"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert " begins anew: the checkpoint is of something else: flaxvision was 0.0.9, is " in done.stderr
+    page = html.unescape((out / "report.html").read_text(encoding="utf-8"))
+    assert "resumed elsewhere: flaxvision was 0.0.9, is " in page
+    assert all(f"{package} was {version}, is " in page for package, version in old.items())
+    assert files["table_bytes"](out) == files["table_bytes"](straight("loop"))
+    assert len(files["trials"](out)) == 2
 
 
 def test_a_changed_threshold_is_another_sweep(tmp_path, straight):
