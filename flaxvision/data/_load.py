@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +110,9 @@ def load(
     elif kind == "npz" and colon:
         from flaxvision.data import npz
 
-        dataset = npz.read_npz(name, _folder(name, file=True))
+        place = _folder(name, file=True)
+        with _readable(place):
+            dataset = npz.read_npz(name, place)
     elif kind == "tfds" and colon:
         from flaxvision.data import tfds_sets
 
@@ -130,15 +134,28 @@ def load(
 def _folder(name: str, *, file: bool = False) -> Path:
     kind, _, folder = name.partition(":")
     path = Path(folder).expanduser()
-    if path.is_file() and file:
+    with _readable(path):
+        is_file, is_folder = path.is_file(), path.is_dir()
+    if is_file and file:
         return path
-    if path.is_file():
+    if is_file:
         if path.suffix.lower() in PICTURES:
             raise UserError(f"{name}: {folder} is one picture: type {kind}:FOLDER with the folder of the class folders")
         raise UserError(f"{name}: {folder} is a file: unpack it, and type {kind}:FOLDER with the path of its folder")
-    if not folder or not path.is_dir():
+    if not folder or not is_folder:
         raise UserError(f"{name}: there is no folder {folder!r}: type {kind}:FOLDER with the path of one")
     return path
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Say in one line that a folder, or one around it, may not be looked into."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot read {error.filename or path}: {error.strerror}; give yourself the right to, or another folder"
+        ) from error
 
 
 def _parse_size(size: Any) -> tuple[int, int] | None:
@@ -191,10 +208,13 @@ def located(published: Published, raw_dir: str | os.PathLike[str] | None) -> Loc
     if not given:
         return None
     root = Path(given).expanduser()
-    if not root.exists():
-        raise UserError(f"the raw folder {root} does not exist: set FLAXVISION_RAW_DIR or --raw-dir to one that does")
     without = "leave raw_dir (--raw-dir) out" if raw_dir else "unset FLAXVISION_RAW_DIR"
-    return locate(published, root, f"{without} to download it")
+    with _readable(root):
+        if not root.exists():
+            raise UserError(
+                f"the raw folder {root} does not exist: set FLAXVISION_RAW_DIR or --raw-dir to one that does"
+            )
+        return locate(published, root, f"{without} to download it")
 
 
 def _data_dir(data_dir: str | os.PathLike[str] | None) -> Path:

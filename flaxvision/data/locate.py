@@ -68,6 +68,7 @@ def locate(published: Published, root: Path, instead: str) -> Located:
 
     Raises:
       UserError: where it is not there or not whole; names what was looked for and what lies there.
+      OSError: where a folder may not be looked into.
     """
     for folder in _folders(published, root):
         found = _files_in(folder)
@@ -133,10 +134,7 @@ def _is_of_another(published: Published, name: str) -> bool:
 
 def _visible(folder: Path) -> list[Path]:
     """What lies in a folder, sorted, but what systems hide there; a file is alone."""
-    try:
-        paths = sorted(folder.iterdir()) if folder.is_dir() else [folder]
-    except OSError as error:
-        raise UserError(f"cannot read {folder}: {error.strerror}") from error
+    paths = sorted(folder.iterdir()) if folder.is_dir() else [folder]
     return [path for path in paths if not path.name.startswith((".", "__MACOSX"))]
 
 

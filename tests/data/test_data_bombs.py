@@ -6,13 +6,15 @@ import bz2
 import gzip
 import io
 import lzma
+import struct
 import tarfile
 import zipfile
 
 import numpy as np
 import pytest
+from scipy.io import savemat
 
-from flaxvision.data import load, raw
+from flaxvision.data import load, raw, svhn
 from flaxvision.data._load import located
 from flaxvision.data.idx import unpack_npz
 from flaxvision.data.published import PUBLISHED
@@ -78,6 +80,28 @@ def test_npz(tmp_path, monkeypatch):
         unpack_npz({"mnist.npz": (tmp_path / "a.npz").read_bytes()})
     monkeypatch.setenv(raw.UNPACKED, "1")
     assert len(load(f"npz:{tmp_path / 'a.npz'}").train) == 1000
+
+
+def test_matlab(tmp_path, monkeypatch):
+    """Of SVHN's format: a compressed variable, and cells, of which an empty file may claim any number."""
+    monkeypatch.setattr(svhn, "SMALL", 1000)
+    made = {"X": np.zeros((32, 32, 3, 200), np.uint8), "y": np.ones((200, 1), np.uint8)}
+    with io.BytesIO() as file:
+        savemat(file, made, do_compression=True)
+        packed = file.getvalue()
+    assert svhn.unpacked_size(packed, 10**9) - made["X"].nbytes - made["y"].nbytes < 200
+    with pytest.raises(UserError, match=f"a.mat {REFUSED}"):
+        svhn.parse_svhn(packed, "a.mat")
+    monkeypatch.setenv(raw.UNPACKED, "1")
+    assert svhn.parse_svhn(packed, "a.mat")[0].shape == (200, 32, 32, 3)
+
+    def element(kind: int, content: bytes) -> bytes:
+        return struct.pack("<2I", kind, len(content)) + content + bytes(-len(content) % 8)
+
+    cells = element(6, struct.pack("<2I", 1, 0)) + element(5, struct.pack("<2i", 2**14, 2**14)) + element(1, b"X")
+    content = b"MATLAB 5.0".ljust(124) + struct.pack("<H2s", 0x0100, b"IM") + element(14, cells)
+    with pytest.raises(UserError, match=r"a.mat is not a MATLAB file of X and y \(X is cell\)"):
+        svhn.parse_svhn(content, "a.mat")
 
 
 @pytest.mark.parametrize("content", [b"# " + b"x" * 10**6, b"x = 1\n" * 200_000])

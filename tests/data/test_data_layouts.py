@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gzip
 import hashlib
@@ -10,6 +11,7 @@ import os
 import pickle
 import shutil
 import tarfile
+import tempfile
 import zipfile
 from pathlib import Path
 from typing import ClassVar
@@ -18,6 +20,7 @@ import numpy as np
 import pytest
 
 from flaxvision import data
+from flaxvision.data._load import located
 from flaxvision.data.cifar import RECORD
 from flaxvision.data.locate import locate
 from flaxvision.data.published import PUBLISHED
@@ -317,6 +320,45 @@ def test_the_official_files_of_another_set(idx_files, tmp_path, monkeypatch):
     shutil.copyfile(test, train)  # two files of one set in each other's place
     with pytest.raises(UserError, match=r"what should be train-labels-idx1-ubyte .* is t10k-labels-idx1-ubyte of"):
         data.load("fashion_mnist", raw_dir=tmp_path, data_dir=tmp_path / "data")
+
+
+NOT_ALLOWED = r"cannot read .*: Permission denied; give |train.npz cannot be read as .*Permission denied"
+
+
+@contextlib.contextmanager
+def as_a_user():
+    """Within it this process may do no more than a user may, root's too."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65_534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="rights are POSIX's")
+@pytest.mark.parametrize("kind", ["mnist", "npz", "images"])
+@pytest.mark.parametrize("mode", [0o000, 0o444])
+def test_a_folder_without_permission_is_one_line(idx_files, kind, mode):
+    """It, or the one around it, may not be looked into."""
+
+    def read(folder):
+        located(PUBLISHED["mnist"], folder).contents() if kind == "mnist" else data.load(f"{kind}:{folder}")
+
+    with tempfile.TemporaryDirectory() as folder:  # in which everybody may look for others
+        inner = Path(folder, "raw", "mnist")
+        _put(inner, idx_files)
+        (inner / "train").mkdir()
+        (inner / "train.npz").touch()
+        os.chmod(folder, 0o755)
+        for closed in (inner, inner.parent):
+            closed.chmod(mode)
+            with as_a_user(), pytest.raises(UserError, match=NOT_ALLOWED) as caught:
+                read(inner)
+            closed.chmod(0o755)
+            assert "\n" not in str(caught.value)
 
 
 def test_a_damaged_archive(tmp_path):
