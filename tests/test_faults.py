@@ -1,4 +1,4 @@
-"""The table of faults names tests that exist."""
+"""What the documents on faults and on determinism say is shown by tests that exist."""
 
 from __future__ import annotations
 
@@ -7,18 +7,25 @@ from pathlib import Path
 
 import pytest
 
-TABLE = Path(__file__).parents[1] / "experiments" / "results" / "faults" / "README.md"
+ROOT, TESTS = Path(__file__).parents[1], Path(__file__).parent
+TABLE = ROOT / "experiments" / "results" / "faults" / "README.md"
 ROWS = [line.strip("| \n").split(" | ") for line in TABLE.read_text(encoding="utf-8").splitlines() if "::" in line]
+NAMED = {
+    document.name: sorted(set(re.findall(r"`([\w/]+\.py)::(\w+)", document.read_text(encoding="utf-8"))))
+    for document in (TABLE, ROOT / "docs" / "determinism.md")
+}
 
 
 def test_there_are_enough():
     assert len(ROWS) >= 40
     assert f"\n{len(ROWS)} faults;" in TABLE.read_text(encoding="utf-8")
     assert {len(row) for row in ROWS} == {5}
+    assert all(re.match(r"`[\w/]+\.py::\w+", row[-1]) for row in ROWS)
     assert len({row[0] for row in ROWS}) == len(ROWS)
 
 
-@pytest.mark.parametrize("named", sorted({row[-1].strip("`").partition("[")[0] for row in ROWS}))
-def test_each_is_a_test(named):
-    file, _, function = named.partition("::")
-    assert re.search(rf"^def {function}\(", (Path(__file__).parent / file).read_text(encoding="utf-8"), re.MULTILINE)
+@pytest.mark.parametrize("document", NAMED)
+def test_each_is_a_test(document):
+    assert len(NAMED[document]) > 20
+    for file, function in NAMED[document]:
+        assert re.search(rf"^def {function}\(", (TESTS / file).read_text(encoding="utf-8"), re.MULTILINE), function

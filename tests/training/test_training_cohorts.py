@@ -39,6 +39,35 @@ def test_a_cohort_equals_single_runs_bit_for_bit_on_a_cpu(name, sizes, recipe):
     assert not same(together[0].model, together[1].model)
 
 
+def bits(result):
+    """All that a training gave, byte for byte."""
+    arrays = {**variables(result.model), **{f"history {name}": result.history[name] for name in result.history}}
+    return {name: np.asarray(array).tobytes() for name, array in arrays.items()}
+
+
+@pytest.mark.parametrize(
+    ("mode", "name", "sizes", "recipe"),
+    [
+        slow("unroll", "mlp", MLP | {"dropout": 0.3}, {"momentum": 0.9, "clip_norm": 1.0}),
+        ("vmap", "mlp", MLP | {"dropout": 0.3}, {"momentum": 0.9, "clip_norm": 1.0}),
+        slow("vmap", "mnist_net", {"input_shape": (12, 12, 1), "num_classes": 4}, {"ema": 0.9, "select": "best"}),
+    ],
+)
+def test_a_member_that_diverges_and_the_order_change_no_bit_of_the_others(mode, name, sizes, recipe):
+    data = made_dataset(sizes["input_shape"], 4, train=70, test=30)
+
+    def trained(rates, order=(0, 1, 2)):
+        models = [fv.models.create(name, seed=seed, **sizes) for seed in order]
+        recipes = [Recipe(epochs=2, batch_size=32, seed=k, learning_rate=rates[k], **recipe) for k in order]
+        return dict(zip(order, train_cohort(models, data, recipes, mode=mode), strict=True))
+
+    sound, beside = trained([0.1, 0.05, 0.02]), trained([0.1, 1e30, 0.02])
+    assert [beside[k].diverged for k in range(3)] == [False, True, False]
+    assert [bits(beside[k]) == bits(sound[k]) for k in range(3)] == [True, False, True]
+    turned = trained([0.1, 0.05, 0.02], (2, 0, 1))
+    assert all(bits(turned[k]) == bits(sound[k]) for k in range(3))
+
+
 def test_a_vmapped_cohort_is_close_to_single_runs():
     data = made_dataset((6, 6, 1), 4, train=150, test=70)
     models = [fv.models.create("mlp", seed=seed, **MLP) for seed in range(3)]
