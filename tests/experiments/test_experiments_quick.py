@@ -54,6 +54,7 @@ def test_every_script_is_here():
         "export_random_networks",
         "fuzzed_files",
         "interrupted_sweeps",
+        "many_trials",
         "runtimes",
         "summarize",
         "torch_random_modules",
@@ -74,6 +75,19 @@ def test_interrupted_sweeps(tmp_path):
         if one["signal"] != "SIGKILL":
             status = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}[one["signal"]]
             assert (one["status"], one["words"]) == (status, 1), one
+
+
+@pytest.mark.slow
+def test_many_trials(tmp_path):
+    """Fifty trials more take no memory, and the browser, where there is one, has every row."""
+    command = [sys.executable, FOLDER / "many_trials.py", "--quick", "--out", tmp_path]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    for one in json.loads((tmp_path / "results.json").read_text())["sizes"]:
+        assert one["memory"][-1][0] == one["trials"] == 5 * one["cells"]
+        assert one["memory"][-1][1] < one["memory"][0][1] + 2**25
+        written, shown = one["rows"]
+        assert shown == (0 if one["browser"] is None else written)
+    assert "| 100 | 20 |" in (tmp_path / "README.md").read_text()
 
 
 QUICKEST = ("trace_identity", "fashion_learning_rate")
