@@ -18,6 +18,7 @@ from flaxvision.sweep.files import RunFiles
 from flaxvision.sweep.records import TRIALS
 from flaxvision.sweep.results import Cell, Outcome, SweepResult, best_cell, cells_of, winner_of
 from flaxvision.sweep.spec import Spec
+from flaxvision.sweep.spec_file import damage_of
 from flaxvision.sweep.trials import Trial, expand, pretraining
 
 if TYPE_CHECKING:
@@ -121,7 +122,8 @@ def open(directory: str | Path) -> Run:
     """
     directory = Path(directory)
     spec, log = store.read_run(directory)
-    files, about, notes = RunFiles(directory), About(), log.notes
+    files, about, damage = RunFiles(directory), About(), damage_of(directory)
+    notes = [damage, *log.notes] if damage else log.notes
     try:
         about = read_about(files.about)
     except UserError as error:

@@ -13,6 +13,7 @@ from flaxvision.sweep.overrides import override
 from flaxvision.sweep.own_code import copies_wanted
 from flaxvision.sweep.progress import Watcher
 from flaxvision.sweep.results import SweepResult
+from flaxvision.sweep.spec_file import check_whole
 from flaxvision.sweep.store import read_run
 from flaxvision.sweep.trials import every_trial
 
@@ -35,6 +36,7 @@ def resume(directory: str | Path, *, seeds: int | None = None, **options: Unpack
     Raises:
         UserError: If `directory` is no run, and as `run`.
     """
+    check_whole(Path(directory))
     spec, log = read_run(directory)
     if seeds is not None:
         spec = override(spec, seeds=seeds)

@@ -10,7 +10,7 @@ from flaxvision._files import write_atomically
 from flaxvision._text import SUBSTITUTE
 from flaxvision.errors import UserError
 from flaxvision.sweep.config import tables_of
-from flaxvision.sweep.parse import MOST_BYTES, SPEC, load_spec
+from flaxvision.sweep.parse import MOST_BYTES, SPEC
 from flaxvision.sweep.records import TRIALS, checksum
 from flaxvision.sweep.spec import Axis, Point, Settings, Spec, as_typed
 
@@ -75,15 +75,10 @@ def damage_of(directory: Path) -> str:
     return "" if sound else f"{SPEC} is not what was written"
 
 
-def read_spec(directory: Path) -> Spec:
-    """The sweep of a run directory.
-
-    Raises:
-        UserError: If it is damaged, or no valid spec.
-    """
+def check_whole(directory: Path) -> None:
+    """Raise `UserError` for a run directory whose spec.toml is not what was written, and must not be trained by."""
     if damage := damage_of(directory):
         raise UserError(
             f"{directory}: {damage}: type what the sweep was started with, with --out {directory} --resume, and it is "
             "written anew; or delete its first line, if it was you who changed it"
         )
-    return load_spec(directory / SPEC)

@@ -24,7 +24,7 @@ from flaxvision.sweep.parse import SPEC, load_spec
 from flaxvision.sweep.records import SUMS, TRIALS, Log, check_record, checksum, line_of, mend, read_log
 from flaxvision.sweep.results import Outcome
 from flaxvision.sweep.spec import Settings, Spec
-from flaxvision.sweep.spec_file import damage_of, read_spec, write_spec
+from flaxvision.sweep.spec_file import damage_of, write_spec
 from flaxvision.sweep.trials import Record
 from flaxvision.training.confusion import as_pairs
 from flaxvision.training.history import History
@@ -173,7 +173,7 @@ def read_run(directory: str | Path) -> tuple[Spec, Log]:
     directory = Path(directory)
     if not (directory / SPEC).is_file():
         raise UserError(f"{directory} is not a run directory: it has no {SPEC}; give a folder that a sweep wrote")
-    return read_spec(directory), read_log(directory)
+    return load_spec(directory / SPEC), read_log(directory)
 
 
 def outcome_of(record: Record, files: RunFiles, *, lazily: bool = False) -> Outcome:

@@ -120,6 +120,7 @@ def test_runs_are_compared(received, tmp_path):
     assert r"\toprule" in found.latex()
 
     (other / "spec.toml").write_text(text.replace("seeds = [\n    0,\n    1,\n]", "seeds = [0]"))
+    assert fv.runs.open(other).notes == ("spec.toml is not what was written",)
     found = fv.runs.compare([received, other], metric="test_loss")
     assert [(each.key, each.values) for each in found.differences] == [("seeds", ("2", "1"))]
     assert found.notes == tuple(f"{name}: its winner was chosen by test_top1." for name in found.names)

@@ -406,7 +406,7 @@ def test_output_folder(mistake, tmp_path, tiny, spec_file, command):
     mistake("cannot read", "rerun", out, trial)
     (out / "spec.toml").write_text("x")
     mistake("out holds a sweep whose spec.toml is not what was written: add --resume to contin", path, "--out", out)
-    mistake("out: spec.toml is not what was written: type what the sweep was started with", "rerun", out, trial)
+    mistake("is not valid TOML", "rerun", out, trial)
     (out / "spec.toml").write_text("sseeds = 1\n")  # by somebody's hand
     mistake("spec.toml: unknown key 'sseeds'", path, "--out", out, "--resume")
 

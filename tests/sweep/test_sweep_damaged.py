@@ -160,7 +160,7 @@ def test_a_damaged_spec_is_written_anew(whole, there, damage):
         path.unlink()
     else:
         path.write_bytes(damage(content))
-        with pytest.raises(UserError, match=r"spec.toml is not what was written: type what the sweep was started with"):
+        with pytest.raises(UserError, match=r"run: spec.toml is not what was written: type what the sweep was started"):
             resume(there, **QUIETLY)
     how = "is gone" if damage is None else "is not what was written"
     with pytest.raises(UserError, match=f"run holds a sweep whose spec.toml {how}: add --resume to continue with"):

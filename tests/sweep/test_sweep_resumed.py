@@ -232,16 +232,18 @@ def test_a_loss_of_power(tmp_path, files, straight, reports):
     there = [path for path in before.rglob("*") if path.is_file() and path.name[0] != "." and older not in path.parents]
     paths = [path.relative_to(before) for path in sorted(there)]
 
+    of_one = [path for path in paths if "checkpoints" in path.parts]  # with one checksum for all of them
+
     def alone(path):
         some = int(random.integers(1, 300))
-        of_many = "checkpoints" in path.parts  # with one checksum for all of them
-        return [[(path, some, b"\0")], *([] if of_many else [[(path, some, b"")], [(path, 10**9, b"\0")]])]
+        return [[(path, some, b"\0")], [(path, some, b"")], [(path, 10**9, b"\0")]]
 
     def together():
         hit = [path for path in paths if random.random() < 0.4]
         return [(path, int(random.integers(1, 3000)), (b"", b"\0")[random.integers(2)]) for path in hit]
 
-    damages = [damage for path in paths for damage in alone(path)] + [together() for _ in range(4)]
+    damages = [damage for path in paths if path not in of_one for damage in alone(path)]
+    damages += [[(path, 1, b"\0")] for path in of_one[::3]] + [together() for _ in range(4)]
     for damage in damages:
         shutil.copytree(before, tmp_path / "run")
         for path, lost, fill in damage:
@@ -255,11 +257,13 @@ def test_what_a_loss_of_power_leaves_of_a_report_is_made_anew(tmp_path, straight
     out = tmp_path / "run"
     shutil.copytree(straight("loop"), out)
     go(out, report=True)
-    made = {path: path.read_bytes() for path in out.iterdir() if path.is_file() and path.suffix != ".html"}
+    paths = [path for path in out.iterdir() if path.is_file() and path.suffix not in (".html", ".json")]
+    made = {path: path.read_bytes() for path in paths}
     assert len(made) > 10
-    for number, path in enumerate(path for path in sorted(made) if path.suffix not in (".json", ".jsonl")):
+    for number, path in enumerate(path for path in sorted(made) if path.name != "trials.jsonl"):
         lose(path, 1 + number * 100, (b"", b"\0")[number % 2])
-    lose(out / "report.html", 10**5, b"\0")
+    for name in ("report.html", "run.json"):
+        lose(out / name, 10**5, b"\0")
     go(out, report=True)
     assert {path: path.read_bytes() for path in made} == made
     assert (out / "report.html").read_text(encoding="utf-8").endswith("</html>")
