@@ -89,7 +89,6 @@ def test_matlab(tmp_path, monkeypatch):
     with io.BytesIO() as file:
         savemat(file, made, do_compression=True)
         packed = file.getvalue()
-    assert svhn.unpacked_size(packed, 10**9) - made["X"].nbytes - made["y"].nbytes < 200
     with pytest.raises(UserError, match=f"a.mat {REFUSED}"):
         svhn.parse_svhn(packed, "a.mat")
     monkeypatch.setenv(raw.UNPACKED, "1")
@@ -100,7 +99,7 @@ def test_matlab(tmp_path, monkeypatch):
 
     cells = element(6, struct.pack("<2I", 1, 0)) + element(5, struct.pack("<2i", 2**14, 2**14)) + element(1, b"X")
     content = b"MATLAB 5.0".ljust(124) + struct.pack("<H2s", 0x0100, b"IM") + element(14, cells)
-    with pytest.raises(UserError, match=r"a.mat is not a MATLAB file of X and y \(X is cell\)"):
+    with pytest.raises(UserError, match=r"a.mat is not a MATLAB file of X and y \(X is no array of numbers\)"):
         svhn.parse_svhn(content, "a.mat")
 
 
