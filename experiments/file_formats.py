@@ -32,10 +32,14 @@ class Format:
         return self.deep(random, sample) if random.random() < 0.5 else damaged(random, sample, other)
 
 
+def makers() -> dict[str, Callable[[], Format]]:
+    """What makes each format, by its name."""
+    return {make.__name__[1:]: make for module in MODULES for make in importlib.import_module(module).MAKERS}
+
+
 def formats(names: Sequence[str] = ()) -> dict[str, Format]:
     """The formats of these names, or all."""
-    makers = [make for module in MODULES for make in importlib.import_module(module).MAKERS]
-    return {form.name: form for make in makers if not names or make.__name__[1:] in names for form in [make()]}
+    return {name: make() for name, make in makers().items() if not names or name in names}
 
 
 def read_damaged(form: Format, seed: int, folder: Path) -> object:

@@ -8,7 +8,7 @@ settings of a description. It is read in a process of its own kind. What may com
 counted are tracebacks (any other exception), hangs (more than 5 s of computing), more than 1 GB above what the process
 held, and crashes. Of a run directory it is also asked that no damage changes a trial in silence.
 
-Formats that were tried before by the same code stay in the results beside those of `--formats`.
+A format's row is written once its inputs were read, with the commit that read them; `--formats` replaces theirs only.
 `--only FORMAT:NUMBER` reads one input again and shows what it raises.
 """
 
@@ -26,12 +26,13 @@ import tempfile
 import time
 import traceback
 import warnings
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from common import RESULTS, all_versions, command_of, commit
-from file_formats import Format, formats, read_damaged
+from file_formats import Format, formats, makers, read_damaged
 
 from flaxvision.errors import UserError
 from flaxvision.sweep import device
@@ -175,31 +176,35 @@ def main(arguments: list[str] | None = None) -> int:
         with tempfile.TemporaryDirectory() as folder:
             print(read_damaged(form, int(number), Path(folder) / "input"))
         return 0
-    began = time.time()
-    inputs, found = 10 if options.quick else options.inputs, dict[str, Counts]()
+    inputs = 10 if options.quick else options.inputs
+    command = command_of(f"experiments/{NAME}.py", sys.argv[1:] if arguments is None else arguments)
+    options.out.mkdir(parents=True, exist_ok=True)
+    faults = 0
     for name, form in formats(names).items():
-        count = max(1, round(inputs * form.share))
-        found[name] = fuzz(name, range(options.first, options.first + count))
-        print(f"{name}: {found[name].inputs:,} inputs, {len(found[name].faults)} faults", flush=True)
+        began, count = time.time(), max(1, round(inputs * form.share))
+        counts = fuzz(name, range(options.first, options.first + count))
+        faults += len(counts.faults)
+        print(f"{name}: {counts.inputs:,} inputs, {len(counts.faults)} faults", flush=True)
+        row = summary(counts) | {"seconds": round(time.time() - began), "commit": commit()}
+        write(options.out, {"command": command, "first": options.first}, name, row, counts.faults)
+    return 1 if faults else 0
+
+
+def write(out: Path, about: dict[str, Any], name: str, row: dict[str, Any], faults: Sequence[Fault]) -> None:
+    """Put a format's row among those that are there."""
+    path = out / "results.json"
+    old = json.loads(path.read_text()) if path.exists() else {"formats": {}, "faults": []}
+    rows = {**old["formats"], name: row}
+    others = [fault for fault in old["faults"] if fault["format"] != name]
     result = {
-        "command": command_of(f"experiments/{NAME}.py", sys.argv[1:] if arguments is None else arguments),
-        "first": options.first,
-        "formats": {name: summary(counts) for name, counts in found.items()},
-        "faults": [dataclasses.asdict(fault) for counts in found.values() for fault in counts.faults],
-        "seconds": round(time.time() - began),
+        **about,
+        "formats": {form: rows[form] for form in makers() if form in rows},
+        "faults": others + [dataclasses.asdict(fault) for fault in faults],
         "versions": all_versions(),
         "device": device(),
-        "commit": commit(),
     }
-    options.out.mkdir(parents=True, exist_ok=True)
-    before = options.out / "results.json"
-    if before.exists() and (old := json.loads(before.read_text()))["commit"] == result["commit"]:
-        others = [fault for fault in old["faults"] if fault["format"] not in found]
-        result |= {"formats": {**old["formats"], **result["formats"]}, "faults": others + result["faults"]}
-        result |= {"seconds": old["seconds"] + result["seconds"]}
-    (options.out / "results.json").write_text(json.dumps(result, indent=2) + "\n")
-    (options.out / "README.md").write_text(readme(result))
-    return 1 if result["faults"] else 0
+    path.write_text(json.dumps(result, indent=2) + "\n")
+    (out / "README.md").write_text(readme(result))
 
 
 def summary(counts: Counts) -> dict[str, int]:
@@ -212,10 +217,10 @@ def summary(counts: Counts) -> dict[str, int]:
 def readme(result: dict[str, Any]) -> str:
     """The page of the results."""
     rows = result["formats"]
-    total = {key: sum(row[key] for row in rows.values()) for key in next(iter(rows.values()))}
-    lines = [
-        f"| {name} | {' | '.join(f'{n:,}' for n in row.values())} |" for name, row in {**rows, "all": total}.items()
-    ]
+    total = {key: sum(row[key] for row in rows.values()) for key in next(iter(rows.values())) if key != "commit"}
+    cells = {name: [f"{row[key]:,}" for key in total] + [row["commit"]] for name, row in rows.items()}
+    cells["all"] = [*(f"{number:,}" for number in total.values()), ""]
+    lines = [f"| {name} | {' | '.join(row)} |" for name, row in cells.items()]
     places = collections.Counter((f["format"], f["what"], f["where"]) for f in result["faults"])
     example = {(f["format"], f["what"], f["where"]): f["number"] for f in result["faults"]}
     bad = [f"- {key[0]}:{example[key]} and {n - 1} more: {key[1]}, {key[2]}" for key, n in places.most_common()]
@@ -231,13 +236,13 @@ def readme(result: dict[str, Any]) -> str:
             f"{SECONDS:.0f} s of computing, more than 1 GB beyond what the process held, or its end "
             "([how](../../fuzzed_files.py)).",
             "",
-            f"| format | {' | '.join(total)} |",
-            f"| --- |{' ---: |' * len(total)}",
+            f"| format | {' | '.join(total)} | commit |",
+            f"| --- |{' ---: |' * len(total)} --- |",
             *lines,
             "",
             *bad,
             *([""] if bad else []),
-            f"{result['seconds']:,} s on {result['device']}; {versions}; commit {result['commit']}.",
+            f"On {result['device']}; {versions}.",
             "",
         ]
     )
