@@ -216,7 +216,8 @@ def table(out: Path) -> list[dict[str, str]]:
 def records(out: Path) -> list[dict[str, object]]:
     """By id, without what tells of time, and what it rests on."""
     lines = [json.loads(line) for line in (out / "trials.jsonl").read_text(encoding="utf-8").splitlines()]
-    rest = [{key: line[key] for key in line if key not in ("seconds", "cores", "checksums")} for line in lines]
+    left_out = ("seconds", "epoch_seconds", "cores", "checksums")
+    rest = [{key: line[key] for key in line if key not in left_out} for line in lines]
     return sorted(rest, key=lambda line: str(line["id"]))
 
 

@@ -25,11 +25,16 @@ MAPS = 5_000  # with PyTorch and Keras about 2 GB
 
 @pytest.fixture(autouse=True, scope="module")
 def programs(request: pytest.FixtureRequest):
-    """Compiled programs stay for the next module, unless that wants them otherwise, or they take much memory.
+    """What a module compiles is optimized, unless it is marked as quick."""
+    compile_programs(quick=request.node.get_closest_marker("quick") is not None)
+
+
+def compile_programs(*, quick: bool) -> None:
+    """Compiled programs stay for what follows, unless that wants them otherwise, or they take much memory.
 
     Each takes memory maps, and a process may have 65,530 on Linux.
     """
-    quick, maps = request.node.get_closest_marker("quick") is not None, Path("/proc/self/maps")
+    maps = Path("/proc/self/maps")
     many = not maps.exists() or maps.read_bytes().count(b"\n") > MAPS
     if many or quick != jax.config.read("jax_disable_most_optimizations"):
         engine_for.cache_clear()

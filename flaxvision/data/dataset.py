@@ -36,6 +36,9 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __repr__(self) -> str:
+        return f"Split({len(self):,} examples of {_shape(self.images)})"
+
     def __getitem__(self, index: Any) -> Split:
         """The examples that a slice, a boolean mask or an index array picks, in its order."""
         return Split(self.images[index], self.labels[index])
@@ -80,6 +83,15 @@ class Dataset:
     classes: tuple[str, ...]
     source: Source
     validation: Split | None = None
+
+    def __repr__(self) -> str:
+        splits = ", ".join(f"{name} {len(split):,}" for name, split in self.splits.items())
+        return f"Dataset({self.name!r}: {self.num_classes} classes, {splits} of {_shape(self.train.images)})"
+
+    def _repr_html_(self) -> str:
+        from flaxvision.report.notebook import dataset_html
+
+        return dataset_html(self)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -168,6 +180,10 @@ class Dataset:
         notes = tuple(note for note in self.source.notes if note not in own)
         source = dataclasses.replace(changed.source, counts=counts, notes=notes)
         return dataclasses.replace(changed, source=source).noted()
+
+
+def _shape(images: np.ndarray) -> str:
+    return " × ".join(map(str, images.shape[1:]))
 
 
 def _first(split: Split, examples: int) -> np.ndarray:

@@ -35,13 +35,13 @@ def data_page(dataset: Dataset, seen: Look) -> str:
             "name": name,
             "counts": [split.counts[number] for split in seen.splits],
             "samples": [
-                _samples(split, number) if images and number < CLASSES else None for split in dataset.splits.values()
+                samples(split, number) if images and number < CLASSES else None for split in dataset.splits.values()
             ],
         }
         for number, name in enumerate(dataset.classes)
     ]
-    plot = None if images or dataset.input_shape != (2,) else _plot(dataset)
-    return _template().render(seen=seen, classes=classes, images=images, samples=SAMPLES, shown=CLASSES, plot=plot)
+    points = None if images or dataset.input_shape != (2,) else plot(dataset)
+    return _template().render(seen=seen, classes=classes, images=images, samples=SAMPLES, shown=CLASSES, plot=points)
 
 
 @functools.cache
@@ -55,7 +55,7 @@ def _template() -> Template:
     return environment.get_template("page.html.jinja")
 
 
-def _samples(split: Split, number: int) -> dict[str, Any] | None:
+def samples(split: Split, number: int) -> dict[str, Any] | None:
     """The first examples of a class side by side; None where the split has none."""
     from PIL import Image
 
@@ -75,7 +75,7 @@ def _samples(split: Split, number: int) -> dict[str, Any] | None:
     return {"source": _inline("png", file.getvalue()), "width": row.width * zoom, "pixelated": scale == 1}
 
 
-def _plot(dataset: Dataset) -> str:
+def plot(dataset: Dataset) -> str:
     """Points of the plane, one panel per split."""
     from flaxvision.report import PAGE, colors, encode, figure_style, new_figure
 

@@ -35,7 +35,7 @@ class LayerRow:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Summary:
-    """A network's layers and sizes; `str()` is the printed table.
+    """A network's layers and sizes; `str()` is the printed table, and a notebook shows it as one.
 
     Sizes are those of report E (pytorch-summary's): float32, batch of one, forward/backward counts every output twice.
     """
@@ -64,14 +64,28 @@ class Summary:
         """Multiplications with an addition, of one example."""
         return sum(row.multiply_adds for row in self.rows)
 
-    def __str__(self) -> str:
-        cells = [("layer", "kind", "output shape", "parameters", "multiply-adds", "takes")]
+    @property
+    def cells(self) -> list[tuple[str, ...]]:
+        """The table as text: the headings, then a row a layer."""
+        cells: list[tuple[str, ...]] = [("layer", "kind", "output shape", "parameters", "multiply-adds", "takes")]
         before: str | None = None
         for row in self.rows:
             taken = ", ".join("(input)" if name is None else name for name in row.takes)
             counts = f"{row.parameters:,}", f"{row.multiply_adds:,}"
             cells.append((row.name, row.kind, str(row.output_shape), *counts, "" if row.takes == (before,) else taken))
             before = row.name
+        return cells
+
+    def __repr__(self) -> str:
+        return f"Summary({len(self.rows)} layers, {self.parameters:,} parameters, {self.multiply_adds:,} multiply-adds)"
+
+    def _repr_html_(self) -> str:
+        from flaxvision.report.notebook import summary_html
+
+        return summary_html(self)
+
+    def __str__(self) -> str:
+        cells = self.cells
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         sides = ("<", "<", "<", ">", ">", "<")
         lines = ["  ".join(map("{:{}{}}".format, line, sides, widths)).rstrip() for line in cells]

@@ -86,7 +86,7 @@ def list_models() -> list[str]:
 
 
 def create(
-    name: str,
+    name: str | Callable[..., object],
     *,
     input_shape: tuple[int, ...] | None = None,
     num_classes: int | None = None,
@@ -99,7 +99,8 @@ def create(
     Args:
         name: One of `list_models()`, or "package.module:function" or "file.py:function", a function of your own that
             is called as `function(build, outputs, **arguments)` with a `flaxvision.models.Build` and adds layers to it;
-            or "torch:file.py:Class", a class of `torch.nn.Module`, or what makes one, see `from_torch`.
+            such a function itself; or "torch:file.py:Class", a class of `torch.nn.Module`, or what makes one, see
+            `from_torch`.
         input_shape: Shape of one example, (H, W, C) or (D,); None for the report's or paper's.
         num_classes: Number of outputs (1 for binary cross-entropy); None for the report's or paper's.
         seed: Seed of the initial parameters.
@@ -115,6 +116,8 @@ def create(
     Raises:
         UserError: For an unknown name or argument, and for examples that the network does not fit.
     """
+    if not isinstance(name, str):
+        name = f"{name.__module__}:{name.__qualname__}"
     refresh(name)
     return grown(name, input_shape=input_shape, num_classes=num_classes, seed=seed, init=init, **arguments)
 

@@ -69,7 +69,10 @@ def _epochs(result: SweepResult, trial: Outcome) -> Iterator[dict[str, Any]]:
     columns = [trial.history[name].tolist() for name in names]
     where = {key: _value(trial, key) for key in result.keys}
     for epoch, values in enumerate(zip(*columns, strict=True), start=1):
-        yield {"id": trial.id, "epoch": epoch, **where, "seed": trial.seed, **dict(zip(names, values, strict=True))}
+        ended = {"step": trial.epoch_steps, "seconds": trial.epoch_seconds}
+        when = {name: counts[epoch - 1] if epoch <= len(counts) else None for name, counts in ended.items()}
+        numbers = {**when, **dict(zip(names, values, strict=True))}
+        yield {"id": trial.id, "epoch": epoch, **where, "seed": trial.seed, **numbers}
 
 
 def _value(trial: Outcome, key: str) -> Any:

@@ -146,6 +146,10 @@ def check_record(record: Record) -> None:
         table = given.get(key, {} if key != "cell" else _MISSING)
         if not isinstance(table, dict) or not all(_is(value, kinds) for value in table.values()):
             wrong.append(key)
+    for key in ("epoch_steps", "epoch_seconds"):
+        values = given.get(key, [])
+        if not isinstance(values, list) or not all(_is(value, _NUMBER) for value in values):
+            wrong.append(key)
     identity = given.get("identity", {AROUND: {}})
     if not isinstance(identity, dict) or not isinstance(identity.get(AROUND), dict):
         wrong.append("identity")

@@ -27,14 +27,17 @@ class Outcome:
     cell: tuple[tuple[str, str], ...]  # (varied key, value as typed in the spec)
     seed: int
     status: str  # "ok", "diverged" (a loss or a weight was not finite) or "failed" (an error, see `message`)
-    config: Settings  # everything that determines it
+    config: Settings = dataclasses.field(repr=False)  # everything that determines it
     parameters: int = 0
     final: dict[str, float | None] = dataclasses.field(default_factory=dict)
     # metric -> value of the selected epoch (train_*: running values); None: it or that split's loss is not finite
     best_epoch: int = 0  # the selected epoch, from 1
     converged_epoch: int | None = None  # see `converged`; None without a threshold
     seconds: float = 0.0  # of training and evaluation, without compilation
-    history: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)  # see `flaxvision.training.History`
+    # as `flaxvision.training.History` has it
+    history: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict, repr=False)
+    epoch_steps: tuple[int, ...] = dataclasses.field(default=(), repr=False)  # updates at the end of each epoch
+    epoch_seconds: tuple[float, ...] = dataclasses.field(default=(), repr=False)  # and the seconds, also of compiling
     message: str = ""  # why it failed
 
 
@@ -58,6 +61,9 @@ class Cell:
     where: dict[str, str]  # varied key -> value as typed in the spec
     outcomes: tuple[Outcome, ...]  # ordered by seed
     verdicts: tuple[Verdict, ...]
+
+    def __repr__(self) -> str:
+        return f"Cell({', '.join(f'{key}={value}' for key, value in self.where.items()) or 'all'}: {self.n} trials)"
 
     @property
     def n(self) -> int:
@@ -132,6 +138,25 @@ class SweepResult:
     convergence_threshold: float | None = None  # change of test_top1 below which an epoch counts as converged
     problems: tuple[Problem, ...] = ()
 
+    def __repr__(self) -> str:
+        counts = f"{len(self.cells)} cells, {len(self.outcomes)} trials"
+        return f"SweepResult({self.name!r}: {counts}, {self._best}, in {str(self.directory)!r})"
+
+    def _repr_html_(self) -> str:
+        from flaxvision.report.notebook import sweep_html
+
+        return sweep_html(self)
+
+    @property
+    def _best(self) -> str:
+        """The winner's cell in words."""
+        cell = next((cell for cell in self.cells if self.winner in cell.outcomes), None)
+        if cell is None:
+            return "no winner"
+        where = ", ".join(f"{key} {value}" for key, value in cell.where.items())
+        mean = cell.mean(self.objective)
+        return f"best {self.objective}{'' if mean is None else f' {mean:.4g}'}{where and f' ({where})'}"
+
     @property
     def outcomes(self) -> tuple[Outcome, ...]:
         """All trials, in the order of the cells."""
@@ -176,7 +201,8 @@ class SweepResult:
     def epochs_frame(self) -> pd.DataFrame:
         """The histories as a pandas data frame: a row an epoch of a trial, by the trial's id and the epoch from 1.
 
-        Columns are the varied keys, `seed`, and every metric of every split.
+        Columns are the varied keys, `seed`, `step` (updates done), `seconds` (see `History`), and every metric of every
+        split.
 
         Raises:
             UserError: If pandas is not installed.

@@ -189,6 +189,7 @@ def outcome_of(record: Record, files: RunFiles, *, lazily: bool = False) -> Outc
     if record["status"] == "failed":
         return Outcome(**about, message=visible(record["message"]))
     numbers = {key: fields[key] for key in ("parameters", "final", "best_epoch", "converged_epoch", "seconds")}
+    numbers |= {key: tuple(fields.get(key, ())) for key in ("epoch_steps", "epoch_seconds")}  # new in a later version
     if lazily:
         return Outcome(**about, **numbers, history=StoredHistory(record, files))
     path = files.history(record["id"])

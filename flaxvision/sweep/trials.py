@@ -34,6 +34,8 @@ class Record(TypedDict, total=False):
     converged_epoch: int | None
     parameters: int
     seconds: float
+    epoch_steps: list[int]  # as `History.steps` and `seconds`
+    epoch_seconds: list[float]
     cores: int
     config: Settings
     identity: Identity

@@ -87,6 +87,8 @@ class Cohort:
             "converged_epoch": converged(accuracy, self.threshold or 0.0) if scored else None,
             "parameters": count_parameters(result.model),
             "seconds": round(max(0.0, result.timing.total - result.timing.compilation), 3),
+            "epoch_steps": list(result.history.steps),
+            "epoch_seconds": [round(seconds, 3) for seconds in result.history.seconds],
             "cores": len(cores()),
             "config": trial.as_json(),
             "identity": identity,

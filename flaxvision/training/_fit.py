@@ -39,12 +39,14 @@ from flaxvision.training.preparing import (
     with_frozen,
     with_weights,
 )
+from flaxvision.training.progress import ProgressBar
 from flaxvision.training.recipe import Recipe
 from flaxvision.training.selection import Best
 from flaxvision.training.state import TrainState, init_members, merge_model
 
 MODES = ("auto", "loop", "unroll", "vmap")
 PREFIXES = {"validation": "val", "test": "test"}  # split -> prefix of its metrics
+TOLD = ("loss", "top1")  # metrics of every split that callbacks are told
 
 
 def fit(
@@ -56,6 +58,7 @@ def fit(
     callbacks: Iterable[Callback] = (),
     checkpoint: str | Path | None = None,
     checkpoint_every: float = 0.0,
+    progress: bool | None = None,
 ) -> Result:
     """Train a model.
 
@@ -71,6 +74,7 @@ def fit(
             another process too. The result is then that of a run never ended, to the bit on one machine.
         checkpoint_every: Seconds between two checkpoints, within an epoch too (with an accelerator or several devices
             at its end); 0: one at the end of every epoch. The end of the run is always kept.
+        progress: Whether a bar shows how far it is; None: on a terminal and in a notebook.
 
     Returns:
         The trained model, with `model.preprocess` and `model.classes` set, its history and timing.
@@ -92,7 +96,9 @@ def fit(
     if is_own(recipe.optimizer):
         refresh(str(recipe.optimizer))
     keep = None if checkpoint is None else Keep(Path(checkpoint), checkpoint_every)
-    return train_cohort([model], dataset, [recipe], devices=devices, callbacks=callbacks, checkpoint=keep)[0]
+    with ProgressBar(shown=progress) as bar:
+        told: list[Callback] = [bar, *callbacks]
+        return train_cohort([model], dataset, [recipe], devices=devices, callbacks=told, checkpoint=keep)[0]
 
 
 def train_cohort(
@@ -161,6 +167,7 @@ class _Run:
         self.states, self.data = put(states, devices), place(dataset, devices)
         self.histories = [HistoryBuilder(self.plan.layers) for _ in models]
         self.best = [Best() for _ in models]
+        self.ends: list[tuple[int, float]] = []  # of each epoch, its last update and the seconds until then
 
     def train(self, keep: Keep | None) -> list[Result]:
         self.clock = Clock(len(self.best))
@@ -173,7 +180,7 @@ class _Run:
             state = best.state or on_its_own(states.member(k))
             model = merge_model(self.plan.graphdef, state)
             count_batches(model, self.batches[k], int(state.step), self.recipe.frozen)
-            history = self.histories[k].history()
+            history = self.histories[k].history(self.ends)
             results.append(Result(model, history, timing, best.epoch, left_the_numbers(model, history)))
         return results
 
@@ -230,11 +237,16 @@ class _Run:
             for split, examples in self.data.ranges.items()
         }
         fetched, records = jax.device_get((scores, carry.records))
+        step = epoch * self.plan.steps_per_epoch + self.plan.steps_of(epoch)
+        self.ends.append((step, self.clock.seconds(time.perf_counter())[0]))
         selected: list[int] = []
+        told: list[dict[str, float]] = []
         for k, (history, best) in enumerate(zip(self.histories, self.best, strict=True)):
             if best.stopped:
+                told.append({})
                 continue
             scored = {split: Metrics.of(sums.member(k)) for split, sums in fetched.items()}
+            told.append({f"{split}_{name}": getattr(found, name) for split, found in scored.items() for name in TOLD})
             for split, found in scored.items():
                 history.add_epoch(split, found)
             history.add("step_loss", records.loss[:, k])
@@ -250,11 +262,7 @@ class _Run:
             states = self._selected()
             for k in selected:
                 self.best[k].state = on_its_own(states.member(k))
-        metrics = tuple(
-            {f"{split}_{name}": history.last(f"{split}_{name}") for split in fetched for name in ("loss", "top1")}
-            for history in self.histories
-        )
-        return self._tell(epoch * self.plan.steps_per_epoch + self.plan.steps_of(epoch), epoch, metrics=metrics)
+        return self._tell(step, epoch, metrics=tuple(told))
 
     # What is kept on disk.
 
@@ -278,7 +286,7 @@ class _Run:
         if kept is None:
             return 0, None
         kept.check(self.plan.total_steps, self.plan.steps_per_epoch)
-        devices = self.plan.devices
+        devices, self.ends = self.plan.devices, kept.ends
         self.states, self.best, self.clock.before = put(kept.trees["states"], devices), kept.best, kept.seconds
         for history, rows, best in zip(self.histories, kept.histories, kept.best, strict=True):
             history.go_on(as_pairs(rows, best.epoch))
@@ -300,7 +308,7 @@ class _Run:
         trees = {"states": self.states, **(within or {})}
         histories = [history.history().arrays for history in self.histories]
         seconds = self.clock.seconds(time.perf_counter())
-        self.checkpoints.save(Kept(step, epochs, updates, trees, histories, self.best, seconds))
+        self.checkpoints.save(Kept(step, epochs, updates, trees, histories, self.best, seconds, self.ends))
 
 
 def left_the_numbers(model: Chain, history: History) -> bool:

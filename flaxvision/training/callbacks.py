@@ -14,7 +14,8 @@ class Progress:
     steps: int  # updates in all
     epoch: int  # the epoch at hand, from 1
     examples: int  # training examples since the last report, over all members
-    metrics: tuple[dict[str, float], ...] = ()  # a member's metrics of the epoch that just ended; () before
+    # A member's metrics of the epoch that just ended, {} for one that had stopped before; () within an epoch.
+    metrics: tuple[dict[str, float], ...] = ()
     note: str = ""  # what there is to say of the run, such as "goes on from epoch 12"
 
 

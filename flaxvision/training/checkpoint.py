@@ -56,6 +56,7 @@ class Kept:
     histories: list[Arrays]  # one a member
     best: list[Best]  # likewise
     seconds: tuple[float, float]  # so far, and of these for compiling
+    ends: list[tuple[int, float]]  # of each epoch that is over, its last update and the seconds until then
 
     def check(self, total_steps: int, steps_per_epoch: int) -> None:
         """Raise `UserError` unless it is the beginning of a run of so many updates."""
@@ -160,7 +161,7 @@ class Checkpoints:
         arrays = _arrays(kept)
         about = {
             "identity": self.identity,
-            **{name: getattr(kept, name) for name in ("step", "epochs", "updates", "seconds")},
+            **{name: getattr(kept, name) for name in ("step", "epochs", "updates", "seconds", "ends")},
             "best": [{name: getattr(best, name) for name in OF_BEST} for best in kept.best],
             "histories": [list(rows) for rows in kept.histories],  # as a tree of arrays loses its order
             "empty": {name: (x.shape, str(x.dtype)) for name, x in arrays.items() if not x.size},
@@ -231,7 +232,9 @@ def _kept(about: About, arrays: Arrays, like: dict[str, PyTree]) -> Kept:
     ]
     histories = [{name: parts[f"history{k}"][name] for name in names} for k, names in enumerate(about["histories"])]
     total, compiling = about["seconds"]
-    return Kept(about["step"], about["epochs"], about["updates"], trees, histories, best, (total, compiling))
+    unknown = [(0, 0.0)] * about["epochs"]  # an earlier version did not count
+    ends = [(step, seconds) for step, seconds in about.get("ends", unknown)]
+    return Kept(about["step"], about["epochs"], about["updates"], trees, histories, best, (total, compiling), ends)
 
 
 def _is_whole(folder: Path) -> bool:

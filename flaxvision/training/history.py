@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -26,6 +26,17 @@ class History:
 
     arrays: dict[str, np.ndarray]
     layers: tuple[str, ...] = ()  # names of the layers that learn, the columns of "gradient_norm"
+    steps: tuple[int, ...] = ()  # updates done at the end of each epoch
+    seconds: tuple[float, ...] = ()  # from the beginning until then, compilation included, counted as in `Timing`
+
+    def __repr__(self) -> str:
+        last = ", ".join(f"{name} {value:.4g}" for name, value in self.row(self.epochs).items() if np.isfinite(value))
+        return f"History({self.epochs} epochs, the last one: {last})"
+
+    def _repr_html_(self) -> str:
+        from flaxvision.report.notebook import history_html
+
+        return history_html(self)
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self.arrays[name]
@@ -90,9 +101,11 @@ class HistoryBuilder:
         """The newest value of a scalar."""
         return float(self.parts[name][-1][-1])
 
-    def history(self) -> History:
-        """Everything so far."""
-        return History({name: np.concatenate(parts) for name, parts in self.parts.items()}, self.layers)
+    def history(self, ends: Sequence[tuple[int, float]] = ()) -> History:
+        """Everything so far; `ends` are the updates and seconds at which epochs ended."""
+        arrays = {name: np.concatenate(parts) for name, parts in self.parts.items()}
+        own = list(ends)[: len(arrays["train_loss"])] if ends else []  # it may have stopped before others
+        return History(arrays, self.layers, tuple(step for step, _ in own), tuple(seconds for _, seconds in own))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -114,3 +127,15 @@ class Result:
     timing: Timing
     best_epoch: int  # the epoch, from 1, whose parameters the model has
     diverged: bool  # whether a loss of any split and epoch, or a number of the model, is not finite
+
+    def __repr__(self) -> str:
+        scores = self.history.row(self.best_epoch)
+        shown = ", ".join(f"{name} {scores[name]:.4g}" for name in ("test_loss", "test_top1") if name in scores)
+        diverged = ", diverged" if self.diverged else ""
+        of = f"epoch {self.best_epoch} of {self.history.epochs}"
+        return f"Result({self.model.kind}, {of}: {shown}{diverged}, {self.timing.total:.1f} s)"
+
+    def _repr_html_(self) -> str:
+        from flaxvision.report.notebook import result_html
+
+        return result_html(self)

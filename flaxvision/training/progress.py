@@ -1,75 +1,64 @@
-"""A progress bar for `fit` and sweeps, with throughput and time left."""
+"""A progress bar for `fit`, on a terminal or in a notebook."""
 
 from __future__ import annotations
 
-import functools
 import math
-import time
+import sys
+import warnings
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
+from flaxvision._notebook import in_notebook
 
 if TYPE_CHECKING:
-    from flaxvision.training.callbacks import Callback, Progress
+    from tqdm.std import tqdm
+
+    from flaxvision.training.callbacks import Progress
 
 
 class ProgressBar:
-    """A callback that draws one line on stderr while its `with` block runs.
+    """A callback that draws one line while its `with` block runs: updates, time left, the last epoch's numbers.
 
     Args:
         name: What stands before the bar.
-        parts: How many runs of about equal length the block holds; call `part` for each.
+        shown: Whether it is drawn; None: on a terminal and in a notebook.
 
     >>> from flaxvision.training import ProgressBar
     >>> with ProgressBar("mnist") as bar:  # doctest: +SKIP
-    ...     fv.fit(model, dataset, recipe, callbacks=[bar])
+    ...     fv.fit(model, dataset, recipe, progress=False, callbacks=[bar])
     """
 
-    def __init__(self, name: str = "training", parts: int = 1):
-        console = Console(stderr=True)
-        self.bar = Bar(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TaskProgressColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[scores]}"),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self.task = self.bar.add_task(name, total=parts, rate="", scores="")
-        self.done: list[float] = []  # of each part that was begun, from 0 to 1
-        self.examples = 0
-        self.since = time.perf_counter()
+    def __init__(self, name: str = "training", shown: bool | None = None):
+        self.name = name
+        self.shown = in_notebook() or sys.stderr.isatty() if shown is None else shown
+        self.bar: tqdm | None = None
 
     def __enter__(self) -> ProgressBar:
-        self.bar.start()
+        if self.shown:
+            self.bar = _tqdm()(desc=self.name, unit="update", dynamic_ncols=True)
+            self.bar.set_postfix_str("compiling")
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.bar.stop()
-
-    def part(self, name: str) -> Callback:
-        """Begin another run, which may go on beside those before it; returns its callback."""
-        self.done.append(0.0)
-        self.bar.update(self.task, description=name)
-        return functools.partial(self._move, len(self.done) - 1, name)
+        if self.bar is not None:
+            self.bar.close()
 
     def __call__(self, progress: Progress) -> None:
-        """Move the bar of a single run to `progress`."""
-        self.done = self.done or [0.0]
-        self._move(0, None, progress)
-
-    def _move(self, part: int, name: str | None, progress: Progress) -> None:
-        self.examples += progress.examples
-        self.done[part] = progress.step / progress.steps
-        rate = self.examples / (time.perf_counter() - self.since)
-        self.bar.update(self.task, description=name, completed=sum(self.done), rate=f"{rate:,.0f} examples/s")
+        """Move the bar to `progress`."""
+        bar = self.bar
+        if bar is None:
+            return
+        if bar.total != progress.steps:
+            bar.reset(progress.steps)
+            bar.initial = bar.n = 0 if progress.examples else progress.step  # a resumed run begins somewhere
+        bar.update(progress.step - bar.n)
         if progress.metrics:
             finite = [{name: x for name, x in each.items() if math.isfinite(x)} for each in progress.metrics]
             best = max(finite, key=lambda metrics: metrics.get("test_top1", -math.inf))
-            scores = ", ".join(f"{name} {value:.3f}" for name, value in best.items())
-            self.bar.update(self.task, scores=f"epoch {progress.epoch}: {scores}")
+            bar.set_postfix_str(f"epoch {progress.epoch}: {', '.join(f'{name} {x:.3f}' for name, x in best.items())}")
+
+
+def _tqdm() -> type[tqdm]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a notebook without ipywidgets has a bar of letters, which will do
+        from tqdm.auto import tqdm
+    return tqdm

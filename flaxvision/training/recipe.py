@@ -263,6 +263,14 @@ class Recipe:
                 field.metadata["rule"].check(field.name, value)
         check_effects(self)
 
+    def __repr__(self) -> str:
+        return f"Recipe({', '.join(f'{name}={value!r}' for name, value in self.given.items())})"
+
+    def _repr_html_(self) -> str:
+        from flaxvision.report.notebook import recipe_html
+
+        return recipe_html(self)
+
     @property
     def given(self) -> dict[str, object]:
         """The settings that differ from their defaults."""

@@ -11,7 +11,7 @@ import pytest
 
 import flaxvision as fv
 from flaxvision.sweep.results import SweepResult
-from tests.conftest import made_dataset
+from tests.conftest import compile_programs, made_dataset
 
 NETWORK = """\
 from {helper} import ACTIVATION
@@ -49,6 +49,7 @@ def forget() -> None:
 
 @pytest.fixture(scope="package")
 def author(tmp_path_factory) -> Author:
+    compile_programs(quick=False)  # as its modules do, which begin later than a fixture of the package
     home = tmp_path_factory.mktemp("author")
     (home / f"{NET}.py").write_text(NETWORK.format(helper=HELPER))
     (home / f"{HELPER}.py").write_text('ACTIVATION = "relu"\n')

@@ -51,6 +51,9 @@ def test_frames_hold_the_numbers_on_record(received):
     with np.load(received / "trials" / f"{on_record[0]['id']}.npz") as arrays:
         assert epochs.loc[on_record[0]["id"]]["test_loss"].tolist() == arrays["test_loss"].tolist()
     assert epochs.index.get_level_values("epoch").max() == 3
+    assert epochs["step"].tolist() == 4 * [6, 12, 18]  # 192 examples in batches of 32
+    times = epochs.loc[on_record[0]["id"]]["seconds"].tolist()
+    assert times == on_record[0]["epoch_seconds"] == sorted(times)
 
 
 def test_models_load_without_the_code(author, received):

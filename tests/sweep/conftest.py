@@ -77,7 +77,10 @@ def read_trials(directory: Path) -> list[dict[str, Any]]:
 
 def without_seconds(directory: Path) -> list[dict[str, Any]]:
     """The records but for the time they took, and the checksum that counts it, by id."""
-    records = [{k: v for k, v in record.items() if k not in ("seconds", "cores")} for record in read_trials(directory)]
+    records = [
+        {k: v for k, v in record.items() if k not in ("seconds", "epoch_seconds", "cores")}
+        for record in read_trials(directory)
+    ]
     for record in records:
         record.get("checksums", {}).pop("record", None)
     return sorted(records, key=lambda record: record["id"])
