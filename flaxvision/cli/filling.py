@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from flaxvision._text import visible
 from flaxvision.cli.parser import Call, Parser, add_data_options, seconds
+from flaxvision.logs import LOGGERS
 from flaxvision.sweep.executors import CHECKPOINT_EVERY, EXECUTORS
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ def add_filling_options(parser: Parser) -> None:
     add("--executor", metavar="E", default="auto", help=f"how trials run: {', '.join(EXECUTORS)} (default: auto)")
     every = "seconds between checkpoints, from which a resumed run continues (default: 60; or: never)"
     add("--checkpoint-every", metavar="S", type=seconds, default=CHECKPOINT_EVERY, help=every)
+    log = f"also draw every trial in {', '.join(LOGGERS)} while it trains; may be given several times"
+    add("--log", metavar="TOOL", action="append", default=[], help=log)
     add("--no-export", action="store_true", help="leave out the winner's ONNX file and its comparison")
     add("--quiet", action="store_true", help="print nothing but errors")
 
@@ -57,7 +60,7 @@ def fill(
     call.last_words.of = to_continue
     given = {key: getattr(options, key) for key in ("raw_dir", "data_dir", "executor", "checkpoint_every")}
     given |= {} if quiet else {"planned": lambda plan: print(*plan.data, sep="\n", file=sys.stderr)}
-    result = train(**given, command=call.typed, export=not options.no_export, watch=watch)
+    result = train(**given, command=call.typed, export=not options.no_export, watch=watch, log=options.log)
     if not quiet:
         for note in result.provenance.get("notes", ()):
             print(visible(f"note: {note}"), file=sys.stderr)
@@ -86,5 +89,6 @@ def _resume_command(directory: Path, options: argparse.Namespace, call: Call) ->
         words += [f"--{key.replace('_', '-')}", value] if (value := getattr(options, key)) else []
     every = options.checkpoint_every
     words += ["--checkpoint-every", "never" if every == float("inf") else f"{every:g}"] * (every != CHECKPOINT_EVERY)
+    words += [word for tool in options.log for word in ("--log", tool)]
     words += ["--no-export"] * options.no_export + ["--quiet"] * options.quiet
     return shlex.join(words)

@@ -24,6 +24,7 @@ from flaxvision.sweep.executors import CHECKPOINT_EVERY, check_executor, check_m
 from flaxvision.sweep.files import ARRAYS, DataFolders, RunFiles
 from flaxvision.sweep.inputs import dataset_of
 from flaxvision.sweep.keeping import given_data, keep_inputs
+from flaxvision.sweep.logged import TrialLogs
 from flaxvision.sweep.overrides import override
 from flaxvision.sweep.parse import load_spec
 from flaxvision.sweep.plan import Plan, one_each, plan
@@ -38,7 +39,9 @@ from flaxvision.sweep.work import Cohort, name_of
 if TYPE_CHECKING:
     from flaxvision._after import After
     from flaxvision.data import Dataset
+    from flaxvision.logs import Opens
     from flaxvision.report.tables import Section
+    from flaxvision.training.callbacks import Callback
 
 
 class Options(TypedDict, total=False):
@@ -51,6 +54,7 @@ class Options(TypedDict, total=False):
     command: str | None
     planned: Callable[[Plan], object]
     watch: Watcher | None
+    log: str | Opens | Sequence[str | Opens]
     export: bool
     report: bool
     after: Sequence[After]
@@ -76,6 +80,7 @@ def run(
     command: str | None = None,
     planned: Callable[[Plan], object] = lambda _: None,
     watch: Watcher | None = None,
+    log: str | Opens | Sequence[str | Opens] = (),
     export: bool = True,
     report: bool = True,
     after: Sequence[After] = (),
@@ -109,6 +114,8 @@ def run(
         command: The command that made it, for the report.
         planned: Called with what will run, after all checks and before any training; not if nothing is left to train.
         watch: Sees trials train and end, see `Watcher`; None: nobody does.
+        log: Tools that draw every trial while it trains, "tensorboard", "wandb" or "mlflow", or functions that make a
+            `flaxvision.logs.Logger`; one or several. Their files lie in the run directory.
         export: Fill the winner's folder (ONNX files, a PyTorch `state_dict`, a card, an example, …) and compare it
             with PyTorch and Keras where those are installed, see `export.export_winner`.
         report: Write tables, figures and report.html.
@@ -130,6 +137,7 @@ def run(
     check_not_reading()
     if not checkpoint_every >= 0:
         raise UserError(f"checkpoint_every is {checkpoint_every}: give seconds, 0 or more, or math.inf for never")
+    logs = TrialLogs([log] if isinstance(log, str) or callable(log) else log)
     given = given_data(data, dataset, out_dir if resume else None)
     spec = override(
         load_spec(spec),
@@ -145,19 +153,19 @@ def run(
         files = dataclasses.replace(files, directory=store.claim(files.directory))
     else:
         store.check_directory(files.directory, checked.spec, resume=resume)
-    with store.locked(files.directory):
+    with store.locked(files.directory), contextlib.closing(logs):
         unless_whole = [f"{damage}: it is written anew"] if (damage := damage_of(files.directory)) else []
-        log = store.open_run(files.directory, checked.spec, resume=resume)
-        sound, again = store.usable(log.records, files)
+        there = store.open_run(files.directory, checked.spec, resume=resume)
+        sound, again = store.usable(there.records, files)
         notes = store.check_identity(files.directory, sound, checked.identity)
         files, own = keep_inputs(checked.spec, files)
         notes += own
-        damaged = [*unless_whole, *log.notes, *again]
+        damaged = [*unless_whole, *there.notes, *again]
         watch = watch or Watcher()
         for note in damaged:
             watch.note(note)
         done = {record["id"]: record for record in sound}
-        train = Training(checked, files, executor, checkpoint_every, watch, planned, done)
+        train = Training(checked, files, executor, checkpoint_every, watch, logs, planned, done)
         result, trials = _filled(train, command, [*notes, *damaged])
         return _reported(result, trials, files, [export_winner, *after] if export else after, report)
 
@@ -185,6 +193,7 @@ class Training:
     executor: str  # of `flaxvision.sweep.run`, as are the next three
     checkpoint_every: float
     watch: Watcher
+    logs: TrialLogs
     planned: Callable[[Plan], object]
     done: dict[str, Record]  # by id, those on record at first
     used: list[str] = dataclasses.field(default_factory=list)  # executors, in words
@@ -221,12 +230,16 @@ class Training:
         return arranged
 
     def _train(self, arranged: Arrangement) -> None:
-        files, spec, watch = self.files, self.plan.spec, self.watch
+        files, spec, watch, logs = self.files, self.plan.spec, self.watch, self.logs
+
+        def callbacks(cohort: Cohort) -> list[Callback]:
+            return [*watch.callbacks(cohort), *logs.callbacks(cohort)]
+
         shared = files, arranged.mode, spec.convergence_threshold, self.checkpoint_every
         work = [Cohort(trials, *shared) for trials in arranged.cohorts]
         watch.begin(work, spec.objective)
         with watch:
-            for cohort, records in execute(work, arranged.executor, watch.callbacks):
+            for cohort, records in execute(work, arranged.executor, callbacks):
                 for record in records:
                     store.check_unchanged(record, self.plan.identity)
                 store.append_record(files.directory, *records)
@@ -235,6 +248,7 @@ class Training:
                     store.take_weights(records[0], files, files.pretrained)
                 self._forget(cohort, records)
                 watch.end(cohort, records)
+                logs.end(cohort, records)
         together = arranged.executor == "threads" and max(map(len, arranged.cohorts)) > 1
         self.used.append(f"{arranged.executor}, cohorts by vmap" if together else arranged.executor)
 
@@ -270,6 +284,7 @@ def _filled(train: Training, command: str | None, notes: Sequence[str]) -> tuple
         for stage in stages
         if train.done[stage.id]["status"] == "failed"
     ]
+    problems += train.logs.problems
     try:
         files.forget_winner()  # of an earlier run of fewer trials
         if winner is not None:

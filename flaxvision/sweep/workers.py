@@ -147,13 +147,13 @@ def take_surroundings(around: Surroundings) -> None:
 
 
 def every_so_often(put: Callable[[Progress], object]) -> Callback:
-    """A callback that puts the progress of a cohort some times a second, and at its end."""
+    """A callback that puts the progress of a cohort some times a second, and at the end of each epoch."""
     last, examples = time.monotonic(), 0
 
     def report(progress: Progress) -> None:
         nonlocal last, examples
         examples += progress.examples
-        if time.monotonic() - last > EVERY or progress.step == progress.steps or progress.note:
+        if time.monotonic() - last > EVERY or progress.step == progress.steps or progress.note or progress.metrics:
             put(dataclasses.replace(progress, examples=examples))
             last, examples = time.monotonic(), 0
 
