@@ -1,7 +1,9 @@
 from . import (
     data as data,
     layers as layers,
+    logs as logs,
     models as models,
+    play as play,
     report as report,
     runs as runs,
     runtime as runtime,

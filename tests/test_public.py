@@ -34,7 +34,20 @@ def test_import_takes_nothing_along():
 
 
 def test_every_public_name_is_there():
-    for module in (fv, fv.data, fv.layers, fv.models, fv.report, fv.runs, fv.runtime, fv.sweep, fv.training, export):
+    for module in (
+        fv,
+        fv.data,
+        fv.layers,
+        fv.logs,
+        fv.models,
+        fv.play,
+        fv.report,
+        fv.runs,
+        fv.runtime,
+        fv.sweep,
+        fv.training,
+        export,
+    ):
         assert module.__all__
         assert dir(module) == sorted(module.__all__)  # what Tab shows
         for name in module.__all__:

@@ -49,6 +49,7 @@ COMMANDS = {
     "compare": Entry("flaxvision.cli.compare", "lay the tables of several runs side by side"),
     "predict": Entry("flaxvision.cli.predict", "classify images with a run's winner"),
     "evaluate": Entry("flaxvision.cli.evaluate", "score a run's winner on a data set or a folder of images"),
+    "play": Entry("flaxvision.cli.play", "draw for a run's winner, and see what each layer makes of it"),
     "data": Entry("flaxvision.cli.data", "look at a data set, or list those there are"),
     "models": Entry("flaxvision.cli.models", "list the networks, or look at one"),
     "keys": Entry("flaxvision.cli.keys", "explain the keys of a sweep's TOML file"),

@@ -159,6 +159,12 @@ def read_pixels(path: str, wanted: Wanted, out: np.ndarray) -> Pixels:
         return Pixels(orientation > 1, peak)
 
 
+def made_into(image: Image.Image, wanted: Wanted) -> np.ndarray:
+    """An image that was drawn or read already, as `read_pixels` gives that of a file: uint8 (H, W, C)."""
+    width, height = wanted.size
+    return np.asarray(_fit(_bytes(image, wanted.mode)[0], wanted)).reshape(height, width, CHANNELS[wanted.mode])
+
+
 def _one_of_few(image: Image.Image) -> contextlib.AbstractContextManager[object]:
     """A large image is read while no other large one is: each takes hundreds of megabytes for a while."""
     return _LARGE_ONES if image.width * image.height > _LARGE else contextlib.nullcontext()

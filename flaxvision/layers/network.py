@@ -107,14 +107,17 @@ class Network(nnx.Module):
 
     def __call__(self, x: jax.Array, context: Context = EVALUATION) -> jax.Array:
         """Apply the network to `x` of shape (B, *input_shape), already preprocessed."""
+        _, output = [("", Maps(x)), *self.values(x, context)][-1]
+        return output.first()
+
+    def values(self, x: jax.Array, context: Context = EVALUATION) -> Iterator[tuple[str, Maps]]:
+        """Each node's name and value, in order, for `x` as in a call; the last one is the output."""
         layers = dict(self.named_layers())
         values: dict[str | None, Maps] = {None: Maps(x)}
-        last: str | None = None
         for position, node in enumerate(self.nodes):
             layer, inner = layers[node.layer], context.for_layer(node.layer, position)
             values[node.name] = kind_of(layer).apply(layer, [values[name] for name in node.takes], inner)
-            last = node.name
-        return values[last].first()
+            yield node.name, values[node.name]
 
     def named_layers(self) -> Iterable[tuple[str, nnx.Module]]:
         """The (name, layer) pairs in order."""
