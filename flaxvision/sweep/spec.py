@@ -36,13 +36,15 @@ class Typed(float):
 
 
 def as_typed(value: object) -> str:
-    """A value's text in tables: numbers as given, strings bare, lists in brackets, booleans as in TOML."""
+    """A value's text in tables: numbers as given, strings bare, lists in brackets, booleans and tables as in TOML."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int) and value.bit_length() > BITS:
         return f"a number of {value.bit_length():,} bits"
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(as_typed(item) for item in value) + "]"
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {as_typed(item)}" for key, item in value.items()) + " }"
     return str(value)
 
 

@@ -122,6 +122,10 @@ def test_a_spec_of_megabytes_is_none(tmp_path, content):
             "batch_size is a number of 20,000 bits: give one of 64 bits at most",
         ),
         (f"[grid]\nbatch_size = [0x{'f' * 5000}]", "batch_size is a number of 20,000 bits"),
+        (
+            f"[grid]\nbatch_size = [{{ name = 'a', batch_size = 0x{'f' * 5000} }}]",
+            "batch_size is a number of 20,000 bits",
+        ),
     ],
 )
 def test_numbers_without_measure(tmp_path, text, message):
