@@ -5,12 +5,14 @@
 Ends sweeps over Fashion-MNIST at random moments, by SIGKILL and by the signals that ask (SIGINT, SIGTERM, SIGHUP), with
 every executor in turn; continues each with `--resume`, and compares what is there then with a run of that executor that
 nobody ended: weights, histories, figures and the winner's files by their bytes, tables and records but for their
-seconds. About two hours on 2 CPU cores; `--quick` ends eight small sweeps over drawn glyphs.
+seconds. About an hour on 2 CPU cores; `--quick` ends eight small sweeps over drawn glyphs. What was ended stays in
+runs/interrupted_sweeps/, each with the commit of the code that ran: a call does what is missing of what it asks for.
 """
 
 from __future__ import annotations
 
 import collections
+import concurrent.futures
 import contextlib
 import csv
 import dataclasses
@@ -19,6 +21,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,12 +30,13 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from common import parser_of, write_page
+from common import RESULTS, commit, parser_of, write_page
 
 from flaxvision.report import markdown_table
 from flaxvision.sweep.__main__ import main as sweep
 
 EXECUTORS = ("loop", "threads", "processes", "unroll", "vmap")
+KEPT = RESULTS.parents[1] / "runs" / "interrupted_sweeps" / "endings.jsonl"
 TRIES = 20  # to end a sweep before it is over
 INTERVAL = 0.5  # seconds between checkpoints
 SWEEP = "fashion-learning-rate --limit 2000 --epochs 40 --seeds 1"
@@ -43,6 +47,17 @@ PHASES = {
     "winner/flaxvision.safetensors": "training",
     "report.html": "report",
 }  # file that is missing -> phase
+
+
+Job = tuple[str, int, signal.Signals]  # kind, number within it, and what ends the sweep
+
+
+@dataclasses.dataclass
+class Straight:
+    """A run that nobody ended."""
+
+    out: Path
+    seconds: float  # that it took, or another as long, lately
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +74,7 @@ class Ending:
     words: int  # lines about the end on standard error
     left: int  # processes that were still there five seconds later
     differs: list[str]  # what is not as in the run that nobody ended
+    commit: str  # of the code that ran
 
     @property
     def right(self) -> bool:
@@ -73,18 +89,19 @@ def main(arguments: list[str] | None = None) -> None:
     parser = parser_of("interrupted_sweeps", __doc__, "small sweeps over drawn glyphs, four of each kind")
     parser.add_argument("--kills", type=int, default=100, help="sweeps ended by SIGKILL (default 100)")
     parser.add_argument("--interrupts", type=int, default=100, help="sweeps ended by other signals (default 100)")
+    parser.add_argument("--jobs", type=int, default=2, help="sweeps at a time (default 2)")
     options = parser.parse_args(arguments)
     if options.raw_dir:
         os.environ["FLAXVISION_RAW_DIR"] = options.raw_dir
     kills, interrupts = (4, 4) if options.quick else (options.kills, options.interrupts)
-    words, draw = (QUICK if options.quick else SWEEP).split(), random.Random(0)
-    jobs = [(number, signal.SIGKILL) for number in range(kills)]
-    jobs += [(number, ASKING[number % len(ASKING)]) for number in range(interrupts)]
+    jobs = [("kill", number, signal.SIGKILL) for number in range(kills)]
+    jobs += [("interrupt", number, ASKING[number % len(ASKING)]) for number in range(interrupts)]
     with heard(ASKING), tempfile.TemporaryDirectory() as folder:
-        endings = list(all_ended(jobs, words, Path(folder), draw, quick=options.quick))
-    sections = [summary(endings), by_phase(endings)]
-    record = {"sweep": " ".join(words), "interval": INTERVAL, "endings": [dataclasses.asdict(one) for one in endings]}
-    write_page(options, "interrupted_sweeps", "Interrupted sweeps", sections, (), **record)
+        endings = quickly_ended(jobs, Path(folder)) if options.quick else all_ended(jobs, Path(folder), options.jobs)
+    record = {"sweep": QUICK if options.quick else SWEEP, "interval": INTERVAL}
+    sections = [summary(endings), by_phase(endings), f"Code: {commits(endings)}.\n"]
+    found = [dataclasses.asdict(one) for one in endings]
+    write_page(options, "interrupted_sweeps", "Interrupted sweeps", sections, (), **record, endings=found)
 
 
 @contextlib.contextmanager
@@ -101,39 +118,73 @@ def heard(signals: Iterable[signal.Signals]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def all_ended(
-    jobs: Sequence[tuple[int, signal.Signals]], words: Sequence[str], folder: Path, draw: random.Random, *, quick: bool
-) -> Iterable[Ending]:
-    """End and continue one sweep after the other; quick: all executors are compared with the first one's run."""
-    straight: dict[str, tuple[Path, float]] = {}  # a run that nobody ended, and its seconds
-    for number, (turn, how) in enumerate(jobs):
-        executor = EXECUTORS[turn % (4 if quick else len(EXECUTORS))]
-        name = EXECUTORS[0] if quick else executor
-        if name not in straight:
-            began = time.monotonic()
-            subprocess.run(command(words, name, folder / name), check=True, capture_output=True)
-            straight[name] = folder / name, time.monotonic() - began
-        for _ in range(TRIES):
-            whole, length = straight[name]
-            out = folder / f"{number}-{draw.getrandbits(32):08x}"
-            ending = ended(words, executor, out, how, draw.uniform(0.2, 0.95) * length, whole, quick=quick)
-            if isinstance(ending, Ending):
-                print(number + 1, ending, flush=True)
-                yield ending
-                break
-            straight[name] = whole, ending  # it was over before, and is tried again within the seconds that it took
-        else:
-            raise RuntimeError(f"{TRIES} sweeps by {executor} were over before {how.name} ended one")
+def quickly_ended(jobs: Sequence[Job], folder: Path) -> list[Ending]:
+    """End and continue one small sweep after the other; all executors are compared with the first one's run."""
+    run = straight(QUICK, EXECUTORS[0], folder)
+    return [once_ended(QUICK, EXECUTORS[turn % 4], how, run, f"{kind}{turn}", quick=True) for kind, turn, how in jobs]
 
 
-def command(words: Sequence[str], executor: str, out: Path) -> list[str]:
+def all_ended(jobs: Sequence[Job], folder: Path, at_a_time: int) -> list[Ending]:
+    """The endings of all jobs: those that are kept, and the others, so many at a time."""
+    kept: dict[str, Ending] = {}
+    KEPT.parent.mkdir(parents=True, exist_ok=True)
+    with KEPT.open("a+", encoding="utf-8") as file, concurrent.futures.ThreadPoolExecutor(at_a_time) as pool:
+        file.seek(0)
+        for line in file:
+            name, ending = json.loads(line)
+            kept[name] = Ending(**ending)
+        left = [job for job in jobs if name_of(job) not in kept]
+        wanted = {EXECUTORS[turn % len(EXECUTORS)] for _, turn, _ in left}
+        whole = {executor: pool.submit(straight, SWEEP, executor, folder) for executor in wanted}
+
+        def end(job: Job) -> None:
+            _, turn, how = job
+            executor = EXECUTORS[turn % len(EXECUTORS)]
+            ending = once_ended(SWEEP, executor, how, whole[executor].result(), name_of(job))
+            kept[name_of(job)] = ending
+            file.write(json.dumps([name_of(job), dataclasses.asdict(ending)]) + "\n")
+            file.flush()
+            print(len(kept), ending, flush=True)
+
+        for done in concurrent.futures.as_completed([pool.submit(end, job) for job in left]):
+            done.result()
+    return [kept[name_of(job)] for job in jobs]
+
+
+def name_of(job: Job) -> str:
+    return f"{job[0]} {job[1]}"
+
+
+def straight(words: str, executor: str, folder: Path) -> Straight:
+    """A sweep that nobody ends."""
+    began, out = time.monotonic(), folder / executor
+    subprocess.run(command(words, executor, out), check=True, capture_output=True)
+    return Straight(out, time.monotonic() - began)
+
+
+def once_ended(
+    words: str, executor: str, how: signal.Signals, run: Straight, name: str, *, quick: bool = False
+) -> Ending:
+    """A sweep's ending at a moment that its name alone draws; one that was over before is tried again."""
+    draw = random.Random(name)
+    for again in range(TRIES):
+        out = run.out.parent / f"{name.replace(' ', '-')}-{again}"
+        ending = ended(words, executor, out, how, draw.uniform(0.2, 0.95) * run.seconds, run.out, quick=quick)
+        if isinstance(ending, Ending):
+            shutil.rmtree(out)
+            return ending
+        run.seconds = ending  # as long as this one took
+    raise RuntimeError(f"{TRIES} sweeps by {executor} were over before {how.name} ended one")
+
+
+def command(words: str, executor: str, out: Path) -> list[str]:
     """A sweep's command line."""
     options = ["--executor", executor, "--checkpoint-every", str(INTERVAL), "--out", str(out)]
-    return [sys.executable, "-m", "flaxvision.sweep", *words, *options]
+    return [sys.executable, "-m", "flaxvision.sweep", *words.split(), *options]
 
 
 def ended(
-    words: Sequence[str], executor: str, out: Path, how: signal.Signals, moment: float, whole: Path, *, quick: bool
+    words: str, executor: str, out: Path, how: signal.Signals, moment: float, whole: Path, *, quick: bool
 ) -> Ending | float:
     """Start a sweep, end it after so many seconds, continue it; the seconds that it took if it was over before."""
     line, pipe, start = command(words, executor, out), subprocess.PIPE, time.monotonic()
@@ -161,7 +212,7 @@ def ended(
         time.sleep(0.1)
     status, last = continued(line, quick=quick)
     found = differences(whole, out) if status == 0 else [last]
-    return Ending(executor, how.name, moment, phase, job.returncode, seconds, lost, words_of_it, left, found)
+    return Ending(executor, how.name, moment, phase, job.returncode, seconds, lost, words_of_it, left, found, commit())
 
 
 def continued(line: Sequence[str], *, quick: bool) -> tuple[int, str]:
@@ -253,6 +304,12 @@ def by_phase(endings: Sequence[Ending]) -> str:
     counts = collections.Counter((one.executor, one.phase) for one in endings)
     rows = [(name, *(str(counts[name, phase]) for phase in phases)) for name in EXECUTORS]
     return f"{markdown_table(('executor', *phases), rows)}\n"
+
+
+def commits(endings: Sequence[Ending]) -> str:
+    """How many sweeps ran which code."""
+    counts = collections.Counter(one.commit for one in endings)
+    return ", ".join(f"commit {name} ({number} sweeps)" for name, number in counts.items())
 
 
 if __name__ == "__main__":
