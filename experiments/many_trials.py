@@ -3,9 +3,9 @@
     python experiments/many_trials.py
 
 Fills tables of 250, 500, 1,000 and 2,000 trials of a tiny network on drawn digits, five seeds a cell, each in a process
-of its own as the command line would, and measures: the seconds until the first trial trains, the process's memory while
-trials end, the seconds that tables, figures and page take at the end, the page's bytes, and how long Chromium, where
-there is one, takes to lay the page out. About ten minutes on two CPU cores.
+of its own as the command line would, and measures: the computing until the first trial trains, the process's memory
+while trials end, the computing that tables, figures and page take at the end, the page's bytes, and how long Chromium,
+where there is one, takes to lay the page out. About five minutes on two CPU cores.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """What a sweep of so many trials took; seconds and bytes."""
+    """What a sweep of so many trials took: seconds of computing, on all cores together, and bytes."""
 
     trials: int
     cells: int
@@ -49,7 +49,7 @@ class Measured:
     peak: int  # the most that it held, report included
     page: int
     directory: int  # everything in the run directory
-    browser: float | None  # until the page is laid out; None without one
+    browser: float | None  # seconds until the page is laid out; None without one
     rows: tuple[int, int]  # rows of tables in the page as written, and as the browser has them
 
 
@@ -60,13 +60,13 @@ class Meter(Watcher):
         self.memory: list[tuple[int, int]] = []
 
     def __enter__(self) -> Watcher:
-        self.first = time.perf_counter()
+        self.first = time.process_time()
         return self
 
     def end(self, cohort: Cohort, records: Sequence[Record]) -> None:
         """As that of `Watcher`, and look at clock and memory."""
         super().end(cohort, records)
-        self.last = time.perf_counter()
+        self.last = time.process_time()
         if self.ended % EVERY == 0 or self.ended == self.trials:
             self.memory.append((self.ended, resident()))
 
@@ -111,9 +111,9 @@ def measured(trials: int) -> Measured:
     fv.runtime.prepare()
     spec, meter = spec_of(trials), Meter()
     with tempfile.TemporaryDirectory() as folder:
-        out, began = Path(folder) / "run", time.perf_counter()
+        out, began = Path(folder) / "run", time.process_time()
         result = fv.sweep.run(spec, out, watch=meter, export=False)
-        ended = time.perf_counter()
+        ended = time.process_time()
         if result.problems or len(result.outcomes) != trials:
             raise RuntimeError(f"{len(result.outcomes)} of {trials} trials, {result.problems}")
         page = out / "report.html"
@@ -172,7 +172,8 @@ def by_size(found: Sequence[Measured]) -> str:
     ]
     about = (
         "Start: from the call until the first trial trains, with all checks and imports. Training "
-        "is by the executor that `auto` chooses, with what it compiles."
+        "is by the executor that `auto` chooses, with what it compiles. Seconds are those of computing, on all cores "
+        "together, but for the browser's."
     )
     return f"{markdown_table(header, rows)}\n\n{about}\n"
 

@@ -86,7 +86,8 @@ def test_many_trials(tmp_path):
         assert one["memory"][-1][0] == one["trials"] == 5 * one["cells"]
         assert one["memory"][-1][1] < one["memory"][0][1] + 2**25
         written, shown = one["rows"]
-        assert shown == (0 if one["browser"] is None else written)
+        assert written > one["trials"]
+        assert one["browser"] is None or shown >= written
     assert "| 100 | 20 |" in (tmp_path / "README.md").read_text()
 
 
