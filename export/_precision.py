@@ -23,11 +23,11 @@ PRECISIONS = ("float16", "int8")
 CALIBRATION = 512  # training images on which the ranges of values are measured
 AT_A_TIME = 64  # of them
 LARGEST_HALF = float(np.finfo(np.float16).max)
-# What computes with 8 bits, and what then passes these on. Others, such as a GELU of its parts or a softmax, need more.
-IN_8_BITS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Relu", "Clip", "Concat", "MaxPool", "AveragePool",
-             "GlobalAveragePool", "Reshape", "Flatten", "Transpose")  # fmt: skip
+# What computes with 8 bits, and what then passes these on. A mean has more digits than what it is of; a softmax or a GELU
+# of its parts needs more, and so does a sum with a constant: the scaling of pixels, or a variance and its epsilon.
+PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+IN_8_BITS = (*PRODUCTS, "Add", "Relu", "Clip", "Concat", "MaxPool", "Reshape", "Flatten", "Transpose")
 BOTH = "both classes"  # the node that makes two probabilities of one
-FULL = ("preprocess.", BOTH)  # how the names begin of nodes, and of what they take, that keep full precision
 
 
 def calibration_of(dataset: Dataset) -> np.ndarray:
@@ -108,7 +108,11 @@ def in_int8(
     about = {entry.key: entry.value for entry in proto.metadata_props}
     # BatchNorm is folded and shapes are known: nothing to prepare, of which it would warn otherwise.
     helper.set_model_props(whole, {"onnx.quant.pre_process": "onnxruntime.quant"})
-    full = [node.name for node in proto.graph.node if any(name.startswith(FULL) for name in (node.name, *node.input))]
+    full = [
+        node.name
+        for node in proto.graph.node
+        if node.name == BOTH or (node.op_type == "Add" and not weights.keys().isdisjoint(node.input))
+    ]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "int8.onnx"
         quantize_static(

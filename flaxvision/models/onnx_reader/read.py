@@ -14,7 +14,7 @@ from flaxvision.models.onnx_reader import pointwise, pools, shaping, weighted  #
 from flaxvision.models.onnx_reader.constants import constant, fold
 from flaxvision.models.onnx_reader.file import Graph
 from flaxvision.models.onnx_reader.nodes import Node, name_for
-from flaxvision.models.onnx_reader.table import At, Known, carry_out
+from flaxvision.models.onnx_reader.table import TABLE, At, Known, carry_out
 from flaxvision.models.reading.graph import Held
 from flaxvision.models.reading.reader import Operation, Reader, a
 from flaxvision.models.reading.table import strange
@@ -102,5 +102,6 @@ def _folded(node: Node, call: Operation, inputs: list[np.ndarray]) -> Mapping[st
     with strange(call, "of these constants", "export the model again"), np.errstate(all="ignore"):
         value = fold(node, inputs)
     if value is None:
-        call.refuse(f"{call.words} of constants", "let the exporter fold constants, or simplify the file")
+        instead = TABLE.instead.get(node.op, "let the exporter fold constants, or simplify the file")
+        call.refuse(f"{call.words} of constants", instead)
     return {node.outputs[0]: value}
