@@ -23,7 +23,7 @@ PRECISIONS = ("float16", "int8")
 CALIBRATION = 512  # training images on which the ranges of values are measured
 AT_A_TIME = 64  # of them
 LARGEST_HALF = float(np.finfo(np.float16).max)
-# What computes with 8 bits, and what then passes these on. A mean has more digits than what it is of; a softmax or a GELU
+# What computes with 8 bits, and what passes these on. A mean has more digits than what it is of; a softmax or a GELU
 # of its parts needs more, and so does a sum with a constant: the scaling of pixels, or a variance and its epsilon.
 PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 IN_8_BITS = (*PRODUCTS, "Add", "Relu", "Clip", "Concat", "MaxPool", "Reshape", "Flatten", "Transpose")

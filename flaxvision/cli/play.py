@@ -17,7 +17,7 @@ makes of it. The page is served from this machine, for this machine; it sends no
 elsewhere. It needs Gradio: pip install 'flaxvision[play]'."""
 EXAMPLES = """\
 {program} runs/demo
-{program} winner.safetensors --port 8000"""
+{program} runs/demo/winner --port 8000"""
 
 
 def add_options(parser: Parser) -> None:

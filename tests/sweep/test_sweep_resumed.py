@@ -216,7 +216,7 @@ def went_on(out: Path, whole: Path, files) -> bool:
     assert files["table_bytes"](out) == files["table_bytes"](whole)
     newest = [{record["id"]: record for record in files["without_seconds"](each)} for each in (out, whole)]
     assert newest[0] == newest[1]
-    for path in [*(whole / "trials").iterdir(), whole / "spec.toml", whole / "winner.safetensors"]:
+    for path in [*(whole / "trials").iterdir(), whole / "spec.toml", whole / "winner" / "flaxvision.safetensors"]:
         assert (out / path.relative_to(whole)).read_bytes() == path.read_bytes()
     return True
 
