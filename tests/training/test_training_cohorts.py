@@ -49,12 +49,13 @@ def bits(result):
     ("mode", "name", "sizes", "recipe"),
     [
         slow("unroll", "mlp", MLP | {"dropout": 0.3}, {"momentum": 0.9, "clip_norm": 1.0}),
-        ("vmap", "mlp", MLP | {"dropout": 0.3}, {"momentum": 0.9, "clip_norm": 1.0}),
+        ("vmap", "mlp", MLP, {"momentum": 0.9}),
+        slow("vmap", "mlp", MLP | {"dropout": 0.3}, {"momentum": 0.9, "clip_norm": 1.0}),
         slow("vmap", "mnist_net", {"input_shape": (12, 12, 1), "num_classes": 4}, {"ema": 0.9, "select": "best"}),
     ],
 )
 def test_a_member_that_diverges_and_the_order_change_no_bit_of_the_others(mode, name, sizes, recipe):
-    data = made_dataset(sizes["input_shape"], 4, train=70, test=30)
+    data = made_dataset(sizes["input_shape"], 4, train=64, test=32)
 
     def trained(rates, order=(0, 1, 2)):
         models = [fv.models.create(name, seed=seed, **sizes) for seed in order]
