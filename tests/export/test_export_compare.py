@@ -14,7 +14,7 @@ import export
 import flaxvision as fv
 from export.__main__ import main
 from tests.conftest import slow
-from tests.export.conftest import assert_alive
+from tests.export.conftest import assert_alive, without_peers
 
 pytestmark = pytest.mark.quick
 
@@ -246,7 +246,8 @@ def test_a_mistake_is_one_line_and_status_2(tmp_path, capsys, monkeypatch, argum
     assert [path.name for path in tmp_path.iterdir()] == ["NET"]
 
 
-def test_a_sweep_exports_its_winner(tmp_path, capsys):
+def test_a_sweep_exports_its_winner(tmp_path, capsys, monkeypatch):
+    without_peers(monkeypatch)
     settings = ["hidden=[8]", "drawn=90", "learning_rate=0.1,0.3", "size=12"]
     spec = fv.sweep.override(fv.sweep.load_spec("demo"), epochs=1, seeds=1, settings=settings)
     run = tmp_path / "run"

@@ -19,6 +19,7 @@ from export.__main__ import main
 from flaxvision.errors import UserError
 from flaxvision.layers import Chain, GroupNorm, LayerNorm, Linear, Preprocess
 from tests.conftest import made_dataset
+from tests.export.conftest import without_peers
 
 pytestmark = pytest.mark.quick
 
@@ -125,7 +126,7 @@ def test_what_divides_by_a_deviation_keeps_its_digits(kind, tmp_path):
 
 
 def test_the_parity_table_says_what_it_costs(trained, data, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("export._compare.importlib.util.find_spec", lambda name: None)  # neither PyTorch nor Keras
+    without_peers(monkeypatch)
     table = export.compare(trained, data, precisions=["float16", "int8"])
     assert [row.runtime for row in table.rows] == ["Flax", "ONNX", "ONNX float16", "ONNX int8"]
     accuracy = [row.accuracy for row in table.rows]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import subprocess
@@ -20,15 +19,11 @@ import flaxvision as fv
 from export.__main__ import main
 from flaxvision.data.licenses import LICENSES, license_of
 from flaxvision.data.published import PUBLISHED
+from tests.export.conftest import without_peers
 
-PEERS = ("torch", "keras")
+pytestmark = pytest.mark.quick
+
 CLASSES = ("</script>", "`a` *b*", "é|c")
-
-
-def without_peers(patch):
-    """As where neither PyTorch nor Keras is installed: quicker."""
-    find = importlib.util.find_spec
-    patch.setattr("importlib.util.find_spec", lambda name, *more: None if name in PEERS else find(name, *more))
 
 
 @pytest.fixture(scope="module")
