@@ -59,9 +59,10 @@ class Meter(Watcher):
     def __init__(self) -> None:
         self.memory: list[tuple[int, int]] = []
 
-    def __enter__(self) -> Watcher:
+    def begin(self, cohorts: Sequence[Cohort], objective: str, kept: Sequence[Record] = ()) -> None:
+        """As that of `Watcher`; from then on trials train."""
+        super().begin(cohorts, objective, kept)
         self.first = time.process_time()
-        return self
 
     def end(self, cohort: Cohort, records: Sequence[Record]) -> None:
         """As that of `Watcher`, and look at clock and memory."""

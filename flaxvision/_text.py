@@ -8,7 +8,9 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 
-_PLAIN = {"±": "+/-", "–": "-", "−": "-", "…": "...", "×": "x", "†": "*", "→": "->", "·": ".", "█": "#", "░": "."}
+_PLAIN = {
+    "±": "+/-", "–": "-", "−": "-", "…": "...", "×": "x", "†": "*", "→": "->", "·": ".", "≈": "~", "█": "#", "░": ".",
+}  # fmt: skip
 
 
 def _substitute(error: UnicodeError) -> tuple[str, int]:

@@ -15,6 +15,7 @@ from flaxvision.logs import LOGGERS
 from flaxvision.sweep.executors import CHECKPOINT_EVERY, EXECUTORS
 
 if TYPE_CHECKING:
+    from flaxvision.sweep.progress import Watcher
     from flaxvision.sweep.results import SweepResult
 
 
@@ -32,7 +33,11 @@ def add_filling_options(parser: Parser) -> None:
 
 
 def fill(
-    train: Callable[..., SweepResult], options: argparse.Namespace, call: Call, continued: Path | None = None
+    train: Callable[..., SweepResult],
+    options: argparse.Namespace,
+    call: Call,
+    watch: Watcher,
+    continued: Path | None = None,
 ) -> int:
     """Fill a table and say how it went.
 
@@ -40,15 +45,15 @@ def fill(
         train: `flaxvision.sweep.run` or `resume`, of what is to be trained.
         options: Those of `add_filling_options`.
         call: The call, whose last words become how to continue.
+        watch: Says how far it is.
         continued: The run directory, if it is there already.
 
     Returns:
         The exit status: 3 if a trial failed, none was sound or a file of the report could not be written.
     """
     from flaxvision._after import EXPORT
-    from flaxvision.sweep.progress import watcher
 
-    quiet, watch, nothing_yet = options.quiet, watcher(options.quiet), call.last_words.of
+    quiet, nothing_yet = options.quiet, call.last_words.of
 
     def to_continue(how: str) -> str:
         directory = watch.directory or continued

@@ -28,8 +28,12 @@ def add_options(parser: Parser) -> None:
 def run(options: argparse.Namespace, call: Call) -> int:
     """Train what is left."""
     call.last_words.of = "{} before anything was trained".format
-    call.prepare()
-    from flaxvision.sweep._resume import resume
+    from flaxvision.sweep.progress import watcher
+
+    watch = watcher(options.quiet)
+    with watch.starting():
+        call.prepare()
+        from flaxvision.sweep._resume import resume
 
     start = functools.partial(resume, options.run, seeds=options.seeds)
-    return fill(start, options, call, options.run)
+    return fill(start, options, call, watch, options.run)

@@ -47,17 +47,20 @@ def run(options: argparse.Namespace, call: Call) -> int:
             print(f"{name:<24}{load_spec(name).title}")
         return 0
 
-    from flaxvision.sweep.overrides import override
+    from flaxvision.sweep.progress import watcher
 
     check_executor(options.executor)
-    changes = {key: getattr(options, key) for key in ("dataset", "epochs", "seeds", "limit")}
-    spec = override(load_spec(options.spec), **changes, settings=options.set)
-    call.prepare()
+    watch = watcher(options.quiet)
+    with watch.starting():
+        from flaxvision.sweep.overrides import override
+
+        changes = {key: getattr(options, key) for key in ("dataset", "epochs", "seeds", "limit")}
+        spec = override(load_spec(options.spec), **changes, settings=options.set)
+        call.prepare()
+        from flaxvision.sweep._run import run as train
     if options.dry_run:
         from flaxvision.cli.dry_run import dry_run
 
         return dry_run(spec, options)
-    from flaxvision.sweep._run import run as train
-
     start = functools.partial(train, spec, options.out, resume=options.resume)
-    return fill(start, options, call, options.out if options.resume else None)
+    return fill(start, options, call, watch, options.out if options.resume else None)

@@ -64,11 +64,13 @@ def build(
     mixed: bool = False,
     owned: bool = False,
     places: Mapping[str, str] | None = None,
+    files: Mapping[str, np.ndarray] | None = None,
 ) -> Dataset:
     """`from_arrays` of examples and labels by split, with what is known of the source.
 
     The checksum is that of the arrays as given, unless one is given; `mixed` says that a loader has mixed them,
-    `owned` that nobody else holds the arrays, which may then be mixed in place, `places` what errors call each split.
+    `owned` that nobody else holds the arrays, which may then be mixed in place, `places` what errors call each split,
+    `files` the file of each of its examples.
     """
     name = visible(name)
     images, labels, columns, said = {}, {}, set(), list(notes)
@@ -114,7 +116,8 @@ def build(
     splits = {}
     for split, given in zip(pairs, numbers, strict=True):
         check_labels(places[split], given, len(names))
-        splits[split] = Split(np.ascontiguousarray(images[split]), given.astype(np.int32))
+        images_of = np.ascontiguousarray(images[split])
+        splits[split] = Split(images_of, given.astype(np.int32), files[split] if files else None)
     source = Source(
         kind=kind,
         checksum=checksum or array_checksum(array for x in splits.values() for array in (x.images, x.labels)),

@@ -23,6 +23,7 @@ class Split:
 
     images: np.ndarray  # uint8 (N, H, W, C), or float32 points (N, D)
     labels: np.ndarray  # int32 (N,), from 0 to the number of classes less one
+    files: np.ndarray | None = None  # str (N,): the file of each example, below its folder; None where it has none
 
     def __post_init__(self) -> None:
         x, y = self.images, self.labels
@@ -32,6 +33,8 @@ class Split:
             raise UserError(f"labels are {y.dtype} {y.shape}: allowed is int32 (N,)")
         if len(x) != len(y):
             raise UserError(f"{len(x)} images but {len(y)} labels: give one label per image")
+        if self.files is not None and len(self.files) != len(x):
+            raise UserError(f"{len(x)} images but {len(self.files)} files: give one per image, or none")
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -41,7 +44,11 @@ class Split:
 
     def __getitem__(self, index: Any) -> Split:
         """The examples that a slice, a boolean mask or an index array picks, in its order."""
-        return Split(self.images[index], self.labels[index])
+        return Split(self.images[index], self.labels[index], None if self.files is None else self.files[index])
+
+    def name(self, number: int) -> str:
+        """What an example is called: its file, or its number, from 0."""
+        return f"#{number}" if self.files is None else str(self.files[number])
 
     def divide(self, *parts: np.ndarray, in_place: bool = False) -> list[Split]:
         """The examples of each of several disjoint index arrays, in its order.
@@ -57,7 +64,8 @@ class Split:
         ends = np.cumsum([len(part) for part in parts]).tolist()
         starts = [0, *ends]
         return [
-            Split(images[start:end], self.labels[part]) for part, start, end in zip(parts, starts, ends, strict=False)
+            Split(images[start:end], self.labels[part], None if self.files is None else self.files[part])
+            for part, start, end in zip(parts, starts, ends, strict=False)
         ]
 
 

@@ -76,6 +76,7 @@ def read_images(name: str, folder: Path, options: Conversion) -> Dataset:
         note=note,
         notes=(*listing.notes, *reader.notes()),
         mixed=True,
+        files=reader.files(),
     )
 
 
@@ -126,6 +127,11 @@ class _Reader:
             parts = {split: numbers} if split != "train" or "test" in found else self._divide(numbers)
             self._arrange(images[split], ranges[split].start, parts)
         self.kept = {split: self.kept[split] for split in SPLITS if split in self.kept}
+
+    def files(self) -> dict[str, np.ndarray]:
+        """The path of each example below the folder, by split."""
+        shown_paths = np.array(list(map(shown, self.paths)), object)
+        return {split: shown_paths[numbers] for split, numbers in self.kept.items()}
 
     def checksum(self, classes: Sequence[str]) -> str:
         """sha256 over all that decides what the examples are, in their order."""

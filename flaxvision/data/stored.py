@@ -22,6 +22,8 @@ def write_dataset(dataset: Dataset, path: Path) -> Path:
     arrays = {ABOUT: np.array(json.dumps(about))}
     for name, split in dataset.splits.items():
         arrays |= {f"{name}_x": split.images, f"{name}_y": split.labels}
+        if split.files is not None:
+            arrays[f"{name}_files"] = split.files.astype(str)
     return write_atomically(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
 
 
@@ -36,7 +38,9 @@ def read_dataset(path: Path) -> Dataset:
             raw.check_members(arrays.zip, path.stat().st_size, str(path))
             about = json.loads(str(arrays[ABOUT]))
             names = [name.removesuffix("_x") for name in arrays if name.endswith("_x")]
-            splits = {name: Split(arrays[f"{name}_x"], arrays[f"{name}_y"]) for name in names}
+            splits = {
+                name: Split(arrays[f"{name}_x"], arrays[f"{name}_y"], arrays.get(f"{name}_files")) for name in names
+            }
         source = about["source"]
         source |= {"counts": tuple(map(tuple, source["counts"])), "notes": tuple(source["notes"])}
         return Dataset(about["name"], classes=tuple(about["classes"]), source=Source(**source), **splits)

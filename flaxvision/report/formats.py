@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from flaxvision.sweep._differences import Difference
 from flaxvision.sweep.results import Cell, SweepResult, Verdict, best_cell
 from flaxvision.training.metrics import SPLITS, metric_of
 
-DIVERGED, FAILED = "†", "‡"
+DIVERGED, FAILED, TIED = "†", "‡", "≈"
 
 
 def metric_name(metric: str, unit: bool = True) -> str:
@@ -21,14 +22,20 @@ def metric_name(metric: str, unit: bool = True) -> str:
     return f"{name} (%)" if unit and found.percent else name
 
 
-def number(metric: str, mean: float, std: float | None = None) -> str:
+def number(metric: str, mean: float, std: float | None = None, digits: int | None = None) -> str:
     """A metric's mean and sample standard deviation: percent with two decimals, losses with four digits.
+
+    `digits` says how many decimals they have in place of that.
 
     >>> number("test_top1", 0.87024, 0.0031), number("test_loss", 23.9, 0.316), number("val_loss", 3.85)
     ('87.02 ± 0.31', '23.90 ± 0.32', '3.850')
+    >>> number("test_top1", 0.87024, 0.0031, digits=1)
+    '87.0 ± 0.3'
     """
-    if metric_of(metric).percent:
-        return f"{100 * mean:.2f}" if std is None else f"{100 * mean:.2f} ± {100 * std:.2f}"
+    found = metric_of(metric)
+    if found.percent or digits is not None:
+        decimals = 2 if digits is None else digits
+        return " ± ".join(f"{found.scale * value:.{decimals}f}" for value in (mean, std) if value is not None)
     text = f"{mean:#.4g}".rstrip(".")
     if std is None:
         return text
@@ -63,6 +70,16 @@ def difference(metric: str, value: float) -> str:
     return text.replace("-", "−", 1) if text.startswith("-") else text
 
 
+def beside(metric: str, found: Difference) -> str:
+    """A cell's difference to the best one, with its interval.
+
+    >>> beside("test_top1", Difference(3, -0.0123, -0.02, -0.0046))
+    '−1.23 (−2.00 to −0.46)'
+    """
+    bounds = (difference(metric, bound) for bound in (found.low, found.high))
+    return f"{difference(metric, found.mean)} ({' to '.join(bounds) if found.seeds > 1 else 'one seed'})"
+
+
 def mean_count(values: Sequence[float]) -> str:
     """The mean of counts, such as epochs: whole if all are the same.
 
@@ -95,12 +112,12 @@ def key_label(keys: Sequence[str]) -> str:
     return ", ".join(key.replace("_", " ") for key in keys)
 
 
-def score(cell: Cell, metric: str) -> str:
+def score(cell: Cell, metric: str, digits: int | None = None) -> str:
     """A cell's metric over its seeds, or what became of them."""
     mean = cell.mean(metric)
     if mean is None:
         return "failed" if cell.failed == cell.n else "diverged" if cell.diverged else "–"
-    return number(metric, mean, cell.std(metric))
+    return number(metric, mean, cell.std(metric), digits)
 
 
 def mark(cell: Cell) -> str:

@@ -110,8 +110,9 @@ def recipe_html(recipe: Recipe) -> str:
 
 def sweep_html(result: SweepResult) -> str:
     """The table, the curves, and where the rest is."""
-    from flaxvision.report.display import cautions, display_tables
+    from flaxvision.report.display import display_tables
     from flaxvision.report.figures import drawings
+    from flaxvision.report.remarks import cautions
 
     tables, notes = [], cautions(result)
     for table in display_tables(result):

@@ -1,4 +1,4 @@
-"""The table as a picture: dots with intervals, or a heatmap for two keys."""
+"""The table as a picture: heat maps for two keys or three, else dots with intervals."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import numpy as np
 
 from flaxvision.report import formats, style
 from flaxvision.report.style import COLUMN, FAINT, GRID, INK, OKABE_ITO, PAGE, new_figure, note, shorten
-from flaxvision.sweep.results import Cell, SweepResult
+from flaxvision.sweep._differences import Differences, differences
+from flaxvision.sweep.results import Cell, SweepResult, ranked
 from flaxvision.training.metrics import metric_of
 
 if TYPE_CHECKING:
@@ -17,25 +18,34 @@ if TYPE_CHECKING:
 
 LOG_RANGE = 20  # losses that span more than this factor get a logarithmic axis
 BLUE, ORANGE = OKABE_ITO[:2]
+PANELS, ROWS, ACROSS = 6, 16, 10  # heat maps of a figure, and rows and columns of each
+DOTS, BEST = 40, 20  # cells of one key, and of several, that are drawn as dots; of more the best
 
 
 def draw_overview(result: SweepResult) -> Figure:
-    """The objective of every cell, with the published numbers."""
-    two_way = len(result.keys) == 2 and not any(cell.stage == "final" for cell in result.cells)
+    """The objective of every cell, with the published numbers and the marks of those as good as the best."""
+    metric = formats.shown_metric(result)
+    found = differences(result.cells, metric)
+    maps = None if any(cell.stage == "final" for cell in result.cells) else _maps(result)
     with style.figure_style():
-        return (_draw_heatmap if two_way else _draw_dots)(result, formats.shown_metric(result))
+        return _draw_dots(result, found) if maps is None else _draw_maps(result, found, maps)
 
 
-def _draw_dots(result: SweepResult, metric: str) -> Figure:
+def _draw_dots(result: SweepResult, found: Differences) -> Figure:
     """Top to bottom in the order of the spec: seeds, mean, deviation; published number and its tolerance."""
     from matplotlib.ticker import MaxNLocator
 
-    cells = [cell for cell in result.cells if cell.values(metric) or cell.diverged or cell.failed] or list(result.cells)
+    metric, every = found.metric, result.cells
+    cells = [cell for cell in every if cell.values(metric) or cell.diverged or cell.failed] or list(every)
+    most = DOTS if len(result.keys) < 2 else BEST
+    left_out = ""
+    if len(cells) > most:
+        left_out, cells = f"the best {BEST} of {len(cells):,} cells", ranked(cells, metric)[:BEST]
     names = [shorten(formats.cell_label(cell, result.keys), 40) for cell in cells]
     figure = new_figure(PAGE if max(map(len, names)) > 16 else COLUMN, 0.85 + 0.19 * len(names))
     axes = figure.add_subplot()
     for y, cell in enumerate(cells):
-        _draw_cell(axes, y, cell, metric)
+        _draw_cell(axes, y, cell, found)
     values = [metric_of(metric).scale * value for cell in cells for value in cell.values(metric)]
     if not metric_of(metric).percent and values and min(values) > 0 and max(values) > LOG_RANGE * min(values):
         axes.set_xscale("log")
@@ -51,11 +61,18 @@ def _draw_dots(result: SweepResult, metric: str) -> Figure:
     axes.grid(axis="x")
     axes.set_xlabel(formats.metric_name(metric))
     note(axes, shorten(formats.key_label(result.keys), 40), (0, 1), (-4, 1), ha="right", va="bottom")
-    _explain(figure, result, metric)
+    marks = [left_out] * bool(left_out) + [_TIED] * any(map(found.tied, cells))
+    if marks:
+        note(axes, "; ".join(marks), (1, 0), (0, -31), ha="right", va="top")
+    _explain(figure, cells, metric)
     return figure
 
 
-def _draw_cell(axes: Axes, y: int, cell: Cell, metric: str) -> None:
+_TIED = f"{formats.TIED} not distinguishable from the best"
+
+
+def _draw_cell(axes: Axes, y: int, cell: Cell, found: Differences) -> None:
+    metric = found.metric
     scale = metric_of(metric).scale
     published = formats.verdict_on(cell, metric)
     if published:
@@ -71,69 +88,103 @@ def _draw_cell(axes: Axes, y: int, cell: Cell, metric: str) -> None:
             axes.plot(seeds, [y + 0.27] * len(seeds), ".", color=FAINT, markersize=2.5, zorder=2, alpha=0.8)
         axes.plot(scale * mean, y, "o", color=BLUE, markersize=3.5, zorder=3)
     place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "va": "center_baseline", "annotation_clip": False}
-    note(axes, _text(cell, metric), (1, y), (6, 0), fontsize=7, color=INK, **place)
+    note(axes, _text(cell, found), (1, y), (6, 0), fontsize=7, color=INK, **place)
 
 
-def _text(cell: Cell, metric: str) -> str:
-    return formats.score(cell, metric) + formats.mark(cell) * (cell.mean(metric) is not None)
+def _text(cell: Cell, found: Differences) -> str:
+    scored = cell.mean(found.metric) is not None
+    return formats.score(cell, found.metric) + formats.mark(cell) * scored + f" {formats.TIED}" * found.tied(cell)
 
 
-def _explain(figure: Figure, result: SweepResult, metric: str) -> None:
+def _explain(figure: Figure, cells: list[Cell], metric: str) -> None:
     from matplotlib.lines import Line2D
 
     dot: dict[str, Any] = {"color": BLUE, "marker": "o", "markersize": 3.5}
     handles = [Line2D([], [], linestyle="", label="ours", **dot)]
-    if any(cell.std(metric) is not None for cell in result.cells):
+    if any(cell.std(metric) is not None for cell in cells):
         seed = Line2D([], [], color=FAINT, marker=".", markersize=3, linestyle="", label="seed")
         handles = [Line2D([], [], linewidth=1.2, label="mean ± std", **dot), seed]
-    if any(formats.verdict_on(cell, metric) for cell in result.cells):
+    if any(formats.verdict_on(cell, metric) for cell in cells):
         diamond: dict[str, Any] = {"marker": "D", "markersize": 5, "markerfacecolor": "none", "markeredgecolor": ORANGE}
         handles.append(Line2D([], [], color=GRID, linewidth=6, label="published, tolerance", **diamond))
     if len(handles) > 1:
         figure.legend(handles=handles, loc="outside upper left", ncols=len(handles))
 
 
-def _draw_heatmap(result: SweepResult, metric: str) -> Figure:
-    """First key down, second across; darker is better; the values stand in the cells."""
-    rows, columns, cells = formats.two_way(result.cells, result.keys)
-    shades = _shades({place: cell.mean(metric) for place, cell in cells.items()}, metric_of(metric).lower_is_better)
-    widest = len(columns) * max((len(_text(cell, metric)) for cell in result.cells), default=0)
-    figure = new_figure(COLUMN if widest <= 50 else PAGE, 0.75 + 0.42 * len(rows))
-    axes = figure.add_subplot()
-    grid = np.ma.masked_invalid([[shades.get((row, column), np.nan) for column in columns] for row in rows])
-    edges = [np.arange(count + 1) - 0.5 for count in (len(columns), len(rows))]
-    axes.pcolormesh(*edges, grid, cmap="Blues", vmin=0, vmax=1.25, edgecolor="white", linewidth=1.5)
-    axes.invert_yaxis()
-    axes.set_xticks(range(len(columns)), [shorten(column, 14) for column in columns])
-    axes.set_yticks(range(len(rows)), [shorten(row, 20) for row in rows])
-    axes.xaxis.tick_top()
-    axes.xaxis.set_label_position("top")
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
-    axes.set_ylabel(formats.key_label(result.keys[:1]))
-    axes.set_xlabel(formats.key_label(result.keys[1:]))
-    best = formats.best_cells(result, metric)
-    for (row, column), cell in cells.items():
-        x, y, published = columns.index(column), rows.index(row), formats.verdict_on(cell, metric)
-        text = _text(cell, metric)
-        text = text.partition(" ±")[0] if widest > 110 else text
-        middle: dict[str, Any] = {"ha": "center", "va": "center"}
-        middle["color"] = "white" if shades.get((row, column), 0) > 0.85 else INK
-        weight = "bold" if cell in best else "normal"
-        axes.text(x, y - (0.16 if published else 0), text, fontsize=6.5, weight=weight, **middle)
-        if published:
-            axes.text(x, y + 0.2, f"({formats.given(metric, published.published)})", fontsize=6, **middle)
-    brackets = "; in brackets: published" * any(formats.verdict_on(cell, metric) for cell in cells.values())
-    said = f"{formats.metric_name(metric)}; darker is better{brackets}"
-    note(axes, said, (1, 0), (0, -4), ha="right", va="top")
+def _maps(result: SweepResult) -> dict[str, list[Cell]] | None:
+    """The cells of each heat map by its title; None where two keys or three do not make readable ones."""
+    if len(result.keys) not in (2, 3):
+        return None
+    *panel_keys, down, across = result.keys
+    found: dict[str, list[Cell]] = {}
+    for cell in result.cells:
+        title = "".join(f"{formats.key_label([key])} {cell.where.get(key, '')}" for key in panel_keys)
+        found.setdefault(title, []).append(cell)
+    sides = [{cell.where.get(key, "") for cell in result.cells} for key in (down, across)]
+    return found if len(found) <= PANELS and len(sides[0]) <= ROWS and len(sides[1]) <= ACROSS else None
+
+
+def _draw_maps(result: SweepResult, found: Differences, maps: dict[str, list[Cell]]) -> Figure:
+    """Of the last two keys the first down, the second across; the values stand in the cells."""
+    metric, keys = found.metric, result.keys[-2:]
+    rows, columns, _ = formats.two_way(result.cells, keys)
+    shades = _shades({cell: cell.mean(metric) for cell in result.cells}, metric_of(metric).lower_is_better)
+    widest = len(columns) * max((len(_text(cell, found)) for cell in result.cells), default=0)
+    beside = 1 if len(maps) == 1 or widest > 58 else 2
+    width = COLUMN if len(maps) == 1 and widest <= 58 else PAGE
+    lines = -(-len(maps) // beside)
+    figure = new_figure(width, 0.3 + lines * (0.45 + 0.42 * len(rows)) + 0.2 * (len(maps) > 1) * lines)
+    grid = figure.subplots(lines, beside, squeeze=False).ravel()
+    for axes in grid[len(maps) :]:
+        axes.remove()
+    for axes, (title, cells) in zip(grid, maps.items(), strict=False):
+        edges = [np.arange(count + 1) - 0.5 for count in (len(columns), len(rows))]
+        placed = formats.two_way(cells, keys)[2]
+        values = [
+            [shades.get(placed[row, column], np.nan) if (row, column) in placed else np.nan for column in columns]
+            for row in rows
+        ]
+        axes.pcolormesh(
+            *edges, np.ma.masked_invalid(values), cmap="Blues", vmin=0, vmax=1.25, edgecolor="white", linewidth=1.5
+        )
+        axes.invert_yaxis()
+        axes.set_xticks(range(len(columns)), [shorten(column, 14) for column in columns])
+        axes.set_yticks(range(len(rows)), [shorten(row, 20) for row in rows])
+        axes.xaxis.tick_top()
+        axes.xaxis.set_label_position("top")
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        axes.set_ylabel(formats.key_label(keys[:1]))
+        axes.set_xlabel(formats.key_label(keys[1:]))
+        if title:
+            axes.set_title(title, loc="left", fontweight="bold")
+        for (row, column), cell in placed.items():
+            _write(axes, columns.index(column), rows.index(row), cell, result, found, shades.get(cell, 0), widest > 110)
+    brackets = "; in brackets: published" * any(formats.verdict_on(cell, metric) for cell in result.cells)
+    tied = f"\n{_TIED}" * any(map(found.tied, result.cells))
+    said = f"{formats.metric_name(metric)}; stronger is better{brackets}{tied}"
+    note(grid[len(maps) - 1], said, (1, 0), (0, -4), ha="right", va="top")
     return figure
 
 
-def _shades(means: dict[tuple[str, str], float | None], lower: bool) -> dict[tuple[str, str], float]:
+def _write(
+    axes: Axes, x: int, y: int, cell: Cell, result: SweepResult, found: Differences, shade: float, short: bool
+) -> None:
+    """A cell's value, and below it what was published."""
+    published = formats.verdict_on(cell, found.metric)
+    text = _text(cell, found)
+    if short:
+        text = text.partition(" ±")[0] + f" {formats.TIED}" * found.tied(cell)
+    look: dict[str, Any] = {"ha": "center", "va": "center", "color": "white" if shade > 0.85 else INK}
+    weight = "bold" if cell in formats.best_cells(result, found.metric) else "normal"
+    axes.text(x, y - (0.16 if published else 0), text, fontsize=6.5, weight=weight, **look)
+    if published:
+        axes.text(x, y + 0.2, f"({formats.given(found.metric, published.published)})", fontsize=6, **look)
+
+
+def _shades(means: dict[Cell, float | None], lower: bool) -> dict[Cell, float]:
     """0 for the worst cell to 1 for the best, by the logarithm of the error: one outlier leaves the rest apart."""
-    errors = {place: max(mean if lower else 1 - mean, 1e-6) for place, mean in means.items() if mean is not None}
-    logs = {place: np.log(error) for place, error in errors.items()}
+    errors = {cell: max(mean if lower else 1 - mean, 1e-6) for cell, mean in means.items() if mean is not None}
+    logs = {cell: np.log(error) for cell, error in errors.items()}
     low, high = min(logs.values(), default=0.0), max(logs.values(), default=0.0)
-    return {
-        place: 0.05 + 0.95 * float((high - log) / (high - low)) if high > low else 0.4 for place, log in logs.items()
-    }
+    return {cell: 0.05 + 0.95 * float((high - log) / (high - low)) if high > low else 0.4 for cell, log in logs.items()}

@@ -24,6 +24,7 @@ COLUMN, PAGE = 3.4, 7.0  # inches: one column of a two-column paper, and both
 DPI = 200
 INK, FAINT, GRID = "#222222", "#6b6b6b", "#e4e4e4"
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
+HUES = tuple(color for color in OKABE_ITO if color != "#000000")  # which have lighter shades
 DASHED: dict[str, Any] = {"linestyle": (0, (2.5, 1.5)), "linewidth": 0.9}
 GAP = 8.5  # points between the middles of two names
 CROSS: dict[str, Any] = {"marker": "x", "linestyle": "", "markersize": 4, "markeredgewidth": 1}
@@ -125,7 +126,30 @@ def colors(values: Sequence[str]) -> list[str]:
     if len(ranks) >= 3:
         ramp = matplotlib.colormaps["viridis"]
         return [to_hex(ramp(0.8 * ranks.index(float(value)) / (len(ranks) - 1))) for value in values]
-    return [OKABE_ITO[i % len(OKABE_ITO)] for i in range(len(values))]
+    different = list(dict.fromkeys(values))
+    return [OKABE_ITO[different.index(value) % len(OKABE_ITO)] for value in values]
+
+
+def key_colors(rows: Sequence[Sequence[str]]) -> list[str]:
+    """A color for each row of values: of one key as `colors` has it, of several the first is the hue.
+
+    The others are the lightness, dark for what comes first.
+
+    >>> key_colors([["sgd", "1"], ["sgd", "2"], ["adam", "1"]])
+    ['#0072b2', '#8cc0dc', '#d55e00']
+    """
+    from matplotlib.colors import to_hex, to_rgb
+
+    firsts = list(dict.fromkeys(row[0] for row in rows if row))
+    rests = list(dict.fromkeys(tuple(row[1:]) for row in rows))
+    if len(rests) < 2:
+        return colors([row[0] if row else "" for row in rows])
+    found = []
+    for first, *rest in rows:
+        pale = 0.55 * rests.index(tuple(rest)) / (len(rests) - 1)
+        red, green, blue = (part + pale * (1 - part) for part in to_rgb(HUES[firsts.index(first) % len(HUES)]))
+        found.append(to_hex((red, green, blue)))
+    return found
 
 
 def plain_logarithmic(axis: Axis) -> None:

@@ -6,16 +6,21 @@ import csv
 import dataclasses
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
-from flaxvision.report.display import Entry, Table, cautions, data_used, display_tables, narrow
+from flaxvision.errors import unknown
+from flaxvision.report.display import Choice, Column, Entry, Table, display_tables, narrow
+from flaxvision.report.formats import TIED
+from flaxvision.report.remarks import cautions, data_used
+from flaxvision.sweep._differences import Difference, differences
 from flaxvision.sweep.results import TABLE_METRICS, SweepResult
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
     from rich.table import Table as RichTable
+    from rich.text import Text
 
 _NUMERIC = re.compile(r"([-+±≥≤]? ?[\d.,]+(e[-+]\d+)?( %)?( ± [\d.,]+| to [\d.,]+)?)?")  # one or two, or nothing
 _UPRIGHT = re.compile(r"(?<!\\)\|")
@@ -23,11 +28,12 @@ _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "|": r"\textbar{}", '"': "''", "±": r"$\pm$", "−": "$-$", "–": "--", "†": r"$^\dagger$", "‡": r"$^\ddagger$",
-    "…": r"\ldots{}", "\u200b": "{}", "×": r"$\times$", "→": r"$\rightarrow$",
+    "…": r"\ldots{}", "\u200b": "{}", "×": r"$\times$", "→": r"$\rightarrow$", "≈": r"$\approx$",
 }  # fmt: skip
 WIDTH = 345.0  # points of a line in LaTeX's `article`
 _SIZES = {r"\small": 4.9, r"\footnotesize": 4.3, r"\scriptsize": 3.7}  # points of a character, about
 _VERDICT_STYLES = {"within": "green", "outside": "bold red", "missing": "yellow", "": ""}
+_DIFFERENCE = ("difference", "difference_low", "difference_high", "distinguishable")  # of the objective, to the best
 _GAP = 2  # spaces between two columns: rich's divider and one of padding
 
 
@@ -38,15 +44,26 @@ def results_csv(result: SweepResult) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     header = [*map(_csv, result.keys), *(["stage"] if final else []), "n", "diverged", "failed", "parameters", *metrics]
-    writer.writerow([*header, "best_epoch", "converged_epoch", "seconds"])
+    writer.writerow([*header, *_DIFFERENCE, "best_epoch", "converged_epoch", "seconds"])
+    found = differences(result.cells, result.objective)
     for cell in result.cells:
         where = [_csv(cell.where.get(key, "")) for key in result.keys] + ([cell.stage] if final else [])
         counts = [cell.n, cell.diverged, cell.failed, cell.parameters]
         scores = [value for metric in TABLE_METRICS for value in (cell.mean(metric), cell.std(metric))]
         means = [cell.mean(name) for name in ("best_epoch", "converged_epoch")]
         epochs = [int(mean) if mean is not None and mean.is_integer() else mean for mean in means]
-        writer.writerow([*where, *counts, *scores, *epochs, cell.mean("seconds")])
+        row = [*where, *counts, *scores, *_difference(found.others.get(cell)), *epochs, cell.mean("seconds")]
+        writer.writerow(row)
     return text.getvalue()
+
+
+def _difference(found: Difference | None) -> list[float | str]:
+    """What the columns of `_DIFFERENCE` hold; of the best cell, and where there is one seed, no more than is known."""
+    if found is None:
+        return ["", "", "", ""]
+    if found.seeds < 2:
+        return [found.mean, "", "", ""]
+    return [found.mean, found.low, found.high, "yes" if found.real else "no"]
 
 
 def _csv(label: str) -> str:
@@ -74,9 +91,14 @@ def _markdown_table(table: Table) -> str:
     header = [markdown_text(name) for name in table.header]
     if table.across:
         header[0] += f" / {markdown_text(table.across)}"
-    rows = [[f"**{markdown_text(e.text)}**" if e.best else markdown_text(e.text) for e in row] for row in table.rows]
+    rows = [[_markdown_entry(entry) for entry in row] for row in table.rows]
     notes = "\n".join(f"- {markdown_text(note)}" for note in table.notes)
     return f"{markdown_text(table.caption)}\n\n{markdown_table(header, rows, table.labels)}\n\n{notes}\n"
+
+
+def _markdown_entry(entry: Entry) -> str:
+    text = markdown_text(entry.text)
+    return f"**{text}**" if entry.best else f"{text} {TIED}" if entry.tied else text
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]], labels: int | None = None) -> str:
@@ -107,21 +129,55 @@ def markdown_text(text: str) -> str:
     return re.sub(r"([\\`*<>|\[\]]|\b_|_\b)", r"\\\1", " ".join(text.split()))
 
 
-def results_latex(result: SweepResult) -> str:
-    """The tables as LaTeX; the document needs `\\usepackage{booktabs}`, nothing else."""
-    first, *others = display_tables(result)
+def results_latex(
+    result: SweepResult,
+    *,
+    columns: Sequence[str] = (),
+    names: Mapping[str, str] | None = None,
+    digits: Mapping[str, int] | None = None,
+) -> str:
+    """The tables as LaTeX; the document needs `\\usepackage{booktabs}`, nothing else.
+
+    Args:
+        result: What to print.
+        columns: Which columns stand beside those that name the rows, in order: "n", metrics as results.csv has them
+            ("test_top1"), "difference" (to the best), "published", "verdict", "parameters", "best_epoch", "seconds".
+            Without any, those that tell something and have room.
+        names: Headings in LaTeX by the keys of columns, also of those that name the rows.
+        digits: Decimals by metric, percent being two by default.
+
+    Raises:
+        UserError: For a column or metric that the result does not have.
+
+    >>> results_latex(result, columns=["test_top1", "difference"], digits={"test_top1": 1},
+    ...               names={"learning_rate": r"$\\eta$"})  # doctest: +SKIP
+    """
+    first, *others = display_tables(result, Choice(tuple(columns), digits or {}))
     tables = [dataclasses.replace(first, notes=(*first.notes, *cautions(result))), *others]
+    for name in names or {}:
+        known = [column.key for table in tables for column in table.columns] + list(result.keys)
+        if name not in known:
+            raise unknown("column", name, dict.fromkeys(known))
     return "% needs \\usepackage{booktabs}\n" + "\n".join(
-        _latex_table(result.title, table, f"tab:{re.sub(r'[^A-Za-z0-9-]+', '-', result.name)}{'-cells' if i else ''}")
+        _latex_table(
+            result.title,
+            table,
+            f"tab:{re.sub(r'[^A-Za-z0-9-]+', '-', result.name)}{'-cells' if i else ''}",
+            names or {},
+        )
         for i, table in enumerate(tables)
     )
 
 
-def _latex_table(title: str, table: Table, label: str) -> str:
+def _latex_table(title: str, table: Table, label: str, names: Mapping[str, str]) -> str:
     table, left_out = narrow(table, WIDTH, lambda table: _points(table, _SIZES[r"\scriptsize"]))
     columns = len(table.columns)
     size = next((name for name, points in _SIZES.items() if _points(table, points) <= WIDTH), r"\scriptsize")
-    across = latex_text(table.across)
+    across = names.get(table.across, latex_text(table.across))
+    heads = [
+        latex_text(c.heading) if table.across and i else names.get(c.key, latex_text(c.heading))
+        for i, c in enumerate(table.columns)
+    ]
     lines = [
         *([f"% no room for {', '.join(left_out)}: see results.csv"] if left_out else []),
         r"\begin{table}[htbp]",
@@ -137,9 +193,9 @@ def _latex_table(title: str, table: Table, label: str) -> str:
             if across
             else []
         ),
-        rf"{' & '.join(map(latex_text, table.header))} \\",
+        rf"{' & '.join(heads)} \\",
         r"\midrule",
-        *(rf"{' & '.join(map(_latex_entry, row))} \\" for row in table.rows),
+        *(rf"{' & '.join(map(_latex_entry, row, table.columns))} \\" for row in table.rows),
         r"\bottomrule",
         r"\end{tabular}",
         r"\par\smallskip",
@@ -154,9 +210,12 @@ def _points(table: Table, character: float) -> float:
     return sum(character * max(len(text) + 2 * text.count("±") for text in c.texts) + 6 for c in table.columns)
 
 
-def _latex_entry(entry: Entry) -> str:
+def _latex_entry(entry: Entry, column: Column) -> str:
     text = latex_text(entry.text)
-    return rf"\textbf{{{text}}}" if entry.best else text
+    if entry.best:
+        text = rf"\textbf{{{text}}}"
+    mark = latex_text(f" {TIED}")
+    return text + (mark if entry.tied else rf"\phantom{{{mark}}}" if column.marked else "")
 
 
 def latex_text(text: str) -> str:
@@ -212,8 +271,15 @@ def _rich_table(title: str, table: Table, notes: Sequence[str]) -> RichTable:
         heading = f"{name} / {table.across}" if table.across and i == 0 else name
         shown.add_column(Text(heading), justify="left" if i < table.labels else "right", overflow="fold")
     for row in table.rows:
-        shown.add_row(*(Text(e.text, style="bold" if e.best else _VERDICT_STYLES[e.verdict]) for e in row))
+        shown.add_row(*(_rich_entry(entry, column) for entry, column in zip(row, table.columns, strict=True)))
     return shown
+
+
+def _rich_entry(entry: Entry, column: Column) -> Text:
+    from rich.text import Text
+
+    mark = f" {TIED}" if entry.tied else "  " if column.marked else ""
+    return Text(f"{entry.text}{mark}", style="bold" if entry.best else _VERDICT_STYLES[entry.verdict])
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -228,8 +294,8 @@ class Section:
     def html(self) -> str:
         """What stands under the heading, as an HTML fragment.
 
-        >>> Section("Sizes", ("file",), (("a & b",),)).html()
-        '<table><thead><tr><th>file</th></tr></thead><tbody><tr><td>a &amp; b</td></tr></tbody></table>'
+        >>> Section("Sizes", ("file",), (("a & b",),), ("Two <b>",)).html().partition("<div")[0]
+        '<p>Two &lt;b&gt;</p>'
         """
         notes = "".join(f"<p>{escape(note, quote=False)}</p>" for note in self.notes)
         head, *rows = (
@@ -237,4 +303,5 @@ class Section:
             for tag, texts in (("th", self.header), *(("td", row) for row in self.rows))
         )
         body = "".join(f"<tr>{row}</tr>" for row in rows)
-        return f"{notes}<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        return f'{notes}<div class="scroll" tabindex="0">{table}</div>'

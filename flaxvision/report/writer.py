@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flaxvision._files import write_atomically
 from flaxvision._interrupts import stop_if_asked
@@ -12,6 +13,9 @@ from flaxvision.report import figures
 from flaxvision.report.page import report_html
 from flaxvision.report.tables import results_csv, results_latex, results_markdown
 from flaxvision.sweep.results import SweepResult
+
+if TYPE_CHECKING:
+    from flaxvision.report.winner import Insight
 
 Failed = Callable[[str, Exception], object]  # is told what could not be made, and why
 
@@ -34,9 +38,11 @@ class Writer:
         for name, content in self.figures.items():
             self._write(name, functools.partial(bytes, content))
 
-    def page(self, result: SweepResult, sections: Sequence[tuple[str, str]] = ()) -> None:
+    def page(
+        self, result: SweepResult, sections: Sequence[tuple[str, str]] = (), *, insight: Insight | None = None
+    ) -> None:
         """Write the page, of a result that may know more by now."""
-        self._write("report.html", lambda: report_html(result, self.figures, sections))
+        self._write("report.html", lambda: report_html(result, self.figures, sections, insight=insight))
 
     def _write(self, name: str, content: Callable[[], bytes | str]) -> None:
         stop_if_asked()

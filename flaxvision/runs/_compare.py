@@ -53,9 +53,15 @@ class Comparison:
         head = [f"## {section.title}\n"] if rows or notes else []
         return "\n".join([results_markdown(self.result), *head, *notes, *table])
 
-    def latex(self) -> str:
-        """The table as LaTeX, for `\\usepackage{booktabs}`."""
-        return results_latex(self.result)
+    def latex(
+        self,
+        *,
+        columns: Sequence[str] = (),
+        names: Mapping[str, str] | None = None,
+        digits: Mapping[str, int] | None = None,
+    ) -> str:
+        """The table as LaTeX, for `\\usepackage{booktabs}`; the arguments choose as those of `results_latex`."""
+        return results_latex(self.result, columns=columns, names=names, digits=digits)
 
 
 def compare(runs: Iterable[Run | str | Path], *, metric: str | None = None) -> Comparison:

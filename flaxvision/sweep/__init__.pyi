@@ -1,3 +1,8 @@
+from ._differences import (
+    Difference as Difference,
+    Differences as Differences,
+    differences as differences,
+)
 from ._rerun import (
     Rerun as Rerun,
     rerun as rerun,

@@ -12,24 +12,25 @@ from typing import TYPE_CHECKING, TypedDict
 
 from flaxvision._after import export_winner
 from flaxvision._files import WINNER
-from flaxvision._interrupts import deferred, stop_if_asked
+from flaxvision._interrupts import deferred
 from flaxvision._own_code import check_not_reading
 from flaxvision._text import visible
 from flaxvision.errors import UserError
 from flaxvision.identity import switches
 from flaxvision.sweep import store
-from flaxvision.sweep.about import write_about
 from flaxvision.sweep.arrange import Arrangement, go_on, read_arrangement, recorded, write_arrangement
 from flaxvision.sweep.executors import CHECKPOINT_EVERY, check_executor, check_models, execute, reason
 from flaxvision.sweep.files import ARRAYS, DataFolders, RunFiles
 from flaxvision.sweep.inputs import dataset_of
 from flaxvision.sweep.keeping import given_data, keep_inputs
+from flaxvision.sweep.live import Live
 from flaxvision.sweep.logged import TrialLogs
 from flaxvision.sweep.overrides import override
 from flaxvision.sweep.parse import load_spec
 from flaxvision.sweep.plan import Plan, one_each, plan
-from flaxvision.sweep.progress import Watcher, subject
+from flaxvision.sweep.progress import Together, Watcher, subject
 from flaxvision.sweep.provenance import data_sources, device, on_other_cores, versions
+from flaxvision.sweep.reporting import report_on
 from flaxvision.sweep.results import Outcome, Problem, SweepResult, best_cell, cells_of, winner_of
 from flaxvision.sweep.spec import Spec, config_hash
 from flaxvision.sweep.spec_file import damage_of, dump_spec
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from flaxvision._after import After
     from flaxvision.data import Dataset
     from flaxvision.logs import Opens
-    from flaxvision.report.tables import Section
     from flaxvision.training.callbacks import Callback
 
 
@@ -113,7 +113,7 @@ def run(
         data_dir: Folder of prepared data sets, see `flaxvision.data.load`.
         command: The command that made it, for the report.
         planned: Called with what will run, after all checks and before any training; not if nothing is left to train.
-        watch: Sees trials train and end, see `Watcher`; None: nobody does.
+        watch: Sees what is done and how trials end, see `Watcher`; None: nobody does.
         log: Tools that draw every trial while it trains, "tensorboard", "wandb" or "mlflow", or functions that make a
             `flaxvision.logs.Logger`; one or several. Their files lie in the run directory.
         export: Fill the winner's folder (ONNX files, a PyTorch `state_dict`, a card, an example, …) and compare it
@@ -138,36 +138,45 @@ def run(
     if not checkpoint_every >= 0:
         raise UserError(f"checkpoint_every is {checkpoint_every}: give seconds, 0 or more, or math.inf for never")
     logs = TrialLogs([log] if isinstance(log, str) or callable(log) else log)
-    given = given_data(data, dataset, out_dir if resume else None)
-    spec = override(
-        load_spec(spec),
-        dataset=dataset if data is None else ARRAYS + data.name,
-        epochs=epochs,
-        seeds=seeds,
-        limit=limit,
-        settings=settings or {},
-        grid=grid,
-    )
-    checked, files = check(spec, out_dir, DataFolders(raw_dir, data_dir, given), executor, resume=resume)
-    if out_dir is None:
-        files = dataclasses.replace(files, directory=store.claim(files.directory))
-    else:
-        store.check_directory(files.directory, checked.spec, resume=resume)
-    with store.locked(files.directory), contextlib.closing(logs):
+    watch = watch or Watcher()
+    with contextlib.ExitStack() as watched:
+        watched.enter_context(watch)
+        watch.stage("checking data and networks")
+        given = given_data(data, dataset, out_dir if resume else None)
+        spec = override(
+            load_spec(spec),
+            dataset=dataset if data is None else ARRAYS + data.name,
+            epochs=epochs,
+            seeds=seeds,
+            limit=limit,
+            settings=settings or {},
+            grid=grid,
+        )
+        checked, files = check(spec, out_dir, DataFolders(raw_dir, data_dir, given), executor, resume=resume)
+        if out_dir is None:
+            files = dataclasses.replace(files, directory=store.claim(files.directory))
+        else:
+            store.check_directory(files.directory, checked.spec, resume=resume)
+        watched.enter_context(store.locked(files.directory))
+        watched.enter_context(contextlib.closing(logs))
         unless_whole = [f"{damage}: it is written anew"] if (damage := damage_of(files.directory)) else []
         there = store.open_run(files.directory, checked.spec, resume=resume)
+        watch.open(files.directory)
         sound, again = store.usable(there.records, files)
         notes = store.check_identity(files.directory, sound, checked.identity)
         files, own = keep_inputs(checked.spec, files)
         notes += own
         damaged = [*unless_whole, *there.notes, *again]
-        watch = watch or Watcher()
         for note in damaged:
             watch.note(note)
+        command = visible(command or f"flaxvision.sweep.run({spec.name!r}, …)")
+        known = {"command": command, "data": checked.data}
         done = {record["id"]: record for record in sound}
+        live = Live(checked.spec, checked.trials, done, files, known, watch.note, page=report)
+        watch = Together(watch, watched.enter_context(live))
         train = Training(checked, files, executor, checkpoint_every, watch, logs, planned, done)
         result, trials = _filled(train, command, [*notes, *damaged])
-        return _reported(result, trials, files, [export_winner, *after] if export else after, report)
+        return report_on(result, trials, files, [export_winner, *after] if export else after, report, watch)
 
 
 def check(
@@ -204,7 +213,10 @@ class Training:
         if left:
             if not self.used:
                 self.planned(self.plan)
-            self._train(self._arrange(wanted, left))
+            self.watch.stage("arranging trials")
+            stages = {trial.stage for trial in left}
+            kept = [self.done[t.id] for t in wanted if t.id in self.done and t.stage in stages]
+            self._train(self._arrange(wanted, left), kept)
         return {trial.id: store.outcome_of(self.done[trial.id], self.files) for trial in wanted}
 
     def _arrange(self, wanted: Sequence[Trial], left: Sequence[Trial]) -> Arrangement:
@@ -229,7 +241,7 @@ class Training:
         write_arrangement(directory, {**stages, stage: recorded(arranged, before, self.executor, platform)})
         return arranged
 
-    def _train(self, arranged: Arrangement) -> None:
+    def _train(self, arranged: Arrangement, kept: Sequence[Record]) -> None:
         files, spec, watch, logs = self.files, self.plan.spec, self.watch, self.logs
 
         def callbacks(cohort: Cohort) -> list[Callback]:
@@ -237,18 +249,17 @@ class Training:
 
         shared = files, arranged.mode, spec.convergence_threshold, self.checkpoint_every
         work = [Cohort(trials, *shared) for trials in arranged.cohorts]
-        watch.begin(work, spec.objective)
-        with watch:
-            for cohort, records in execute(work, arranged.executor, callbacks):
-                for record in records:
-                    store.check_unchanged(record, self.plan.identity)
-                store.append_record(files.directory, *records)
-                self.done |= {record["id"]: record for record in records}
-                if cohort.pretrains and records[0]["status"] != "failed":
-                    store.take_weights(records[0], files, files.pretrained)
-                self._forget(cohort, records)
-                watch.end(cohort, records)
-                logs.end(cohort, records)
+        watch.begin(work, spec.objective, kept)
+        for cohort, records in execute(work, arranged.executor, callbacks):
+            for record in records:
+                store.check_unchanged(record, self.plan.identity)
+            store.append_record(files.directory, *records)
+            self.done |= {record["id"]: record for record in records}
+            if cohort.pretrains and records[0]["status"] != "failed":
+                store.take_weights(records[0], files, files.pretrained)
+            self._forget(cohort, records)
+            watch.end(cohort, records)
+            logs.end(cohort, records)
         together = arranged.executor == "threads" and max(map(len, arranged.cohorts)) > 1
         self.used.append(f"{arranged.executor}, cohorts by vmap" if together else arranged.executor)
 
@@ -261,7 +272,7 @@ class Training:
             self.files.checkpoints.rmdir()
 
 
-def _filled(train: Training, command: str | None, notes: Sequence[str]) -> tuple[SweepResult, dict[str, Trial]]:
+def _filled(train: Training, command: str, notes: Sequence[str]) -> tuple[SweepResult, dict[str, Trial]]:
     """Train what is not on record; the whole table, and all its trials by id."""
     spec, stages, trials, files = train.plan.spec, train.plan.stages, train.plan.trials, train.files
     files.pretrained.unlink(missing_ok=True)
@@ -295,7 +306,7 @@ def _filled(train: Training, command: str | None, notes: Sequence[str]) -> tuple
     notes = [*notes, *on_other_cores(train.done[name] for name in everything)]
     shown = list(everything.values())[-1] if winner is None else everything[winner.id]
     provenance = {
-        "command": visible(command or f"flaxvision.sweep.run({spec.name!r}, …)"),
+        "command": command,
         "config hash": config_hash(dump_spec(spec)),
         "executor": ", ".join(dict.fromkeys(train.used)) or train.executor,
         "seeds": list(spec.seeds),
@@ -321,42 +332,3 @@ def _filled(train: Training, command: str | None, notes: Sequence[str]) -> tuple
         problems=tuple(problems),
     )
     return result, everything
-
-
-def _reported(
-    result: SweepResult, trials: dict[str, Trial], files: RunFiles, after: Sequence[After], report: bool
-) -> SweepResult:
-    """Write what is known, numbers first, then do what comes after; what fails is noted and costs nothing else."""
-    problems = list(result.problems)
-
-    def failed(what: str, error: Exception) -> None:
-        problems.append(Problem(what, reason(error)))
-
-    def so_far() -> SweepResult:
-        return dataclasses.replace(result, problems=tuple(problems))
-
-    def note() -> None:
-        try:
-            write_about(so_far(), files.about)
-        except UserError as error:
-            failed(files.about.name, error)
-
-    note()
-
-    if report:
-        from flaxvision.report.writer import Writer
-
-        writer = Writer(result, failed)
-        writer.page(so_far())
-    if after and result.winner is not None:
-        sections: list[Section] = []
-        for step in after:
-            stop_if_asked()
-            try:
-                sections += step(so_far(), dataset_of(trials[result.winner.id], files), failed)
-            except Exception as error:
-                failed(getattr(step, "__name__", str(step)), error)
-        if report:
-            writer.page(so_far(), [(section.title, section.html()) for section in sections])
-    note()
-    return so_far()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from flaxvision._text import visible
+from flaxvision.sweep.status import RUNNING, STAGES, Best, Status
 from flaxvision.training.metrics import metric_of
 
 if TYPE_CHECKING:
@@ -18,33 +20,58 @@ if TYPE_CHECKING:
     from flaxvision.training.callbacks import Callback, Progress
 
 EVERY = 30.0  # seconds between two lines where there is no terminal
+WIDE = 100  # columns from which on a terminal has room for a bar, too
 
 
 class Watcher:
-    """Sees the trials of a sweep train and end, and says nothing; those that follow say something.
+    """Sees a sweep go on, and says nothing; those that follow say something.
 
-    A `with` block holds each stage of the sweep, begun by `begin`.
+    A `with` block holds the whole sweep: `stage` names what is done in it, `begin` begins to train.
     """
 
     directory: Path | None = None  # of the run, once there is one
     undo = ""  # what sets a terminal right that shows something that moves
-
-    def begin(self, cohorts: Sequence[Cohort], objective: str) -> None:
-        """Take in what is about to be trained."""
-        self.directory = cohorts[0].files.directory
-        self.objective, self.lower = objective, metric_of(objective).lower_is_better
-        self.parts = dict.fromkeys(map(id, cohorts), 0.0)  # cohort -> how much of its work is done, from 0 to 1
-        self.sizes = {id(cohort): len(cohort.trials) for cohort in cohorts}
-        self.trials = sum(self.sizes.values())
-        self.ended = self.failed = 0
-        self.best: tuple[float, str] | None = None
-        self.began = time.monotonic()
+    doing = ""
+    since = 0.0  # by the clock of `time.monotonic`, when that began
+    trials = kept = ended = failed = 0
+    best: Best | None = None
+    work = 0.0  # of what is trained now: trials, those that are half done as halves
+    counting = threading.Lock()  # cohorts may train in threads
 
     def __enter__(self) -> Watcher:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         pass
+
+    def starting(self) -> contextlib.AbstractContextManager[object]:
+        """Holds what takes seconds before anything is known of the sweep."""
+        return contextlib.nullcontext()
+
+    def stage(self, doing: str) -> None:
+        """Something else begins that takes its time."""
+        self.doing, self.since = doing, time.monotonic()
+
+    def open(self, directory: Path) -> None:
+        """All is checked, and the run's folder is there."""
+        self.directory = directory
+
+    def begin(self, cohorts: Sequence[Cohort], objective: str, kept: Sequence[Record] = ()) -> None:
+        """Take in what is about to be trained, and what an earlier run has left of the same stage."""
+        self.directory = cohorts[0].files.directory
+        self.parts = dict.fromkeys(map(id, cohorts), 0.0)  # cohort -> how much of it is done, from 0 to 1
+        self.work = 0.0
+        self.count(objective, sum(len(cohort.trials) for cohort in cohorts), kept)
+        self.stage(STAGES[cohorts[-1].trials[-1].stage])
+
+    def count(self, objective: str, new: int, kept: Sequence[Record]) -> None:
+        """Count from so many trials that are yet to be trained, and those that an earlier run left."""
+        self.objective, self.lower = objective, metric_of(objective).lower_is_better
+        self.ended = self.kept = len(kept)
+        self.trials = self.kept + new
+        self.failed, self.best = 0, None
+        for record in kept:
+            self._take(record)
 
     def callbacks(self, cohort: Cohort) -> Iterable[Callback]:
         """What is told of a cohort's progress."""
@@ -52,27 +79,35 @@ class Watcher:
         def move(progress: Progress) -> None:
             if progress.note:
                 self.note(f"{subject([trial.id for trial in cohort.trials])} {progress.note}")
-            self.parts[id(cohort)] = progress.step / progress.steps
+            self._advance(cohort, progress.step / progress.steps)
             self.moved()
 
         return [move]
 
     def end(self, cohort: Cohort, records: Sequence[Record]) -> None:
         """Take in what a cohort left."""
-        self.parts[id(cohort)] = 1.0
+        self._advance(cohort, 1.0)
         self.ended += len(records)
         for record in records:
-            cell = [f"{key} {label}" for key, label in record["cell"].items()]
-            named = ", ".join([*cell, f"seed {record['seed']}"])
+            self._take(record)
             if record["status"] == "failed":
-                self.failed += 1
+                cell = [f"{key} {label}" for key, label in record["cell"].items()]
+                named = ", ".join([*cell, f"seed {record['seed']}"])
                 self.say(f"trial {record['id']} ({named}) failed: {record['message']}")
-            elif record["status"] == "ok" and record["stage"] != "pretrain":
-                value = record["final"].get(self.objective)
-                sign = 1 if self.lower else -1
-                if value is not None and (self.best is None or sign * value < sign * self.best[0]):
-                    self.best = value, named
         self.moved()
+
+    def _advance(self, cohort: Cohort, part: float) -> None:
+        with self.counting:
+            self.work += (part - self.parts[id(cohort)]) * len(cohort.trials)
+            self.parts[id(cohort)] = part
+
+    def _take(self, record: Record) -> None:
+        if record["status"] == "failed":
+            self.failed += 1
+        elif record["status"] == "ok" and record["stage"] != "pretrain":
+            value, sign = record["final"].get(self.objective), 1 if self.lower else -1
+            if value is not None and (self.best is None or sign * value < sign * self.best.value):
+                self.best = Best(self.objective, value, record["cell"])
 
     def moved(self) -> None:
         """Something is further than before."""
@@ -85,28 +120,71 @@ class Watcher:
         self.say(line)
 
     @property
-    def share(self) -> float:
-        """How much of all work is done, from 0 to 1."""
-        return sum(share * self.sizes[key] for key, share in self.parts.items()) / self.trials
+    def status(self) -> Status:
+        """How far the sweep is."""
+        new, seconds = self.trials - self.kept, time.monotonic() - self.since
+        share = min(1.0, self.work / new) if new else 1.0
+        return Status(
+            state=RUNNING,
+            doing=self.doing,
+            trials=self.trials,
+            ended=self.ended,
+            failed=self.failed,
+            share=(self.kept + new * share) / self.trials if self.trials else 0.0,
+            seconds=seconds,
+            seconds_left=seconds * (1 - share) / share if 0 < share < 1 else None,
+            best=self.best,
+        )
 
     def line(self, between: str = ", ") -> str:
-        """Trials done, time left, the best so far.
+        """How far the sweep is, in a line.
 
-        "3/12 trials, 41 %, 0:35 left, best test top-1 97.10 % (learning_rate 0.1)"
+        "3/12 trials, 41 %, 35 s left, best 97.1 % (learning_rate 0.1)"
         """
-        from flaxvision.report import formats
+        return self.status.line(between)
 
-        share = self.share
-        parts = [f"{self.ended}/{self.trials} trials", f"{100 * share:.0f} %"]
-        if 0 < share < 1:
-            parts.append(f"{clock((time.monotonic() - self.began) * (1 - share) / share)} left")
-        if self.failed:
-            parts.append(f"{self.failed} failed")
-        if self.best:
-            value, trial = self.best
-            name = formats.metric_name(self.objective, unit=False)
-            parts.append(f"best {name} {formats.with_unit(self.objective, value)} ({trial})")
-        return between.join(parts)
+
+class Together(Watcher):
+    """Several watchers of one sweep."""
+
+    def __init__(self, *watchers: Watcher):
+        self.watchers = watchers
+        self.block = contextlib.ExitStack()
+
+    def __enter__(self) -> Watcher:
+        for watcher in self.watchers:
+            self.block.enter_context(watcher)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.block.__exit__(*error)
+
+    def stage(self, doing: str) -> None:
+        for watcher in self.watchers:
+            watcher.stage(doing)
+
+    def open(self, directory: Path) -> None:
+        for watcher in self.watchers:
+            watcher.open(directory)
+
+    def begin(self, cohorts: Sequence[Cohort], objective: str, kept: Sequence[Record] = ()) -> None:
+        for watcher in self.watchers:
+            watcher.begin(cohorts, objective, kept)
+
+    def callbacks(self, cohort: Cohort) -> Iterable[Callback]:
+        return [callback for watcher in self.watchers for callback in watcher.callbacks(cohort)]
+
+    def end(self, cohort: Cohort, records: Sequence[Record]) -> None:
+        for watcher in self.watchers:
+            watcher.end(cohort, records)
+
+    def say(self, line: str) -> None:
+        for watcher in self.watchers:
+            watcher.say(line)
+
+    def note(self, line: str) -> None:
+        for watcher in self.watchers:
+            watcher.note(line)
 
 
 class Failures(Watcher):
@@ -120,22 +198,28 @@ class Failures(Watcher):
 
 
 class Lines(Watcher):
-    """Plain lines, by default on standard error: at the start, at each tenth, at the end, and after `every` seconds."""
+    """Plain lines, by default on standard error: at every stage, at each tenth of the trials, after `every` seconds."""
 
     def __init__(self, file: TextIO | None = None, every: float = EVERY):
         self.file, self.every = file, every
         self.lock = threading.Lock()
+        self.over = threading.Event()
 
-    def begin(self, cohorts: Sequence[Cohort], objective: str) -> None:
-        super().begin(cohorts, objective)
-        self.tenths = 0
-        what = {"pretrain": "pretraining", "final": "final stage"}.get(cohorts[0].trials[0].stage, "training")
-        programs = len({trial.program for cohort in cohorts for trial in cohort.trials})
-        counts = [f"{n} {noun}{'s' * (n != 1)}" for n, noun in ((self.trials, "trial"), (programs, "program"))]
-        self.say(f"{self.directory}: {what}, {', '.join(counts)}")
+    def open(self, directory: Path) -> None:
+        super().open(directory)
+        self.say(f"run folder: {directory}")
+
+    def stage(self, doing: str) -> None:
+        super().stage(doing)
+        if self.directory and doing not in STAGES.values():
+            self.say(doing)
+
+    def begin(self, cohorts: Sequence[Cohort], objective: str, kept: Sequence[Record] = ()) -> None:
+        super().begin(cohorts, objective, kept)
+        self.tenths = int(10 * self.status.share)
+        self.say(_beginning(self, cohorts))
 
     def __enter__(self) -> Watcher:
-        self.over = threading.Event()
         self.thread = threading.Thread(target=self._tick, daemon=True)
         self.thread.start()
         return self
@@ -147,10 +231,11 @@ class Lines(Watcher):
     def _tick(self) -> None:
         """Say something also while nothing ends, such as during a long compilation."""
         while not self.over.wait(self.every):
-            self.say(self.line())
+            if self.directory:
+                self.say(self.line())
 
     def moved(self) -> None:
-        tenths = 10 if self.ended == self.trials else min(9, int(10 * self.share + 1e-9))
+        tenths = 10 if self.ended == self.trials else min(9, int(10 * self.status.share + 1e-9))
         if tenths > self.tenths:
             self.tenths = tenths
             self.say(self.line())
@@ -170,16 +255,36 @@ class Bar(Watcher):
 
         self.console = Console(stderr=True)
 
-    def begin(self, cohorts: Sequence[Cohort], objective: str) -> None:
-        from rich.progress import BarColumn, Progress, TextColumn
-        from rich.table import Column
+    def starting(self) -> contextlib.AbstractContextManager[object]:
+        return self.console.status("starting")
 
-        super().begin(cohorts, objective)
-        text = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
-        self.bar = Progress(BarColumn(bar_width=16), text, console=self.console, transient=True, expand=True)
-        self.task = self.bar.add_task(self.line(" · "), total=1.0)
+    def open(self, directory: Path) -> None:
+        super().open(directory)
+        self.say(f"run folder: {directory}")
+
+    def begin(self, cohorts: Sequence[Cohort], objective: str, kept: Sequence[Record] = ()) -> None:
+        super().begin(cohorts, objective, kept)
+        self.say(_beginning(self, cohorts))
 
     def __enter__(self) -> Watcher:
+        from rich.progress import BarColumn, ProgressColumn, SpinnerColumn, Task
+        from rich.progress import Progress as RichProgress
+        from rich.table import Column
+        from rich.text import Text
+
+        watch = self
+
+        class Line(ProgressColumn):
+            """How far the sweep is, at every refresh, as time goes on while nothing moves."""
+
+            def render(self, task: Task) -> Text:
+                return Text(visible(watch.line(" · ")))
+
+        line = Line(Column(no_wrap=True, overflow="ellipsis"))
+        wide = [BarColumn(bar_width=16)] if self.console.width >= WIDE else []
+        columns = (SpinnerColumn(), *wide, line)
+        self.bar = RichProgress(*columns, console=self.console, transient=True, expand=True, refresh_per_second=4)
+        self.task = self.bar.add_task("", total=1.0)
         self.bar.start()
         return self
 
@@ -187,10 +292,19 @@ class Bar(Watcher):
         self.bar.stop()
 
     def moved(self) -> None:
-        self.bar.update(self.task, description=self.line(" · "), completed=self.share)
+        self.bar.update(self.task, completed=self.status.share)
 
     def say(self, line: str) -> None:
         self.console.print(visible(line), markup=False, highlight=False)
+
+
+def _beginning(watch: Watcher, cohorts: Sequence[Cohort]) -> str:
+    """What a stage begins with: "training, 20 trials, 4 programs"."""
+    programs = len({trial.program for cohort in cohorts for trial in cohort.trials})
+    new = watch.trials - watch.kept
+    counts = [f"{n} {noun}{'s' * (n != 1)}" for n, noun in ((new, "trial"), (programs, "program"))]
+    before = [f"{watch.kept} more from before"] * bool(watch.kept)
+    return ", ".join([watch.doing, *counts, *before])
 
 
 def watcher(quiet: bool = False) -> Watcher:
@@ -200,17 +314,6 @@ def watcher(quiet: bool = False) -> Watcher:
     from rich.console import Console
 
     return Bar() if Console(stderr=True).is_terminal else Lines()
-
-
-def clock(seconds: float) -> str:
-    """A duration as hours, minutes and seconds.
-
-    >>> clock(35.2), clock(3725)
-    ('0:35', '1:02:05')
-    """
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def subject(ids: Sequence[str]) -> str:

@@ -246,7 +246,12 @@ def winner_of(cells: Sequence[Cell], metric: str) -> Outcome | None:
 
 
 def best_cell(cells: Sequence[Cell], metric: str) -> Cell | None:
-    """The cell with the best mean of a metric, the first of equal ones; None where every trial diverged or failed.
+    """The first of `ranked`; None where every trial diverged or failed."""
+    return next((cell for cell in ranked(cells, metric) if cell.sound), None)
+
+
+def ranked(cells: Sequence[Cell], metric: str) -> list[Cell]:
+    """The cells from the best mean of a metric to the worst; of equal ones the first comes first.
 
     A cell of whose trials a smaller share diverged or failed comes first, whatever its mean, which is over the others.
     """
@@ -256,7 +261,7 @@ def best_cell(cells: Sequence[Cell], metric: str) -> Cell | None:
         value = math.inf if mean is None else mean if metric_of(metric).lower_is_better else -mean
         return 1 - cell.sound / cell.n, value
 
-    return min((cell for cell in cells if cell.sound), key=rank, default=None)
+    return sorted(cells, key=rank)
 
 
 def nearest_to_mean(cell: Cell, objective: str) -> Outcome:

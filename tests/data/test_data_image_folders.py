@@ -344,3 +344,14 @@ def test_the_checksum_is_of_content_and_class(tmp_path):
     assert same != checksum("a", "c", "x")
     assert same != checksum("a", "b", "x", size=2)
     assert checksum("a", "b", "x", size=2) != checksum("a", "b", "x", size=2, fit="stretch")
+
+
+def test_each_example_knows_its_file(tmp_path):
+    """Also of a hold-out and a limit, and mixed."""
+    dataset = data.load(fill(tmp_path, "train/a*9", "train/b*7", "test/a*3", "test/b*2"), limit=10).hold_out(0.3)
+    assert list(map(len, dataset.splits.values())) == [7, 3, 5]
+    for examples in dataset.splits.values():
+        for number, image in enumerate(examples.images):
+            with Image.open(tmp_path / examples.name(number)) as stored:
+                np.testing.assert_array_equal(np.asarray(stored), image[..., 0])
+    assert data.load("two_clusters", limit=3).test.name(2) == "#2"

@@ -15,6 +15,8 @@ from flaxvision.errors import UserError
 @pytest.mark.parametrize("shape", [(6, 5, 3), (2,)])
 def test_it_comes_back(make_dataset, tmp_path, shape):
     dataset = make_dataset(shape, 3, 40, 20).hold_out(0.2)
+    test = dataclasses.replace(dataset.test, files=np.array([f"a/{i}.png" for i in range(20)], object))
+    dataset = dataclasses.replace(dataset, test=test)
     again = read_dataset(write_dataset(dataset, tmp_path / "data.npz"))
     assert (again.name, again.classes, again.source) == (dataset.name, dataset.classes, dataset.source)
     assert list(again.splits) == ["train", "validation", "test"]
@@ -22,6 +24,7 @@ def test_it_comes_back(make_dataset, tmp_path, shape):
         np.testing.assert_array_equal(again.splits[name].images, split.images)
         np.testing.assert_array_equal(again.splits[name].labels, split.labels)
         assert again.splits[name].images.dtype == split.images.dtype
+        assert [again.splits[name].name(i) for i in (0, 7)] == [split.name(i) for i in (0, 7)]
 
 
 def test_damage_is_one_line(tmp_path):

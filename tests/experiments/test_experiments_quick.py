@@ -28,6 +28,7 @@ STUDIES = [
     "framework_parity",
     "mnist_ablations",
     "mnist_classifier",
+    "null_differences",
     "planar_clusters",
     "trace_identity",
 ]

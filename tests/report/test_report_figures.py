@@ -19,7 +19,8 @@ from PIL import Image
 from flaxvision.report import draw_figures, figure_files
 from flaxvision.report import style as style_module
 from flaxvision.report.confusion import confused_pairs
-from flaxvision.report.curves import Curve, draw_curves
+from flaxvision.report.curves import draw_curves
+from flaxvision.report.plots import Curve
 from flaxvision.report.style import DPI, spread
 from flaxvision.training.confusion import confusion_pairs
 

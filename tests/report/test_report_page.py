@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import html.parser
+import json
 import re
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import report_examples as examples
 
+from flaxvision import report
 from flaxvision.errors import UserError
 from flaxvision.report import report_html, results_csv, results_latex, results_markdown, write_report
 
@@ -27,6 +29,7 @@ class Page(html.parser.HTMLParser):
         self.sources: list[str] = []
         self.tags: set[str] = set()
         self.headings: list[str] = []
+        self.scripts: list[str] = []
         self.rows: list[list[str]] = []
         self.text = ""
         self.feed(text)
@@ -57,11 +60,22 @@ class Page(html.parser.HTMLParser):
             assert "url(" not in data
             assert "@import" not in data
             return
-        self.text += f"{data} "
         if {"td", "th"} & set(self.open):
             self.rows[-1][-1] += data
+        if self.open and self.open[-1] == "script":
+            self.scripts.append(data)
+            return
+        self.text += f"{data} "
         if self.open and self.open[-1] in ("h1", "h2"):
             self.headings.append(data)
+
+
+def assert_only_our_scripts(page: Page) -> list:
+    """The page has no script but ours, and their data; these are returned."""
+    data, script = page.scripts
+    assert script.strip() == (Path(report.__file__).parent / "page.js").read_text(encoding="utf-8").strip()
+    assert "<" not in data
+    return json.loads(data)
 
 
 @pytest.mark.parametrize("name", examples.EXAMPLES)
@@ -70,7 +84,8 @@ def test_page_is_well_formed_and_loads_nothing(written, name):
     assert sorted(paths) == sorted(result.directory.iterdir())
     text = (result.directory / "report.html").read_text(encoding="utf-8")
     page = Page(text)
-    assert not {"script", "link", "iframe", "object"} & page.tags
+    assert not {"link", "iframe", "object"} & page.tags
+    assert_only_our_scripts(page)
     assert all(source.startswith(("data:image/svg+xml;base64,", "data:image/png;base64,")) for source in page.sources)
     assert len(page.sources) == len(list(result.directory.glob("*.svg")))
     assert all((result.directory / link).is_file() for link in page.links)
@@ -129,7 +144,7 @@ def test_names_cannot_break_the_page(tmp_path):
     paths = write_report(result, extra_sections=[("Parity <1>", "<p>all <b>equal</b></p>")])
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     page = Page(text)
-    assert "script" not in page.tags
+    assert_only_our_scripts(page)
     assert page.headings[0] == nasty
     assert "Parity <1>" in page.headings
     assert "<p>all <b>equal</b></p>" in text

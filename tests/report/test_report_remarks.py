@@ -12,7 +12,7 @@ import report_examples as examples
 from rich.console import Console
 
 from flaxvision.report import report_html, results_csv, results_latex, results_markdown, terminal_table
-from flaxvision.report.display import cautions, data_used, equal_cells
+from flaxvision.report.remarks import cautions, data_used, equal_cells
 from flaxvision.report.tables import latex_text
 
 HERE = Path()

@@ -15,8 +15,11 @@ import report_examples as examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
+from scipy import stats
 
+from flaxvision.errors import UserError
 from flaxvision.report import formats, results_csv, results_latex, results_markdown, tables, terminal_table
+from flaxvision.sweep._differences import differences
 from flaxvision.sweep.results import TABLE_METRICS, Verdict
 
 HERE = Path("unused")
@@ -45,8 +48,14 @@ def test_csv_is_exact():
         ",".join(numbers.get(metric, ",") for metric in TABLE_METRICS)
         for numbers in ({**scored, "train_loss": f"0.5,{std}"}, scored)
     )
+    cells = small().cells
+    bound = float(stats.t.isf(0.025, 1)) * np.sqrt(0.25**2 / 6 / 2)  # equal pairs; accuracies are multiples of 0.25
+    found = differences(cells, "test_top1").others[cells[1]]
+    assert (found.low, found.high) == pytest.approx((-bound, bound))
+    between = f"0.0,{found.low!r},{found.high!r},no"
     assert results_csv(small()) == (
-        f'{header},best_epoch,converged_epoch,seconds\n0.10,2,0,0,7,{first},2,2,2.0\n"a,b",2,2,0,7,{second},2,2,2.0\n'
+        f"{header},difference,difference_low,difference_high,distinguishable,best_epoch,converged_epoch,seconds\n"
+        f'0.10,2,0,0,7,{first},,,,,2,2,2.0\n"a,b",2,2,0,7,{second},{between},2,2,2.0\n'
     )
 
 
@@ -118,9 +127,9 @@ def test_one_key_has_a_row_a_cell_with_the_published_number_beside_ours():
     result = examples.learning_rates(HERE)
     text = results_markdown(result)
     [[header, rule, *rows]] = markdown_tables(text)
-    assert header == ["learning_rate", "n", "test top-1 (%)", "published", "verdict", "test loss", "train loss",
-                      "converged at", "seconds"]  # fmt: skip
-    assert rule == ["---"] + ["---:"] * 8
+    assert header == ["learning_rate", "n", "test top-1 (%)", "published", "verdict", "to the best", "test loss",
+                      "train loss", "converged at", "seconds"]  # fmt: skip
+    assert rule == ["---"] + ["---:"] * 9
     assert [row[0] for row in rows] == ["1", "0.1", "0.01", "0.001"]
     assert [row[1] for row in rows] == ["3†", "3", "3", "3"]
     ours = [percent([o.history["test_top1"][-1] for o in cell.outcomes]) for cell in result.cells]
@@ -130,8 +139,12 @@ def test_one_key_has_a_row_a_cell_with_the_published_number_beside_ours():
     for row, cell in zip(rows, result.cells, strict=True):
         gap = 100 * (np.mean([o.history["test_top1"][-1] for o in cell.outcomes]) - cell.verdicts[0].published)
         assert row[4] == f"{cell.verdicts[0].verdict} ({gap:+.2f})".replace("-", "−")
-    assert rows[0][5] == "diverged"
-    assert rows[0][7] == "9.0"
+    scores = np.array([[o.history["test_top1"][-1] for o in cell.outcomes] for cell in result.cells])
+    for i, row in enumerate(rows):
+        gap = f"{100 * (scores[i] - scores[best]).mean():+.2f}".replace("-", "−")
+        assert row[5].partition(" (")[0] == ("best" if i == best else gap)
+    assert rows[0][6] == "diverged"
+    assert rows[0][8] == "9.0"
     assert "† Seeds with a loss or weight that is not finite (1: 3 of 3)" in text
     assert "tolerance ±1 to ±1.5 points" in text
     assert "over n = 3 seeds" in text
@@ -145,7 +158,7 @@ def test_two_keys_make_a_two_way_table():
     for i, row in enumerate(two_way[2:]):
         for j, text in enumerate(row[1:]):
             values = [o.history["test_top1"][-1] for o in result.cells[4 * i + j].outcomes]
-            assert text.strip("*†") == percent(values)
+            assert text.strip("*†≈ ") == percent(values)
     assert two_way[2][1].endswith("†")
     assert sum(text.startswith("**") for row in two_way[2:] for text in row) == 1
     assert len(rows) == 2 + 12
@@ -163,7 +176,7 @@ def test_an_incomplete_grid_has_gaps():
 
 def test_losses_have_four_digits_and_the_lowest_of_a_cell_without_diverged_seeds_is_best():
     [[header, _, *rows]] = markdown_tables(results_markdown(examples.autoencoder(HERE)))
-    assert header == ["optimizer", "n", "test loss", "published", "verdict", "train loss", "seconds"]
+    assert header == ["optimizer", "n", "test loss", "published", "verdict", "to the best", "train loss", "seconds"]
     cell = examples.autoencoder(HERE).cells[0]
     values = [o.history["test_loss"][-1] for o in cell.outcomes]
     assert rows[0][2] == f"**{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}**"
@@ -188,7 +201,7 @@ def test_markdown_escapes():
     assert text.startswith("# 50 % of \\`a\\|b\\`\n")
     assert "| a\\|b |" in text
     assert "\\*\\<script\\>" in text
-    assert {line.replace("\\|", "").count("|") for line in text.splitlines() if line.startswith("|")} == {6}
+    assert {line.replace("\\|", "").count("|") for line in text.splitlines() if line.startswith("|")} == {7}
 
 
 def test_latex_structure_and_escapes():
@@ -213,6 +226,26 @@ def test_latex_two_way():
     assert r"learning\_rate & 32 & 64 & 128 & 256 \\" in text
     assert r"\label{tab:grid}" in text
     assert r"\label{tab:grid-cells}" in text
+
+
+def test_latex_of_chosen_columns():
+    result = examples.learning_rates(HERE)
+    text = results_latex(
+        result,
+        columns=["test_top1", "difference", "parameters"],
+        names={"learning_rate": r"$\eta$", "test_top1": r"accuracy (\%)"},
+        digits={"test_top1": 1},
+    )
+    assert r"\begin{tabular}{lrrr}" in text
+    assert r"$\eta$ & accuracy (\%) & to the best & parameters \\" in text
+    values = 100 * np.array([o.history["test_top1"][-1] for o in result.cells[1].outcomes])
+    assert rf"0.1 & \textbf{{{values.mean():.1f} $\pm$ {values.std(ddof=1):.1f}}}" in text
+    with pytest.raises(UserError, match="unknown column 'test_top5': did you mean 'test_top3'"):
+        results_latex(result, columns=["test_top5"])
+    with pytest.raises(UserError, match="unknown column 'lr': did you mean 'learning_rate'"):
+        results_latex(result, names={"lr": "x"})
+    with pytest.raises(UserError, match="unknown metric 'val_top1'"):
+        results_latex(result, digits={"val_top1": 1})
 
 
 def test_a_table_too_wide_for_the_page_keeps_what_matters():

@@ -112,7 +112,7 @@ def test_runs_of_a_folder(received):
         fv.runs.list_runs("missing")
 
 
-def test_runs_are_compared(received, tmp_path):
+def test_runs_are_compared(author, received, tmp_path):
     other = shutil.copytree(received, tmp_path / "other")
     text = (other / "spec.toml").read_text()
     (other / "spec.toml").write_text(text.replace('description = ""', 'description = "the same"'))
@@ -121,6 +121,11 @@ def test_runs_are_compared(received, tmp_path):
     assert [cell.where["run"] for cell in found.result.cells] == ["own", "own", "other", "other"]
     assert "| own | 0.5 | 2 |" in found.markdown()
     assert r"\toprule" in found.latex()
+    assert r"who & learning\_rate & test top-1 (\%) \\" in found.latex(columns=["test_top1"], names={"run": "who"})
+    best = max(author.result.cells, key=lambda cell: cell.mean("test_top1")).where["learning_rate"]
+    for name, tied in (("own", False), ("other", True)):  # seeds pair
+        (row,) = [line for line in found.markdown().splitlines() if line.startswith(f"| {name} | {best} | 2 |")]
+        assert ("≈" in row) == tied
 
     (other / "spec.toml").write_text(text.replace("seeds = [\n    0,\n    1,\n]", "seeds = [0]"))
     assert fv.runs.open(other).notes == ("spec.toml is not what was written",)

@@ -135,7 +135,7 @@ def test_the_registry_is_complete():
         assert not metric.beside or metric.beside in METRICS
         assert metric_of(f"val_{key}") is metric_of(key) is metric
     assert len({metric.label for metric in METRICS.values()}) == len(METRICS)
-    counts = {"seconds", "best_epoch", "parameters", "n", "verdict"}
+    counts = {"seconds", "best_epoch", "parameters", "n", "verdict", "difference"}
     assert set(FIRST) | set(DISPENSABLE) <= counts | set(SHOWN_METRICS)
     with pytest.raises(KeyError):
         metric_of("test_acc")
