@@ -96,7 +96,7 @@ def _array(name: str, parts: list[tuple[int, memoryview]], order: str) -> np.nda
     if not numbers or len(parts) < 4 or parts[3][0] not in STORED or parts[1][0] != 5 or len(parts[1][1]) % 4:
         raise ValueError(f"{name} is no array of numbers")
     shape = np.frombuffer(parts[1][1], f"{order}i4").tolist()
-    stored = np.dtype(STORED[parts[3][0]]).newbyteorder(order)
+    stored = np.dtype(order + STORED[parts[3][0]])
     if len(parts[3][1]) % stored.itemsize:
         raise ValueError(f"{name} ends within a number")
     values = np.frombuffer(parts[3][1], stored)
