@@ -47,9 +47,12 @@ def run(options: argparse.Namespace, call: Call) -> int:
             print(f"{name:<24}{load_spec(name).title}")
         return 0
 
+    from flaxvision.logs import opens
     from flaxvision.sweep.progress import watcher
 
     check_executor(options.executor)
+    for tool in options.log:
+        opens(tool)
     watch = watcher(options.quiet)
     with watch.starting():
         from flaxvision.sweep.overrides import override

@@ -4,4 +4,5 @@ from ._logger import (
     About as About,
     Logger as Logger,
     Opens as Opens,
+    opens as opens,
 )

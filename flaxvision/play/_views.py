@@ -68,7 +68,7 @@ class Viewer:
     @property
     def light_on_dark(self) -> bool:
         """Whether what it was trained on is probably light on a dark ground, as handwriting in data sets is."""
-        return self.wanted.mode == "L" and not self.dataset.startswith("images:")
+        return self.wanted.mode == "L" and "images:" not in self.dataset
 
     def __call__(self, image: Image, *, invert: bool = False) -> View:
         """Look at an image of any size and mode; `invert` turns dark on light into light on dark."""

@@ -41,6 +41,13 @@ class Run:
     ended: datetime.datetime  # when its newest trial ended, or else it began
     notes: tuple[str, ...] = ()  # what is damaged in it
 
+    def __repr__(self) -> str:
+        trials = f"{len(self.trials)} of {self.expected} trials"
+        return f"Run({self.name!r}: {self.state}, {trials}, {self.result.best_in_words})"
+
+    def _repr_html_(self) -> str:
+        return self.result._repr_html_()
+
     @property
     def name(self) -> str:
         """The name of its directory."""

@@ -9,9 +9,9 @@ from flaxvision._own_code import taking
 from flaxvision.sweep._run import Options, run
 from flaxvision.sweep.files import RunFiles
 from flaxvision.sweep.keeping import own_functions
+from flaxvision.sweep.notebook_bar import suited
 from flaxvision.sweep.overrides import override
 from flaxvision.sweep.own_code import copies_wanted
-from flaxvision.sweep.progress import Watcher
 from flaxvision.sweep.results import SweepResult
 from flaxvision.sweep.spec_file import check_whole
 from flaxvision.sweep.store import read_run
@@ -43,7 +43,7 @@ def resume(directory: str | Path, *, seeds: int | None = None, **options: Unpack
     codes = [record.get("identity", {}).items() for record in log.records]
     recorded = {key.removeprefix("code ").removeprefix("torch:"): code for items in codes for key, code in items}
     copies, notes = copies_wanted(own_functions(every_trial(spec)), RunFiles(Path(directory)).code, recorded)
-    watch = options.setdefault("watch", None) or Watcher()
+    watch = options["watch"] = options.get("watch") or suited()
     for note in notes:
         watch.note(note)
     options.setdefault("command", f"flaxvision resume {directory}")

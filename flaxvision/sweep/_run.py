@@ -25,6 +25,7 @@ from flaxvision.sweep.inputs import dataset_of
 from flaxvision.sweep.keeping import given_data, keep_inputs
 from flaxvision.sweep.live import Live
 from flaxvision.sweep.logged import TrialLogs
+from flaxvision.sweep.notebook_bar import suited
 from flaxvision.sweep.overrides import override
 from flaxvision.sweep.parse import load_spec
 from flaxvision.sweep.plan import Plan, one_each, plan
@@ -113,7 +114,8 @@ def run(
         data_dir: Folder of prepared data sets, see `flaxvision.data.load`.
         command: The command that made it, for the report.
         planned: Called with what will run, after all checks and before any training; not if nothing is left to train.
-        watch: Sees what is done and how trials end, see `Watcher`; None: nobody does.
+        watch: Sees what is done and how trials end, see `Watcher`; None: a bar on a terminal and in a
+            notebook, else nobody.
         log: Tools that draw every trial while it trains, "tensorboard", "wandb" or "mlflow", or functions that make a
             `flaxvision.logs.Logger`; one or several. Their files lie in the run directory.
         export: Fill the winner's folder (ONNX files, a PyTorch `state_dict`, a card, an example, …) and compare it
@@ -138,7 +140,7 @@ def run(
     if not checkpoint_every >= 0:
         raise UserError(f"checkpoint_every is {checkpoint_every}: give seconds, 0 or more, or math.inf for never")
     logs = TrialLogs([log] if isinstance(log, str) or callable(log) else log)
-    watch = watch or Watcher()
+    watch = watch or suited()
     with contextlib.ExitStack() as watched:
         watched.enter_context(watch)
         watch.stage("checking data and networks")

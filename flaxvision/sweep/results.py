@@ -140,7 +140,7 @@ class SweepResult:
 
     def __repr__(self) -> str:
         counts = f"{len(self.cells)} cells, {len(self.outcomes)} trials"
-        return f"SweepResult({self.name!r}: {counts}, {self._best}, in {str(self.directory)!r})"
+        return f"SweepResult({self.name!r}: {counts}, {self.best_in_words}, in {str(self.directory)!r})"
 
     def _repr_html_(self) -> str:
         from flaxvision.report.notebook import sweep_html
@@ -148,8 +148,8 @@ class SweepResult:
         return sweep_html(self)
 
     @property
-    def _best(self) -> str:
-        """The winner's cell in words."""
+    def best_in_words(self) -> str:
+        """The winner's cell and its mean: "best test_top1 0.971 (learning_rate 0.1)"."""
         cell = next((cell for cell in self.cells if self.winner in cell.outcomes), None)
         if cell is None:
             return "no winner"

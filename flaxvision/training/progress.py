@@ -34,7 +34,7 @@ class ProgressBar:
 
     def __enter__(self) -> ProgressBar:
         if self.shown:
-            self.bar = _tqdm()(desc=self.name, unit="update", dynamic_ncols=True)
+            self.bar = tqdm_class()(desc=self.name, unit="update", dynamic_ncols=True)
             self.bar.set_postfix_str("compiling")
         return self
 
@@ -57,7 +57,8 @@ class ProgressBar:
             bar.set_postfix_str(f"epoch {progress.epoch}: {', '.join(f'{name} {x:.3f}' for name, x in best.items())}")
 
 
-def _tqdm() -> type[tqdm]:
+def tqdm_class() -> type[tqdm]:
+    """tqdm's class for where this runs."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a notebook without ipywidgets has a bar of letters, which will do
         from tqdm.auto import tqdm

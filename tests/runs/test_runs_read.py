@@ -31,6 +31,7 @@ def test_a_run_is_what_the_sweep_returned(author, received):
         history = run.histories[trial.id]
         assert set(history) == set(trial.history)
         np.testing.assert_array_equal(history["test_top1"], trial.history["test_top1"])
+    assert repr(run).startswith("Run('own': complete, 4 of 4 trials, best test_top1 1 (learning_rate 0.")
     assert run.size == sum(path.stat().st_size for path in received.rglob("*") if path.is_file())
 
 
