@@ -18,6 +18,8 @@ from flaxvision.layers import INITS
 from flaxvision.models.registry import ARGUMENTS, MODELS, all_argument_names
 from flaxvision.sweep.keys import names, setting_keys, tables
 
+pytestmark = pytest.mark.quick
+
 ROOT = Path(__file__).parents[2]
 LIGHT = [
     ["--help"],

@@ -12,6 +12,8 @@ from PIL import Image, ImageDraw
 
 from flaxvision.cli.main import main
 
+pytestmark = pytest.mark.quick
+
 FORMATS = (("jpg", "RGB"), ("png", "RGBA"), ("gif", "P"), ("webp", "RGB"), ("tif", "CMYK"), ("bmp", "L"))
 KINDS = ("disc", "frame")
 

@@ -15,6 +15,8 @@ from flaxvision.models._state_dict import whole_state_dict
 from flaxvision.training.augment import alternately
 from tests.conftest import made_dataset
 
+pytestmark = pytest.mark.quick
+
 FOLDER = Path(__file__).parents[2] / "experiments"
 BATCH, UPDATES, EARLY = 8, 12, 6
 

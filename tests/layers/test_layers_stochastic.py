@@ -11,6 +11,8 @@ from flax import nnx
 from flaxvision.errors import UserError
 from flaxvision.layers import BatchNorm, Context, Dropout
 
+pytestmark = pytest.mark.quick
+
 
 def _train(layer, x):
     """Output, pull-back and the layer with its new statistics of one training pass."""

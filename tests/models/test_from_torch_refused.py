@@ -14,6 +14,8 @@ from torch import nn  # noqa: E402
 import flaxvision as fv  # noqa: E402
 from flaxvision import UserError  # noqa: E402
 
+pytestmark = pytest.mark.quick
+
 SHAPE = (8, 8, 3)
 
 

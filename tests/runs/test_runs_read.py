@@ -14,6 +14,8 @@ import pytest
 import flaxvision as fv
 from flaxvision.errors import UserError
 
+pytestmark = pytest.mark.quick
+
 
 def records(directory):
     return [json.loads(line) for line in (directory / "trials.jsonl").read_text().splitlines()]

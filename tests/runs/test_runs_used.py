@@ -15,6 +15,8 @@ import flaxvision as fv
 from flaxvision.cli.main import main
 from flaxvision.cli.runs import size_text
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.fixture
 def pictures(author, received):

@@ -13,6 +13,8 @@ from flaxvision.errors import UserError
 from flaxvision.sweep.given import as_toml
 from flaxvision.sweep.trials import expand
 
+pytestmark = pytest.mark.quick
+
 
 def network(build, outputs):
     build.linear("out", outputs)

@@ -11,6 +11,8 @@ from flaxvision.errors import UserError
 from flaxvision.sweep.own_code import copies_in, copies_wanted, keep_code
 from flaxvision.sweep.workers import surroundings, take_surroundings
 
+pytestmark = pytest.mark.quick
+
 NETWORK = "import {helper}\ndef small():\n    return {helper}.VALUE\n"
 
 

@@ -12,6 +12,8 @@ import flaxvision as fv
 from flaxvision.models import _from_torch
 from tests.conftest import slow
 
+pytestmark = pytest.mark.quick
+
 torch = pytest.importorskip("torch")
 
 SOURCE = """
@@ -65,7 +67,7 @@ def state_of(out, record):
     return export.to_torch(model).state_dict()
 
 
-@pytest.mark.parametrize("executor", [slow("auto"), slow("loop"), slow("processes")])
+@pytest.mark.parametrize("executor", [slow("auto"), slow("processes")])
 def test_a_module_fills_a_table_and_its_trials_load_strictly(
     table, spec_file, command, files, folder, executor, caplog
 ):
