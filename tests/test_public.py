@@ -1,4 +1,4 @@
-"""The public surface: quick imports, names, examples in docstrings and in the README."""
+"""The public surface: quick imports, names, examples in docstrings."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import doctest
 import importlib.util
 import json
 import pkgutil
-import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -19,7 +17,6 @@ from flaxvision.errors import check_choice, unknown
 
 pytestmark = pytest.mark.quick
 
-README = Path(__file__).parents[1] / "README.md"
 WITHOUT_TORCH = importlib.util.find_spec("torch") is None
 LATER = ("jax", "tensorflow_datasets", "matplotlib", "onnx", "orbax", "torch", "keras", "rich", "jinja2")
 
@@ -88,44 +85,3 @@ def test_examples_in_docstrings_of_export(tmp_path, monkeypatch, torch):
     pytest.importorskip("keras")
     monkeypatch.chdir(tmp_path)
     assert run_examples(export) >= 15
-
-
-@pytest.mark.slow
-def test_the_readmes_python_runs(tmp_path, monkeypatch, capsys, torch):
-    first, network, elsewhere = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    monkeypatch.chdir(tmp_path)
-    space: dict = {}
-    exec(first, space)
-    assert space["result"].history["test_top1"][-1] > 0.5
-    assert (tmp_path / "digits.safetensors").exists()
-    assert len(space["table"].cells) == 4
-    assert "parameters: 337,674" in capsys.readouterr().out
-    exec(elsewhere, space)
-    assert "| ONNX |" in capsys.readouterr().out
-
-    (tmp_path / "my_networks.py").write_text(network)
-    monkeypatch.syspath_prepend(tmp_path)
-    assert fv.models.create("my_networks:small", width=2).output_shape == (10,)
-
-
-def test_the_readmes_sweep_is_valid(tmp_path):
-    (spec,) = re.findall(r"```toml\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    (tmp_path / "own.toml").write_text(spec)
-    loaded = fv.sweep.load_spec(tmp_path / "own.toml")
-    assert loaded.keys == ("learning_rate", "optimizer")
-    assert len(loaded.published) == 1
-
-
-@pytest.mark.parametrize(
-    "page",
-    ["README.md", "CONTRIBUTING.md", "REPORTS.md", "CHANGELOG.md", "experiments/README.md", "docs/commands.md"],
-)
-def test_links_lead_to_files(page):
-    path = README.parent / page
-    links = re.findall(r"\]\(([^)#\s]+)\)", path.read_text(encoding="utf-8"))
-    assert [link for link in links if "://" not in link and not (path.parent / link).exists()] == []
-
-
-def test_the_readme_lists_every_sweep():
-    text = README.read_text(encoding="utf-8")
-    assert all(f"`{name}`" in text for name in fv.sweep.list_specs())

@@ -4,7 +4,7 @@
     python experiments/benchmarks steps                  # every network, beside PyTorch's fastest setting
     python experiments/benchmarks steps resnet20 mlp     # these rows anew; the others stay
     python experiments/benchmarks steps --peers keras flax
-    python experiments/benchmarks readme                 # the README's numbers from the results
+    python experiments/benchmarks readme                 # the numbers of README and docs from the results
 
 Parts: steps (train steps of every network), tables (whole sweeps from start to results), scaling (cost by trials),
 sizes (by batch and width), startup (prepare, load, first step), pools (windows of all sizes), accuracy (with fast

@@ -120,7 +120,8 @@ def train_cohort(
             in seed and warm start.
         mode: "unroll" (members one after the other in one program: on a CPU bit-equal to single runs), "vmap"
             (members as one batched program), or "auto": several members are vmapped on an accelerator, else unrolled.
-        devices, callbacks: As in `fit`.
+        devices: As in `fit`.
+        callbacks: As in `fit`.
         checkpoint: As in `fit`; the state of all models is kept together.
 
     Returns:
