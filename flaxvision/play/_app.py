@@ -6,6 +6,7 @@ import base64
 import functools
 import io
 import os
+import socket
 import types
 from collections.abc import Awaitable, Callable
 from html import escape
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from flaxvision.errors import UserError
 from flaxvision.play._views import Viewer, tiles
 
 if TYPE_CHECKING:
@@ -111,8 +113,20 @@ def serve(run: str | Path, *, host: str = "127.0.0.1", port: int = 7860) -> None
         port: The port.
 
     Raises:
-        UserError: As `app`.
+        UserError: As `app`, and where nobody can listen.
     """
+    if not 0 < port < 2**16:
+        raise UserError(f"port {port} is not allowed: give one from 1 to {2**16 - 1}, --port N")
+    try:
+        listener = socket.create_server((host, port))
+    except OSError as error:
+        why = os.strerror(error.errno) if error.errno else str(error)
+        raise UserError(f"cannot listen on {host}:{port} ({why}): give another port, --port N") from error
+    with listener:
+        _serve(run, listener)
+
+
+def _serve(run: str | Path, listener: socket.socket) -> None:
     gr = _gradio()
     import uvicorn
     from fastapi import FastAPI
@@ -127,7 +141,7 @@ def serve(run: str | Path, *, host: str = "127.0.0.1", port: int = 7860) -> None
 
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     gr.mount_gradio_app(server, app(run), path="/", theme=theme, ssr_mode=False, footer_links=[])
-    uvicorn.run(server, host=host, port=port, log_level="warning")
+    uvicorn.Server(uvicorn.Config(server, log_level="warning")).run(sockets=[listener])
 
 
 @functools.cache

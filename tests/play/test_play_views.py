@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import socket
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import flaxvision as fv
 from flaxvision.cli.main import main
 from flaxvision.errors import UserError
 from flaxvision.layers import Preprocess
-from flaxvision.play import Viewer, tiles
+from flaxvision.play import Viewer, serve, tiles
 
 pytestmark = pytest.mark.quick
 
@@ -127,6 +128,15 @@ def test_without_gradio_the_extra_is_named(monkeypatch, capsys):
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     assert main(["play", "runs/demo"]) == 2
     assert capsys.readouterr().err == "error: play needs Gradio: pip install 'flaxvision[play]'\n"
+
+
+def test_a_port_that_is_taken(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=rf"cannot listen on 127.0.0.1:{port} \(.+\): give another port"):
+            serve(tmp_path, port=port)
+    with pytest.raises(UserError, match="port 99999 is not allowed"):
+        serve(tmp_path, port=99999)
 
 
 def as_url(image):
