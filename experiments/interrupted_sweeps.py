@@ -42,11 +42,8 @@ INTERVAL = 0.5  # seconds between checkpoints
 SWEEP = "fashion-learning-rate --limit 2000 --epochs 40 --seeds 1"
 QUICK = "demo --dataset glyphs --limit 1000 --epochs 15 --set learning_rate=0.1,0.01 --seeds 1 --no-export"
 ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-PHASES = {
-    "spec.toml": "start",
-    "winner/flaxvision.safetensors": "training",
-    "report.html": "report",
-}  # file that is missing -> phase
+PHASES = {"training": "training", "exporting the winner": "export"}  # what status.json says -> phase
+BEFORE, AFTER = "start", "report"  # the other phases: until something trained, and afterwards
 
 
 Job = tuple[str, int, signal.Signals]  # kind, number within it, and what ends the sweep
@@ -80,9 +77,8 @@ class Ending:
     def right(self) -> bool:
         """Whether all is as promised."""
         number = signal.Signals[self.signal]
-        asked = number != signal.SIGKILL
-        status = 128 + number if asked else -number
-        return (self.status, self.words, self.left, self.differs) == (status, int(asked), 0, [])
+        status, words = (-number, self.words) if number == signal.SIGKILL else (128 + number, 1)
+        return (self.status, self.words, self.left, self.differs) == (status, words, 0, [])
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -194,6 +190,7 @@ def ended(
             return time.monotonic() - start
         except subprocess.TimeoutExpired:
             workers = children(job.pid)
+        phase = phase_of(out)
         began, now = time.monotonic(), time.time()
         if how == signal.SIGINT:
             os.killpg(job.pid, how)  # as a terminal does, whose Ctrl-C all processes get
@@ -203,7 +200,6 @@ def ended(
         seconds = time.monotonic() - began
     if job.returncode == 0:  # it was just ending
         return time.monotonic() - start
-    phase = next((phase for name, phase in PHASES.items() if not (out / name).exists()), "export")
     lost = max(0.0, now - newest(out)) if phase == "training" and newest(out) else None
     words_of_it = sum(text.startswith(("interrupted", "ended by SIG")) for text in said.splitlines())
     words_of_it += said.count("Traceback")
@@ -226,6 +222,15 @@ def continued(line: Sequence[str], *, quick: bool) -> tuple[int, str]:
         done = subprocess.run([*line, "--resume"], stdout=pipe, stderr=both, text=True, check=False)
         said, status = io.StringIO(done.stdout), done.returncode
     return status, said.getvalue().strip().rpartition("\n")[2]
+
+
+def phase_of(out: Path) -> str:
+    """What a sweep is at."""
+    try:
+        status = json.loads((out / "status.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return BEFORE
+    return PHASES.get(status["doing"], AFTER if status["ended"] else BEFORE)
 
 
 def newest(out: Path) -> float:
@@ -291,7 +296,7 @@ def summary(endings: Sequence[Ending]) -> str:
         for name, group in groups.items()
     ]
     about = (
-        "As promised: status 128 + signal, one line, no process left, and equal to the run that nobody ended. Training "
+        "As promised: status 128 + signal and one line (but of SIGKILL), no process left, and equal to the run that nobody ended. Training "
         f"lost is what lies between the newest checkpoint (asked for every {INTERVAL} s, kept between two calls of a "
         "compiled program) or record, and the end."
     )
@@ -300,7 +305,7 @@ def summary(endings: Sequence[Ending]) -> str:
 
 def by_phase(endings: Sequence[Ending]) -> str:
     """How many sweeps were ended where, by executor."""
-    phases = [*PHASES.values(), "export"]
+    phases = [BEFORE, *PHASES.values(), AFTER]
     counts = collections.Counter((one.executor, one.phase) for one in endings)
     rows = [(name, *(str(counts[name, phase]) for phase in phases)) for name in EXECUTORS]
     return f"{markdown_table(('executor', *phases), rows)}\n"
