@@ -296,9 +296,9 @@ def summary(endings: Sequence[Ending]) -> str:
         for name, group in groups.items()
     ]
     about = (
-        "As promised: status 128 + signal and one line (but of SIGKILL), no process left, and equal to the run that nobody ended. Training "
-        f"lost is what lies between the newest checkpoint (asked for every {INTERVAL} s, kept between two calls of a "
-        "compiled program) or record, and the end."
+        "As promised: status 128 + signal and one line (but of SIGKILL), no process left, and equal to the run that "
+        f"nobody ended. Training lost is what lies between the newest checkpoint (asked for every {INTERVAL} s, kept "
+        "between two calls of a compiled program) or record, and the end."
     )
     return f"{markdown_table(header, rows)}\n\n{about}\n"
 
