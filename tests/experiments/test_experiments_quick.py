@@ -55,6 +55,7 @@ def test_every_script_is_here():
         "export_random_networks",
         "fuzzed_files",
         "interrupted_sweeps",
+        "lab",
         "many_trials",
         "runtimes",
         "summarize",

@@ -57,7 +57,8 @@ def test_dry_run(command, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_large_dry_run_is_one_screen(command, spec_file, tiny):
+def test_a_large_dry_run_is_one_screen(command, spec_file, tiny, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
     rates = [round(0.001 * n, 3) for n in range(1, 40)]
     table = tiny(grid={"learning_rate": rates, "momentum": [0.1, 0.9]}, seeds=2)
     _, out, _ = command(spec_file(table), "--dry-run")
@@ -67,7 +68,8 @@ def test_a_large_dry_run_is_one_screen(command, spec_file, tiny):
     assert "varies    learning_rate: 0.001, 0.002, 0.003, 0.004, 0.005, 0.006, 0.007, 0.008, … (39 values)" in lines
 
 
-def test_dry_run_counts_the_stages(command, spec_file, tiny):
+def test_dry_run_counts_the_stages(command, spec_file, tiny, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
     warm = [{"name": "warm", "warm_start": "pretrain"}, {"name": "cold"}]
     table = tiny(grid={"start": warm}, seeds=3, pretrain={"only": ["linear_relu_stack.0"]}, final={"seeds": [7, 8]})
     _, out, _ = command(spec_file(table), "--dry-run")
