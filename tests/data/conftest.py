@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import functools
 import gzip
 import lzma
 import os
@@ -35,7 +36,8 @@ class Files:
     @staticmethod
     def write(path: Path, content: bytes) -> None:
         """Write `content`, compressed as the suffix says."""
-        compress = {".gz": gzip.compress, ".xz": lzma.compress, ".bz2": bz2.compress}.get(path.suffix, bytes)
+        same = functools.partial(gzip.compress, mtime=0)  # bytes, whenever it is packed
+        compress = {".gz": same, ".xz": lzma.compress, ".bz2": bz2.compress}.get(path.suffix, bytes)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(compress(content))
 
