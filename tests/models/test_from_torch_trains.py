@@ -38,6 +38,8 @@ def without_dropout(module):
     for layer in module.modules():
         if isinstance(layer, torch.nn.modules.dropout._DropoutNd):
             layer.p = 0.0
+        if hasattr(layer, "drop_prob"):
+            layer.drop_prob = 0.0
     return module
 
 
