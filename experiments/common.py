@@ -269,10 +269,19 @@ def listed(packages: Mapping[str, str]) -> str:
 
 
 def write_page(
-    options: argparse.Namespace, name: str, heading: str, sections: Iterable[str], packages: Iterable[str], **rest: Any
+    options: argparse.Namespace,
+    name: str,
+    heading: str,
+    sections: Iterable[str],
+    packages: Iterable[str],
+    typed: Sequence[str] = (),
+    **rest: Any,
 ) -> None:
-    """Write the README.md of a script of exports, whose tables are the library's, and results.json with `rest`."""
-    command = f"python experiments/{name}.py" + (" --quick" if options.quick else "")
+    """Write the README.md of a script whose tables are the library's, and results.json with `rest`.
+
+    `typed` are options that were given beside --quick.
+    """
+    command = " ".join(["python", f"experiments/{name}.py", *typed, *(["--quick"] if options.quick else [])])
     taken = versions() | {package: metadata.version(package) for package in packages}
     options.out.mkdir(parents=True, exist_ok=True)
     if rest:

@@ -97,7 +97,8 @@ def main(arguments: list[str] | None = None) -> None:
     record = {"sweep": QUICK if options.quick else SWEEP, "interval": INTERVAL}
     sections = [summary(endings), by_phase(endings), f"Code: {commits(endings)}.\n"]
     found = [dataclasses.asdict(one) for one in endings]
-    write_page(options, "interrupted_sweeps", "Interrupted sweeps", sections, (), **record, endings=found)
+    typed = () if options.quick else ("--kills", str(kills), "--interrupts", str(interrupts))
+    write_page(options, "interrupted_sweeps", "Interrupted sweeps", sections, (), typed, **record, endings=found)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 from ._compare import (
     Comparison as Comparison,
-    Difference as Difference,
+    SettingDifference as SettingDifference,
     compare as compare,
 )
 from ._list import list_runs as list_runs

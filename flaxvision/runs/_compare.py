@@ -21,7 +21,7 @@ RUN, VARIES = "run", "varies"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Difference:
+class SettingDifference:
     """A setting that is not the same in all runs."""
 
     key: str
@@ -34,7 +34,7 @@ class Comparison:
 
     names: tuple[str, ...]  # of the runs
     result: SweepResult  # their cells in one table, whose first key is the run
-    differences: tuple[Difference, ...]
+    differences: tuple[SettingDifference, ...]
     notes: tuple[str, ...]  # what makes numbers hard to compare
 
     @property
@@ -116,20 +116,20 @@ def _together(runs: Mapping[str, Run], metric: str) -> SweepResult:
     )
 
 
-def _differences(runs: Sequence[Run]) -> tuple[Difference, ...]:
+def _differences(runs: Sequence[Run]) -> tuple[SettingDifference, ...]:
     """The settings that differ, as their recipes have them where they are not given."""
     defaults = {field.name: field.default for field in dataclasses.fields(Recipe)}
     varied = [{key for axis in run.spec.axes for point in axis.points for key in point.settings} for run in runs]
     keys = dict.fromkeys(key for run, own in zip(runs, varied, strict=True) for key in (*run.spec.base, *sorted(own)))
     seeds = tuple(str(len(run.spec.seeds)) for run in runs)
-    found = [Difference("seeds", seeds)] if len(set(seeds)) > 1 else []
+    found = [SettingDifference("seeds", seeds)] if len(set(seeds)) > 1 else []
     for key in keys:
         values = tuple(
             VARIES if key in own else _typed(run.spec.base, key, defaults)
             for run, own in zip(runs, varied, strict=True)
         )
         if len(set(values)) > 1:
-            found.append(Difference(key, values))
+            found.append(SettingDifference(key, values))
     return tuple(found)
 
 
