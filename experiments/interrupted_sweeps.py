@@ -38,7 +38,7 @@ from flaxvision.sweep.__main__ import main as sweep
 EXECUTORS = ("loop", "threads", "processes", "unroll", "vmap")
 KEPT = RESULTS.parents[1] / "runs" / "interrupted_sweeps" / "endings.jsonl"
 TRIES = 20  # to end a sweep before it is over
-INTERVAL = 0.5  # seconds between checkpoints
+INTERVAL = 1.0  # seconds between checkpoints
 SWEEP = "fashion-learning-rate --limit 2000 --epochs 40 --seeds 1"
 QUICK = "demo --dataset glyphs --limit 1000 --epochs 15 --set learning_rate=0.1,0.01 --seeds 1 --no-export"
 ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -67,7 +67,7 @@ class Ending:
     phase: str
     status: int
     seconds: float  # until it had ended
-    lost: float | None  # seconds of training after the newest checkpoint or record
+    lost: float | None  # seconds of training after a trial's newest checkpoint, if one that trains has any
     words: int  # lines about the end on standard error
     left: int  # processes that were still there five seconds later
     differs: list[str]  # what is not as in the run that nobody ended
@@ -201,7 +201,8 @@ def ended(
         seconds = time.monotonic() - began
     if job.returncode == 0:  # it was just ending
         return time.monotonic() - start
-    lost = max(0.0, now - newest(out)) if phase == "training" and newest(out) else None
+    kept = [max(0.0, now - when) for when in newest(out)]
+    lost = max(kept) if phase == "training" and kept else None
     words_of_it = sum(text.startswith(("interrupted", "ended by SIG")) for text in said.splitlines())
     words_of_it += said.count("Traceback")
     deadline = time.monotonic() + 5
@@ -234,10 +235,11 @@ def phase_of(out: Path) -> str:
     return PHASES.get(status["doing"], AFTER if status["ended"] else BEFORE)
 
 
-def newest(out: Path) -> float:
-    """When something of a trial was last kept; 0: never."""
-    kept = [*out.glob("checkpoints/*/*/checksum"), *out.glob("trials.jsonl")]
-    return max((path.stat().st_mtime for path in kept if path.stat().st_size), default=0.0)
+def newest(out: Path) -> list[float]:
+    """When each of the trials that train was last kept: those that ended leave no checkpoints."""
+    trials = [path.glob("*/checksum") for path in out.glob("checkpoints/*")]
+    times = [[path.stat().st_mtime for path in kept if path.stat().st_size] for kept in trials]
+    return [max(found) for found in times if found]
 
 
 def children(parent: int) -> list[int]:
@@ -298,8 +300,9 @@ def summary(endings: Sequence[Ending]) -> str:
     ]
     about = (
         "As promised: status 128 + signal and one line (but of SIGKILL), no process left, and equal to the run that "
-        f"nobody ended. Training lost is what lies between the newest checkpoint (asked for every {INTERVAL} s, kept "
-        "between two calls of a compiled program) or record, and the end."
+        "nobody ended. Training lost is what lies between the newest checkpoint of a trial (asked for every "
+        f"{INTERVAL:g} s, kept between two calls of a compiled program) and the end, the greatest of all trials that "
+        "were training."
     )
     return f"{markdown_table(header, rows)}\n\n{about}\n"
 

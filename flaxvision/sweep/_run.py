@@ -108,8 +108,8 @@ def run(
             give the same results.csv, times apart; a worker of "processes" has one core, and sums that several would
             share may differ there in their last bits.
         checkpoint_every: Seconds after which the state of a trial that trains is kept, again and again, until it is
-            over; so much a kill costs at most, and a whole epoch on an accelerator. 0: at the end of every epoch;
-            `math.inf`: never.
+            over; so much a kill costs at most, or one compiled call where that takes longer, and a whole epoch on an
+            accelerator. 0: at the end of every epoch; `math.inf`: never.
         raw_dir: Folder of original data files, see `flaxvision.data.load`.
         data_dir: Folder of prepared data sets, see `flaxvision.data.load`.
         command: The command that made it, for the report.

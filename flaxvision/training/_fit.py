@@ -72,8 +72,9 @@ def fit(
         checkpoint: A folder in which to keep the newest state (orbax). A run that finds one goes on from there, if it
             is the same but for its duration: network, initial weights, examples and recipe are compared by content, in
             another process too. The result is then that of a run never ended, to the bit on one machine.
-        checkpoint_every: Seconds between two checkpoints, within an epoch too (with an accelerator or several devices
-            at its end); 0: one at the end of every epoch. The end of the run is always kept.
+        checkpoint_every: Seconds between two checkpoints at most, unless one compiled call takes longer; within an
+            epoch too (with an accelerator or several devices at its end); 0: one at the end of every epoch. The end of
+            the run is always kept.
         progress: Whether a bar shows how far it is; None: on a terminal and in a notebook.
 
     Returns:

@@ -91,7 +91,8 @@ class Checkpoints:
     def __init__(self, keep: Keep, identity: Identity, say: Callable[[str], object]):
         self.keep, self.say, self.convenience = keep, say, keep.identity is not None
         self.identity = json.loads(json.dumps(identity))
-        self.on, self.last = True, time.monotonic()
+        self.on = True
+        self.last = self.asked = time.monotonic()  # when a state was last kept, and last could be
         self.manager: CheckpointManager | None = None
         if not self.convenience:
             self._make()
@@ -100,7 +101,9 @@ class Checkpoints:
         """Whether it is time to keep the state, or the last time, as the run is over."""
         if over:
             return not self.convenience
-        return self.on and time.monotonic() - self.last >= self.keep.every
+        now = time.monotonic()
+        until_next, self.asked = now - self.asked, now  # a call takes about as long as the one before
+        return self.on and now + until_next - self.last >= self.keep.every
 
     def save(self, kept: Kept) -> None:
         """Keep a state."""
@@ -111,7 +114,7 @@ class Checkpoints:
                 raise
             self.on = False
             self.say(f"keeps no checkpoint: {_reason(error)}")
-        self.last = time.monotonic()
+        self.last = self.asked = time.monotonic()
 
     def restore(self, like: dict[str, PyTree]) -> Kept | None:
         """The newest state, with trees shaped as in `like`, where "best" is the selected state; None without one.

@@ -214,3 +214,18 @@ def test_a_full_disk_ends_no_run(data, tmp_path, straight, monkeypatch):
     assert same(results, straight["unroll", 1])
     with pytest.raises(OSError, match="No space"):
         fv.fit(models[0], data, recipes[0], checkpoint=tmp_path / "own")
+
+
+def test_a_state_is_kept_before_the_interval_is_over(tmp_path, monkeypatch):
+    """Calls of 0.4 seconds, one second between checkpoints: after two calls, as a third would end too late."""
+    now = [0.0]
+    monkeypatch.setattr("flaxvision.training.checkpoint.time.monotonic", lambda: now[0])
+    checkpoints = Checkpoints(Keep(tmp_path, 1.0), {}, print)
+    monkeypatch.setattr(checkpoints, "_save", lambda state: None)
+    kept = []
+    for call in range(1, 10):
+        now[0] += 0.4
+        if checkpoints.wanted(over=False):
+            checkpoints.save(None)
+            kept.append(call)
+    assert kept == [2, 4, 6, 8]
