@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import os
 import platform
 import sys
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flaxvision._files import cache_folder
+from flaxvision._limits import most_cores
 
 if TYPE_CHECKING:
     import jax
@@ -120,8 +122,9 @@ def hand_on(settings: dict[str, Setting]) -> None:
 
 
 def cores() -> list[int]:
-    """The processor cores that this process may use."""
-    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    """The processor cores that this process may use, no more than its control group lets it keep busy."""
+    allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    return allowed[: math.ceil(max(1.0, min(most_cores(), len(allowed))))]
 
 
 def _keep_programs() -> bool:

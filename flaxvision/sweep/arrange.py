@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from flaxvision._files import write_atomically
+from flaxvision._limits import free_memory
 from flaxvision.runtime import cores, on_host
 from flaxvision.sweep.executors import EXECUTORS
 from flaxvision.sweep.files import RunFiles
@@ -202,11 +203,9 @@ def cost_of(trial: Trial, files: RunFiles) -> Cost:
 
 def _memory(platform: str) -> float:
     """Bytes that new work may take on a platform; infinity where the system does not say."""
-    if platform != "cpu":
-        import jax
+    if platform == "cpu":
+        return free_memory()
+    import jax
 
-        stats = jax.local_devices()[0].memory_stats() or {}
-        return float(stats.get("bytes_limit", math.inf)) - float(stats.get("bytes_in_use", 0))
-    path = Path("/proc/meminfo")
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return next((1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")), math.inf)
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return float(stats.get("bytes_limit", math.inf)) - float(stats.get("bytes_in_use", 0))
