@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,10 +35,7 @@ def check(trial: Trial, files: RunFiles, pretraining: Trial | None = None) -> in
     from flaxvision.models.files import assign, read, variables
     from flaxvision.training.checks import check_fit
 
-    dataset = dataset_of(trial, files)
-    recipe = recipe_of(trial, files)
-    recipe.total_steps(len(dataset.train))
-    recipe.selection(dataset.validation is not None)
+    dataset, recipe = check_numbers(trial, files)
     with _one_line(trial):
         model = nnx.eval_shape(lambda: create_model(trial, dataset))
         check_fit(model, dataset, recipe)
@@ -50,6 +47,27 @@ def check(trial: Trial, files: RunFiles, pretraining: Trial | None = None) -> in
         with on_host():
             assign(create_model(trial, dataset), tensors, recipe.warm_start, recipe.warm_start_only)
     return count_parameters(model)
+
+
+def check_numbers(trial: Trial, files: RunFiles) -> tuple[Dataset, Recipe]:
+    """The part of `check` that trials do not share, see `shared_by`."""
+    from flaxvision.training.checks import check_images
+
+    dataset, recipe = dataset_of(trial, files), recipe_of(trial, files)
+    recipe.total_steps(len(dataset.train))
+    recipe.selection(dataset.validation is not None)
+    check_images(dataset, recipe)
+    return dataset, recipe
+
+
+def shared_by(trial: Trial) -> Hashable:
+    """Equal for trials of one program that start from the same weights: one `check` is that of all of them.
+
+    Of a network of one's own every dropout is tried, as its function may take some only.
+    """
+    dropout, *start = (trial.settings.get(key) for key in ("dropout", "warm_start", "warm_start_only"))
+    alike = isinstance(dropout, float) and 0 < dropout < 1 and ":" not in trial.config.model.name
+    return trial.program, str(start), "" if alike else str(dropout)
 
 
 def dataset_of(trial: Trial, files: RunFiles) -> Dataset:

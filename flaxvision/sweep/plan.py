@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 
 from flaxvision._interrupts import stop_if_asked
 from flaxvision.data import Dataset
@@ -13,7 +13,7 @@ from flaxvision.errors import ELSEWHERE, UserError, unknown
 from flaxvision.identity import Identity
 from flaxvision.models.registry import argument_names
 from flaxvision.sweep.files import RunFiles
-from flaxvision.sweep.inputs import check, dataset_of, identity_of, look_again
+from flaxvision.sweep.inputs import check, check_numbers, dataset_of, identity_of, look_again, shared_by
 from flaxvision.sweep.keys import setting_keys
 from flaxvision.sweep.spec import AUTO, Spec, as_typed, config_hash
 from flaxvision.sweep.trials import Trial, every_trial
@@ -39,7 +39,7 @@ def plan(spec: Spec, files: RunFiles) -> Plan:
     stages = [trial for trial in everything if trial.stage == "pretrain"]
     trials = [trial for trial in everything if trial.stage == "sweep"]
     datasets: dict[str, Sequence[str]] = {}
-    counted: dict[str, int] = {}
+    counted: dict[Hashable, int] = {}  # what trials share -> parameters
     samples = one_each(everything)
     identity: Identity = {}
     look_again(samples)
@@ -48,19 +48,24 @@ def plan(spec: Spec, files: RunFiles) -> Plan:
     def fault(trial: Trial) -> UserError | None:
         try:
             _check_effects(trial)
-            counted[config_hash(trial.settings)] = check(trial, files, *stages)
+            if shared_by(trial) in counted:
+                check_numbers(trial, files)
+            else:
+                counted[shared_by(trial)] = check(trial, files, *stages)
         except UserError as error:
             return error
         return None
 
     for trial in samples:
         stop_if_asked()
+        known = len(counted)
         if (error := fault(trial)) is not None:
             whole = trial is samples[0] and str(fault(samples[-1])) == str(error)
             raise UserError(str(error) if whole else f"{error}{_where(trial)}") from error
-        identity |= identity_of(trial, files)
-        dataset = dataset_of(trial, files)
-        datasets.setdefault(description_of(dataset), dataset.source.notes)
+        if len(counted) > known:
+            identity |= identity_of(trial, files)
+            dataset = dataset_of(trial, files)
+            datasets.setdefault(description_of(dataset), dataset.source.notes)
     spec = dataclasses.replace(spec, objective=_objective(spec, trials, files))
     _check_limits(trials, files)
     return Plan(
@@ -68,7 +73,7 @@ def plan(spec: Spec, files: RunFiles) -> Plan:
         tuple(stages),
         tuple(trials),
         tuple(line for head, notes in datasets.items() for line in (head, *(f"  {note}" for note in notes))),
-        {trial.id: counted[config_hash(trial.settings)] for trial in trials},
+        {trial.id: counted[shared_by(trial)] for trial in trials},
         identity,
     )
 
@@ -115,8 +120,9 @@ def _check_effects(trial: Trial) -> None:
 def _check_optimizers(trials: Sequence[Trial]) -> None:
     """Raise for a setting of one optimizer of the table that would be given to another, too."""
     named = [(str(trial.config.recipe.get("optimizer", "sgd")), trial) for trial in trials]
-    for (name, trial), key in itertools.product(named, settings_of_optimizers()):
-        having = [other for other, _ in named if other in optimizers_with(key)]
+    names = dict.fromkeys(name for name, _ in named)
+    with_key = {key: [name for name in names if name in optimizers_with(key)] for key in settings_of_optimizers()}
+    for (name, trial), (key, having) in itertools.product(named, with_key.items()):
         if (given := trial.config.recipe.get(key)) and having and name not in having:
             value = as_typed(given)
             raise UserError(

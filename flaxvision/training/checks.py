@@ -64,7 +64,7 @@ def check_fit(model: Chain, dataset: Dataset, recipe: Recipe) -> None:
         raise UserError(f"loss 'binary_cross_entropy' takes 2 classes, {dataset.name} has {dataset.num_classes}")
     if recipe.loss == "squared_error" and output != dataset.input_shape:
         raise UserError(f"{model.kind} gives {output} for examples of {dataset.input_shape}: they must be equal")
-    _check_images(dataset, recipe)
+    check_images(dataset, recipe)
     weights = with_weights(recipe, dataset).class_weights
     if weights and len(weights) != dataset.num_classes:
         raise UserError(
@@ -102,7 +102,7 @@ def check_fit(model: Chain, dataset: Dataset, recipe: Recipe) -> None:
     check_own(recipe, params)
 
 
-def _check_images(dataset: Dataset, recipe: Recipe) -> None:
+def check_images(dataset: Dataset, recipe: Recipe) -> None:
     """Raise `UserError` for a change of images that these do not allow, or that leaves them as they are."""
     shape = dataset.input_shape
     if len(shape) != 3:

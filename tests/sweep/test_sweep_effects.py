@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from flaxvision.errors import ELSEWHERE, UserError
-from flaxvision.sweep import load_spec, override, parse_spec
+from flaxvision.sweep import inputs, load_spec, override, parse_spec
 from flaxvision.sweep.files import RunFiles
 from flaxvision.sweep.keys import setting_keys
 from flaxvision.sweep.overrides import parse_setting
@@ -77,6 +77,21 @@ def test_pixels_of_points(points_folder, files):
         plan(parse_spec({**table, "grid": {"pixels": ["unit", "raw"]}}), files)
     with pytest.raises(UserError, match="which is 1 with 2 classes: give 'test_top1'"):
         plan(parse_spec({**table, "objective": "test_top3"}), files)
+
+
+def test_a_network_is_built_once_for_all_trials_of_its_structure(tiny, files, monkeypatch):
+    built = []
+    create = inputs.create_model
+    monkeypatch.setattr(inputs, "create_model", lambda *given: built.append(given) or create(*given))
+    grid = {"learning_rate": [0.1, 0.2, 0.3], "hidden": [[4], [5]], "dropout": [0.0, 0.1, 0.2]}
+    checked = plan(parse_spec(tiny(grid=grid, seeds=2)), files)
+    assert len(checked.trials) == 36
+    assert len(built) == 4  # two widths, each with dropout and without
+    assert {checked.parameters[trial.id] for trial in checked.trials} == {64 * w + w + 10 * w + 10 for w in (4, 5)}
+    wrong = {"learning_rate": (0.2, -0.1, "learning_rate is -0.1"), "dropout": (0.2, 1.5, "dropout is 1.5")}
+    for key, (good, bad, message) in wrong.items():  # what trials of a structure do not share is checked of each
+        with pytest.raises(UserError, match=message):
+            plan(parse_spec(tiny(grid={key: [good, bad]})), files)
 
 
 def test_an_error_names_the_cell_unless_it_is_the_whole_sweeps(tiny, files):
