@@ -41,11 +41,16 @@ def save_model(model: Chain, path: str | Path, **notes: Any) -> Path:
     Raises:
         UserError: If a layer is outside the vocabulary, or the path cannot be written.
     """
+    return write_atomically(path, packed(model, notes))
+
+
+def packed(model: Chain, notes: Mapping[str, Any]) -> bytes:
+    """What `save_model` writes."""
     from safetensors.numpy import save
 
     # One entry, since safetensors orders several at random: equal models give equal bytes.
     about = {"model": describe_model(model), "notes": notes}
-    return write_atomically(path, save(variables(model), metadata={FORMAT: json.dumps(about)}))
+    return save(variables(model), metadata={FORMAT: json.dumps(about)})
 
 
 def load_model(path: str | Path) -> Chain:

@@ -72,7 +72,8 @@ def rerun(directory: str | Path, trial_id: str, *, raw_dir: str | None = None, d
                 shutil.copyfile(source, copy)
         cohort = Cohort((trial,), files, "unroll", spec.convergence_threshold)
         executor = "processes" if record.get("cores") == 1 else "loop"
-        ((_, (again,)),) = execute([cohort], executor, lambda _: ())
+        ((_, (finished,)),) = execute([cohort], executor, lambda _: ())
+        again = finished.write(files)
         if again["status"] == "failed":
             raise UserError(f"trial {old.id} fails now: {again['message']}")
         new = outcome_of(again, files)

@@ -252,9 +252,10 @@ class Training:
         shared = files, arranged.mode, spec.convergence_threshold, self.checkpoint_every
         work = [Cohort(trials, *shared) for trials in arranged.cohorts]
         watch.begin(work, spec.objective, kept)
-        for cohort, records in execute(work, arranged.executor, callbacks):
-            for record in records:
-                store.check_unchanged(record, self.plan.identity)
+        for cohort, finished in execute(work, arranged.executor, callbacks):
+            for each in finished:
+                store.check_unchanged(each.record, self.plan.identity)
+            records = [each.write(files) for each in finished]
             store.append_record(files.directory, *records)
             self.done |= {record["id"]: record for record in records}
             if cohort.pretrains and records[0]["status"] != "failed":

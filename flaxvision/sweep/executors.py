@@ -1,4 +1,4 @@
-"""Ways to run cohorts: one after the other, in threads or worker processes, or as Ray tasks.
+"""Ways to run cohorts: one after the other, in threads or worker processes; `cluster` has Ray's tasks.
 
 A trial that fails costs no other one: its record says why.
 """
@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import itertools
-import logging
 import queue
 import sysconfig
 import threading
@@ -22,25 +20,16 @@ from flaxvision._interrupts import stop_if_asked
 from flaxvision._text import visible
 from flaxvision.errors import UserError, check_choice
 from flaxvision.runtime import cores
-from flaxvision.sweep.workers import (
-    EVERY,
-    Surroundings,
-    Worker,
-    WorkerDied,
-    every_so_often,
-    surroundings,
-    take_surroundings,
-)
+from flaxvision.sweep.finished import Finished
+from flaxvision.sweep.workers import EVERY, Worker, WorkerDied, every_so_often
 
 if TYPE_CHECKING:
-    import ray
-
     from flaxvision.sweep.trials import Record, Trial
     from flaxvision.sweep.work import Cohort
     from flaxvision.training.callbacks import Callback, Progress
 
     Callbacks = Callable[[Cohort], Iterable[Callback]]
-    Trained = Iterator[tuple[Cohort, list[Record]]]
+    Trained = Iterator[tuple[Cohort, list[Finished]]]
     Report = Callable[[Progress], object]
 
 CHECKPOINT_EVERY = 60.0  # seconds
@@ -68,21 +57,26 @@ def check_models(models: Iterable[str], executor: str) -> None:
 
 
 def execute(cohorts: Sequence[Cohort], executor: str, callbacks: Callbacks) -> Trained:
-    """Run cohorts, yielding each with its records as it ends; `callbacks` gives the callbacks of a cohort.
+    """Run cohorts, yielding each with its trials as they end; `callbacks` gives the callbacks of a cohort.
 
-    Cohorts that start from pretrained weights begin when the caller has taken the records of the cohort that pretrains;
-    those that run one after the other keep the order given, in which it is the first.
+    Cohorts that start from pretrained weights begin when the caller has written what the cohort that pretrains leaves;
+    those that run one after the other keep the order given, in which it is the first. A cohort of Ray's may come
+    several times, each time with other trials of it.
     """
-    apart = {"threads": _threads, "processes": _processes, "ray": _ray}.get(executor)
-    if apart is not None:
+    apart = {"threads": _threads, "processes": _processes}.get(executor)
+    if executor == "ray":
+        from flaxvision.sweep.cluster import run_on_cluster
+
+        yield from run_on_cluster(cohorts, callbacks)
+    elif apart is not None:
         yield from apart(cohorts, callbacks)
     else:
         for cohort in cohorts:
             yield cohort, attempt(cohort, callbacks(cohort))
 
 
-def attempt(cohort: Cohort, callbacks: Iterable[Callback] = ()) -> list[Record]:
-    """The records of a cohort's trials, also of those that fail; of a cohort that fails each trial is tried alone.
+def attempt(cohort: Cohort, callbacks: Iterable[Callback] = ()) -> list[Finished]:
+    """A cohort's trials, also those that fail; of a cohort that fails each trial is tried alone.
 
     Only an `Exception` is a trial's own: an interrupt ends the sweep.
     """
@@ -95,7 +89,7 @@ def attempt(cohort: Cohort, callbacks: Iterable[Callback] = ()) -> list[Record]:
         if len(cohort.trials) == 1:
             trace = "" if isinstance(error, UserError) else "".join(traceback.format_exception(error))
             return [failure(cohort.trials[0], reason(error), trace)]
-    return [record for single in singly(cohort) for record in attempt(single, callbacks)]
+    return [finished for single in singly(cohort) for finished in attempt(single, callbacks)]
 
 
 def singly(cohort: Cohort) -> list[Cohort]:
@@ -103,12 +97,12 @@ def singly(cohort: Cohort) -> list[Cohort]:
     return [dataclasses.replace(cohort, trials=(trial,)) for trial in cohort.trials]
 
 
-def failure(trial: Trial, message: str, trace: str = "") -> Record:
-    """The record of a trial that could not be trained; it is tried again when the run is resumed."""
+def failure(trial: Trial, message: str, trace: str = "") -> Finished:
+    """A trial that could not be trained; it is tried again when the run is resumed."""
     record: Record = {**trial.about, "status": "failed", "message": message}
     if trace:
         record["traceback"] = trace
-    return {**record, "config": trial.as_json()}
+    return Finished({**record, "config": trial.as_json()})
 
 
 def reason(error: BaseException) -> str:
@@ -149,7 +143,7 @@ def _threads(cohorts: Sequence[Cohort], callbacks: Callbacks) -> Trained:
     """A thread a core: compiled programs run, and are compiled, outside Python's lock, and all threads share them."""
     ended = threading.Event()
 
-    def run(cohort: Cohort, report: Report) -> list[Record]:
+    def run(cohort: Cohort, report: Report) -> list[Finished]:
         def put(progress: Progress) -> None:
             if ended.is_set():
                 raise _Ended
@@ -171,7 +165,7 @@ def _processes(cohorts: Sequence[Cohort], callbacks: Callbacks) -> Trained:
     for core in cores()[: len(cohorts)]:
         free.put(core)
 
-    def run(cohort: Cohort, report: Report) -> list[Record]:
+    def run(cohort: Cohort, report: Report) -> list[Finished]:
         core = free.get()
         try:
             worker = workers.get(core) or workers.setdefault(core, Worker(core))
@@ -184,7 +178,7 @@ def _processes(cohorts: Sequence[Cohort], callbacks: Callbacks) -> Trained:
                 return [failure(cohort.trials[0], str(death))]
         finally:
             free.put(core)
-        return [record for single in singly(cohort) for record in run(single, report)]
+        return [finished for single in singly(cohort) for finished in run(single, report)]
 
     def end() -> None:
         ended.set()
@@ -197,7 +191,7 @@ def _processes(cohorts: Sequence[Cohort], callbacks: Callbacks) -> Trained:
 def _in_pool(
     cohorts: Sequence[Cohort],
     callbacks: Callbacks,
-    run: Callable[[Cohort, Report], list[Record]],
+    run: Callable[[Cohort, Report], list[Finished]],
     end: Callable[[], None],
 ) -> Trained:
     """Each cohort with what `run` gives of it in a thread, of which there is one a core; `end` stops what still runs.
@@ -206,10 +200,10 @@ def _in_pool(
     """
     reports: queue.SimpleQueue[tuple[Cohort, Progress]] = queue.SimpleQueue()
     listeners = {id(cohort): tuple(callbacks(cohort)) for cohort in cohorts}
-    ready, held = _in_turn(cohorts)
+    ready, held = in_turn(cohorts)
     with ThreadPoolExecutor(min(len(cores()), len(cohorts))) as pool:
 
-        def submit(cohort: Cohort) -> Future[list[Record]]:
+        def submit(cohort: Cohort) -> Future[list[Finished]]:
             return pool.submit(run, cohort, lambda progress: reports.put((cohort, progress)))
 
         try:
@@ -231,69 +225,10 @@ def _in_pool(
             end()
 
 
-def _in_turn(cohorts: Sequence[Cohort]) -> tuple[list[Cohort], list[Cohort]]:
+def in_turn(cohorts: Sequence[Cohort]) -> tuple[list[Cohort], list[Cohort]]:
     """The cohorts that may begin, the pretraining first, and those that wait for it."""
     ordered = sorted(cohorts, key=lambda cohort: not cohort.pretrains)
     if not any(cohort.pretrains for cohort in ordered):
         return ordered, []
     held = [cohort for cohort in ordered if cohort.starts_pretrained]
     return [cohort for cohort in ordered if not cohort.starts_pretrained], held
-
-
-def _ray(cohorts: Sequence[Cohort], callbacks: Callbacks) -> Trained:
-    """Each cohort is a task of one processor core, or of one GPU where the cluster has any.
-
-    Tasks write into the run directory, so the nodes of a cluster share its file system. A task whose node is lost is
-    run again elsewhere, by Ray's own rule.
-    """
-    import ray
-
-    try:
-        if not ray.is_initialized():
-            ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.WARNING)
-    except (ConnectionError, ValueError) as error:
-        line = str(error).strip().splitlines()[0]
-        raise UserError(f"no Ray cluster: {line}: start one by 'ray start --head', or unset RAY_ADDRESS") from error
-    task = ray.remote(num_gpus=1 if ray.cluster_resources().get("GPU") else 0)(_task)
-    ready, held = _in_turn(cohorts)
-    around = surroundings()
-    waiting = {task.remote(cohort, around): cohort for cohort in ready}
-    try:
-        while waiting:
-            stop_if_asked()
-            ended, _ = ray.wait(list(waiting), num_returns=1, timeout=EVERY)
-            for done in ended:
-                cohort = waiting.pop(done)
-                records, said = _from_ray(cohort, done)
-                for progress, listener in itertools.product(said, callbacks(cohort)):
-                    listener(progress)
-                yield cohort, records
-                if cohort.pretrains:
-                    waiting |= {task.remote(next_one, around): next_one for next_one in held}
-    finally:
-        for unfinished in waiting:
-            ray.cancel(unfinished, force=True)
-
-
-def _from_ray(cohort: Cohort, done: ray.ObjectRef) -> tuple[list[Record], list[Progress]]:
-    """What a task gives; of one that Ray lost for good, such as by a node without memory, its trials failed."""
-    import ray
-    from ray.exceptions import RayError
-
-    try:
-        return ray.get(done)
-    except RayError as error:
-        line = str(error).strip().partition("\n")[0]
-        message = f"lost by Ray: {type(error).__name__}{': ' if line else ''}{line}"
-        return [failure(trial, message) for trial in cohort.trials], []
-
-
-def _task(cohort: Cohort, around: Surroundings) -> tuple[list[Record], list[Progress]]:
-    """A cohort's records, and what was said of it."""
-    from flaxvision.sweep.inputs import look_again
-
-    take_surroundings(around)
-    look_again(cohort.trials)  # Ray may have kept this process since an earlier sweep
-    said: list[Progress] = []
-    records = attempt(cohort, [lambda progress: said.append(progress) if progress.note else None])
-    return records, said

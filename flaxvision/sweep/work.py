@@ -1,4 +1,4 @@
-"""Trains one cohort of trials and leaves their weights and histories: what every executor calls, in any process."""
+"""Trains one cohort of trials and gives what is to be kept of them: what every executor calls, in any process."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from math import isfinite
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flaxvision._files import write_atomically
-from flaxvision.identity import AROUND, Identity, checksum_of_file, circumstances
+from flaxvision.identity import AROUND, Identity, circumstances
 from flaxvision.runtime import cores
 from flaxvision.sweep.files import RunFiles
+from flaxvision.sweep.finished import Finished
 from flaxvision.sweep.inputs import create_model, dataset_of, identity_of, recipe_of
+from flaxvision.sweep.records import checksum
 from flaxvision.sweep.results import converged
 from flaxvision.sweep.spec import config_hash
 from flaxvision.sweep.trials import Record, Trial
@@ -51,8 +51,8 @@ class Cohort:
         """Whether it starts from the weights that the [pretrain] stage leaves."""
         return any(trial.starts_pretrained for trial in self.trials)
 
-    def run(self, callbacks: Iterable[Callback] = ()) -> list[Record]:
-        """Train, write weights and histories, and return each trial's record for trials.jsonl."""
+    def run(self, callbacks: Iterable[Callback] = ()) -> list[Finished]:
+        """Train, and give each trial's record, weights and history; nothing but checkpoints is written."""
         import jax
 
         from flaxvision.training import train_cohort
@@ -69,17 +69,18 @@ class Cohort:
         identity = {"trials": ids, "mode": self.mode, **rest, **circumstances(), **machine}
         keep = Keep(self.files.checkpoints / self.name, self.checkpoint_every, identity)
         results = train_cohort(models, dataset, recipes, mode=self.mode, callbacks=callbacks, checkpoint=keep)
-        return [self._record(*each) for each in zip(self.trials, results, identities, strict=True)]
+        return [self._finished(*each) for each in zip(self.trials, results, identities, strict=True)]
 
-    def _record(self, trial: Trial, result: Result, identity: Identity) -> Record:
-        from flaxvision.models import count_parameters, save_model
+    def _finished(self, trial: Trial, result: Result, identity: Identity) -> Finished:
+        from flaxvision.models import count_parameters
+        from flaxvision.models.files import packed
 
         final = scores_of(result.history.row(result.best_epoch))
-        weights = save_model(result.model, self.files.weights(trial.id), trial=trial.as_json(), final=final)
-        history = write_history(self.files.history(trial.id), result.history.arrays)
+        weights = packed(result.model, {"trial": trial.as_json(), "final": final})
+        history = packed_history(result.history.arrays)
         accuracy = result.history["test_top1"]
         scored = self.threshold is not None and bool(np.isfinite(accuracy).all())
-        return {
+        record: Record = {
             **trial.about,
             "status": "diverged" if result.diverged else "ok",
             "final": final,
@@ -92,8 +93,9 @@ class Cohort:
             "cores": len(cores()),
             "config": trial.as_json(),
             "identity": identity,
-            "checksums": {"weights": checksum_of_file(weights), "history": checksum_of_file(history)},
+            "checksums": {"weights": checksum(weights), "history": checksum(history)},
         }
+        return Finished(record, weights, history)
 
 
 def scores_of(row: Mapping[str, float]) -> dict[str, float | None]:
@@ -113,8 +115,8 @@ def name_of(ids: Sequence[str]) -> str:
     return ids[0] if len(ids) == 1 else config_hash({"trials": ids})
 
 
-def write_history(path: Path, arrays: dict[str, np.ndarray]) -> Path:
-    """Write a history atomically, as a compressed npz."""
+def packed_history(arrays: dict[str, np.ndarray]) -> bytes:
+    """What a history's file holds: a compressed npz."""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **arrays)
-    return write_atomically(path, buffer.getvalue())
+    return buffer.getvalue()

@@ -28,7 +28,7 @@ from flaxvision.errors import UserError
 from flaxvision.runtime import Setting, hand_on, handed_on
 
 if TYPE_CHECKING:
-    from flaxvision.sweep.trials import Record
+    from flaxvision.sweep.finished import Finished
     from flaxvision.sweep.work import Cohort
     from flaxvision.training.callbacks import Callback, Progress
 
@@ -57,12 +57,12 @@ class Worker:
         except (OSError, TypeError) as error:
             raise UserError(f"worker processes cannot be started ({error}): use --executor threads") from error
 
-    def run(self, cohort: Cohort, report: Callable[[Progress], object]) -> list[Record]:
+    def run(self, cohort: Cohort, report: Callable[[Progress], object]) -> list[Finished]:
         """Train a cohort; `report` is told of its progress. `UserError`: it never began; `WorkerDied`: it ended."""
         self._send(cohort)
         while True:
             kind, value = self._receive()
-            if kind == "records":
+            if kind == "finished":
                 return value
             if kind == "progress":
                 report(value)
@@ -183,7 +183,7 @@ def serve() -> None:
     cohorts: queue.SimpleQueue[Cohort] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=[cohorts.put], daemon=True).start()
     while True:
-        answer("records", attempt(cohorts.get(), [every_so_often(lambda progress: answer("progress", progress))]))
+        answer("finished", attempt(cohorts.get(), [every_so_often(lambda progress: answer("progress", progress))]))
 
 
 def _listen(put: Callable[[Cohort], None]) -> None:

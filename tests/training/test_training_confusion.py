@@ -13,7 +13,7 @@ import flaxvision as fv
 from flaxvision.errors import UserError
 from flaxvision.sweep.files import RunFiles
 from flaxvision.sweep.store import outcome_of
-from flaxvision.sweep.work import write_history
+from flaxvision.sweep.work import packed_history
 from flaxvision.training.confusion import as_pairs, confusion_matrix, confusion_pairs
 from flaxvision.training.losses import sum_batch, zero_sums
 from flaxvision.training.metrics import Metrics
@@ -113,7 +113,7 @@ def test_an_older_history_file_is_still_read(tmp_path):
     (tmp_path / "trials").mkdir()
     matrices = np.arange(3 * 2 * 2).reshape(3, 2, 2)
     old = {f"{split}_confusion": matrices for split in ("train", "test")} | {"test_per_class": np.ones((3, 2))}
-    write_history(tmp_path / "trials" / "a.npz", old)
+    (tmp_path / "trials" / "a.npz").write_bytes(packed_history(old))
     record = {
         "id": "a", "stage": "sweep", "seed": 0, "status": "ok", "config": {}, "parameters": 1, "final": {},
         "best_epoch": 2, "converged_epoch": None, "seconds": 1.0, "cell": {},
