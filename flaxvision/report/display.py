@@ -9,7 +9,7 @@ from flaxvision.errors import unknown
 from flaxvision.report import formats
 from flaxvision.report.remarks import best_notes, marked_notes, other_notes, seeds_notes, tied_notes
 from flaxvision.sweep._differences import Differences, differences
-from flaxvision.sweep.results import Cell, SweepResult, Verdict
+from flaxvision.sweep.results import Cell, SweepResult, Verdict, ranked
 from flaxvision.training.metrics import METRICS, SHOWN_METRICS, Metric, metric_of
 
 FIRST = ("test_top1", "test_balanced", "test_top3", "test_loss")  # metrics that stand before the others
@@ -18,6 +18,7 @@ DISPENSABLE = (
     "seconds", "train_loss", "best_epoch", "val_top1", "val_loss", "val_balanced", "test_top3",
     "parameters", "test_loss", "n", "difference", "verdict",
 )  # fmt: skip
+LONG, BEST, WORST = 200, 20, 10  # a table of more rows than the first shows so many: nobody reads them all
 DIFFERENT = 0.005  # a metric that is nearer to the one beside which it stands is not worth a column
 
 
@@ -81,8 +82,23 @@ class Choice:
     digits: Mapping[str, int] = dataclasses.field(default_factory=dict)  # metric -> decimals
 
 
+def excerpt(result: SweepResult) -> SweepResult:
+    """The result with its best and worst cells alone, where there are too many to be read; the best come first.
+
+    What was published stays, and the final stage.
+    """
+    if len(result.cells) <= LONG:
+        return result
+    order = ranked(result.cells, formats.shown_metric(result))
+    ends = {*order[:BEST], *order[-WORST:]}
+    shown = tuple(cell for cell in order if cell in ends or cell.verdicts or cell.stage == "final")
+    return dataclasses.replace(result, cells=shown)
+
+
 def display_tables(result: SweepResult, choice: Choice | None = None) -> tuple[Table, ...]:
     """The table with a row a cell; before it, for two varied keys, the two-way table of the objective.
+
+    Of more than `LONG` cells it has those of `excerpt`, and says so.
 
     Raises:
         UserError: If a chosen column or metric is none of the result's.
@@ -92,7 +108,12 @@ def display_tables(result: SweepResult, choice: Choice | None = None) -> tuple[T
         if metric not in result.metrics:
             raise unknown("metric", metric, result.metrics)
     found = differences(result.cells, formats.shown_metric(result))
-    rows = _row_table(result, found, choice)
+    shown = excerpt(result)
+    rows = _row_table(shown, found, choice)
+    if shown is not result:
+        name = formats.metric_name(found.metric, unit=False)
+        said = f"The best {BEST} and the worst {WORST} of {len(result.cells):,} cells by {name}: results.csv has all."
+        return (dataclasses.replace(rows, notes=(said, *rows.notes)),)
     return (_two_way_table(result, found, choice), rows) if len(result.keys) == 2 and not choice.columns else (rows,)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from flaxvision.report.confusion import draw_confusion
 from flaxvision.report.curves import draw_curves
 from flaxvision.report.fonts import fonts_for
+from flaxvision.report.over_keys import draw_over_keys
 from flaxvision.report.overview import draw_overview
 from flaxvision.report.style import encode
 from flaxvision.sweep.results import SweepResult
@@ -21,6 +22,7 @@ def drawings(result: SweepResult) -> dict[str, Callable[[], Figure | None]]:
     """What draws each figure, by the names of their files; some results have no data for one."""
     functions: dict[str, Callable[[SweepResult], Figure | None]] = {
         "table": draw_overview,
+        "keys": draw_over_keys,
         "loss": lambda drawn: draw_curves(drawn, "loss"),
         "accuracy": lambda drawn: draw_curves(drawn, "top1"),
         "confusion": draw_confusion,

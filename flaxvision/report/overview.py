@@ -31,15 +31,28 @@ def draw_overview(result: SweepResult) -> Figure:
         return _draw_dots(result, found) if maps is None else _draw_maps(result, found, maps)
 
 
+def leaves_out(result: SweepResult) -> bool:
+    """Whether the figure of the table shows the best cells only."""
+    return _maps(result) is None and len(_worth_a_row(result)) > _room(result)
+
+
+def _worth_a_row(result: SweepResult) -> list[Cell]:
+    metric = formats.shown_metric(result)
+    cells = [cell for cell in result.cells if cell.values(metric) or cell.diverged or cell.failed]
+    return cells or list(result.cells)
+
+
+def _room(result: SweepResult) -> int:
+    return DOTS if len(result.keys) < 2 else BEST
+
+
 def _draw_dots(result: SweepResult, found: Differences) -> Figure:
     """Top to bottom in the order of the spec: seeds, mean, deviation; published number and its tolerance."""
     from matplotlib.ticker import MaxNLocator
 
-    metric, every = found.metric, result.cells
-    cells = [cell for cell in every if cell.values(metric) or cell.diverged or cell.failed] or list(every)
-    most = DOTS if len(result.keys) < 2 else BEST
+    metric, cells = found.metric, _worth_a_row(result)
     left_out = ""
-    if len(cells) > most:
+    if len(cells) > _room(result):
         left_out, cells = f"the best {BEST} of {len(cells):,} cells", ranked(cells, metric)[:BEST]
     names = [shorten(formats.cell_label(cell, result.keys), 40) for cell in cells]
     figure = new_figure(PAGE if max(map(len, names)) > 16 else COLUMN, 0.85 + 0.19 * len(names))

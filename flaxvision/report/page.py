@@ -13,7 +13,7 @@ import numpy as np
 
 from flaxvision.report import formats
 from flaxvision.report.confusion import confused_pairs, examples_of, of_winner
-from flaxvision.report.display import Table, display_tables, narrow, tells_more
+from flaxvision.report.display import Table, display_tables, excerpt, narrow, tells_more
 from flaxvision.report.figures import figure_files
 from flaxvision.report.fonts import substitutes
 from flaxvision.report.interactive import plots_json
@@ -33,10 +33,12 @@ CLASSES = 64  # of more classes the best stand folded
 LARGE = 300_000  # bytes; a larger vector figure stands in the page as pixels
 ROWS = 20  # of a table with more keys than a heat map shows so many stand open, the best
 FILTERED = 12  # rows from which on a table has a filter
+LISTED = 20  # failures that the head of the page lists
 PHONE = 40  # characters that a telephone has room for
 REFRESH = 5  # seconds after which a browser reads the page of a running sweep again
 _FIGURES = {
     "table": "Every cell of the table",
+    "keys": "The objective over each key",
     "loss": "Loss over epochs",
     "accuracy": "Top-1 accuracy over epochs",
     "confusion": "What the winner confuses",
@@ -85,10 +87,11 @@ def report_html(
         **_by_class(result),
         classes_shown=CLASSES,
         trial_header=[*result.keys, *(formats.metric_name(metric) for metric in metrics)],
-        trials=[_trial(outcome, result.keys, metrics) for outcome in result.outcomes],
+        trials=[_trial(outcome, result.keys, metrics) for outcome in excerpt(result).outcomes],
         siblings=[*tables, *beside, *files],
         command=result.provenance.get("command"),
         extra_sections=extra_sections,
+        listed=LISTED,
         style=_text("page.css"),
         script=_text("page.js"),
     )

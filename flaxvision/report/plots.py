@@ -157,7 +157,7 @@ def plot_of(result: SweepResult, kind: str) -> Plot | None:
         best = ranked(cells, formats.shown_metric(result))[:BEST]
         note = f"the best {BEST} of {len(cells):,} cells"
         cells = [cell for cell in cells if cell in best]
-    panel_keys, titles = _panels(cells, result.keys)
+    panel_keys, titles = _panels(cells, () if note else result.keys)  # which would be of a cell or two each
     keys = tuple(key for key in result.keys if key not in panel_keys)
     labels = [formats.cell_label(cell, keys) for cell in cells]
     shades = key_colors([[cell.where.get(key, "") for key in keys] for cell in cells])

@@ -135,7 +135,7 @@ class Live(Watcher):
         """The table of the trials that are over."""
         for trial in self.planned:
             if trial.id in self.records and trial.id not in self.outcomes:
-                self.outcomes[trial.id] = store.outcome_of(self.records[trial.id], self.files)
+                self.outcomes[trial.id] = store.outcome_of(self.records[trial.id], self.files, lazily=True)
         ended = [trial for trial in self.planned if trial.id in self.outcomes]
         return SweepResult(
             name=self.spec.name,

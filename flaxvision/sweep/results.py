@@ -93,7 +93,7 @@ class Cell:
     def mean(self, metric: str) -> float | None:
         """Mean over the seeds with a finite value of `metric`; None without any."""
         values = self.values(metric)
-        return float(np.mean(values)) if values else None
+        return values[0] if len(values) == 1 else float(np.mean(values)) if values else None
 
     def std(self, metric: str) -> float | None:
         """Sample standard deviation over the same seeds; None for fewer than two."""
