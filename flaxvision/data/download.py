@@ -61,7 +61,7 @@ def _advice(published: Published) -> str:
     files = ", ".join(published.file_names)
     return (
         f"set FLAXVISION_RAW_DIR or --raw-dir to a folder that holds {published.name}/ with {files} "
-        "(plain, .gz or .xz), or use --dataset glyphs, which needs nothing"
+        "(plain, .gz or .xz), or take the data set glyphs, which needs no files"
     )
 
 
