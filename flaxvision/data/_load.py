@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import re
 from collections.abc import Iterator
@@ -10,14 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from flaxvision._files import cache_folder
+from flaxvision._memory import is_mapped
+from flaxvision._text import visible
 from flaxvision.data.dataset import Dataset
+from flaxvision.data.files import state_of
 from flaxvision.data.locate import Located, locate
+from flaxvision.data.mapped import Place, held_out, mapped
 from flaxvision.data.published import BALANCED, DIGITS, PUBLISHED, Published
 from flaxvision.errors import UserError, check_whole, unknown
 
 _GLYPHS = {"glyphs": (DIGITS, 10_000), "glyphs47": (BALANCED, 23_500)}  # characters, default training examples
 _FOLDERS = ("npz:FOLDER", "images:FOLDER", "tfds:NAME")
 _SIZE = re.compile(r"\d{1,5}x\d{1,5}", re.ASCII)  # width x height
+LARGE = 2**28  # bytes of training examples whose hold-out is a mapped copy of its own
 _TEST_SHARE = 5  # a generated set has one test example per this many training examples
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".avif")
 
@@ -41,7 +47,7 @@ def load(
     skip_damaged: bool = False,
     examples: int | None = None,
 ) -> Dataset:
-    """A data set by name, in memory.
+    """A data set by name, in memory or mapped into it from a copy on disk.
 
     `images:FOLDER` reads FOLDER/SPLIT/CLASS/… or FOLDER/CLASS/…, its images at any depth: SPLIT is train, validation
     or test, or another usual name for one (training, val, valid, dev, …) in any case; without a test split, a fifth
@@ -63,8 +69,9 @@ def load(
       name: one of `list_datasets()`; `npz:FOLDER` and `images:FOLDER` name a folder of one's own, `tfds:NAME` a set.
       raw_dir: folder with the original files, best with one sub-folder per set; when left out,
         `FLAXVISION_RAW_DIR`, for which the same holds.
-      data_dir: folder of prepared sets; `FLAXVISION_DATA_DIR`, else the user's cache folder, when left out.
-      limit: examples of every split to keep, see `Dataset.limit`.
+      data_dir: folder of prepared sets and of what is mapped; `FLAXVISION_DATA_DIR`, else the user's cache folder, when
+        left out.
+      limit: examples of every split to keep, see `Dataset.limit`; of an image folder no others are read.
       validation: fraction of the training examples, after `limit`, to hold out, see `Dataset.hold_out`.
       validation_seed: seed of the draw of those.
       size: what images are converted to with `images:FOLDER`: pixels a side, or width and height, "64x48" or (64, 48).
@@ -97,6 +104,7 @@ def load(
             raise UserError(f"{key} is for images:FOLDER only: leave it out for {name}")
     if examples is not None and name not in _GLYPHS:
         raise UserError(f"a number of examples to draw is for {' and '.join(_GLYPHS)} only: use limit for {name}")
+    place: Place | None = None
     if name in _GLYPHS:
         dataset = _glyphs(name, limit, examples, width_height, channels)
     elif name in PUBLISHED:
@@ -107,28 +115,54 @@ def load(
         from flaxvision.data.clusters import two_clusters
 
         dataset = two_clusters()
-    elif kind == "npz" and colon:
-        from flaxvision.data import npz
-
-        place = _folder(name, file=True)
-        with _readable(place):
-            dataset = npz.read_npz(name, place)
-    elif kind == "tfds" and colon:
-        from flaxvision.data import tfds_sets
-
-        dataset = tfds_sets.read_tfds(name, Path(data_dir) if data_dir else None)
-    elif kind == "images" and colon:
-        from flaxvision.data import image_folder
-
-        conversion = image_folder.conversion(width_height, channels, fit, skip_damaged)
-        dataset = image_folder.read_images(name, _folder(name), conversion)
+    elif kind in ("npz", "tfds", "images") and colon:
+        conversion = (width_height, channels, fit, skip_damaged) if kind == "images" else ()
+        place, dataset = _own(name, data_dir, limit, *conversion)
     else:
         raise unknown("data set", name, list_datasets())
     if kind != "images":
         _check_shape(dataset, width_height, channels)
     if validation is not None and dataset.validation is not None:
         raise UserError(f"validation is {validation}: leave it out, {name} has a validation split of its own")
-    return dataset.limit(limit, in_place=True).hold_out(validation, validation_seed, in_place=True)
+    dataset = dataset.limit(limit, in_place=True)
+    large = is_mapped(dataset.train.images) and dataset.train.images.nbytes >= LARGE
+    if validation is not None and place is not None and large:
+        return held_out(dataset, place, validation, validation_seed)
+    return dataset.hold_out(validation, validation_seed, in_place=True)
+
+
+def _own(
+    name: str, data_dir: str | os.PathLike[str] | None, limit: int | None, *conversion: Any
+) -> tuple[Place, Dataset]:
+    """A set of the user's own files, mapped from its copy, and where that lies."""
+    from flaxvision.data.listing import shown
+
+    kind = name.partition(":")[0]
+    if kind == "npz":
+        from flaxvision.data.npz import read_npz
+
+        source = _folder(name, file=True)
+        place = _place(kind, data_dir, source)
+        with _readable(source):
+            dataset = mapped(place, lambda space: read_npz(name, source, space))
+    elif kind == "tfds":
+        from flaxvision.data.tfds_sets import folder_of, read_tfds
+
+        root = Path(data_dir) if data_dir else None
+        place = _place(kind, data_dir, folder_of(name, root))
+        dataset = mapped(place, lambda space: read_tfds(name, root))
+    else:
+        from flaxvision.data.image_folder import conversion as checked
+        from flaxvision.data.image_folder import read_images, readers
+
+        options, source = checked(*conversion), _folder(name)
+        place = _place(kind, data_dir, source, options, limit, readers())
+        dataset = mapped(place, lambda space: read_images(name, source, options, limit, space), least=0)
+    return place, dataclasses.replace(dataset, name=visible(shown(name)))
+
+
+def _place(kind: str, data_dir: str | os.PathLike[str] | None, source: Path, *options: object) -> Place:
+    return Place.of(_data_dir(data_dir) / "mapped" / kind, source, state_of([source]), *options)
 
 
 def _folder(name: str, *, file: bool = False) -> Path:

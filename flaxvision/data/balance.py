@@ -53,6 +53,16 @@ def first_of_each(labels: np.ndarray, order: np.ndarray, taken: np.ndarray) -> n
     return np.sort(np.concatenate(chosen)) if chosen else order[:0]
 
 
+def first_few(labels: np.ndarray, examples: int) -> np.ndarray:
+    """Sorted indices of the first so many examples, with the classes in the proportions of all.
+
+    >>> first_few(np.array([0, 0, 0, 0, 1, 1]), 3).tolist()
+    [0, 1, 4]
+    """
+    counts = np.bincount(labels)
+    return first_of_each(labels, np.arange(len(labels)), shares(counts, min(examples, len(labels))))
+
+
 def notes(labels: Mapping[str, np.ndarray], classes: Sequence[str]) -> tuple[str, ...]:
     """What a reader must know of the classes of each split: those that it lacks, and imbalance."""
     found = []

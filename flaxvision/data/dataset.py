@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from flaxvision._memory import reorder
+from flaxvision._memory import reorder, taken
 from flaxvision.data import balance
-from flaxvision.data.balance import first_of_each, shares
+from flaxvision.data.balance import first_few, first_of_each, shares
 from flaxvision.errors import UserError, check_whole
 
 SPLITS = ("train", "validation", "test")
@@ -46,6 +46,10 @@ class Split:
         """The examples that a slice, a boolean mask or an index array picks, in its order."""
         return Split(self.images[index], self.labels[index], None if self.files is None else self.files[index])
 
+    def relabelled(self, images: np.ndarray, index: np.ndarray) -> Split:
+        """The examples that an index array picks, whose images are at hand."""
+        return Split(images, self.labels[index], None if self.files is None else self.files[index])
+
     def name(self, number: int) -> str:
         """What an example is called: its file, or its number, from 0."""
         return f"#{number}" if self.files is None else str(self.files[number])
@@ -59,14 +63,10 @@ class Split:
         """
         own = in_place and self.images.flags.c_contiguous and self.images.flags.writeable
         if not own or sum(map(len, parts)) <= _FEW * len(self):
-            return [self[part] for part in parts]
+            return [self.relabelled(taken(self.images, part), part) for part in parts]
         images = reorder(self.images, np.concatenate(parts))
-        ends = np.cumsum([len(part) for part in parts]).tolist()
-        starts = [0, *ends]
-        return [
-            Split(images[start:end], self.labels[part], None if self.files is None else self.files[part])
-            for part, start, end in zip(parts, starts, ends, strict=False)
-        ]
+        ends = np.cumsum([len(part) for part in parts])
+        return [self.relabelled(own, part) for own, part in zip(np.split(images, ends)[:-1], parts, strict=True)]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -133,10 +133,12 @@ class Dataset:
             return self
         check_whole("limit", examples, 1)
         if self.published or self.source.kind == "generated":
-            return self._with(**{name: split[:examples] for name, split in self.splits.items()})
+            return self.with_splits(**{name: split[:examples] for name, split in self.splits.items()})
         longer = {name: split for name, split in self.splits.items() if len(split) > examples}
-        chosen = {name: split.divide(_first(split, examples), in_place=in_place) for name, split in longer.items()}
-        return self._with(**{name: split for name, (split,) in chosen.items()})
+        chosen = {
+            name: split.divide(first_few(split.labels, examples), in_place=in_place) for name, split in longer.items()
+        }
+        return self.with_splits(**{name: split for name, (split,) in chosen.items()})
 
     def hold_out(self, fraction: float | None, seed: int = 0, *, in_place: bool = False) -> Dataset:
         """Move a random `fraction` of the training examples, drawn by `seed`, to a validation split.
@@ -152,6 +154,11 @@ class Dataset:
         """
         if fraction is None:
             return self
+        train, validation = self.train.divide(*self.draw(fraction, seed), in_place=in_place)
+        return self.with_splits(train=train, validation=validation)
+
+    def draw(self, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Which training examples `hold_out` keeps, and which it moves."""
         check_whole("validation_seed", seed)
         if not isinstance(fraction, (int, float)) or not 0 < fraction < 1:
             raise UserError(f"validation is {fraction!r}: give a fraction of the training examples between 0 and 1")
@@ -172,8 +179,7 @@ class Dataset:
                 raise UserError(f"validation={fraction}: every class has one training example, none can be held out")
         kept = np.ones(len(order), bool)
         kept[held] = False
-        train, validation = self.train.divide(np.flatnonzero(kept), held, in_place=in_place)
-        return self._with(train=train, validation=validation)
+        return np.flatnonzero(kept), held
 
     def noted(self, notes: Iterable[str] = ()) -> Dataset:
         """The same with more `source.notes`: the given ones, and what its classes' numbers of examples ask for."""
@@ -181,9 +187,12 @@ class Dataset:
         together = tuple(dict.fromkeys((*self.source.notes, *notes, *own)))
         return dataclasses.replace(self, source=dataclasses.replace(self.source, notes=together))
 
-    def _with(self, **splits: Any) -> Dataset:
+    def with_splits(self, **splits: Split) -> Dataset:
+        """The same with other examples, whose numbers and classes `source` then tells."""
         own = balance.notes({name: split.labels for name, split in self.splits.items()}, self.classes)
-        changed = dataclasses.replace(self, **splits)
+        all_now = {**self.splits, **splits}
+        train, validation, test = all_now["train"], all_now.get("validation"), all_now["test"]
+        changed = dataclasses.replace(self, train=train, validation=validation, test=test)
         counts = tuple((name, len(split)) for name, split in changed.splits.items())
         notes = tuple(note for note in self.source.notes if note not in own)
         source = dataclasses.replace(changed.source, counts=counts, notes=notes)
@@ -192,8 +201,3 @@ class Dataset:
 
 def _shape(images: np.ndarray) -> str:
     return " × ".join(map(str, images.shape[1:]))
-
-
-def _first(split: Split, examples: int) -> np.ndarray:
-    counts = np.bincount(split.labels)
-    return first_of_each(split.labels, np.arange(len(split)), shares(counts, examples))

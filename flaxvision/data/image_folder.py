@@ -4,31 +4,32 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib.util
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
+import PIL
 
-from flaxvision._memory import empty, reorder
 from flaxvision._text import some
 from flaxvision.data import arrays
+from flaxvision.data.balance import first_few
 from flaxvision.data.dataset import SPLITS, Dataset
+from flaxvision.data.image_notes import by_name, by_size, conversions
 from flaxvision.data.listing import Listing, count, list_images, shown
+from flaxvision.data.mapped import Space
 from flaxvision.data.pixels import CHANNELS, FITS, Header, Pixels, Unreadable, Wanted, pillow, read_header, read_pixels
 from flaxvision.errors import UserError, check_choice
+from flaxvision.runtime import cores
 
 _SEED = 0  # of the order of the images, and of the test split where the folder has none
 _TEST_SHARE = 0.2
-_THREADS = min(8, os.cpu_count() or 1)
+_THREADS = min(8, len(cores()))
 _TURNS = 64  # in which a thread reads its share of the files
-_DIM = 2**13  # where no 16-bit value reaches this, a viewer shows images that are nearly black
-
-_Known = TypeVar("_Known")
-_Key = TypeVar("_Key")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -54,14 +55,24 @@ def conversion(size: tuple[int, int] | None, channels: int | None, fit: str | No
     return Conversion(size, channels, fit, skip_damaged)
 
 
-def read_images(name: str, folder: Path, options: Conversion) -> Dataset:
+def readers() -> tuple[str, ...]:
+    """What decides, beside files and options, what images become: Pillow's version and the plug-ins that there are."""
+    plugins = [name for name in ("pillow_heif", "pillow_jxl") if importlib.util.find_spec(name)]
+    return PIL.__version__, *plugins
+
+
+def read_images(
+    name: str, folder: Path, options: Conversion, limit: int | None = None, space: Space | None = None
+) -> Dataset:
     """A set of the images in `folder`, in a seeded random order, so that the first few are of all classes.
 
-    Where no folder is a test split, a fifth of the training images of each class becomes one.
+    Where no folder is a test split, a fifth of the training images of each class becomes one. With a limit only those
+    are read that are kept: the first so many of each split, with the classes in its proportions. Which these are, and
+    which of them are for testing, is then drawn among all files, else among those that can be read.
     """
     name = shown(name)
     listing = list_images(folder)
-    reader = _Reader(name, folder, options, listing)
+    reader = _Reader(name, folder, options, listing, limit, space or Space())
     note = ""
     if "test" not in listing.splits:
         of = " of train" if "validation" in listing.splits else ""
@@ -86,18 +97,21 @@ class _Reader:
     Files go by number, and what is known of each is shared or stands in an array: small images are many.
     """
 
-    def __init__(self, name: str, folder: Path, conversion: Conversion, listing: Listing):
+    def __init__(
+        self, name: str, folder: Path, conversion: Conversion, listing: Listing, limit: int | None, space: Space
+    ):
         self.name, self.folder, self.conversion, self.classes = name, str(folder), conversion, listing.classes
+        self.limit, self.space = limit, space
         self.paths: list[str] = []  # split by split, class by class
         labels: list[np.ndarray] = []
-        ranges: dict[str, range] = {}
+        self.ranges: dict[str, range] = {}
         for split, files in listing.splits.items():
             start = len(self.paths)
             for label, class_name in enumerate(listing.classes):
                 paths = files.get(class_name, ())
                 self.paths += paths
                 labels.append(np.full(len(paths), label, np.int32))
-            ranges[split] = range(start, len(self.paths))
+            self.ranges[split] = range(start, len(self.paths))
         self.labels = np.concatenate(labels)
         self.digests = np.zeros((len(self.paths), hashlib.sha256().digest_size), np.uint8)
         self.headers: list[Header | None] = [None] * len(self.paths)
@@ -106,32 +120,35 @@ class _Reader:
         self.splits: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         self.kept: dict[str, np.ndarray] = {}  # of each split, the files of its examples
         self.shared: dict[Any, Any] = {}
-
-        def read(number: int) -> None:
-            header, digest = read_header(self._path(number))
-            self.headers[number] = self.shared.setdefault(header, header)
-            self.digests[number] = np.frombuffer(digest, np.uint8)
-
         with pillow(), ThreadPoolExecutor(_THREADS) as self.pool:
-            self._each(read, range(len(self.paths)))
-            self.wanted = self._wanted()
-            images = {split: self._load(numbers) for split, numbers in ranges.items()}
+            while not self._read():  # then some are damaged, and others take their places
+                pass
+
+    def _read(self) -> bool:
+        """Read what is drawn; whether all of that could be read."""
+        known = len(self.damaged)
+        self.splits.clear()  # whose memory is needed
+        self.kept = self._draw()
+        self._each(self._read_header, [number for number in self._all_kept() if self.headers[number] is None])
+        if len(self.damaged) > known and self.conversion.skip_damaged:
+            return False
+        self.wanted = self._wanted()
+        width, height = self.wanted.size
+        for part, splits in (("train", ["train"]), ("held_out", [split for split in self.kept if split != "train"])):
+            numbers = np.concatenate([self.kept[split] for split in splits])
+            images = self.space(part, (len(numbers), height, width, CHANNELS[self.wanted.mode]))
+            self._load(images, numbers)
+            for split in splits:
+                end = len(self.kept[split])
+                self.splits[split] = images[:end], self.labels[self.kept[split]]
+                images = images[end:]
         self._check_damaged()
-        sound = np.fromiter((pixels is not None for pixels in self.pixels), bool, len(self.pixels))
-        found = {
-            split: numbers.start + np.flatnonzero(sound[numbers.start : numbers.stop])
-            for split, numbers in ranges.items()
-        }
-        self._check_classes(found["train"])
-        for split, numbers in found.items():
-            parts = {split: numbers} if split != "train" or "test" in found else self._divide(numbers)
-            self._arrange(images[split], ranges[split].start, parts)
-        self.kept = {split: self.kept[split] for split in SPLITS if split in self.kept}
+        return len(self.damaged) == known
 
     def files(self) -> dict[str, np.ndarray]:
         """The path of each example below the folder, by split."""
-        shown_paths = np.array(list(map(shown, self.paths)), object)
-        return {split: shown_paths[numbers] for split, numbers in self.kept.items()}
+        shown_paths = {number: shown(self.paths[number]) for number in self._all_kept()}
+        return {split: np.array([shown_paths[n] for n in numbers], object) for split, numbers in self.kept.items()}
 
     def checksum(self, classes: Sequence[str]) -> str:
         """sha256 over all that decides what the examples are, in their order."""
@@ -144,10 +161,10 @@ class _Reader:
     def _path(self, number: int) -> str:
         return os.path.join(self.folder, self.paths[number])
 
-    def _each(self, function: Callable[[int], None], numbers: range) -> None:
+    def _each(self, function: Callable[[int], None], numbers: Sequence[int]) -> None:
         """Call a function for each file, several at once; where there is no image, enter the reason in `damaged`."""
 
-        def attempt(part: range) -> None:
+        def attempt(part: Sequence[int]) -> None:
             for number in part:
                 try:
                     function(number)
@@ -158,9 +175,34 @@ class _Reader:
         for _ in self.pool.map(attempt, (numbers[i : i + size] for i in range(0, len(numbers), size))):
             pass
 
+    def _draw(self) -> dict[str, np.ndarray]:
+        """The numbers of the files of each split, in its order."""
+        sound = np.ones(len(self.paths), bool)
+        sound[list(self.damaged)] = False
+        if not sound.any():
+            raise UserError(f"{self.name}: no file can be read as an image, such as {self._reasons(3)}")
+        train = self.ranges["train"]
+        self._check_classes(train.start + np.flatnonzero(sound[train.start : train.stop]))
+        drawn: dict[str, np.ndarray] = {}
+        for split, numbers in self.ranges.items():
+            among = np.arange(numbers.start, numbers.stop)
+            if self.limit is None:  # damage must not bend the share of the test split
+                among = among[sound[among]]
+            drawn |= {split: among} if split != "train" or "test" in self.ranges else self._divide(among)
+        for split, among in drawn.items():
+            mixed = among[np.random.default_rng(_SEED).permutation(len(among))]
+            mixed = mixed[sound[mixed]]
+            drawn[split] = mixed if self.limit is None else mixed[first_few(self.labels[mixed], self.limit)]
+        return {split: drawn[split] for split in SPLITS if split in drawn}
+
+    def _read_header(self, number: int) -> None:
+        header, digest = read_header(self._path(number))
+        self.headers[number] = self.shared.setdefault(header, header)
+        self.digests[number] = np.frombuffer(digest, np.uint8)
+
     def _wanted(self) -> Wanted:
         """What to make of every image; `UserError` where that is doubtful."""
-        headers = [header for header in self.headers if header]
+        headers = [header for number in self._all_kept() if (header := self.headers[number])]
         sizes = Counter(header.size for header in headers)
         modes = {header.shown for header in headers}
         mode = modes.pop() if len(modes) == 1 else "RGB"  # grey among colour is colour
@@ -169,15 +211,15 @@ class _Reader:
         size = self.conversion.size
         if size is None and len(sizes) > 1:
             self._decode_all()  # so that one message tells of all that is wrong
-            raise UserError(f"{self.name}: {self._differing(sizes)}{self._and_damaged()}")
+            raise UserError(f"{self.name}: {self._differing(headers)}{self._and_damaged()}")
         if not sizes:
             raise UserError(f"{self.name}: no file can be read as an image, such as {self._reasons(3)}")
         width, height = size or next(iter(sizes))
-        needed, memory = len(headers) * width * height * CHANNELS[mode], _memory()
-        if needed > memory:
+        needed, room = len(headers) * width * height * CHANNELS[mode], self.space.room()
+        if needed > room:
             raise UserError(
                 f"{self.name}: {count(len(headers), 'image')} of {width} x {height} {mode} take "
-                f"{needed / 2**30:,.0f} GB of the {memory / 2**30:,.0f} that there are: give a smaller size, such as "
+                f"{needed / 2**30:,.0f} GB of the {room / 2**30:,.0f} that there are: give a smaller size, such as "
                 f"--set size=224 (in Python size=224){self._and_damaged()}"
             )
         return Wanted(mode, (width, height), self.conversion.fit or FITS[0])
@@ -189,32 +231,29 @@ class _Reader:
             if self.headers[number]:
                 read_pixels(self._path(number), Wanted("L", (1, 1), "stretch"), np.empty((1, 1, 1), np.uint8))
 
-        self._each(decode, range(len(self.paths)))
+        self._each(decode, self._all_kept())
 
-    def _differing(self, sizes: Counter[tuple[int, int]]) -> str:
+    def _differing(self, headers: Sequence[Header]) -> str:
         """What sizes and modes there are, and how to make them one."""
-        modes = Counter(header.mode for header in self.headers if header)
+        sizes, modes = Counter(header.size for header in headers), Counter(header.mode for header in headers)
         (width, height), _ = sizes.most_common(1)[0]
         size = width if width == height else f"{width}x{height}"
         return (
-            f"{count(sizes.total(), 'image')} of {len(sizes):,} sizes, {_sizes(sizes)}, and of "
-            f"{count(len(modes), 'mode')}, {_numbers(modes)}: --set size={size} (in Python size={size!r}) makes "
+            f"{count(sizes.total(), 'image')} of {len(sizes):,} sizes, {by_size(sizes)}, and of "
+            f"{count(len(modes), 'mode')}, {by_name(modes)}: --set size={size} (in Python size={size!r}) makes "
             "all of the commonest size; add fit=crop, pad or stretch, and channels=1, 3 or 4"
         )
 
-    def _load(self, numbers: range) -> np.ndarray:
-        """The images of files, each written to its place as it is read; the place of a damaged one is void."""
-        width, height = self.wanted.size
-        images = empty((len(numbers), height, width, CHANNELS[self.wanted.mode]))
+    def _load(self, images: np.ndarray, numbers: np.ndarray) -> None:
+        """The images of files, in their order; the place of a damaged one is void."""
+        places = dict(zip(numbers.tolist(), range(len(numbers)), strict=True))
 
         def store(number: int) -> None:
-            if self.headers[number] is None:
-                return
-            pixels = read_pixels(self._path(number), self.wanted, images[number - numbers[0]])
-            self.pixels[number] = self.shared.setdefault(pixels, pixels)
+            if self.headers[number] is not None:
+                pixels = read_pixels(self._path(number), self.wanted, images[places[number]])
+                self.pixels[number] = self.shared.setdefault(pixels, pixels)
 
-        self._each(store, numbers)
-        return images
+        self._each(store, list(places))
 
     def _divide(self, numbers: np.ndarray) -> dict[str, np.ndarray]:
         """Training and test images of each class; one at least for the test where there are two."""
@@ -231,17 +270,9 @@ class _Reader:
             )
         return {"train": numbers[~held], "test": numbers[held]}
 
-    def _arrange(self, images: np.ndarray, start: int, parts: Mapping[str, np.ndarray]) -> None:
-        """Enter splits of images that lie in the order of their numbers from `start` on, each in a random order."""
-        mixed = {split: part[np.random.default_rng(_SEED).permutation(len(part))] for split, part in parts.items()}
-        images = reorder(images, np.concatenate(list(mixed.values())) - start)
-        for split, numbers in mixed.items():
-            self.kept[split] = numbers
-            self.splits[split] = images[: len(numbers)], self.labels[numbers]
-            images = images[len(numbers) :]
-
     def _check_classes(self, numbers: np.ndarray) -> None:
-        gone = [label for number, label in enumerate(self.classes) if number not in self.labels[numbers]]
+        there = np.bincount(self.labels[numbers], minlength=len(self.classes))
+        gone = [label for label, images in zip(self.classes, there, strict=True) if not images]
         if gone:
             which = f"the class {shown(gone[0])}" if len(gone) == 1 else f"the classes {some(map(shown, gone), 9)}"
             raise UserError(f"{self.name}: every image of {which} in train is damaged: mend or remove it")
@@ -259,7 +290,7 @@ class _Reader:
         return f"; and {self._unreadable()}: mend or remove them, or add skip_damaged=true"
 
     def _unreadable(self) -> str:
-        total = count(len(self.paths), "file")
+        total = count(len(self.damaged.keys() | set(self._all_kept())), "file")
         return f"{len(self.damaged):,} of {total} cannot be read as images, {self._reasons(8)}"
 
     def _reasons(self, most: int) -> str:
@@ -269,38 +300,21 @@ class _Reader:
     def _shown(self, number: int) -> str:
         return shown(self.paths[number])
 
+    def _all_kept(self) -> list[int]:
+        return np.concatenate(list(self.kept.values())).tolist()
+
     def notes(self) -> list[str]:
         """What was left out and what was converted, a line each."""
-        wanted = self.wanted
-        headers = Counter(header for number in self._all_kept() if (header := self.headers[number]))
-        pixels = Counter(found for number in self._all_kept() if (found := self.pixels[number]))
-        size = f"{wanted.size[0]} x {wanted.size[1]}"
-        sizes = _by(headers, lambda header: header.size if header.size != wanted.size else None)
-        modes = _by(headers, lambda header: header.mode if header.mode != wanted.mode else None)
-        clear = _by(headers, lambda header: header.transparent and wanted.mode != "RGBA").total()
-        deep = _by(headers, lambda header: header.deep).total()
-        frames = _by(headers, lambda header: header.frames).total()
-        turned = _by(pixels, lambda found: found.turned).total()
-        peak = max((found.peak for found in pixels), default=0)
-        resized = count(sizes.total(), "image")
-        lines = {
-            f"left out: {count(len(self.damaged), 'damaged image')}, {self._reasons(3)}": len(self.damaged),
-            f"resized to {size} (fit = {wanted.fit}): {resized} of {_sizes(sizes)}": len(sizes),
-            f"converted to {wanted.mode}: {_numbers(modes)}": len(modes),
-            f"laid on white where transparent: {count(clear, 'image')}": clear,
-            f"reduced to 8 bits a value: {count(deep, 'image')}": deep,
-            f"nearly black: no value of 16 bits is above {peak:,} of 65,535; store the full range": 0 < peak < _DIM,
-            f"turned as their EXIF orientation says: {count(turned, 'image')}": turned,
-            f"first of several frames: {count(frames, 'image')}{self._animated()}": frames,
-        }
-        return [line for line, number in lines.items() if number] + self._twins()
-
-    def _all_kept(self) -> Iterator[int]:
-        return (number for numbers in self.kept.values() for number in numbers)
-
-    def _animated(self) -> str:
-        found = (number for number in self._all_kept() if (header := self.headers[number]) and header.frames)
-        return next((f", such as {self._shown(number)}" for number in found), "")
+        kept = self._all_kept()
+        headers = [header for number in kept if (header := self.headers[number])]
+        pixels = [found for number in kept if (found := self.pixels[number])]
+        animated = next((self._shown(n) for n in kept if (header := self.headers[n]) and header.frames), "")
+        left_out = f"left out: {count(len(self.damaged), 'damaged image')}, {self._reasons(3)}"
+        return [
+            *([left_out] if self.damaged else []),
+            *conversions(self.wanted, Counter(headers), Counter(pixels), animated),
+            *self._twins(),
+        ]
 
     def _twins(self) -> list[str]:
         """A line for each split that holds files of the training split once more, which spoils what it measures."""
@@ -312,33 +326,3 @@ class _Reader:
                 example = self._shown(twins[0])
                 lines.append(f"also in train: {count(len(twins), 'image')} of the {split} split, such as {example}")
         return lines
-
-
-def _by(counter: Counter[_Known], key: Callable[[_Known], _Key | None]) -> Counter[_Key]:
-    """The numbers by a key of what was counted, where it has one."""
-    found: Counter[_Key] = Counter()
-    for item, number in counter.items():
-        if value := key(item):
-            found[value] += number
-    return found
-
-
-def _numbers(counter: Counter[str]) -> str:
-    return some([f"{name} ({number:,})" for name, number in _by_count(counter)], 8)
-
-
-def _sizes(sizes: Counter[tuple[int, int]]) -> str:
-    return some([f"{width} x {height} ({number:,})" for (width, height), number in _by_count(sizes)], 5)
-
-
-def _memory() -> float:
-    """Bytes of memory of this machine; without end where it does not tell."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # no Unix
-        return float("inf")
-
-
-def _by_count(counter: Counter[_Key]) -> list[tuple[_Key, int]]:
-    """The commonest first, equals by name: not in the order in which a file system lists them."""
-    return sorted(counter.items(), key=lambda item: (-item[1], str(item[0])))

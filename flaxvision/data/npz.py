@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +13,18 @@ import numpy as np
 
 from flaxvision.data import arrays, raw
 from flaxvision.data.dataset import SPLITS, Dataset
+from flaxvision.data.mapped import SMALL, Space
 from flaxvision.data.split_names import split_of
 from flaxvision.errors import UserError
 
 # What examples and labels are called in archives.
 _EXAMPLES = ("samples", "sample", "images", "image", "imgs", "img", "x", "data", "features", "inputs", "arr_0")
 _LABELS = ("annotations", "labels", "label", "y", "targets", "target", "classes", "class", "arr_1")
+_CHUNK = 2**22  # bytes that are unpacked at a time
 _Pairs = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
-def read_npz(name: str, place: Path) -> Dataset:
+def read_npz(name: str, place: Path, space: Space | None = None) -> Dataset:
     """A set of the archives of a folder, or of one archive.
 
     A folder holds an archive per split, `train.npz`, `valid.npz` (or val, validation, dev), `test.npz`, each with
@@ -33,7 +37,7 @@ def read_npz(name: str, place: Path) -> Dataset:
     places: dict[str, str] = {}
     notes: list[str] = []
     for path in paths:
-        pairs, unread = _read(path)
+        pairs, unread = _read(path, space or Space())
         for split, pair in pairs.items():
             if split in found:
                 raise UserError(f"{place} has the {split} split twice: keep one")
@@ -79,7 +83,7 @@ def _archives(folder: Path) -> tuple[list[Path], list[str]]:
     return splits, [path.name for path in found if path not in splits]
 
 
-def _read(path: Path) -> tuple[_Pairs, list[str]]:
+def _read(path: Path, space: Space) -> tuple[_Pairs, list[str]]:
     """Examples and labels by split, and what was left out."""
     try:
         # Opened here: np.load leaves a file that it cannot read open.
@@ -90,7 +94,7 @@ def _read(path: Path) -> tuple[_Pairs, list[str]]:
             archive = stack.enter_context(loaded)
             raw.check_members(archive.zip, path.stat().st_size, str(path))
             keys = _keys(path, list(archive))
-            pairs = {split: (np.asarray(archive[x]), np.asarray(archive[y])) for split, (x, y) in keys.items()}
+            pairs = {split: (_array(archive, x, space), np.asarray(archive[y])) for split, (x, y) in keys.items()}
             used = {key for pair in keys.values() for key in pair}
             unread = [key for key in archive if key not in used]
     except UserError:
@@ -99,6 +103,22 @@ def _read(path: Path) -> tuple[_Pairs, list[str]]:
         raise UserError(f"{path} cannot be read as plain NumPy arrays without pickled objects ({error})") from error
     notes = [f"left out of {path.name}: {', '.join(unread)}"] if unread else []
     return {split: (_points(x), y) for split, (x, y) in pairs.items()}, notes
+
+
+def _array(archive: np.lib.npyio.NpzFile, name: str, space: Space) -> np.ndarray:
+    """An array of an archive; a large one is mapped from a file."""
+    assert archive.zip is not None  # it is open
+    member = next((each for each in archive.zip.infolist() if each.filename == f"{name}.npy"), None)
+    folder = None if member is None or member.file_size < SMALL else space.folder()
+    if member is None or folder is None:
+        return np.asarray(archive[name])
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder.parent, delete=False) as file, archive.zip.open(member) as packed:
+            shutil.copyfileobj(packed, file, _CHUNK)
+    except OSError as error:
+        space.give_up(error)
+        return np.asarray(archive[name])
+    return np.load(file.name, mmap_mode="r", allow_pickle=False).view(np.ndarray)
 
 
 def _keys(path: Path, names: list[str]) -> dict[str, tuple[str, str]]:

@@ -3,12 +3,12 @@
 A prepared copy lives in DATA_DIR/NAME/KEY, where the key is the checksum of the files it was made of, so that other
 files of the same name never get its place. It is an ordinary tfds data set (`tfds.builder_from_directory` opens it)
 with one more file, `source.json`. It is made in a folder beside and renamed when complete: what is there is whole.
+Processes map what lies beside it in KEY-mapped, see `mapped.py`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import importlib.util
 import json
@@ -29,6 +29,7 @@ from flaxvision._memory import empty
 from flaxvision.data import download, raw
 from flaxvision.data.dataset import Dataset, Source, Split
 from flaxvision.data.locate import Located
+from flaxvision.data.mapped import Place, Space, mapped, told
 from flaxvision.data.published import PUBLISHED, Published
 from flaxvision.errors import UserError
 
@@ -46,32 +47,42 @@ def load_published(published: Published, located: Located | None, data_dir: Path
       published: which set.
       located: its files; None downloads them.
       data_dir: where prepared copies and downloads live.
-      limit: read only this many examples of every split.
+      limit: give only this many examples of every split.
 
     Raises:
       UserError: for a file that is damaged or wrong, a failed download, or a `data_dir` that cannot be used.
     """
     home = data_dir / published.name / _key(published, located)
+    notes: list[str] = []  # which are of this start alone
+
+    def read(space: Space) -> Dataset:
+        dataset, damage = _prepared(published, located, home, data_dir)
+        if damage:
+            notes.append(f"the prepared copy of {published.name} was damaged ({damage}) and made anew")
+        return dataset
+
+    place = Place(home.with_name(f"{home.name}-mapped"), "all", VERSION)
+    return told(mapped(place, read), notes).limit(limit)
+
+
+def _prepared(published: Published, located: Located | None, home: Path, data_dir: Path) -> tuple[Dataset, str]:
+    """The set of a tfds copy, which is made if it is not there, and in what way one that was there is damaged."""
     damage = ""
     if home.exists():
         try:
-            return _read(published, home, limit)
+            return _read(published, home), ""
         except MemoryError:
             raise
         except Exception as error:  # whatever tfds, array_record or protobuf raise for a damaged file
             damage = str(error).partition("\n")[0] or type(error).__name__
     try:
         _prepare(published, located, home, data_dir / "downloads", replace=bool(damage))
-        dataset = _read(published, home, limit)
+        return _read(published, home), damage
     except OSError as error:
         raise UserError(
             f"cannot prepare {published.name} in {data_dir}: {error.strerror or error}. "
             "Set FLAXVISION_DATA_DIR or --data-dir to a folder that can be written"
         ) from error
-    if not damage:
-        return dataset
-    note = f"the prepared copy of {published.name} was damaged ({damage}) and made anew"
-    return dataclasses.replace(dataset, source=dataclasses.replace(dataset.source, notes=(note,)))
 
 
 class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
@@ -201,18 +212,18 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _read(published: Published, home: Path, limit: int | None) -> Dataset:
+def _read(published: Published, home: Path) -> Dataset:
     builder = tfds.builder_from_directory(home)
-    splits = {split: _read_split(builder, split, limit) for split in ("train", "test")}
+    splits = {split: _read_split(builder, split) for split in ("train", "test")}
     counts = tuple((split, len(x)) for split, x in splits.items())
     source = Source(**json.loads((home / _SOURCE).read_text()), counts=counts)
     return Dataset(published.name, splits["train"], splits["test"], published.classes, source)
 
 
-def _read_split(builder: tfds.core.DatasetBuilder, split: str, limit: int | None) -> Split:
+def _read_split(builder: tfds.core.DatasetBuilder, split: str) -> Split:
     """The examples of a split; decoding the records here takes a fifth of the time of tfds's own decoder."""
     records = builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
-    total = len(records) if limit is None else min(limit, len(records))
+    total = len(records)
     images = empty((total, *builder.info.features["image"].shape), np.uint8)
     labels = empty((total,), np.int32)
     flat = images.reshape(total, -1)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,10 +18,21 @@ from flaxvision.errors import UserError
 ABOUT = "about"  # the array that holds all but the examples, as JSON
 
 
+def about(dataset: Dataset) -> dict[str, Any]:
+    """All of a data set but the examples, for JSON."""
+    return {"name": dataset.name, "classes": dataset.classes, "source": dataclasses.asdict(dataset.source)}
+
+
+def rebuilt(about: Mapping[str, Any], splits: Mapping[str, Split]) -> Dataset:
+    """The data set of what `about` gave of it, and its splits."""
+    source = about["source"]
+    source |= {"counts": tuple(map(tuple, source["counts"])), "notes": tuple(source["notes"])}
+    return Dataset(about["name"], classes=tuple(about["classes"]), source=Source(**source), **splits)
+
+
 def write_dataset(dataset: Dataset, path: Path) -> Path:
     """Write a data set as an archive of NumPy's arrays."""
-    about = {"name": dataset.name, "classes": dataset.classes, "source": dataclasses.asdict(dataset.source)}
-    arrays = {ABOUT: np.array(json.dumps(about))}
+    arrays = {ABOUT: np.array(json.dumps(about(dataset)))}
     for name, split in dataset.splits.items():
         arrays |= {f"{name}_x": split.images, f"{name}_y": split.labels}
         if split.files is not None:
@@ -36,14 +49,12 @@ def read_dataset(path: Path) -> Dataset:
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             raw.check_members(arrays.zip, path.stat().st_size, str(path))
-            about = json.loads(str(arrays[ABOUT]))
+            found = json.loads(str(arrays[ABOUT]))
             names = [name.removesuffix("_x") for name in arrays if name.endswith("_x")]
             splits = {
                 name: Split(arrays[f"{name}_x"], arrays[f"{name}_y"], arrays.get(f"{name}_files")) for name in names
             }
-        source = about["source"]
-        source |= {"counts": tuple(map(tuple, source["counts"])), "notes": tuple(source["notes"])}
-        return Dataset(about["name"], classes=tuple(about["classes"]), source=Source(**source), **splits)
+        return rebuilt(found, splits)
     except UserError:
         raise
     except Exception as error:  # NumPy, zipfile, zlib and json tell of damage in many ways

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from flaxvision._memory import empty
+from flaxvision._memory import joined
 from flaxvision.data import Dataset
 from flaxvision.errors import UserError
 from flaxvision.layers import BatchNorm, Chain, Preprocess
@@ -156,14 +156,7 @@ def place(dataset: Dataset, devices: tuple[jax.Device, ...]) -> Placed:
             others = [(name, split) for name, split in dataset.splits.items() if name != "train"]
             ends = np.cumsum([0, *(len(split) for _, split in others)]).tolist()
             ranges = {name: range(ends[i], ends[i + 1]) for i, (name, _) in enumerate(others)}
-            images, labels = (_joined([getattr(s, name) for _, s in others]) for name in ("images", "labels"))
+            images, labels = (joined([getattr(s, name) for _, s in others]) for name in ("images", "labels"))
             train, held_out = put(((dataset.train.images, dataset.train.labels), (images, labels)), devices)
             found = _placed[key] = Placed(dataset, train, held_out, ranges)
     return found
-
-
-def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
-    if len(parts) == 1:
-        return parts[0]
-    whole = empty((sum(map(len, parts)), *parts[0].shape[1:]), parts[0].dtype)
-    return np.concatenate(parts, out=whole)

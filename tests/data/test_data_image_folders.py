@@ -257,6 +257,7 @@ def test_images_that_are_in_train_too(tmp_path):
     assert data.load(name).source.notes == ()
     (tmp_path / "test" / "b" / "copy.png").write_bytes((tmp_path / "train" / "a" / "0.png").read_bytes())
     note = "also in train: 1 image of the test split, such as test/b/copy.png"
+    assert data.load(name).source.notes == ("files have changed since they were prepared, and were prepared anew", note)
     assert data.load(name).source.notes == (note,)
 
 

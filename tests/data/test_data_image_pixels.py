@@ -257,7 +257,7 @@ def test_size_is_width_and_height(tmp_path, size, shape):
     ],
 )
 def test_options_that_are_wrong(tmp_path, monkeypatch, options, message):
-    monkeypatch.setattr(image_folder, "_memory", lambda: 2.0**30)
+    monkeypatch.setattr(image_folder.Space, "room", lambda space: 2.0**30)
     refuse(message, tmp_path, Image.fromarray(PHOTO), **options)
 
 

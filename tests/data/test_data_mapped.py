@@ -1,0 +1,246 @@
+"""Copies that processes map: what is said and given is the same, what is damaged or has changed is noticed."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from flaxvision import data
+from flaxvision._memory import is_mapped
+from flaxvision.data import _load, image_folder, mapped
+from flaxvision.errors import UserError
+from flaxvision.training.preparing import place as placed
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """The folder of copies, empty."""
+    monkeypatch.setenv("FLAXVISION_DATA_DIR", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def pets(tmp_path):
+    """Images of two classes, no two alike, in training and validation, and some things that are said of them."""
+    for split, number in (("train", 30), ("val", 7)):
+        for label in "ab":
+            (tmp_path / "pets" / split / label).mkdir(parents=True)
+            for index in range(number):
+                pixels = RNG.integers(256, size=(6, 5, 3), dtype=np.uint8)
+                image = Image.fromarray(pixels).convert("L" if index == 3 else "RGB")
+                exif = Image.Exif()
+                exif[0x0112] = 3 if index == 4 else 1
+                image.save(tmp_path / "pets" / split / label / f"{index}.png", exif=exif)
+    (tmp_path / "pets" / "notes.txt").write_text("stray")
+    return tmp_path / "pets"
+
+
+def same(one, other):
+    """Two data sets are the same in all that they hold."""
+    assert (one.name, one.classes, one.source) == (other.name, other.classes, other.source)
+    assert one.splits.keys() == other.splits.keys()
+    for name, split in one.splits.items():
+        np.testing.assert_array_equal(split.images, other.splits[name].images)
+        np.testing.assert_array_equal(split.labels, other.splits[name].labels)
+        if split.files is not None:
+            assert split.files.tolist() == other.splits[name].files.tolist()
+
+
+def copies(home):
+    return sorted(path.parent for path in home.rglob("about.json"))
+
+
+@pytest.mark.parametrize("options", [{}, {"limit": 9}, {"size": "4x4", "channels": 1}], ids=str)
+def test_a_folder_is_decoded_once(pets, home, monkeypatch, options):
+    memory = image_folder.read_images(f"images:{pets}", pets, image_folder.conversion(None, None, None, False))
+    first = data.load(f"images:{pets}", **options)
+    assert "left out: 1 file without an image, such as notes.txt" in first.source.notes
+    monkeypatch.setattr(image_folder, "read_images", None)
+    again = data.load(f"images:{pets}", **options)
+    same(first, again)
+    assert all(is_mapped(split.images) and not split.images.flags.writeable for split in again.splits.values())
+    if not options:
+        same(first, memory)
+    assert len(copies(home)) == 1
+
+
+def test_a_limit_counts_before_anything_is_decoded(pets, home, monkeypatch):
+    whole = data.load(f"images:{pets}")
+    read, real = [], image_folder.read_header
+    monkeypatch.setattr(image_folder, "read_header", lambda path: read.append(path) or real(path))
+    few = data.load(f"images:{pets}", limit=10)
+    assert len(read) == 30  # of 74
+    for name, split in few.splits.items():
+        expected = whole.limit(10).splits[name]
+        np.testing.assert_array_equal(split.images, expected.images)
+        assert split.files.tolist() == expected.files.tolist()
+
+
+def test_damage_among_the_first_is_passed_over(pets, home):
+    whole = data.load(f"images:{pets}", limit=8)
+    (pets / str(whole.train.files[0])).write_bytes(b"")  # before it is decoded,
+    broken = pets / str(whole.train.files[1])
+    broken.write_bytes(broken.read_bytes()[:60])  # and while it is
+    with pytest.raises(UserError, match="2 of 24 files cannot be read as images"):
+        data.load(f"images:{pets}", limit=8)
+    found = data.load(f"images:{pets}", limit=8, skip_damaged=True)
+    assert len(found.train) == 8
+    assert set(found.train.files) > set(whole.train.files[2:])
+    assert any(note.startswith("left out: 2 damaged images") for note in found.source.notes)
+
+
+def test_what_is_trained_on_is_not_copied(pets, home):
+    found = data.load(f"images:{pets}")
+    on_cpu = placed(found, tuple(jax.devices("cpu")[:1]))
+    for array, split in ((on_cpu.train[0], found.train), (on_cpu.held_out[0], found.validation)):
+        assert array.unsafe_buffer_pointer() == split.images.ctypes.data
+    expected = np.concatenate([found.validation.images, found.test.images])
+    np.testing.assert_array_equal(on_cpu.held_out[0], expected)
+
+
+@pytest.mark.parametrize("damage", ["byte", "cut", "gone", "about", "rubbish"])
+def test_a_damaged_copy_is_made_anew(pets, home, damage):
+    first = data.load(f"images:{pets}")
+    (copy,) = copies(home)
+    path = copy / ("about.json" if damage in ("about", "rubbish") else "train.npy")
+    content = bytearray(path.read_bytes())
+    content[-9] ^= 1
+    new = {"byte": content, "cut": content[:-20], "about": b"{}", "rubbish": b"\0"}
+    path.unlink()  # `first` keeps what was there
+    if damage != "gone":
+        path.write_bytes(new[damage])
+    again = data.load(f"images:{pets}")
+    assert again.source.notes[0].startswith("the prepared copy was damaged (")
+    assert again.source.notes[0].endswith(") and made anew")
+    same(first, data.load(f"images:{pets}"))
+    assert copies(home) == [copy]
+
+
+@pytest.mark.parametrize("change", ["content", "added", "removed", "renamed"])
+def test_a_folder_that_has_changed_is_read_anew(pets, home, change):
+    first = data.load(f"images:{pets}")
+    path = pets / "train" / "a" / "0.png"
+    if change == "removed":
+        path.unlink()
+    elif change == "renamed":
+        path.rename(path.with_name("x.png"))
+    else:
+        status = path.stat()
+        target = path if change == "content" else path.with_name("new.png")
+        Image.new("RGB", (5, 6), "red").save(target)
+        os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))  # as tools do that copy
+    again = data.load(f"images:{pets}")
+    assert again.source.notes[0] == "files have changed since they were prepared, and were prepared anew"
+    assert again.source.checksum != first.source.checksum
+    assert len(copies(home)) == 1  # the other one is gone
+    assert data.load(f"images:{pets}").source.notes == again.source.notes[1:]
+
+
+def test_hidden_files_change_nothing(pets, home, monkeypatch):
+    data.load(f"images:{pets}")
+    (pets / "train" / ".DS_Store").write_text("x")
+    monkeypatch.setattr(image_folder, "read_images", None)
+    data.load(f"images:{pets}")
+
+
+@pytest.mark.parametrize("trouble", ["folder", "disk"])
+def test_without_a_copy_it_goes_on_and_says_so(pets, home, monkeypatch, trouble):
+    first = data.load(f"images:{pets}")
+    shutil.rmtree(home)
+    if trouble == "folder":
+        home.write_text("a file where a folder should be")
+    else:
+
+        def full(*_):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(mapped.os, "posix_fallocate", full)
+    again = data.load(f"images:{pets}")
+    reason = "No space left on device" if trouble == "disk" else "Not a directory"
+    assert again.source.notes[0] == f"no prepared copy could be kept in {home}/mapped/images: {reason}"
+    assert not is_mapped(again.train.images)
+    same(first, mapped.told(again, []).__class__(**{**_fields(again), "source": first.source}))
+    assert again.source.notes[1:] == first.source.notes
+    assert trouble == "folder" or not list(home.rglob("*.npy"))
+
+
+def _fields(dataset):
+    return {name: getattr(dataset, name) for name in ("name", "train", "test", "classes", "validation")}
+
+
+def _loaded(name: str, start) -> str:
+    start.wait()
+    return data.load(name).source.checksum
+
+
+@pytest.mark.slow
+def test_processes_that_prepare_at_once_do_no_harm(pets, home):
+    context = multiprocessing.get_context("spawn")
+    with context.Manager() as manager, context.Pool(3) as pool:
+        start = manager.Barrier(3)
+        found = pool.starmap(_loaded, [(f"images:{pets}", start)] * 3)
+    assert len(set(found)) == 1
+    assert len(copies(home)) == 1
+    assert not list(home.rglob(".preparing-*"))
+    assert data.load(f"images:{pets}").source.checksum == found[0]
+
+
+def test_copies_that_nobody_needs_go(pets, home):
+    data.load(f"images:{pets}", size=3)
+    (old,) = copies(home)
+    os.utime(old / "about.json", (0, 0))
+    begun = old.parent / ".preparing-killed"
+    begun.mkdir()
+    os.utime(begun, (0, 0))
+    data.load(f"images:{pets}", size=4)
+    assert len(copies(home)) == 1
+    assert not old.exists()
+    assert not begun.exists()
+
+
+# --- archives and hold-outs ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("order", ["mixed", "sorted"])
+def test_large_archives_are_mapped(tmp_path, home, monkeypatch, order):
+    monkeypatch.setattr(mapped, "SMALL", 10_000)
+    monkeypatch.setattr(mapped.mapped, "__kwdefaults__", {"least": 10_000})
+    monkeypatch.setattr("flaxvision.data.npz.SMALL", 10_000)
+    monkeypatch.setattr(_load, "LARGE", 10_000)
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for split, number in (("train", 400), ("test", 90)):
+        labels = RNG.integers(3, size=number)
+        images = RNG.integers(256, size=(number, 7, 5), dtype=np.uint8)
+        np.savez(folder / f"{split}.npz", x=images, y=np.sort(labels) if order == "sorted" else labels)
+    from flaxvision.data.npz import read_npz
+
+    memory = read_npz(f"npz:{folder}", folder)
+    first, again = data.load(f"npz:{folder}"), data.load(f"npz:{folder}")
+    same(memory, first)
+    same(first, again)
+    assert is_mapped(again.train.images)
+    held = [data.load(f"npz:{folder}", validation=0.25, validation_seed=3) for _ in range(2)]
+    for found in held:
+        same(found, memory.hold_out(0.25, 3))
+        assert all(is_mapped(split.images) for split in found.splits.values())
+    few = data.load(f"npz:{folder}", limit=50, validation=0.5)
+    same(few, memory.limit(50).hold_out(0.5))
+    np.savez(folder / "test.npz", x=images[:80], y=labels[:80])
+    assert len(data.load(f"npz:{folder}").test) == 80
+
+
+def test_small_archives_leave_nothing(tmp_path, home):
+    np.savez(tmp_path / "train.npz", x=RNG.normal(size=(40, 3)), y=RNG.integers(2, size=40))
+    np.savez(tmp_path / "test.npz", x=RNG.normal(size=(40, 3)), y=RNG.integers(2, size=40))
+    data.load(f"npz:{tmp_path}", validation=0.5)
+    assert not Path(home).exists()
