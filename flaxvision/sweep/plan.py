@@ -39,7 +39,8 @@ def plan(spec: Spec, files: RunFiles) -> Plan:
     stages = [trial for trial in everything if trial.stage == "pretrain"]
     trials = [trial for trial in everything if trial.stage == "sweep"]
     datasets: dict[str, Sequence[str]] = {}
-    counted: dict[Hashable, int] = {}  # what trials share -> parameters
+    counted: dict[str, int] = {}
+    checked: dict[Hashable, int] = {}  # what trials share -> parameters
     samples = one_each(everything)
     identity: Identity = {}
     look_again(samples)
@@ -48,21 +49,22 @@ def plan(spec: Spec, files: RunFiles) -> Plan:
     def fault(trial: Trial) -> UserError | None:
         try:
             _check_effects(trial)
-            if shared_by(trial) in counted:
+            if (shared := shared_by(trial)) in checked:
                 check_numbers(trial, files)
             else:
-                counted[shared_by(trial)] = check(trial, files, *stages)
+                checked[shared] = check(trial, files, *stages)
+            counted[config_hash(trial.settings)] = checked[shared]
         except UserError as error:
             return error
         return None
 
     for trial in samples:
         stop_if_asked()
-        known = len(counted)
+        known = len(checked)
         if (error := fault(trial)) is not None:
             whole = trial is samples[0] and str(fault(samples[-1])) == str(error)
             raise UserError(str(error) if whole else f"{error}{_where(trial)}") from error
-        if len(counted) > known:
+        if len(checked) > known:
             identity |= identity_of(trial, files)
             dataset = dataset_of(trial, files)
             datasets.setdefault(description_of(dataset), dataset.source.notes)
@@ -73,7 +75,7 @@ def plan(spec: Spec, files: RunFiles) -> Plan:
         tuple(stages),
         tuple(trials),
         tuple(line for head, notes in datasets.items() for line in (head, *(f"  {note}" for note in notes))),
-        {trial.id: counted[shared_by(trial)] for trial in trials},
+        {trial.id: counted[config_hash(trial.settings)] for trial in trials},
         identity,
     )
 
