@@ -21,7 +21,7 @@ from flaxvision.sweep.trials import Trial, by_program
 OPERATIONS, BYTES = 5e11, 6.5e10  # a second: what the reports' networks reach on two cores, within a factor of two
 LONG = 60.0  # seconds of training above which the start of worker processes pays
 WORKER = 5e8  # bytes of a worker process beside its data and network
-UNROLLED = 6  # most members of an unrolled cohort, whose program grows with each
+UNROLLED = 6  # most members of an unrolled cohort, which a callback is told of together
 VMAPPED = 512  # most members of a vmapped one
 FILE = "arrangement.json"  # of a run directory
 

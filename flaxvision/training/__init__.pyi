@@ -13,6 +13,7 @@ from .history import (
     Timing as Timing,
 )
 from .metrics import Metrics as Metrics
+from .population import Population as Population
 from .progress import ProgressBar as ProgressBar
 from .recipe import Recipe as Recipe
 from .scoring import (

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from orbax.checkpoint import CheckpointManager
 
 Arrays = dict[str, np.ndarray]
+Like = Callable[[int], dict[str, PyTree]]
 About = dict[str, Any]  # what a checkpoint holds beside its arrays, as JSON
 CHECKSUM = "checksum"  # a file in each checkpoint
 OF_BEST = ("value", "at", "epoch", "stopped")  # fields of `Best` that are written as JSON
@@ -57,6 +58,14 @@ class Kept:
     best: list[Best]  # likewise
     seconds: tuple[float, float]  # so far, and of these for compiling
     ends: list[tuple[int, float]]  # of each epoch that is over, its last update and the seconds until then
+    members: tuple[int, ...]  # those that were not dropped
+    rows: tuple[int, ...]  # whose the first rows of the states are
+
+    @property
+    def fewer(self) -> dict[str, tuple[int, ...]]:
+        """Members and rows where they are not all, which they were in an earlier version."""
+        everybody = tuple(range(len(self.best)))
+        return {name: x for name, x in (("members", self.members), ("rows", self.rows)) if x != everybody}
 
     def check(self, total_steps: int, steps_per_epoch: int) -> None:
         """Raise `UserError` unless it is the beginning of a run of so many updates."""
@@ -116,8 +125,11 @@ class Checkpoints:
             self.say(f"keeps no checkpoint: {_reason(error)}")
         self.last = self.asked = time.monotonic()
 
-    def restore(self, like: dict[str, PyTree]) -> Kept | None:
-        """The newest state, with trees shaped as in `like`, where "best" is the selected state; None without one.
+    def restore(self, like: Like) -> Kept | None:
+        """The newest state; None without one.
+
+        Args:
+            like: Trees of the structures that those of so many rows have; "best" is the selected state.
 
         Raises:
             UserError: If the folder holds the checkpoints of another run, or damaged ones only.
@@ -166,6 +178,7 @@ class Checkpoints:
             "identity": self.identity,
             **{name: getattr(kept, name) for name in ("step", "epochs", "updates", "seconds", "ends")},
             "best": [{name: getattr(best, name) for name in OF_BEST} for best in kept.best],
+            **kept.fewer,
             "histories": [list(rows) for rows in kept.histories],  # as a tree of arrays loses its order
             "empty": {name: (x.shape, str(x.dtype)) for name, x in arrays.items() if not x.size},
         }
@@ -174,7 +187,7 @@ class Checkpoints:
         folder = self.keep.folder / str(kept.step)
         write_atomically(folder / CHECKSUM, str(_checksum(folder)))
 
-    def _restore(self, like: dict[str, PyTree]) -> Kept | None:
+    def _restore(self, like: Like) -> Kept | None:
         self._make()
         folder = self.keep.folder
         found = sorted((path for path in folder.iterdir() if path.name.isdigit()), key=lambda p: int(p.name))[::-1]
@@ -218,7 +231,7 @@ def _arrays(kept: Kept) -> Arrays:
     return {name: np.array(x) for name, x in named.items()}  # copies, as the next update takes the state's memory
 
 
-def _kept(about: About, arrays: Arrays, like: dict[str, PyTree]) -> Kept:
+def _kept(about: About, arrays: Arrays, like: Like) -> Kept:
     parts: dict[str, Arrays] = collections.defaultdict(dict)
     for name, array in arrays.items():
         part, _, rest = name.partition(".")
@@ -228,16 +241,20 @@ def _kept(about: About, arrays: Arrays, like: dict[str, PyTree]) -> Kept:
         found = parts[part]
         return jax.tree.unflatten(jax.tree.structure(tree), [found[str(i)] for i in range(len(found))])
 
-    trees = {name: shaped(name, tree) for name, tree in like.items() if name in parts}
+    everybody = range(len(about["best"]))
+    members, rows = (tuple(about.get(name, everybody)) for name in ("members", "rows"))
+    shapes = like(len(rows))
+    trees = {name: shaped(name, tree) for name, tree in shapes.items() if name in parts}
     best = [
-        Best(**one, state=shaped(f"best{k}", like["best"]) if f"best{k}" in parts else None)
+        Best(**one, state=shaped(f"best{k}", shapes["best"]) if f"best{k}" in parts else None)
         for k, one in enumerate(about["best"])
     ]
     histories = [{name: parts[f"history{k}"][name] for name in names} for k, names in enumerate(about["histories"])]
     total, compiling = about["seconds"]
     unknown = [(0, 0.0)] * about["epochs"]  # an earlier version did not count
     ends = [(step, seconds) for step, seconds in about.get("ends", unknown)]
-    return Kept(about["step"], about["epochs"], about["updates"], trees, histories, best, (total, compiling), ends)
+    seconds, done = (total, compiling), (about["step"], about["epochs"], about["updates"])
+    return Kept(*done, trees, histories, best, seconds, ends, members, rows)
 
 
 def _is_whole(folder: Path) -> bool:

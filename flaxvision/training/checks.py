@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -17,7 +18,7 @@ from flaxvision.layers.context import matches
 from flaxvision.training.losses import loss_of
 from flaxvision.training.metrics import check_metric
 from flaxvision.training.preparing import with_weights
-from flaxvision.training.recipe import BALANCED, OF_IMAGES, VARYING, Recipe
+from flaxvision.training.recipe import BALANCED, NUMBERS, OF_IMAGES, VARYING, Recipe
 from flaxvision.training.state import split_model
 from flaxvision.training.updates import check_own
 
@@ -31,6 +32,22 @@ def check_cohort(models: Sequence[Chain], recipes: Sequence[Recipe]) -> None:
             f"recipes of a cohort may differ in learning_rate, {', '.join(VARYING)} (all with one or all without), "
             "seed and warm start only"
         )
+
+
+def check_numbers(recipe: Recipe, numbers: Mapping[str, float]) -> Recipe:
+    """A recipe with other numbers; `UserError` for those that its program does not read, or that are not allowed."""
+    fixed = callable(recipe.learning_rate) or not isinstance(recipe.optimizer, str)
+    read = [name for name in NUMBERS if (not fixed if name == "learning_rate" else name in recipe.given)]
+    for name, value in numbers.items():
+        if name not in NUMBERS:
+            raise unknown("number", name, read)
+        if name not in read:
+            why = "is a part of the program" if name == "learning_rate" else "is in none of the recipes"
+            raise UserError(f"{name} {why}: {', '.join(read) or 'no number'} may be set")
+        if name != "learning_rate" and value == getattr(Recipe(), name):
+            raise UserError(f"{name}={value} is its default, without which the program was made: give another number")
+    changed: Callable[..., Recipe] = dataclasses.replace
+    return changed(recipe, **numbers)
 
 
 def check_alike(models: Sequence[Chain], frozen: tuple[str, ...]) -> None:

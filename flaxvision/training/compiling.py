@@ -40,17 +40,17 @@ def compiled_seconds() -> float:
 
 
 class Clock:
-    """A run's seconds, shared equally by its members, with those `before` an interruption."""
+    """The seconds of a run, shared equally by the members that train; those between two trainings do not count."""
 
-    def __init__(self, members: int):
-        self.members = members
-        self.before = 0.0, 0.0
-        self.marks: list[float] = []  # when an epoch began or ended
-        self._began, self._compiled, self._waited = time.perf_counter(), compiled_seconds(), 0.0
+    def __init__(self) -> None:
+        self.total, self.compiling = 0.0, 0.0  # a member's, until the last lap
+        self.first = 0.0  # a member's seconds of the first lap
+        self.laps: list[tuple[float, int]] = []  # of each: seconds, and training examples of all members
+        self.start()
 
-    def mark(self) -> None:
-        """Note that an epoch begins or ends."""
-        self.marks.append(time.perf_counter())
+    def start(self) -> None:
+        """Count from now on."""
+        self._since, self._compiled, self._waited = time.perf_counter(), compiled_seconds(), 0.0
 
     def wait(self, compiling: Future[Compiled]) -> None:
         """Wait for what another thread compiles."""
@@ -58,20 +58,24 @@ class Clock:
         compiling.result()
         self._waited += time.perf_counter() - since
 
-    def seconds(self, now: float) -> tuple[float, float]:
-        """Seconds until `now`, and of these for compiling."""
+    def seconds(self, members: int) -> tuple[float, float]:
+        """A member's seconds until now, and of these for compiling, where so many train since the last lap."""
         compiling = compiled_seconds() - self._compiled + self._waited
-        total, before = self.before
-        return total + (now - self._began) / self.members, before + compiling / self.members
+        return self.total + (time.perf_counter() - self._since) / members, self.compiling + compiling / members
 
-    def timing(self, examples: int) -> Timing:
-        """What took how long, in epochs of so many examples."""
-        epochs = len(self.marks) - 1
-        if not epochs:
-            return Timing(*self.before, 0.0, 0.0)
-        steady = self.marks[1:] if epochs > 1 else self.marks
-        rate = examples * self.members * (len(steady) - 1) / (steady[-1] - steady[0])
-        return Timing(*self.seconds(self.marks[-1]), (self.marks[1] - self._began) / self.members, rate)
+    def lap(self, members: int, examples: int) -> None:
+        """An epoch of so many members, and so many examples of each, is over."""
+        seconds = time.perf_counter() - self._since
+        self.first = self.first if self.laps else seconds / members
+        self.laps.append((seconds, members * examples))
+        self.total, self.compiling = self.seconds(members)
+        self.start()
+
+    def timing(self) -> Timing:
+        """What took how long."""
+        steady = self.laps[1:] or self.laps
+        seconds, examples = sum(lap[0] for lap in steady), sum(lap[1] for lap in steady)
+        return Timing(self.total, self.compiling, self.first, examples / seconds if steady else 0.0)
 
 
 @contextlib.contextmanager

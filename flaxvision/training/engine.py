@@ -34,14 +34,14 @@ LONGEST = 0.5  # seconds; a call that takes less is followed by one of twice as 
 
 
 class Carry(NamedTuple):
-    """What an epoch's steps pass on; a call takes its memory."""
+    """What an epoch's steps of a member pass on; a call takes its memory."""
 
-    states: Members[TrainState]
-    sums: Members[Sums]  # of the epoch so far
-    records: StepRecord  # axes (steps of the epoch, members, ...), zero where not done yet
+    state: TrainState
+    sums: Sums  # of the epoch so far
+    records: StepRecord  # axes (steps of the epoch, ...), zero where not done yet
 
 
-Begun = tuple[int, Carry]  # how many steps of an epoch are done, and what they leave
+Begun = tuple[int, Members[Carry]]  # how many steps of an epoch are done, and what they leave
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -77,35 +77,50 @@ class Engine:
         plan, examples, batch_size = self.plan, len(data[1]), self.plan.recipe.batch_size
         steps = plan.steps_of(epoch)
         whole = min(steps, examples // batch_size) if plan.on_cpu else steps
-        with compiling_once(self._many, "beginning", steps, examples):
-            done, carry = begun or (0, self._begin(states, steps))
-            seeds, orders = states.pick(lambda state: state.seed), None
+        together = len(states.for_program())
+        with compiling_once(self._many, "beginning", steps, examples, together):
+            done, carries = begun or (0, self._begin(states, steps))
+            orders: tuple[Members[jax.Array], ...] = ()
             if plan.recipe.shuffle:
-                orders = seeds.each(lambda seeds: _epoch_orders(seeds, np.uint32(epoch), examples))
+                seeds = states.pick(lambda state: state.seed)
+                orders = (seeds.each(lambda seeds: _epoch_orders(seeds, np.uint32(epoch), examples)),)
         if done:
-            yield done, carry
+            yield done, carries
         while done < steps:
             left = whole - done
             looped, size = left > 0 and plan.looped, batch_size if left else examples - whole * batch_size
             number = 1 if not looped else min(self._pace, left) if plan.on_cpu else left
             call = Call(size, looped, None if plan.on_cpu else number)
             began = time.perf_counter()
-            with compiling_once(self._many, call, examples):
-                carry = self._many(carry, data, orders, np.int32(done), np.int32(number), call=call)
+            train = functools.partial(self._call, call, data, np.int32(done), np.int32(number))
+            carries = carries.each(train, *orders)
             done += number
             if plan.on_cpu and looped and number == self._pace < whole:
-                jax.block_until_ready(carry.sums)
+                jax.block_until_ready(carries)
                 quick = time.perf_counter() - began < LONGEST
                 with self._lock:
                     self._pace *= 2 if quick and number == self._pace else 1
-            yield done, carry
+            yield done, carries
+
+    def _call(
+        self,
+        call: Call,
+        data: Examples,
+        first: np.int32,
+        count: np.int32,
+        carries: Members[Carry],
+        *orders: Members[jax.Array],
+    ) -> Members[Carry]:
+        """Steps of those members that share a program."""
+        with compiling_once(self._many, call, len(data[1]), len(carries)):
+            return self._many(carries, data, orders, first, count, call=call)
 
     def evaluate(self, states: Members[TrainState], data: Examples, examples: range) -> Members[Sums]:
         """The sums of every member over a range of the data, in evaluation mode."""
 
         def score(states: Members[TrainState]) -> Members[Sums]:
             variables = states.pick(lambda state: state.variables)
-            with compiling_once(self._evaluate, len(data[1])):
+            with compiling_once(self._evaluate, len(data[1]), len(states)):
                 return self._evaluate(variables, data, np.int32(examples.start), np.int32(examples.stop))
 
         return states.each(score)
@@ -125,15 +140,15 @@ class Engine:
         pool = ThreadPoolExecutor(2)
         try:  # lowered in this thread, since settings of JAX are a thread's own
             evaluation = pool.submit(evaluate.lower(variables, held_out, zero, zero).compile)
-            orders, ordering = None, None
+            orders: tuple[Members[jax.Array], ...] = ()
+            ordering = None
             if self.plan.recipe.shuffle:
                 lowered = _epoch_orders.lower(seeds, np.uint32(0), len(data[1]))
                 ordering = pool.submit(lowered.compile)
                 placed = functools.partial(jax.ShapeDtypeStruct, sharding=data[1].sharding)
-                like = jax.tree.map(lambda x: placed(x.shape, x.dtype), lowered.out_info)
-                orders = states.each(lambda _: like)
+                orders = (jax.tree.map(lambda x: placed(x.shape, x.dtype), lowered.out_info),)
             call = Call(self.plan.recipe.batch_size, looped=True, length=steps)
-            many.lower(self._begin(states, steps), data, orders, zero, zero, call=call).compile()
+            many.lower(self._begin(one, steps), data, orders, zero, zero, call=call).compile()
             if ordering is not None:
                 ordering.result()
             return evaluation
@@ -145,15 +160,15 @@ class Engine:
     def _train_many(
         self,
         shard: Shard,
-        carry: Carry,
+        carries: Members[Carry],
         data: Examples,
-        orders: Members[jax.Array] | None,
+        orders: tuple[Members[jax.Array], ...],
         first: jax.Array,
         count: jax.Array,
         *,
         call: Call,
-    ) -> Carry:
-        """`count` steps from step `first` of the epoch on; the cohort shares one loop.
+    ) -> Members[Carry]:
+        """`count` steps from step `first` of the epoch on, of members that share one loop.
 
         The count is an argument, so that one program serves calls of any length. Without `looped` it is 1. On an
         accelerator `length` is the count: between the steps of a loop of known length nothing waits for the device.
@@ -162,43 +177,45 @@ class Engine:
         images, labels = data
         padded = call.length is not None and len(labels) % call.size > 0 and not self.plan.recipe.drop_last
 
-        def one(number: jax.Array, carry: Carry) -> Carry:
-            def train(state: TrainState, total: Sums, order: jax.Array | None = None) -> Stepped:
+        def one(number: jax.Array, carries: Members[Carry]) -> Members[Carry]:
+            def train(carry: Carry, order: jax.Array | None = None) -> Stepped:
                 start = number * self.plan.recipe.batch_size
                 batch = take_batch(
                     images, labels, order, start, call.size, shard, padded=padded, mixed=self.plan.recipe.mixes
                 )
-                stepped = self._step(state, batch)
-                return stepped._replace(sums=add(total, stepped.sums))
+                stepped = self._step(carry.state, batch)
+                return stepped._replace(sums=add(carry.sums, stepped.sums))
 
-            done = carry.states.map(train, carry.sums, *(() if orders is None else (orders,)))
-            record = done.pick(lambda one: one.record).stacked()
-            write = functools.partial(lax.dynamic_update_index_in_dim, index=number, axis=0)
-            return Carry(
-                done.pick(lambda one: one.state),
-                done.pick(lambda one: one.sums),
-                jax.tree.map(write, carry.records, record),
-            )
+            def noted(carry: Carry, done: Stepped) -> Carry:  # outside of `map`, whose vmap makes a scatter of it
+                write = functools.partial(lax.dynamic_update_index_in_dim, index=number, axis=carries.axes)
+                return Carry(done.state, done.sums, jax.tree.map(write, carry.records, done.record))
+
+            return carries.pick(noted, carries.map(train, *orders))
 
         if not call.looped:
-            return one(first, carry)
+            return one(first, carries)
         if call.length is None:
-            return lax.fori_loop(first, first + count, one, carry)
-        return lax.fori_loop(0, call.length, lambda i, carry: one(first + i, carry), carry)
+            return lax.fori_loop(first, first + count, one, carries)
+        return lax.fori_loop(0, call.length, lambda i, carries: one(first + i, carries), carries)
 
-    def _begin(self, states: Members[TrainState], steps: int) -> Carry:
+    def _begin(self, states: Members[TrainState], steps: int) -> Members[Carry]:
         """An epoch of which nothing is done."""
         with on_host():
-            return Carry(states, *put(self.zeros(states, steps), self.plan.devices))
+            zeros = put(self.zeros(states, steps), self.plan.devices)
+            return states.pick(lambda state, nothing: Carry(state, *nothing), zeros)
 
-    def zeros(self, states: Members[TrainState], steps: int) -> tuple[Members[Sums], StepRecord]:
+    def zeros(self, states: Members[TrainState], steps: int) -> Members[tuple[Sums, StepRecord]]:
         """Sums and records of nothing."""
         plan, dtype = self.plan, at_least_float32(self.plan.dtype)
-        sums = states.zeros(functools.partial(zero_sums, plan.classes, dtype, confusion=False))
         norms = len(plan.layers) if plan.recipe.record_gradients else 0
-        each = steps, len(states)
-        means = jnp.zeros(each, jnp.float32)
-        return sums, StepRecord(jnp.zeros(each, dtype), jnp.zeros((*each, norms), jnp.float32), means)
+
+        def make(members: int | None) -> tuple[Sums, StepRecord]:
+            each = (steps,) if members is None else (members, steps)
+            means = jnp.zeros(each, jnp.float32)
+            record = StepRecord(jnp.zeros(each, dtype), jnp.zeros((*each, norms), jnp.float32), means)
+            return zero_sums(plan.classes, dtype, members, confusion=False), record
+
+        return states.zeros(make)
 
 
 # The engine of a plan, with what it compiled before; the same one in all threads.

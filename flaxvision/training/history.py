@@ -5,12 +5,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 
+import jax
 import numpy as np
+from flax import nnx
 
 from flaxvision.errors import UserError
 from flaxvision.layers import Chain
 from flaxvision.training.confusion import confusion_matrix, confusion_pairs
 from flaxvision.training.metrics import METRICS, SPLITS, Metrics
+
+SCALARS = frozenset(f"{split}_{metric}" for split in SPLITS for metric in METRICS)
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -68,8 +72,7 @@ class History:
 
     def row(self, epoch: int) -> dict[str, float]:
         """The scalars of one epoch (from 1): name -> value."""
-        scalars = {f"{split}_{metric}" for split in SPLITS for metric in METRICS}
-        return {name: float(rows[epoch - 1]) for name, rows in self.arrays.items() if name in scalars}
+        return {name: float(rows[epoch - 1]) for name, rows in self.arrays.items() if name in SCALARS}
 
 
 class HistoryBuilder:
@@ -100,6 +103,15 @@ class HistoryBuilder:
     def last(self, name: str) -> float:
         """The newest value of a scalar."""
         return float(self.parts[name][-1][-1])
+
+    def last_row(self) -> dict[str, float]:
+        """The newest values of all scalars."""
+        return {name: self.last(name) for name in self.parts if name in SCALARS}
+
+    @property
+    def epochs(self) -> int:
+        """How many were added."""
+        return sum(map(len, self.parts.get("train_loss", ())))
 
     def history(self, ends: Sequence[tuple[int, float]] = ()) -> History:
         """Everything so far; `ends` are the updates and seconds at which epochs ended."""
@@ -139,3 +151,10 @@ class Result:
         from flaxvision.report.notebook import result_html
 
         return result_html(self)
+
+
+def left_the_numbers(model: Chain, history: History) -> bool:
+    """Whether a loss of any epoch, or a number of the model, is not finite: its last update shows in these alone."""
+    losses = [history[name] for name in (f"{split}_loss" for split in SPLITS) if name in history]
+    numbers = jax.tree.leaves(nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat)))
+    return not all(np.isfinite(np.asarray(array)).all() for array in (*losses, *numbers))

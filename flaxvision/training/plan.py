@@ -44,7 +44,7 @@ class Plan:
     classes: int  # how many there are; 0 without classes
     steps_per_epoch: int
     total_steps: int
-    stacked: bool  # members by `vmap`; otherwise unrolled in one program
+    stacked: bool  # members by `vmap`; otherwise a tree each
     devices: tuple[jax.Device, ...]
     dtype: jnp.dtype  # of activations
     layers: tuple[str, ...] = ()  # names of those that learn

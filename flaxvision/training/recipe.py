@@ -323,7 +323,8 @@ class Recipe:
 _FIELDS = {field.name: field for field in dataclasses.fields(Recipe)}
 # The numbers that may differ among the trials of one program, beside what varies freely.
 VARYING = tuple(name for name, field in _FIELDS.items() if field.metadata["varies"] == "number")
-# Those of them that the step reads itself, not through the optimizer.
+NUMBERS = ("learning_rate", *VARYING)
+# Those of VARYING that the step reads itself, not through the optimizer.
 OF_STEP = tuple(name for name in VARYING if name not in OF_OPTIMIZER)
 
 

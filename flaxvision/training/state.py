@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
@@ -16,7 +16,7 @@ from flaxvision.layers import Chain
 from flaxvision.layers.context import matches
 from flaxvision.ops.arrays import from_numpy
 from flaxvision.training.averaging import first_average
-from flaxvision.training.members import Members, Stacked, Unrolled
+from flaxvision.training.members import Members, Separate, Stacked
 from flaxvision.training.recipe import OF_STEP, Recipe
 from flaxvision.training.updates import build_optimizer, init_many
 
@@ -84,13 +84,29 @@ def init_members(models: Sequence[Chain], recipes: Sequence[Recipe], plan: Plan)
         return TrainState(params, stats, non_trainable, opt, step, seed, numbers, average)
 
     if plan.stacked:
-        return Stacked(init(models, recipes), len(models))
-    return Unrolled(tuple(init([model], [recipe]) for model, recipe in zip(models, recipes, strict=True)))
+        return Stacked(init(models, recipes))
+    return Separate(tuple(init([model], [recipe]) for model, recipe in zip(models, recipes, strict=True)))
 
 
 def merge_model(graphdef: nnx.GraphDef, state: TrainState) -> Chain:
     """A new model with the state's variables."""
     return nnx.merge(graphdef, state.params, state.stats, state.non_trainable, copy=True)
+
+
+def on_its_own(state: TrainState) -> TrainState:
+    """A copy on the host: a view would keep all members' arrays, and the next step takes those on a device."""
+    return jax.tree.map(np.array, jax.device_get(state))
+
+
+def with_numbers(state: TrainState, numbers: Mapping[str, float]) -> TrainState:
+    """A member's state with other numbers of its recipe, which it has."""
+
+    def changed(held: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        return {name: jnp.asarray(numbers.get(name, x), x.dtype) for name, x in held.items()}
+
+    return state._replace(
+        opt=state.opt._replace(hyperparams=changed(state.opt.hyperparams)), numbers=changed(state.numbers)
+    )
 
 
 def cast(state: nnx.State, dtype: jnp.dtype) -> nnx.State:

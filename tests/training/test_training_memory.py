@@ -13,7 +13,7 @@ import flaxvision as fv
 from flaxvision._cache import shared_cache
 from flaxvision._memory import empty
 from flaxvision.data.dataset import Dataset, Source, Split
-from flaxvision.training import _fit, engine, scoring
+from flaxvision.training import engine, run, scoring
 from flaxvision.training.preparing import place
 
 CPU = jax.devices("cpu")[:1]
@@ -99,7 +99,7 @@ def test_what_an_image_folder_gives_is_trained_on_without_a_copy(tmp_path):
 @pytest.mark.slow
 def test_compiled_programs_of_earlier_networks_are_let_go(monkeypatch):
     """Here all but those of the last two; without that a process grows with each network that it trains."""
-    monkeypatch.setattr(_fit, "engine_for", shared_cache(2)(engine.Engine))
+    monkeypatch.setattr(run, "engine_for", shared_cache(2)(engine.Engine))
     monkeypatch.setattr(engine, "evaluation_for", shared_cache(2)(scoring.evaluation_for._function))
     data, programs = dataset(validation=False), []
     for width in range(2, 7):
