@@ -168,10 +168,13 @@ def serve() -> None:
         signal.signal(number, signal.SIG_IGN)
 
     def answer(kind: str, value: object = None) -> None:
-        answers.write(pickle.dumps((kind, value)))
-        answers.flush()
+        try:
+            answers.write(pickle.dumps((kind, value)))
+            answers.flush()
+        except OSError:  # the process that started it was killed
+            os._exit(1)
 
-    core, around = pickle.load(sys.stdin.buffer)
+    core, around = _take()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {core})  # before JAX counts the cores
     from flaxvision import runtime
@@ -187,12 +190,18 @@ def serve() -> None:
 
 
 def _listen(put: Callable[[Cohort], None]) -> None:
-    """Take in cohorts; without the process that sends them, end at once: nobody waits for what is trained."""
+    """Take in cohorts."""
     while True:
         try:
-            put(pickle.load(sys.stdin.buffer))
-        except EOFError:
-            os._exit(1)
+            put(_take())
         except Exception:  # such as a class that is not there
             traceback.print_exc()
             os._exit(2)
+
+
+def _take() -> Any:
+    """What comes in; without the process that sends it, end at once: nobody waits for what is trained."""
+    try:
+        return pickle.load(sys.stdin.buffer)
+    except (EOFError, pickle.UnpicklingError):  # it was killed, perhaps in the middle of a message
+        os._exit(1)

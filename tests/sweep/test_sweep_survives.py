@@ -169,6 +169,19 @@ def test_a_worker_that_does_not_start_is_told_in_one_line(monkeypatch):
         workers.Worker(0)
 
 
+@pytest.mark.parametrize("told", [0, 1, pytest.param(2, marks=pytest.mark.slow)])  # of what it is to be told
+def test_a_worker_whose_sweep_was_killed_ends_without_a_word(told):
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", workers._START], stdin=pipe, stdout=pipe, stderr=pipe) as worker:
+        worker.stdout.close()
+        worker.stdin.write(pickle.dumps(sys.path))
+        if told:
+            worker.stdin.write(pickle.dumps((min(os.sched_getaffinity(0)), workers.surroundings()))[: 20 * 10**told])
+        worker.stdin.close()
+        said = worker.stderr.read()
+    assert (worker.returncode, said) == (1, b"")
+
+
 def test_memory_is_named_only_where_it_was_the_cause():
     """What Python, NumPy and XLA say of memory, and what says other things."""
     from jax.errors import JaxRuntimeError
