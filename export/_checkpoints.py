@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from flaxvision._files import is_zip
 from flaxvision.data.raw import check_members
 from flaxvision.errors import UserError
 
@@ -74,7 +75,7 @@ def read(weights: Any) -> tuple[str, Any]:
         return str(path), _read_shards(path)
     if head[8:9] == b"{":  # after the header's length, a JSON header
         return str(path), _read_safetensors(path)
-    if head[:1] == b"P" and zipfile.is_zipfile(path):
+    if head[:1] == b"P" and is_zip(path):
         _check_archive(path)
     elif head[:1] != b"\x80":  # a pickle, as PyTorch wrote before 1.6
         what = "safetensors" if path.suffix == ".safetensors" else "PyTorch"

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import secrets
+import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import BinaryIO
@@ -72,6 +73,14 @@ def weights_in(path: str | Path) -> Path:
     if found is None:
         raise UserError(f"{path} has no {WINNER}: give a run that has ended with a winner, or a weights file")
     return found
+
+
+def is_zip(path: str | Path) -> bool:
+    """Whether a file is a ZIP archive that can be read; `zipfile.is_zipfile` raises for one of several disks."""
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:
+        return False
 
 
 def is_unfinished(path: Path) -> bool:

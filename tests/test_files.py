@@ -3,10 +3,12 @@ from __future__ import annotations
 import concurrent.futures
 import os
 import stat
+import struct
+import zipfile
 
 import pytest
 
-from flaxvision._files import is_unfinished, write_atomically
+from flaxvision._files import is_unfinished, is_zip, write_atomically
 from flaxvision.errors import UserError
 
 
@@ -46,3 +48,12 @@ def test_what_a_kill_leaves_is_known(tmp_path, monkeypatch):
     (left,) = tmp_path.iterdir()
     assert is_unfinished(left)
     assert not any(map(is_unfinished, [tmp_path / "x.toml", tmp_path / ".lock", tmp_path / ".holder"]))
+
+
+def test_an_archive_of_several_disks_is_none(tmp_path):
+    """As one flipped bit makes of any ZIP archive of more than 4 GB."""
+    locator = struct.pack("<4sLQL", b"PK\x06\x07", 0, 0, 2)  # 2: the disks
+    (tmp_path / "model.pt").write_bytes(b"PK" + locator + struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 0, 0, 0, 0, 0))
+    with pytest.raises(zipfile.BadZipFile, match="multiple disks"):
+        zipfile.is_zipfile(tmp_path / "model.pt")
+    assert not is_zip(tmp_path / "model.pt")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from flaxvision._files import is_zip
 from flaxvision.data import raw
 from flaxvision.errors import UserError
 
@@ -202,7 +203,7 @@ def _members(path: Path, wanted: Iterable[str]) -> Iterator[tuple[str, int, Call
         last = PurePosixPath(name).name
         return not last.startswith(".") and _plain(last) in wanted
 
-    if zipfile.is_zipfile(path):
+    if is_zip(path):
         with zipfile.ZipFile(path) as packed:
             for info in packed.infolist():
                 if is_wanted(info.filename) and not info.is_dir():

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from flaxvision._files import is_zip
 from flaxvision.errors import UserError
 
 SPARE = 2**20  # numbers that a file may claim beyond its bytes
@@ -71,7 +72,7 @@ def _check_claims(path: Path) -> None:
     import h5py
 
     held = path.stat().st_size
-    if zipfile.is_zipfile(path):
+    if is_zip(path):
         with zipfile.ZipFile(path) as archive:
             infos = archive.infolist()
             if sum(info.file_size for info in infos) > PACKED * held + SPARE:
