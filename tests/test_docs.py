@@ -84,6 +84,7 @@ def test_the_python_of_the_pages_runs(tmp_path, monkeypatch, capsys, torch):
         ("README.md", ("learning_rate", "optimizer"), 0),
         ("docs/sweeps.md", ("learning_rate", "optimizer"), 1),
         ("docs/lab.md", ("learning_rate",), 0),
+        ("docs/search.md", ("optimizer", "learning_rate", "momentum", "hidden", "batch_size"), 0),
     ],
 )
 def test_the_sweeps_of_the_pages_are_valid(tmp_path, page, keys, published):

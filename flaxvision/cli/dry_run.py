@@ -7,11 +7,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from flaxvision.cli.text import paragraph
+from flaxvision.sweep.spec import Choices
 
 if TYPE_CHECKING:
     from flaxvision.sweep.files import RunFiles
     from flaxvision.sweep.plan import Plan
-    from flaxvision.sweep.spec import Spec
+    from flaxvision.sweep.spec import Range, Search, Spec
 
 LABEL = 10  # characters before each row
 VALUES, NOTES = 8, 4  # of a row at most
@@ -57,9 +58,12 @@ def _rows(plan: Plan, files: RunFiles, done: set[str]) -> Iterator[tuple[str, st
     yield "recipe", f"{_settings(spec, 'recipe').removeprefix(', ') or 'defaults'}; {_range(steps)} updates a trial"
     for axis in spec.axes:
         yield "varies", f"{axis.key}: {_some([point.label for point in axis.points])}"
-    cells = len(trials) // len(spec.seeds)
     stages = "; before them a pretraining" * bool(plan.stages)
     stages += f"; after them {len(spec.final.seeds)} of the winner" if spec.final else ""
+    if spec.search is not None:
+        yield from _search_rows(spec, spec.search, files, stages)
+        return
+    cells = len(trials) // len(spec.seeds)
     kept = f"; {len(done & {trial.id for trial in trials}):,} of them are there already" if done else ""
     yield "trials", f"{len(trials):,} ({_count(cells, 'cell')} x {_count(len(spec.seeds), 'seed')}){stages}{kept}"
     programs = by_program(trials, len(trials))
@@ -70,12 +74,44 @@ def _rows(plan: Plan, files: RunFiles, done: set[str]) -> Iterator[tuple[str, st
     yield "folder", str(files.directory)
 
 
+def _search_rows(spec: Spec, search: Search, files: RunFiles, stages: str) -> Iterator[tuple[str, str]]:
+    """The rows of a search, whose trials are not known before it."""
+    from flaxvision.sweep.search.found import search_of_run
+
+    for key, each in search.space.items():
+        what = _some(each.labels) if isinstance(each, Choices) else _of_range(each)
+        given = "".join(f", with {other} {' or '.join(labels)}" for other, labels in each.when.items())
+        yield "searches", f"{key}: {what}{given}"
+    begun = search_of_run(spec, files.directory)
+    kept = f"; {len(begun.trials):,} of them are there already" if begun and begun.trials else ""
+    many = _count(search.most, "trial") if search.most else "trials"
+    long = f" for {search.minutes:g} minutes" if search.minutes else ""
+    batch = min(search.batch, search.most or search.batch)
+    yield "search", f"{many}{long}, {batch} at a time, drawn by {search.sampler}{kept}"
+    if search.halving:
+        left, rungs = batch, []
+        for epochs in search.halving:
+            rungs.append(f"{left} train for {_count(epochs, 'epoch')}")
+            left = -(-left // search.factor)
+        yield "halving", f"of each {batch}: {', '.join(rungs)}, {left} to the end"
+    cells, seeds = _count(search.finalists, "cell"), _count(len(spec.seeds), "seed")
+    yield "trials", f"{search.finalists * len(spec.seeds):,} for the table ({cells} x {seeds}), trained anew{stages}"
+    yield "winner", f"by {spec.objective}"
+    yield "folder", str(files.directory)
+
+
+def _of_range(each: Range) -> str:
+    scale = ", evenly in its logarithm" * each.log
+    steps = f" in steps of {each.step:g}" if each.step else ""
+    return f"{'whole numbers ' * each.whole}{each.low} to {each.high}{steps}{scale}"
+
+
 def _settings(spec: Spec, table: str) -> str:
     """The settings of one table that are the same in every cell."""
     from flaxvision.sweep.config import table_of
     from flaxvision.sweep.spec import as_typed
 
-    varied = {key for axis in spec.axes for point in axis.points for key in point.settings}
+    varied = {*spec.keys, *(key for point in spec.points for key in point.settings)}
     given = {key: value for key, value in spec.base.items() if table_of(key) == table and key not in varied}
     return "".join(f", {key} {as_typed(value)}" for key, value in given.items())
 

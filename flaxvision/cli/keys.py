@@ -26,7 +26,7 @@ What may stand in a sweep's TOML file, and, by the same names, after `--set`, in
 keys KEY` one of them. This page is written by `flaxvision keys --markdown`.
 """
 INDENT = 4
-_HEADING, _CODE = re.compile(r"\[+\w+\]+"), r"`\g<0>`"  # a table's name
+_HEADING, _CODE = re.compile(r"\[+[\w.]+\]+"), r"`\g<0>`"  # a table's name
 
 
 def add_options(parser: Parser) -> None:

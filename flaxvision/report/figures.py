@@ -11,6 +11,7 @@ from flaxvision.report.curves import draw_curves
 from flaxvision.report.fonts import fonts_for
 from flaxvision.report.over_keys import draw_over_keys
 from flaxvision.report.overview import draw_overview
+from flaxvision.report.search import draw_search, draw_space
 from flaxvision.report.style import encode
 from flaxvision.sweep.results import SweepResult
 
@@ -26,6 +27,8 @@ def drawings(result: SweepResult) -> dict[str, Callable[[], Figure | None]]:
         "loss": lambda drawn: draw_curves(drawn, "loss"),
         "accuracy": lambda drawn: draw_curves(drawn, "top1"),
         "confusion": draw_confusion,
+        "search": draw_search,
+        "space": draw_space,
     }
 
     def draw(name: str) -> Figure | None:

@@ -63,7 +63,7 @@ def _most(means: Sequence[float], metric: str) -> float:
 
 
 def _draw(axes: Axes, key: str, cells: Sequence[Cell], values: np.ndarray, best: Sequence[int]) -> None:
-    places = _places(axes, [cell.where.get(key, "") for cell in cells])
+    places = places_on(axes, [cell.where.get(key, "") for cell in cells])
     many = len(cells) > VECTORS
     axes.scatter(places, values, 7, color=BLUE, alpha=0.35, linewidths=0, rasterized=many)
     axes.scatter(places[best], values[best], 11, color=ORANGE, linewidths=0, zorder=3)
@@ -74,8 +74,11 @@ def _draw(axes: Axes, key: str, cells: Sequence[Cell], values: np.ndarray, best:
     axes.set_xlabel(shorten(formats.key_label([key])))
 
 
-def _places(axes: Axes, labels: Sequence[str]) -> np.ndarray:
-    """Where values stand on the horizontal axis: by their size, or in their order where they are few or no numbers."""
+def places_on(axes: Axes, labels: Sequence[str]) -> np.ndarray:
+    """Where values stand on the horizontal axis, which is set for them.
+
+    By their size, or in their order where they are few or no numbers.
+    """
     different = formats.distinct(labels)
     try:
         numbers = np.array([float(label) for label in labels])

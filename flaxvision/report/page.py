@@ -18,6 +18,7 @@ from flaxvision.report.figures import figure_files
 from flaxvision.report.fonts import substitutes
 from flaxvision.report.interactive import plots_json
 from flaxvision.report.remarks import cautions, data_used
+from flaxvision.report.search import best_table, search_words
 from flaxvision.report.style import COLUMN, DPI
 from flaxvision.report.winner import Insight
 from flaxvision.report.words import recipe_words
@@ -39,6 +40,8 @@ REFRESH = 5  # seconds after which a browser reads the page of a running sweep a
 _FIGURES = {
     "table": "Every cell of the table",
     "keys": "The objective over each key",
+    "search": "The best that the search had found so far",
+    "space": "What every trial of the search reached, over each key",
     "loss": "Loss over epochs",
     "accuracy": "Top-1 accuracy over epochs",
     "confusion": "What the winner confuses",
@@ -64,10 +67,15 @@ def report_html(
     """
     files = figure_files(result) if files is None else files
     metrics = [metric for metric in SHOWN_METRICS if metric in result.metrics]
-    found = (path for pattern in ("trials.jsonl", "winner/*.*") for path in sorted(result.directory.glob(pattern)))
+    found = (
+        path
+        for pattern in ("trials.jsonl", "search.jsonl", "winner/*.*")
+        for path in sorted(result.directory.glob(pattern))
+    )
     beside = [path.relative_to(result.directory).as_posix() for path in found]
     tables = ["results.csv", "results.md", "results.tex"] if status is None else ["status.json"]
     data, charts = plots_json(result)
+    search = result.search if result.search and result.search.trials else None
     return _template().render(
         result=result,
         status=status,
@@ -76,6 +84,8 @@ def report_html(
         headline=_headline(result),
         cautions=cautions(result),
         tables=[_table(table, result) for table in display_tables(_sorted(result))] if result.cells else [],
+        searched=_table(best_table(search), result) if search else None,
+        search_words=search_words(search) if search else "",
         data=data_used(result),
         insight=insight or Insight(),
         words=recipe_words(result),

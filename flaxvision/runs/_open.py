@@ -16,7 +16,8 @@ from flaxvision.sweep import store
 from flaxvision.sweep.about import About, read_about
 from flaxvision.sweep.files import RunFiles
 from flaxvision.sweep.records import TRIALS
-from flaxvision.sweep.results import Cell, Outcome, SweepResult, best_cell, cells_of, winner_of
+from flaxvision.sweep.results import Cell, Outcome, Searched, SweepResult, best_cell, cells_of, winner_of
+from flaxvision.sweep.search.found import finalists, next_batch, search_of_run
 from flaxvision.sweep.spec import Spec
 from flaxvision.sweep.spec_file import damage_of
 from flaxvision.sweep.trials import Trial, expand, pretraining
@@ -74,6 +75,11 @@ class Run:
         return self.result.winner
 
     @property
+    def search(self) -> Searched | None:
+        """What its search has tried so far, such as `run.search.to_frame()`; None of a sweep without one."""
+        return self.result.search
+
+    @property
     def size(self) -> int:
         """What it takes on disk, in bytes."""
         return sum(path.lstat().st_size for path in self.directory.rglob("*") if path.is_file())
@@ -81,7 +87,7 @@ class Run:
     @property
     def data(self) -> str:
         """The data sets that it was trained on, by name."""
-        varied = [point.settings.get("dataset") for axis in self.spec.axes for point in axis.points]
+        varied = [point.settings.get("dataset") for point in self.spec.points]
         return ", ".join(dict.fromkeys(map(str, filter(None, (*varied, self.spec.base.get("dataset"))))))
 
     def load_model(self, trial: str | None = None) -> Network:
@@ -141,7 +147,8 @@ def open(directory: str | Path) -> Run:
             outcomes[record["id"]] = store.outcome_of(record, files, lazily=True)
         except UserError as error:
             notes.append(f"trial {record['id']} is passed over: {error}")
-    planned = expand(spec)
+    search = search_of_run(spec, directory)
+    planned = expand(spec) if search is None else finalists(spec, search)
     there = [trial for trial in planned if trial.id in outcomes]
     cells = cells_of(spec, there, outcomes)
     if spec.final is not None and (
@@ -151,9 +158,11 @@ def open(directory: str | Path) -> Run:
         finals = [trial for trial in finals if trial.id in outcomes and dict(trial.cell) == best.where]
         there += finals
         cells += cells_of(spec, finals, outcomes)
-    expected = len(planned) + (len(spec.final.seeds) if spec.final else 0)
+    over = spec.search is None or search is None or not next_batch(spec.search, search.trials)
+    expected = len(planned) if over or not spec.search else spec.search.finalists * len(spec.seeds)
+    expected += len(spec.final.seeds) if spec.final else 0
     before = [stage for stage in pretraining(spec, planned) if stage.id not in outcomes]
-    whole = len(there) >= expected and not before
+    whole = len(there) >= expected and not before and over
     winner = outcomes.get(about.winner) if whole else None
     result = SweepResult(
         name=spec.name,
@@ -168,6 +177,7 @@ def open(directory: str | Path) -> Run:
         directory=directory,
         convergence_threshold=spec.convergence_threshold,
         problems=about.problems,
+        search=search,
     )
     state = RUNNING if _is_running(directory) else COMPLETE if whole else ENDED
     return Run(directory, spec, result, expected, state, _ended(directory, about, whole), tuple(notes))

@@ -33,6 +33,9 @@ from flaxvision.sweep.progress import Together, Watcher, subject
 from flaxvision.sweep.provenance import data_sources, device, on_other_cores, versions
 from flaxvision.sweep.reporting import report_on
 from flaxvision.sweep.results import Outcome, Problem, SweepResult, best_cell, cells_of, winner_of
+from flaxvision.sweep.search._search import search
+from flaxvision.sweep.search.found import finalists
+from flaxvision.sweep.search.records import read_batches
 from flaxvision.sweep.spec import Spec, config_hash
 from flaxvision.sweep.spec_file import damage_of, dump_spec
 from flaxvision.sweep.trials import Record, Trial, finals_of
@@ -118,8 +121,8 @@ def run(
             notebook, else nobody.
         log: Tools that draw every trial while it trains, "tensorboard", "wandb" or "mlflow", or functions that make a
             `flaxvision.logs.Logger`; one or several. Their files lie in the run directory.
-        export: Fill the winner's folder (ONNX files, a PyTorch `state_dict`, a card, an example, …) and compare it
-            with PyTorch and Keras where those are installed, see `export.export_winner`.
+        export: Fill the winner's folder (ONNX files, a `state_dict`, a card, …) and compare it with PyTorch and Keras
+            where those are installed, see `export.export_winner`.
         report: Write tables, figures and report.html.
         after: More to do with a run that has a winner: each is called with the result, the winner's data set and what
             is to be told of a failure, and returns sections for the page.
@@ -165,7 +168,8 @@ def run(
         there = store.open_run(files.directory, checked.spec, resume=resume)
         watch.open(files.directory)
         sound, again = store.usable(there.records, files)
-        notes = store.check_identity(files.directory, sound, checked.identity)
+        searched = [record for batch in read_batches(files.directory)[0] for record in batch]
+        notes = store.check_identity(files.directory, [*sound, *searched], checked.identity)
         files, own = keep_inputs(checked.spec, files)
         notes += own
         damaged = [*unless_whole, *there.notes, *again]
@@ -208,18 +212,24 @@ class Training:
     planned: Callable[[Plan], object]
     done: dict[str, Record]  # by id, those on record at first
     used: list[str] = dataclasses.field(default_factory=list)  # executors, in words
+    told: bool = False
 
     def __call__(self, wanted: Sequence[Trial]) -> dict[str, Outcome]:
         """The outcomes of trials by id; those that are not done are trained."""
         left = [trial for trial in wanted if trial.id not in self.done]
         if left:
-            if not self.used:
-                self.planned(self.plan)
+            self.begins()
             self.watch.stage("arranging trials")
             stages = {trial.stage for trial in left}
             kept = [self.done[t.id] for t in wanted if t.id in self.done and t.stage in stages]
             self._train(self._arrange(wanted, left), kept)
         return {trial.id: store.outcome_of(self.done[trial.id], self.files) for trial in wanted}
+
+    def begins(self) -> None:
+        """Say once what will run."""
+        if not self.told:
+            self.planned(self.plan)
+        self.told = True
 
     def _arrange(self, wanted: Sequence[Trial], left: Sequence[Trial]) -> Arrangement:
         """Share out what is left as before, where it was, else as one that trains all that is wanted; and keep how."""
@@ -277,21 +287,24 @@ class Training:
 
 def _filled(train: Training, command: str, notes: Sequence[str]) -> tuple[SweepResult, dict[str, Trial]]:
     """Train what is not on record; the whole table, and all its trials by id."""
-    spec, stages, trials, files = train.plan.spec, train.plan.stages, train.plan.trials, train.files
+    spec, stages, files = train.plan.spec, train.plan.stages, train.files
     files.pretrained.unlink(missing_ok=True)
     for stage in stages:
         if stage.id in train.done:
             store.take_weights(train.done[stage.id], files, files.pretrained)
-    if all(trial.starts_pretrained for trial in trials):  # nothing can train beside it, so it takes all cores
+    trials, found = list(train.plan.trials), None
+    if spec.search or all(trial.starts_pretrained for trial in trials):  # nothing trains beside it: it takes all cores
         train(stages)
+    if spec.search is not None:
+        found = search(spec, files, train.executor, train.watch, train.begins)
+        trials = finalists(spec, found)
     cells = cells_of(spec, trials, train([*stages, *trials]))
     best = best_cell(cells, spec.objective)
     finals: list[Trial] = []
     if best is not None:
         chosen = next(trial for trial in trials if dict(trial.cell) == best.where)
         finals = finals_of(spec, chosen.settings, chosen.cell)
-    if finals:
-        cells += cells_of(spec, finals, train(finals))
+    cells += cells_of(spec, finals, train(finals))
     winner = winner_of(cells, spec.objective)
     problems = [
         Problem("pretraining", train.done[stage.id]["message"])
@@ -333,5 +346,6 @@ def _filled(train: Training, command: str, notes: Sequence[str]) -> tuple[SweepR
         directory=files.directory,
         convergence_threshold=spec.convergence_threshold,
         problems=tuple(problems),
+        search=found,
     )
     return result, everything

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from flaxvision._interrupts import stop_if_asked
 from flaxvision._text import visible
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     Trained = Iterator[tuple[Cohort, list[Finished]]]
     Report = Callable[[Progress], object]
 
+T = TypeVar("T")
 CHECKPOINT_EVERY = 60.0  # seconds
 EXECUTORS = ("auto", "loop", "threads", "processes", "unroll", "vmap", "ray")
 LONGEST = 400  # characters of a message
@@ -141,17 +142,24 @@ class _Ended(BaseException):  # so that no trial takes it for its own
 
 def _threads(cohorts: Sequence[Cohort], callbacks: Callbacks) -> Trained:
     """A thread a core: compiled programs run, and are compiled, outside Python's lock, and all threads share them."""
+    return in_threads(cohorts, callbacks, lambda cohort, report: attempt(cohort, [every_so_often(report)]))
+
+
+def in_threads(
+    cohorts: Sequence[Cohort], callbacks: Callbacks, run: Callable[[Cohort, Report], T]
+) -> Iterator[tuple[Cohort, T]]:
+    """Each cohort with what `run` gives of it in a thread; its next report ends it once nobody waits for it."""
     ended = threading.Event()
 
-    def run(cohort: Cohort, report: Report) -> list[Finished]:
+    def run_until_ended(cohort: Cohort, report: Report) -> T:
         def put(progress: Progress) -> None:
             if ended.is_set():
                 raise _Ended
             report(progress)
 
-        return attempt(cohort, [every_so_often(put)])
+        return run(cohort, put)
 
-    return _in_pool(cohorts, callbacks, run, ended.set)
+    return _in_pool(cohorts, callbacks, run_until_ended, ended.set)
 
 
 def _processes(cohorts: Sequence[Cohort], callbacks: Callbacks) -> Trained:
@@ -191,9 +199,9 @@ def _processes(cohorts: Sequence[Cohort], callbacks: Callbacks) -> Trained:
 def _in_pool(
     cohorts: Sequence[Cohort],
     callbacks: Callbacks,
-    run: Callable[[Cohort, Report], list[Finished]],
+    run: Callable[[Cohort, Report], T],
     end: Callable[[], None],
-) -> Trained:
+) -> Iterator[tuple[Cohort, T]]:
     """Each cohort with what `run` gives of it in a thread, of which there is one a core; `end` stops what still runs.
 
     What `run` reports goes to the cohort's callbacks, in this thread.
@@ -203,7 +211,7 @@ def _in_pool(
     ready, held = in_turn(cohorts)
     with ThreadPoolExecutor(min(len(cores()), len(cohorts))) as pool:
 
-        def submit(cohort: Cohort) -> Future[list[Finished]]:
+        def submit(cohort: Cohort) -> Future[T]:
             return pool.submit(run, cohort, lambda progress: reports.put((cohort, progress)))
 
         try:

@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from flaxvision.errors import UserError
-from flaxvision.sweep.results import Cell, Outcome, SweepResult
+from flaxvision.sweep.results import Cell, Outcome, Searched, SweepResult
 from flaxvision.sweep.spec import as_typed
 from flaxvision.training.metrics import METRICS, SPLITS
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from flaxvision.sweep.search.records import SearchRecord
 
 
 def cells_frame(result: SweepResult) -> pd.DataFrame:
@@ -29,6 +31,22 @@ def epochs_frame(result: SweepResult) -> pd.DataFrame:
     """A row an epoch, see `SweepResult.epochs_frame`."""
     rows = [row for each in result.outcomes for row in _epochs(result, each)]
     return _pandas().DataFrame(rows, columns=None if rows else ["id", "epoch"]).set_index(["id", "epoch"])
+
+
+def search_frame(found: Searched) -> pd.DataFrame:
+    """A row a trial of a search, see `Searched.to_frame`."""
+    rows = [dict(_searched(found, record)) for record in found.trials]
+    return _pandas().DataFrame(rows, columns=None if rows else ["number"]).set_index("number")
+
+
+def _searched(found: Searched, record: SearchRecord) -> Iterator[tuple[str, Any]]:
+    yield "number", record["number"]
+    for key in found.keys:
+        label, value = record["cell"][key], record["config"].get(key)
+        yield key, value if value is not None and _same(label, value) else label
+    epochs, reached = record["rungs"][-1] if record["rungs"] else (0, None)
+    yield from (("status", record["status"]), ("epochs", epochs), (found.objective, reached))
+    yield from (("seconds", record["seconds"]), ("batch", record["batch"]), ("elapsed", record["elapsed"]))
 
 
 def _pandas() -> types.ModuleType:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 
 from flaxvision.models.registry import ARGUMENTS, MODELS, all_argument_names
 from flaxvision.sweep.config import DATA_KEYS, RECIPE_KEYS, DataConfig
-from flaxvision.sweep.spec import AUTO, PRETRAINED, Published, as_typed
+from flaxvision.sweep.spec import AUTO, PRETRAINED, Published, Range, Search, as_typed
 from flaxvision.training.metrics import selection_metrics
 from flaxvision.training.optimizers import OPTIMIZERS, optimizers_with
 from flaxvision.training.recipe import Recipe
@@ -27,6 +27,7 @@ TYPES = {
     "tuple[str, ...]": "list of texts",
     "tuple[int, int]": "list of two",
     "dict[str, str]": "table",
+    "Conditions": "table",
 }  # annotation -> what TOML calls it
 
 
@@ -75,6 +76,18 @@ def tables() -> list[Table]:
             "[{ name = …, KEY = VALUE, … }, …], values by name that may give several keys.",
             (),
         ),
+        Table(
+            "[search]",
+            "A search for settings, in place of [grid]: it chooses by the objective on examples that are held out, and "
+            "the best settings become the cells of the table. It needs the extra search (Optuna).",
+            tuple(_of_field(Search, field.name) for field in dataclasses.fields(Search) if field.name != "space"),
+        ),
+        Table(
+            "[search.space]",
+            "What is searched: any key that [grid] may have, as a list of values, as in [grid]; as { values = [VALUE, "
+            "…], when = … }; or as a range.",
+            tuple(_of_field(Range, field.name) for field in dataclasses.fields(Range)),
+        ),
         Table("[[variants]]", "Such tables, under a key called variant: name = …, and any of these keys.", ()),
         Table("[init]", "Weights that trials start from, as warm_start and warm_start_only of [recipe].", INIT),
         Table(
@@ -100,7 +113,7 @@ def setting_keys() -> list[str]:
     return [*DATA_KEYS, "model", "init", *all_argument_names(), *RECIPE_KEYS]
 
 
-def _of_field(owner: type[DataConfig | Published], name: str) -> Key:
+def _of_field(owner: type[DataConfig | Published | Range | Search], name: str) -> Key:
     field = {field.name: field for field in dataclasses.fields(owner)}[name]
     about: Mapping[str, str] = field.metadata
     return Key(name, _type(field.type), about["meaning"], about["allowed"], about.get("default", ""))
@@ -177,7 +190,7 @@ TOP = (
         "above 0",
     ),
     Key("select, select_on", "text", "as in [recipe]"),
-    Key("data, sizes, recipe, grid, variants, init, pretrain, final, published", "tables", "as below"),
+    Key("data, sizes, recipe, grid, search, variants, init, pretrain, final, published", "tables", "as below"),
     Key("changed", "list of texts", "what a run's own spec notes: the settings that were changed for it"),
 )
 INIT = (

@@ -15,11 +15,13 @@ from flaxvision.sweep import store
 from flaxvision.sweep.files import RunFiles
 from flaxvision.sweep.progress import Watcher, subject
 from flaxvision.sweep.results import Outcome, SweepResult, cells_of
+from flaxvision.sweep.search.found import searched
 from flaxvision.sweep.spec import Spec
 from flaxvision.sweep.status import DONE, FAILED, INTERRUPTED, RUNNING, STAGES, Status
+from flaxvision.sweep.trials import Trial
 
 if TYPE_CHECKING:
-    from flaxvision.sweep.trials import Record, Trial
+    from flaxvision.sweep.trials import Record
     from flaxvision.sweep.work import Cohort
     from flaxvision.training.callbacks import Callback, Progress
 
@@ -46,6 +48,7 @@ class Live(Watcher):
         *,
         page: bool,
     ):
+        trials = [trial for trial in trials if trial.stage != "search"]  # which only stand for its space
         self.spec, self.planned, self.files, self.provenance = spec, trials, files, provenance
         self.complain, self.page = complain, page
         self.records = dict(done)  # by id, as are the next
@@ -79,6 +82,10 @@ class Live(Watcher):
 
     def begin(self, cohorts: Sequence[Cohort], objective: str, kept: Sequence[Record] = ()) -> None:
         super().begin(cohorts, objective, kept)
+        if self.spec.search:  # whose trials nobody knew before
+            self.records |= {record["id"]: record for record in kept}
+            new = [trial for cohort in cohorts for trial in cohort.trials]
+            self.planned = [trial for trial in (*map(Trial.of_record, kept), *new) if trial.stage == "sweep"]
         self._write(at_once=True)
 
     def callbacks(self, cohort: Cohort) -> Iterable[Callback]:
@@ -149,4 +156,5 @@ class Live(Watcher):
             provenance=self.provenance,
             directory=self.files.directory,
             convergence_threshold=self.spec.convergence_threshold,
+            search=searched(self.spec, [record for record in self.records.values() if record["stage"] == "search"]),
         )

@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from flaxvision.errors import UserError
+from flaxvision.sweep.axes import axis_of
 from flaxvision.sweep.given import as_toml
-from flaxvision.sweep.parse import axis_of, objective_of, seeds_of
-from flaxvision.sweep.spec import Settings, Spec, Stage, Typed
+from flaxvision.sweep.parse import objective_of, seeds_of
+from flaxvision.sweep.spec import Choices, Search, Settings, Space, Spec, Stage, Typed
 
 Value = Any  # what TOML holds
 OPTIONS = {
@@ -85,6 +86,7 @@ def override(
     changes += _changes_of(settings, grid)
     fixed: Settings = {}
     axes = {axis.key: axis for axis in spec.axes}
+    space = dict(spec.search.space) if spec.search else {}
     objective = spec.objective
     for key, values, what, varies in changes:
         if key == "objective":
@@ -95,10 +97,19 @@ def override(
                 raise UserError(f"--set {key}: that is an option of its own, {OPTIONS[key]}")
             raise UserError(f"{key} is no setting of a spec: give it as an argument of its own")
         new = axis_of(key, values, spec.base.get("model", ""), what)
-        for axis in axes.values():
-            if axis.key != key and any(key in point.settings for point in axis.points):
-                raise UserError(f"{key} is given by {axis.key}: change it in a spec of your own, or change another key")
-        if varies or key in axes or len(values) > 1:
+        named = {axis.key: axis.points for axis in axes.values()}
+        named |= {other: each.points for other, each in space.items() if isinstance(each, Choices)}
+        for other, points in named.items():
+            if other != key and any(key in point.settings for point in points):
+                raise UserError(f"{key} is given by {other}: change it in a spec of your own, or change another key")
+        if spec.search and key in space and (varies or len(values) > 1):
+            space[key] = Choices(new.points, space[key].when)
+        elif key in space:
+            if depending := [other for other, each in space.items() if key in each.when]:
+                raise UserError(f"{key} decides about {', '.join(depending)}: give these too, or a spec of your own")
+            fixed |= new.points[0].settings
+            del space[key]
+        elif varies or key in axes or len(values) > 1:
             axes[key] = new
         else:
             fixed |= new.points[0].settings
@@ -123,6 +134,8 @@ def override(
         final = final and dataclasses.replace(final, seeds=spec.seeds)
     others = [key for key, value in fixed.items() if key not in spec.base or spec.base[key] != value]
     others += [key for key, axis in axes.items() if axis not in spec.axes]
+    search = _searched(spec.search, space, epochs)
+    others += [key for key, each in space.items() if spec.search and spec.search.space[key] != each]
     others.sort(key=[change.key for change in changes].index)
     everything = tuple(dict.fromkeys([*spec.changed, *others]))
     spec = dataclasses.replace(
@@ -131,6 +144,7 @@ def override(
         changed=everything,
         base=changed(spec.base, fixed),
         axes=tuple(axes.values()),
+        search=search,
         published=tuple(entry for entry in published if entry.where.items() <= there),
         pretrain=changed_stage(spec.pretrain),
         final=final,
@@ -140,6 +154,16 @@ def override(
     data = f"on {spec.base['dataset']}" if "dataset" in everything and "dataset" in spec.base else ""
     said = ", ".join(filter(None, (data, spec.changes)))
     return dataclasses.replace(spec, description=f"Not the sweep {spec.name} as it is written: {said}.")
+
+
+def _searched(search: Search | None, space: Space, epochs: float | None) -> Search | None:
+    """A search of another space, without the rungs that a shorter duration does not come to."""
+    if search is None:
+        return None
+    if not space:
+        raise UserError("nothing is left to search: leave a key of [search.space] as it is, or fill a table of a grid")
+    halving = tuple(rung for rung in search.halving if epochs is None or rung < epochs)
+    return dataclasses.replace(search, space=space, halving=halving)
 
 
 def parse_setting(text: str, number: Callable[[str], float] = float) -> tuple[str, list[Value]]:

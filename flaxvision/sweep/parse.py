@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import math
 import os
@@ -15,9 +14,11 @@ from flaxvision._text import visible
 from flaxvision.errors import UserError, check_choice, unknown
 from flaxvision.models.registry import all_argument_names
 from flaxvision.sweep import keys
+from flaxvision.sweep.axes import axis_of, check_plain
 from flaxvision.sweep.config import DATA_KEYS, RECIPE_KEYS, table_of
 from flaxvision.sweep.given import as_toml
-from flaxvision.sweep.spec import AUTO, BITS, PRETRAINED, Axis, Point, Published, Settings, Spec, Stage, Typed, as_typed
+from flaxvision.sweep.search.read import search_of
+from flaxvision.sweep.spec import AUTO, PRETRAINED, Axis, Published, Settings, Spec, Stage, Typed, as_typed
 from flaxvision.training.metrics import PARAMETERS, TABLE_METRICS, selection_metrics
 
 T = TypeVar("T")
@@ -115,11 +116,13 @@ def parse_spec(table: Mapping[str, object]) -> Spec:
         grid = {**grid, "variant": table["variants"]}
     model = base.get("model", "")
     axes = tuple(axis_of(key, values, model) for key, values in grid.items())
+    search = search_of(_table(table, "search"), model) if "search" in table else None
     threshold = _number(table, "convergence_threshold") if "convergence_threshold" in table else None
     if threshold is not None and not 0 < threshold < math.inf:
         raise UserError(f"convergence_threshold is {as_typed(threshold)}: give a number above 0")
     pretrain, final = _stage(table, "pretrain", model), _stage(table, "final", model)
-    settings = [base, *(point.settings for axis in axes for point in axis.points)]
+    varied = (*axes, *(search.choices.values() if search else ()))
+    settings = [base, *(point.settings for each in varied for point in each.points)]
     if pretrain is not None and not any(each.get("warm_start") == PRETRAINED for each in settings):
         raise UserError(
             "[pretrain] has no effect, since no trial starts from it: "
@@ -138,37 +141,9 @@ def parse_spec(table: Mapping[str, object]) -> Spec:
         published=tuple(_published(entry, axes) for entry in published),
         pretrain=pretrain,
         final=final,
+        search=search,
         changed=_strings(table.get("changed", []), "changed"),
     )
-
-
-def axis_of(key: str, values: object, model: object, what: str = "grid key") -> Axis:
-    """The axis of a key's values, plain ones or tables with a name each; `UserError` for any that is no such value."""
-    if not isinstance(values, list):
-        raise UserError(f"{what} {key!r} is {as_typed(values)}: give a list of values, such as {key} = [1, 2]")
-    if not values:
-        raise UserError(f"{what} {key!r} is empty: give at least one value")
-    if len({isinstance(value, dict) for value in values}) > 1:
-        raise UserError(f"{what} {key!r} mixes values and tables: give one kind")
-    points = []
-    for value in values:
-        point, about = Point(as_typed(value), {key: value}), what
-        if isinstance(value, dict):
-            label = value.get("name")
-            if not isinstance(label, str):
-                raise UserError(f"a table of {key!r} has no name: give it name = '…'")
-            point = Point(label, {k: v for k, v in value.items() if k != "name"})
-            about = f"key of {key} {label!r}"
-        for setting, given in point.settings.items():
-            # A model of one's own may have arguments of any name.
-            if ":" not in str(point.settings.get("model", model)) and setting not in keys.setting_keys():
-                raise unknown(about, setting, keys.setting_keys())
-            _check_plain(setting, given)
-        points.append(dataclasses.replace(point, label=visible(point.label)))
-    for label, count in collections.Counter(point.label for point in points).items():
-        if count > 1:
-            raise UserError(f"{what} {key!r} has {label!r} twice: give each value once")
-    return Axis(key, tuple(points))
 
 
 def seeds_of(value: object) -> tuple[int, ...]:
@@ -204,7 +179,7 @@ def _settings(table: Table, model: str = "") -> Settings:
             if section == "sizes" and (named := table_of(key)) != "sizes":
                 there = f"[{named}]" if named else "the top"
                 raise UserError(f"[sizes] has {key}, which is a setting of {there}: move it there")
-            _check_plain(key, value)
+            check_plain(key, value)
         settings |= content
     return settings
 
@@ -244,18 +219,8 @@ def _published(given: object, axes: tuple[Axis, ...]) -> Published:
     check_choice("stage in [[published]]", stage, ("sweep", "final"))
     value, tolerance = (_number(entry, key) for key in ("value", "tolerance"))
     for key in ("value", "tolerance"):
-        _check_plain(key, entry[key])
+        check_plain(key, entry[key])
     return Published(where, entry["metric"], value, tolerance, visible(_text(entry, "source")), stage)
-
-
-def _check_plain(key: str, value: object) -> None:
-    for item in value if isinstance(value, (list, tuple)) else [value]:
-        if not isinstance(item, (bool, int, float, str)):
-            raise UserError(f"{key} is {as_typed(value)}: give a number, a string, true or false, or a list of them")
-        if isinstance(item, int) and item.bit_length() > BITS:
-            raise UserError(f"{key} is {as_typed(value)}: give one of {BITS} bits at most")
-        if isinstance(item, float) and not math.isfinite(item):
-            raise UserError(f"{key} is {as_typed(value)}: give a finite number")
 
 
 def _number(table: Table, key: str) -> float:

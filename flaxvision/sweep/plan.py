@@ -15,6 +15,7 @@ from flaxvision.models.registry import argument_names
 from flaxvision.sweep.files import RunFiles
 from flaxvision.sweep.inputs import check, check_numbers, dataset_of, identity_of, look_again, shared_by
 from flaxvision.sweep.keys import setting_keys
+from flaxvision.sweep.search.checks import check_tables, check_trials
 from flaxvision.sweep.spec import AUTO, Spec, as_typed, config_hash
 from flaxvision.sweep.trials import Trial, every_trial
 from flaxvision.training.metrics import check_metric
@@ -27,7 +28,7 @@ class Plan:
 
     spec: Spec  # its objective is a metric
     stages: tuple[Trial, ...]  # the pretraining, if a trial starts from it
-    trials: tuple[Trial, ...]
+    trials: tuple[Trial, ...]  # of a search, before it: some that stand for its space
     data: tuple[str, ...]  # a line for each data set, and one for whatever there is to say about it
     parameters: dict[str, int]  # trial's id -> parameters of its network
     identity: Identity  # what they rest on beside their settings, by content
@@ -35,16 +36,17 @@ class Plan:
 
 def plan(spec: Spec, files: RunFiles) -> Plan:
     """The trials of `spec`, checked: `UserError` for what would not train or would have no effect, with its cell."""
+    check_tables(spec)
     everything = every_trial(spec)
     stages = [trial for trial in everything if trial.stage == "pretrain"]
-    trials = [trial for trial in everything if trial.stage == "sweep"]
+    trials = [trial for trial in everything if trial.stage in ("search", "sweep")]
     datasets: dict[str, Sequence[str]] = {}
     counted: dict[str, int] = {}
     checked: dict[Hashable, int] = {}  # what trials share -> parameters
     samples = one_each(everything)
     identity: Identity = {}
     look_again(samples)
-    _check_optimizers(one_each(trials))
+    _check_optimizers(one_each(trials), spec)
 
     def fault(trial: Trial) -> UserError | None:
         try:
@@ -69,6 +71,7 @@ def plan(spec: Spec, files: RunFiles) -> Plan:
             dataset = dataset_of(trial, files)
             datasets.setdefault(description_of(dataset), dataset.source.notes)
     spec = dataclasses.replace(spec, objective=_objective(spec, trials, files))
+    check_trials(spec, trials, files)
     _check_limits(trials, files)
     return Plan(
         spec,
@@ -119,7 +122,7 @@ def _check_effects(trial: Trial) -> None:
         )
 
 
-def _check_optimizers(trials: Sequence[Trial]) -> None:
+def _check_optimizers(trials: Sequence[Trial], spec: Spec) -> None:
     """Raise for a setting of one optimizer of the table that would be given to another, too."""
     named = [(str(trial.config.recipe.get("optimizer", "sgd")), trial) for trial in trials]
     names = dict.fromkeys(name for name, _ in named)
@@ -127,6 +130,11 @@ def _check_optimizers(trials: Sequence[Trial]) -> None:
     for (name, trial), (key, having) in itertools.product(named, with_key.items()):
         if (given := trial.config.recipe.get(key)) and having and name not in having:
             value = as_typed(given)
+            if spec.search is not None and key in spec.search.space:
+                raise UserError(
+                    f"{key} is searched for optimizer {name!r} too, where it has no effect: give it on a condition, "
+                    f"{key} = {{ …, when = {{ optimizer = '{having[0]}' }} }}"
+                )
             raise UserError(
                 f"{key} is {value} for optimizer {name!r} too, where it has no effect: give it with the optimizer that "
                 f"has it, optimizer = [{{ name = '{having[0]}', optimizer = '{having[0]}', {key} = {value} }}, "

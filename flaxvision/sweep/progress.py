@@ -34,6 +34,7 @@ class Watcher:
     doing = ""
     since = 0.0  # by the clock of `time.monotonic`, when that began
     trials = kept = ended = failed = 0
+    more = 0  # trials of the same stage that follow those that begin
     best: Best | None = None
     work = 0.0  # of what is trained now: trials, those that are half done as halves
     counting = threading.Lock()  # cohorts may train in threads
@@ -52,16 +53,20 @@ class Watcher:
         """Something else begins that takes its time."""
         self.doing, self.since = doing, time.monotonic()
 
+    def expect(self, more: int) -> None:
+        """So many trials follow those that begin next, which nobody knows yet."""
+        self.more = more
+
     def open(self, directory: Path) -> None:
         """All is checked, and the run's folder is there."""
         self.directory = directory
 
     def begin(self, cohorts: Sequence[Cohort], objective: str, kept: Sequence[Record] = ()) -> None:
-        """Take in what is about to be trained, and what an earlier run has left of the same stage."""
+        """Take in what is about to be trained, and what is there of the same stage."""
         self.directory = cohorts[0].files.directory
         self.parts = dict.fromkeys(map(id, cohorts), 0.0)  # cohort -> how much of it is done, from 0 to 1
         self.work = 0.0
-        self.count(objective, sum(len(cohort.trials) for cohort in cohorts), kept)
+        self.count(objective, sum(len(cohort.trials) for cohort in cohorts) + self.more, kept)
         self.stage(STAGES[cohorts[-1].trials[-1].stage])
 
     def count(self, objective: str, new: int, kept: Sequence[Record]) -> None:
@@ -162,6 +167,10 @@ class Together(Watcher):
     def stage(self, doing: str) -> None:
         for watcher in self.watchers:
             watcher.stage(doing)
+
+    def expect(self, more: int) -> None:
+        for watcher in self.watchers:
+            watcher.expect(more)
 
     def open(self, directory: Path) -> None:
         for watcher in self.watchers:

@@ -59,13 +59,13 @@ def _own(record: Mapping[str, object]) -> str:
     return checksum(text.encode("utf-8", "surrogatepass"))
 
 
-def read_log(directory: Path) -> Log:
-    """What trials.jsonl holds; a last line that a kill cut short is none.
+def read_log(directory: Path, name: str = TRIALS) -> Log:
+    """What trials.jsonl, or another file of such lines, holds; a last line that a kill cut short is none.
 
     Raises:
         UserError: If it cannot be read.
     """
-    path = directory / TRIALS
+    path = directory / name
     try:
         content = path.read_bytes() if path.exists() else b""
     except OSError as error:

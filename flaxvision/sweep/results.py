@@ -17,6 +17,8 @@ from flaxvision.training.metrics import PARAMETERS, TABLE_METRICS, metric_of
 if TYPE_CHECKING:
     import pandas as pd
 
+    from flaxvision.sweep.search.records import SearchRecord
+
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Outcome:
@@ -110,6 +112,33 @@ class Cell:
         return [float(value) for value in found if value is not None]
 
 
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Searched:
+    """What a search has tried, and which of its trials make the cells of the table."""
+
+    keys: tuple[str, ...]  # of its space
+    objective: str  # of the validation split
+    trials: tuple[SearchRecord, ...]  # by their numbers
+    finalists: tuple[int, ...]  # numbers of trials, the best first
+    importances: Mapping[str, float]  # key -> its share, see `flaxvision.sweep.search.study`; may be empty
+
+    def __repr__(self) -> str:
+        return f"Searched({len(self.trials)} trials by {self.objective}, finalists {list(self.finalists)})"
+
+    def to_frame(self) -> pd.DataFrame:
+        """Its trials as a pandas data frame: a row a trial, by its number.
+
+        Columns are the keys, `status` ("ok", "pruned", "diverged" or "failed"), `epochs`, the objective after these,
+        `seconds`, `batch`, and `elapsed`, the seconds of the search until that was over.
+
+        Raises:
+            UserError: If pandas is not installed.
+        """
+        from flaxvision.sweep.frames import search_frame
+
+        return search_frame(self)
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Problem:
     """What could not be done with a trained table."""
@@ -137,6 +166,7 @@ class SweepResult:
     directory: Path
     convergence_threshold: float | None = None  # change of test_top1 below which an epoch counts as converged
     problems: tuple[Problem, ...] = ()
+    search: Searched | None = None  # which found the cells
 
     def __repr__(self) -> str:
         counts = f"{len(self.cells)} cells, {len(self.outcomes)} trials"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
@@ -14,6 +15,7 @@ from flaxvision.training.metrics import PARAMETERS, TABLE_METRICS
 Settings = dict[str, Any]  # bare name -> value
 PRETRAINED = "pretrain"  # the value of warm_start that means the [pretrain] stage's weights
 BITS = 64  # of a whole number, as in TOML
+TRIALS = 64  # of a search that says neither how many nor how long
 AUTO = "auto"  # the objective that the data decide, see `flaxvision.sweep.plan`
 
 
@@ -64,6 +66,92 @@ class Axis:
     points: tuple[Point, ...]
 
 
+def described(meaning: str, allowed: str = "", *, unless: str = "", **default: Any) -> Any:
+    """A field that is a key of a spec: what it means and may be, and what it is `unless` given.
+
+    `flaxvision.sweep.keys` makes the keys' documentation of it.
+    """
+    return dataclasses.field(**default, metadata={"meaning": meaning, "allowed": allowed, "default": unless})
+
+
+Conditions = Mapping[str, tuple[str, ...]]  # key -> those of its choices, by their labels
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Range:
+    """The numbers that a search may give a key, both ends among them: whole ones if both ends are whole."""
+
+    low: float = described("the least")
+    high: float = described("the largest", "above low")
+    log: bool = described("whether each factor of ten is as likely as another", default=False, unless="false")
+    step: float | None = described("the distance of one to the next (left out: 1, or none)", "above 0", default=None)
+    when: Conditions = described(
+        "keys above it and those of their choices with which the key is given at all", default_factory=dict
+    )
+
+    @property
+    def whole(self) -> bool:
+        """Whether its numbers are whole ones."""
+        return all(isinstance(number, int) for number in (self.low, self.high, self.step or 1))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Choices:
+    """The values that a search may give a key; several keys, where the points say so."""
+
+    points: tuple[Point, ...]
+    when: Conditions = dataclasses.field(default_factory=dict)
+
+    @property
+    def labels(self) -> list[str]:
+        """Their names."""
+        return [point.label for point in self.points]
+
+
+Space = dict[str, Range | Choices]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Search:
+    """How settings are searched for that become the cells of a table."""
+
+    space: Space
+    sampler: str = described(
+        "what asks for settings, Optuna's: tpe learns from what was reached, sobol fills the space evenly",
+        "random, sobol, tpe",
+        default="tpe",
+        unless="tpe",
+    )
+    trials: int | None = described("how many settings are tried", "1 or more", default=None, unless="64, or by minutes")
+    minutes: float | None = described("no more settings are tried after so long", "above 0", default=None)
+    batch: int = described(
+        "how many settings are asked for at a time, which then train together", "1 or more", default=16, unless="16"
+    )
+    halving: tuple[int, ...] = described(
+        "epochs after which the worse trials of a batch end; empty: none does", "rising", default=(), unless="[]"
+    )
+    factor: int = described(
+        "of so many trials the best one goes on after each of these epochs", "2 or more", default=4, unless="4"
+    )
+    finalists: int = described(
+        "how many of the best settings become cells of the table, trained anew with other seeds",
+        "1 or more",
+        default=3,
+        unless="3",
+    )
+    seed: int = described("of what is drawn; the trials' own differ", "0 or more", default=0, unless="0")
+
+    @property
+    def choices(self) -> dict[str, Choices]:
+        """The keys of which it chooses among values."""
+        return {key: each for key, each in self.space.items() if isinstance(each, Choices)}
+
+    @property
+    def most(self) -> int | None:
+        """How many trials there are at most; None where only the time bounds them."""
+        return TRIALS if self.trials is None and self.minutes is None else self.trials
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Stage:
     """A training run that trials start from (`[pretrain]`) or that follows the grid (`[final]`).
@@ -74,14 +162,6 @@ class Stage:
     settings: Settings
     seeds: tuple[int, ...]
     only: tuple[str, ...] = ()  # pretrain: name prefixes of the layers that are handed on
-
-
-def described(meaning: str, allowed: str = "", *, default: Any = dataclasses.MISSING, unless: str = "") -> Any:
-    """A field that is a key of a spec: what it means and may be, and what it is `unless` given.
-
-    `flaxvision.sweep.keys` makes the keys' documentation of it.
-    """
-    return dataclasses.field(default=default, metadata={"meaning": meaning, "allowed": allowed, "default": unless})
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -113,6 +193,7 @@ class Spec:
     published: tuple[Published, ...]
     pretrain: Stage | None = None
     final: Stage | None = None
+    search: Search | None = None  # which finds the cells; there are no axes then
     changed: tuple[str, ...] = ()  # settings that the command line changed
 
     @property
@@ -139,7 +220,13 @@ class Spec:
     @property
     def keys(self) -> tuple[str, ...]:
         """The varied keys."""
-        return tuple(axis.key for axis in self.axes)
+        return tuple(self.search.space) if self.search else tuple(axis.key for axis in self.axes)
+
+    @property
+    def points(self) -> tuple[Point, ...]:
+        """All that varied keys may be by name; numbers of a range have none."""
+        varied = self.search.choices.values() if self.search else self.axes
+        return tuple(point for each in varied for point in each.points)
 
     @property
     def stages(self) -> dict[str, Stage]:

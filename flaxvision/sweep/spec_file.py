@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 
 from flaxvision._files import write_atomically
@@ -12,7 +13,7 @@ from flaxvision.errors import UserError
 from flaxvision.sweep.config import tables_of
 from flaxvision.sweep.parse import MOST_BYTES, SPEC
 from flaxvision.sweep.records import TRIALS, checksum
-from flaxvision.sweep.spec import Axis, Point, Settings, Spec, as_typed
+from flaxvision.sweep.spec import Choices, Point, Range, Search, Settings, Spec, as_typed
 
 MARK = b"# checksum "  # how the first line begins; a hash of all that follows it
 
@@ -25,7 +26,10 @@ def dump_spec(spec: Spec) -> str:
     table |= {**_sections(spec.base), "seeds": spec.seeds, "objective": spec.objective}
     optional = {"convergence_threshold": spec.convergence_threshold, "changed": spec.changed}
     table |= {key: value for key, value in optional.items() if value}
-    table["grid"] = {axis.key: _axis_values(axis) for axis in spec.axes}
+    if spec.search is None:
+        table["grid"] = {axis.key: point_values(axis.key, axis.points) for axis in spec.axes}
+    else:
+        table["search"] = search_table(spec.search)
     for name, stage in spec.stages.items():
         table[name] = {
             **_sections(stage.settings),
@@ -41,11 +45,29 @@ def _sections(settings: Settings) -> Settings:
     return tables.pop("") | {name: table for name, table in tables.items() if table}
 
 
-def _axis_values(axis: Axis) -> list[object]:
-    values = [point.settings.get(axis.key) for point in axis.points]
-    if axis.points == tuple(Point(as_typed(value), {axis.key: value}) for value in values):
+def search_table(search: Search) -> Settings:
+    """A search as [search]: what is as it is without being given is left out."""
+    unless = {field.name: field.default for field in dataclasses.fields(search)}
+    given = {name: getattr(search, name) for name in unless if name != "space"}
+    table: Settings = {name: value for name, value in given.items() if value != unless[name]}
+    return table | {"space": {key: _dimension(key, each) for key, each in search.space.items()}}
+
+
+def _dimension(key: str, each: Range | Choices) -> Settings:
+    if isinstance(each, Choices):
+        table: Settings = {"values": point_values(key, each.points)}
+    else:
+        table = {"low": each.low, "high": each.high, **({"log": True} if each.log else {})}
+        table |= {} if each.step is None else {"step": each.step}
+    return table | ({"when": {other: list(labels) for other, labels in each.when.items()}} if each.when else {})
+
+
+def point_values(key: str, points: Sequence[Point]) -> list[object]:
+    """The points of a key as a list of a spec: plain values where they are no more than that."""
+    values = [point.settings.get(key) for point in points]
+    if tuple(points) == tuple(Point(as_typed(value), {key: value}) for value in values):
         return values
-    return [{"name": point.label, **point.settings} for point in axis.points]
+    return [{"name": point.label, **point.settings} for point in points]
 
 
 def write_spec(directory: Path, spec: Spec) -> None:

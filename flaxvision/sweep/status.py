@@ -14,7 +14,12 @@ from flaxvision.training.metrics import metric_of
 
 STATUS = "status.json"
 RUNNING, DONE, INTERRUPTED, FAILED = "running", "done", "interrupted", "failed"
-STAGES = {"pretrain": "pretraining", "sweep": "training", "final": "training the final stage"}  # what trials do in each
+STAGES = {
+    "pretrain": "pretraining",
+    "search": "searching",
+    "sweep": "training",
+    "final": "training the final stage",
+}  # what trials do in each
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

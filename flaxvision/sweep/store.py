@@ -24,7 +24,7 @@ from flaxvision.sweep.parse import SPEC, load_spec
 from flaxvision.sweep.records import SUMS, TRIALS, Log, check_record, checksum, line_of, mend, read_log
 from flaxvision.sweep.results import Outcome
 from flaxvision.sweep.spec import Settings, Spec
-from flaxvision.sweep.spec_file import damage_of, write_spec
+from flaxvision.sweep.spec_file import damage_of, search_table, write_spec
 from flaxvision.sweep.trials import Record
 from flaxvision.training.confusion import as_pairs
 from flaxvision.training.history import History
@@ -141,7 +141,9 @@ def _experiment(spec: Spec) -> Identity:
     """What must agree for a run to be continued; seeds and values may be added. In TOML tables come after values."""
     stages = {name: {**stage.settings, "only": stage.only} for name, stage in spec.stages.items()}
     rest = {"grid": sorted(spec.keys), "objective": spec.objective, "convergence_threshold": spec.convergence_threshold}
-    return {"name": spec.name, **spec.base, **rest, **stages}
+    search = search_table(spec.search) if spec.search else {}
+    search = {key: value for key, value in search.items() if key not in ("trials", "minutes", "finalists")}
+    return {"name": spec.name, **spec.base, **rest, **stages, **({"search": search} if search else {})}
 
 
 @contextlib.contextmanager
@@ -154,10 +156,13 @@ def _writable(directory: Path) -> Iterator[None]:
         ) from error
 
 
-def append_record(directory: Path, *records: Record) -> None:
-    """Add the finished trials of a cohort; once this returns they survive a crash, and before it none of them does."""
+def append_record(directory: Path, *records: Record, name: str = TRIALS) -> None:
+    """Add the finished trials of a cohort to trials.jsonl, or to another file of such lines.
+
+    Once this returns they survive a crash, and before it none of them does.
+    """
     lines = "".join(map(line_of, records))
-    with _writable(directory), open(directory / TRIALS, "ab", buffering=0) as file:  # in one piece
+    with _writable(directory), open(directory / name, "ab", buffering=0) as file:  # in one piece
         file.write(lines.encode())
         os.fsync(file.fileno())
     sync_folder(directory)  # which may just have got the file

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TypedDict
 
 from flaxvision.errors import UserError
 from flaxvision.sweep.config import TrialConfig
-from flaxvision.sweep.spec import PRETRAINED, Settings, Spec, as_typed, config_hash
+from flaxvision.sweep.search.draw import Drawn, probes
+from flaxvision.sweep.spec import PRETRAINED, Point, Settings, Spec, as_typed, config_hash
 from flaxvision.training.recipe import VARYING
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 NUMBERS = ("learning_rate", *VARYING, "dropout")  # may differ within a program
 Labels = tuple[tuple[str, str], ...]  # (varied key, value as typed)
+NOT_GIVEN = "–"  # in place of the value of a key that a search does not give a trial
+SEARCH_SEEDS = 2**31  # those of a search's trials begin here, so that its finalists have others
 
 
 class Record(TypedDict, total=False):
@@ -49,7 +52,7 @@ class Trial:
     config: TrialConfig
     cell: Labels  # of the table
     seed: int
-    stage: str = "sweep"  # "pretrain", "sweep" or "final"
+    stage: str = "sweep"  # "pretrain", "search", "sweep" or "final"
 
     @classmethod
     def of_record(cls, record: Record) -> Trial:
@@ -92,26 +95,40 @@ class Trial:
 
 
 def expand(spec: Spec) -> list[Trial]:
-    """The trials of a sweep in the order of its table: the first axis slowest, seeds fastest.
+    """The trials of a sweep in the order of its table: the first axis slowest, seeds fastest; none of a search.
 
     `UserError` if two points of different axes give the same key, or two trials are equal.
     """
     seen: dict[str, Trial] = {}
+    if spec.search is not None:
+        return []
     for points in itertools.product(*(axis.points for axis in spec.axes)):
-        settings = dict(spec.base)
-        owner: dict[str, str] = {}
-        for axis, point in zip(spec.axes, points, strict=True):
-            for key in point.settings:
-                if key in owner:
-                    raise UserError(f"{key} is given by both {owner[key]} and {axis.key}: leave it to one of them")
-                owner[key] = axis.key
-            settings |= point.settings
+        settings = _settings(spec, dict(zip(spec.keys, points, strict=True)))
         cell = tuple((axis.key, point.label) for axis, point in zip(spec.axes, points, strict=True))
         for seed in spec.seeds:
             trial = trial_of(spec, settings, cell, seed, "sweep")
             if (same := seen.setdefault(trial.id, trial)) is not trial:
                 raise UserError(f"the cells {dict(same.cell)} and {dict(cell)} are the same trial")
     return list(seen.values())
+
+
+def _settings(spec: Spec, points: Mapping[str, Point]) -> Settings:
+    """The sweep's settings with those of a point for each varied key."""
+    settings = dict(spec.base)
+    owner: dict[str, str] = {}
+    for key, point in points.items():
+        for name in point.settings:
+            if name in owner:
+                raise UserError(f"{name} is given by both {owner[name]} and {key}: leave it to one of them")
+            owner[name] = key
+        settings |= point.settings
+    return settings
+
+
+def drawn_trial(spec: Spec, drawn: Drawn, seed: int, stage: str) -> Trial:
+    """A trial of what a search draws for its keys."""
+    cell = tuple((key, drawn[key].label if key in drawn else NOT_GIVEN) for key in spec.keys)
+    return trial_of(spec, _settings(spec, drawn), cell, seed, stage)
 
 
 def trial_of(spec: Spec, settings: Settings, cell: Labels, seed: int, stage: str) -> Trial:
@@ -148,8 +165,13 @@ def finals_of(spec: Spec, settings: Settings, cell: Labels) -> list[Trial]:
 
 
 def every_trial(spec: Spec) -> list[Trial]:
-    """Those of the pretraining and of the table, and those that could follow it: the final stage's of every cell."""
+    """Those of the pretraining and of the table, and those that could follow it: the final stage's of every cell.
+
+    Of a search, whose table is not known, trials that have every value and both ends of every range.
+    """
     trials = expand(spec)
+    if spec.search is not None:
+        trials = [drawn_trial(spec, drawn, SEARCH_SEEDS, "search") for drawn in probes(spec.search.space)]
     finals = [final for trial in trials for final in finals_of(spec, trial.settings, trial.cell)]
     return [*pretraining(spec, trials), *trials, *finals]
 

@@ -30,6 +30,7 @@ STUDIES = [
     "mnist_classifier",
     "null_differences",
     "planar_clusters",
+    "search",
     "trace_identity",
 ]
 

@@ -19,6 +19,7 @@ SPECS = {
     "fashion-learning-rate": ("fashion_mnist", ("learning_rate",), 4, 3),
     "fashion-convergence": ("fashion_mnist", ("learning_rate",), 4, 1),
     "fashion-structure": ("fashion_mnist", ("variant",), 3, 1),
+    "glyphs-search": ("glyphs", ("optimizer", "learning_rate", "momentum", "hidden"), 0, 3),
     "mnist-frameworks": ("mnist", ("padding", "init"), 4, 3),
     "mnist-net": ("mnist", (), 1, 3),
     "mnist-ablations": ("mnist", ("variant",), 10, 3),

@@ -1,0 +1,176 @@
+"""Trains a batch of trials, as populations of one program each, and ends the worse ones early."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+import traceback
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from flaxvision._interrupts import stop_if_asked
+from flaxvision.errors import UserError
+from flaxvision.runtime import cores
+from flaxvision.sweep.arrange import arrange
+from flaxvision.sweep.executors import in_threads, reason
+from flaxvision.sweep.inputs import create_model, dataset_of, recipe_of
+from flaxvision.sweep.search.records import PRUNED
+from flaxvision.sweep.spec import Search
+from flaxvision.sweep.trials import Trial, by_program
+from flaxvision.sweep.work import Cohort, scores_of
+from flaxvision.sweep.workers import every_so_often
+from flaxvision.training.metrics import metric_of
+
+if TYPE_CHECKING:
+    from flaxvision.sweep.executors import Callbacks, Report
+    from flaxvision.sweep.files import RunFiles
+    from flaxvision.training import Population
+    from flaxvision.training.callbacks import Callback, Progress
+    from flaxvision.training.recipe import Recipe
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Reached:
+    """How far a trial is; none equals another."""
+
+    trial: Trial
+    status: str = "ok"
+    rungs: list[tuple[int, float | None]] = dataclasses.field(default_factory=list)  # as in its record
+    scores: dict[str, float | None] = dataclasses.field(default_factory=dict)
+    seconds: float = 0.0
+    message: str = ""
+    trace: str = ""
+
+    @property
+    def value(self) -> float:
+        """What it reached by the objective."""
+        return math.nan if not self.rungs or self.rungs[-1][1] is None else self.rungs[-1][1]
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Part:
+    """Trials of a batch that train together, each until it ends."""
+
+    cohort: Cohort
+    objective: str
+    going: dict[int, Reached]  # member of the population -> how far it is; those that have ended are gone
+    population: Population | None = None  # None: not begun, or all have ended
+    report: Report = print  # is told how far it is; another one at each rung
+
+    def train(self, until: int | None, report: Report) -> None:
+        """Train until so many epochs are over, or to the end; an error ends its trials, and no others."""
+        from flaxvision.training.compiling import compiled_seconds
+
+        before, compiled = time.perf_counter(), compiled_seconds()
+        self.report = report
+        try:
+            self._train(until)
+        except Exception as error:
+            trace = "" if isinstance(error, UserError) else "".join(traceback.format_exception(error))
+            for each in self.going.values():
+                each.status, each.message, each.trace = "failed", reason(error), trace
+        took = time.perf_counter() - before - (compiled_seconds() - compiled)
+        for each in self.going.values():
+            each.seconds += max(0.0, took) / len(self.going)
+
+    def _begin(self) -> Population:
+        from flaxvision.training import Population
+
+        trials, files = self.cohort.trials, self.cohort.files
+        dataset = dataset_of(trials[0], files)
+        models = [create_model(trial, dataset) for trial in trials]
+        recipes = [recipe_of(trial, files) for trial in trials]
+        told = every_so_often(lambda progress: self.report(progress))
+        return Population(models, dataset, recipes, mode=self.cohort.mode, callbacks=[told])
+
+    def _train(self, until: int | None) -> None:
+        if self.population is None:
+            self.population = self._begin()
+        population = self.population
+        left = (population.epochs if until is None else min(until, population.epochs)) - population.epoch
+        for member, scores in population.train(left).items() if left else ():
+            each = self.going[member]
+            each.scores = {name: value for name, value in scores_of(scores).items() if not name.startswith("test_")}
+            each.rungs.append((population.epoch, each.scores.get(self.objective)))
+            if not math.isfinite(each.value):
+                each.status = "diverged"
+
+    def keep(self, chosen: Sequence[Reached]) -> None:
+        """Go on with those that are chosen; the others have ended."""
+        left = {member: each for member, each in self.going.items() if each in chosen}
+        for member in self.going.keys() - left.keys():
+            if self.going[member].status == "ok" and self.population and self.population.epoch < self.population.epochs:
+                self.going[member].status = PRUNED
+        if not left:
+            self.population = None  # and with it its memory
+        elif self.population is not None and len(left) < len(self.going):
+            self.population.keep(left)
+        self.going = left
+
+
+def duration_of(recipe: Recipe, examples: int) -> int:
+    """The epochs of a recipe, begun ones too."""
+    return -(-recipe.total_steps(examples) // recipe.steps_per_epoch(examples))
+
+
+def share_out(trials: Sequence[Trial], files: RunFiles, executor: str, objective: str) -> list[Part]:
+    """Trials as parts: on a CPU one a core of each program, on an accelerator as large ones as there is memory for."""
+    import jax
+
+    platform = jax.default_backend()
+    if executor == "vmap" or platform != "cpu":
+        arranged = arrange(trials, files, "vmap" if executor == "vmap" else "auto", platform)
+        mode, groups = arranged.mode, [list(group) for group in arranged.cohorts]
+    else:
+        at_once = 1 if executor in ("loop", "unroll") else len(cores())
+        mode, groups = "auto", by_program(trials, -(-len(trials) // at_once))
+    cohorts = [Cohort(tuple(group), files, mode, None) for group in groups]
+    return [Part(cohort, objective, dict(enumerate(map(Reached, cohort.trials)))) for cohort in cohorts]
+
+
+def train_batch(parts: Sequence[Part], search: Search, executor: str, callbacks: Callbacks) -> list[Reached]:
+    """Train a batch: after each of its rungs the best of all parts go on.
+
+    Args:
+        parts: Of `share_out`.
+        search: Says after how many epochs how many go on.
+        executor: As of `flaxvision.sweep.run`; "loop" trains one part after the other, others in threads.
+        callbacks: What is told of a part's progress, by its cohort.
+
+    Returns:
+        What each trial reached, in no order.
+    """
+    everyone = [each for part in parts for each in part.going.values()]
+    lower = metric_of(parts[0].objective).lower_is_better if parts else True
+    for until in (*search.halving, None):
+        if not (going := [part for part in parts if part.going]):
+            break
+        _train_all(going, until, executor, callbacks)
+        began = sum(len(part.going) for part in going)
+        standing = [each for part in going for each in part.going.values() if each.status == "ok"]
+        standing.sort(key=lambda each: each.value if lower else -each.value)
+        most = len(standing) if until is None else -(-began // search.factor)
+        for part in going:
+            part.keep(standing[:most])
+    return everyone
+
+
+def _to_all(listeners: Sequence[Callback]) -> Report:
+    def tell(progress: Progress) -> None:
+        for listener in listeners:
+            listener(progress)
+
+    return tell
+
+
+def _train_all(parts: Sequence[Part], until: int | None, executor: str, callbacks: Callbacks) -> None:
+    of = {id(part.cohort): part for part in parts}
+    if executor in ("loop", "unroll", "vmap"):
+        for part in parts:
+            stop_if_asked()
+            part.train(until, _to_all(tuple(callbacks(part.cohort))))
+    else:
+        cohorts = [part.cohort for part in parts]
+        for _ in in_threads(cohorts, callbacks, lambda cohort, report: of[id(cohort)].train(until, report)):
+            pass
