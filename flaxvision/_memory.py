@@ -49,6 +49,13 @@ def is_mapped(array: np.ndarray) -> bool:
     return isinstance(_owner(array), mmap.mmap)
 
 
+def map_of(array: np.ndarray) -> np.memmap | None:
+    """The whole of the mapped file that an array lies in."""
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array if isinstance(array, np.memmap) else None
+
+
 def _owner(array: np.ndarray) -> object:
     """What an array's memory belongs to."""
     owner: object = array

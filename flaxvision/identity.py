@@ -8,6 +8,7 @@ may move the last bits of a number and no more.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import os
@@ -58,9 +59,10 @@ def _of_process() -> dict[str, str]:
 
 
 def checksum_of(dataset: Dataset) -> Identity:
-    """The examples as they are trained on: a checksum of each split's arrays, in their order, and the classes."""
+    """The examples as they are trained on: a checksum of each split's arrays, in order, the classes, and the stream."""
     splits = {name: array_checksum((split.images, split.labels))[:16] for name, split in dataset.splits.items()}
-    return {**splits, "classes": digest(list(dataset.classes))}
+    order = {} if dataset.stream is None else {"stream": dataclasses.asdict(dataset.stream)}
+    return {**splits, "classes": digest(list(dataset.classes)), **order}
 
 
 def checksum_of_file(path: str | Path) -> str:

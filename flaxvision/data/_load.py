@@ -18,6 +18,7 @@ from flaxvision.data.files import state_of
 from flaxvision.data.locate import Located, locate
 from flaxvision.data.mapped import Place, held_out, mapped
 from flaxvision.data.published import BALANCED, DIGITS, PUBLISHED, Published
+from flaxvision.data.stream import streamed
 from flaxvision.errors import UserError, check_whole, unknown
 
 _GLYPHS = {"glyphs": (DIGITS, 10_000), "glyphs47": (BALANCED, 23_500)}  # characters, default training examples
@@ -46,6 +47,7 @@ def load(
     fit: str | None = None,
     skip_damaged: bool = False,
     examples: int | None = None,
+    stream: bool | None = None,
 ) -> Dataset:
     """A data set by name, in memory or mapped into it from a copy on disk.
 
@@ -81,6 +83,8 @@ def load(
       fit: how `images:FOLDER` brings an image to `size`: "crop" its middle (when left out), "pad" it with black, or
         "stretch" it.
       skip_damaged: leave out images of `images:FOLDER` that cannot be read, and say so, in place of an error.
+      stream: whether training goes through the examples block by block, so that each is read once an epoch, see
+        `Stream`; when left out, if they are more than the memory has room for.
       examples: training examples to draw for `glyphs` and `glyphs47`, with a fifth as many for testing.
 
     Returns:
@@ -127,8 +131,8 @@ def load(
     dataset = dataset.limit(limit, in_place=True)
     large = is_mapped(dataset.train.images) and dataset.train.images.nbytes >= LARGE
     if validation is not None and place is not None and large:
-        return held_out(dataset, place, validation, validation_seed)
-    return dataset.hold_out(validation, validation_seed, in_place=True)
+        return streamed(held_out(dataset, place, validation, validation_seed), stream)
+    return streamed(dataset.hold_out(validation, validation_seed, in_place=True), stream)
 
 
 def _own(

@@ -11,6 +11,7 @@ import numpy as np
 from flaxvision._memory import reorder, taken
 from flaxvision.data import balance
 from flaxvision.data.balance import first_few, first_of_each, shares
+from flaxvision.data.stream import Stream
 from flaxvision.errors import UserError, check_whole
 
 SPLITS = ("train", "validation", "test")
@@ -91,6 +92,7 @@ class Dataset:
     classes: tuple[str, ...]
     source: Source
     validation: Split | None = None
+    stream: Stream | None = None  # in which order training takes examples that are more than the memory
 
     def __repr__(self) -> str:
         splits = ", ".join(f"{name} {len(split):,}" for name, split in self.splits.items())

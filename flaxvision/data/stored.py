@@ -27,7 +27,8 @@ def rebuilt(about: Mapping[str, Any], splits: Mapping[str, Split]) -> Dataset:
     """The data set of what `about` gave of it, and its splits."""
     source = about["source"]
     source |= {"counts": tuple(map(tuple, source["counts"])), "notes": tuple(source["notes"])}
-    return Dataset(about["name"], classes=tuple(about["classes"]), source=Source(**source), **splits)
+    train, test, validation = splits["train"], splits["test"], splits.get("validation")
+    return Dataset(about["name"], train, test, tuple(about["classes"]), Source(**source), validation)
 
 
 def write_dataset(dataset: Dataset, path: Path) -> Path:

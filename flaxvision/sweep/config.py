@@ -44,6 +44,11 @@ class DataConfig:
     skip_damaged: bool | None = described(
         "leave out images of images:FOLDER that cannot be read, and say so, in place of an error", default=None
     )
+    stream: bool | None = described(
+        "go through examples block by block, so that each is read once an epoch (left out: if they are more than the "
+        "memory has room for)",
+        default=None,
+    )
     drawn: int | None = described(
         "training examples to draw of glyphs or glyphs47, and a fifth for testing", "1 or more", default=None
     )

@@ -11,6 +11,7 @@ from flaxvision._cache import shared_cache
 from flaxvision._files import weights_in
 from flaxvision.data import Dataset, load
 from flaxvision.data._stamp import stamp as stamp_of
+from flaxvision.data.stream import streamed
 from flaxvision.errors import UserError
 from flaxvision.identity import AROUND, Identity, checksum_of, checksum_of_file, circumstances, switches
 from flaxvision.models.registry import code_of, grown, numbers_of, refresh
@@ -78,7 +79,7 @@ def dataset_of(trial: Trial, files: RunFiles) -> Dataset:
 def load_dataset(config: DataConfig, folders: DataFolders) -> Dataset:
     """A data set, kept in memory for the next trial that asks for it; `UserError` as by `flaxvision.data.load`."""
     for key, value in config.options.items():
-        if key not in ("size", "fit", "skip_damaged"):  # `load` checks these
+        if key not in ("size", "fit", "skip_damaged", "stream"):  # `load` checks these
             wanted, words = ((int, float), "fraction") if key == "validation" else ((int,), "whole number")
             if not isinstance(value, wanted) or isinstance(value, bool) or value < 0:
                 raise UserError(f"{key} is {as_typed(value)}: give a {words}, not negative")
@@ -135,12 +136,12 @@ def _given(config: DataConfig, folders: DataFolders) -> Dataset:
             "run(…, data=dataset), or resume the run that holds them"
         )
     for key in config.options:
-        if key not in ("limit", "validation", "validation_seed"):
+        if key not in ("limit", "validation", "validation_seed", "stream"):
             raise UserError(f"{key} has no effect on {config.dataset}, which is taken as it was given: leave it out")
     dataset = folders.given.load()
     if config.validation is not None and dataset.validation is not None:
         raise UserError(f"validation is {config.validation}: leave it out, the data set has a validation split")
-    return dataset.limit(config.limit).hold_out(config.validation, config.validation_seed or 0)
+    return streamed(dataset.limit(config.limit).hold_out(config.validation, config.validation_seed or 0), config.stream)
 
 
 @shared_cache(64)

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from flaxvision.data.stream import Stream
+
 Examples = tuple[jax.Array, jax.Array]  # images as stored, labels
 
 
@@ -42,10 +44,26 @@ class Shard(NamedTuple):
 WHOLE = Shard(0, 1)
 
 
-def epoch_order(seed: jax.Array | np.uint32, epoch: jax.Array, examples: int) -> jax.Array:
+def epoch_order(
+    seed: jax.Array | np.uint32, epoch: jax.Array | np.uint32, examples: int, stream: Stream | None = None
+) -> jax.Array:
     """The order, int32 (examples,), in which epoch `epoch` (from 0) of a run with `seed` sees its examples."""
-    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), epoch)
-    return jax.random.permutation(key, jnp.arange(examples, dtype=jnp.int32))
+    key = _key_of_epoch(seed, epoch)
+    if stream is None:
+        return jax.random.permutation(key, jnp.arange(examples, dtype=jnp.int32))
+    mixed = jax.random.permutation(jax.random.fold_in(key, 1), jnp.arange(examples, dtype=jnp.int32))
+    turns = jnp.argsort(block_order(seed, epoch, stream.blocks_of(examples)))  # of each block
+    window = turns[mixed // stream.block] // stream.blocks
+    return mixed[jnp.argsort(window, stable=True)]
+
+
+def block_order(seed: jax.Array | np.uint32, epoch: jax.Array | np.uint32, blocks: int) -> jax.Array:
+    """The order, int32 (blocks,), in which an epoch of a streamed data set reads its blocks."""
+    return jax.random.permutation(_key_of_epoch(seed, epoch), jnp.arange(blocks, dtype=jnp.int32))
+
+
+def _key_of_epoch(seed: jax.Array | np.uint32, epoch: jax.Array | np.uint32) -> jax.Array:
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), epoch)
 
 
 def take_batch(

@@ -17,6 +17,7 @@ from jax import lax
 from jax.stages import Compiled, Wrapped
 
 from flaxvision._cache import shared_cache
+from flaxvision.data.stream import Stream
 from flaxvision.ops.dtypes import at_least_float32
 from flaxvision.runtime import on_host
 from flaxvision.training.batches import Examples, Shard, epoch_order, take_batch
@@ -53,9 +54,11 @@ class Call:
     length: int | None  # how many there are, where the program is for that number only
 
 
-@functools.partial(jax.jit, static_argnums=2)  # compiled once for all plans
-def _epoch_orders(seeds: Members[jax.Array], epoch: jax.Array, examples: int) -> Members[jax.Array]:
-    return seeds.map(lambda seed: epoch_order(seed, epoch, examples))
+@functools.partial(jax.jit, static_argnums=(2, 3))  # compiled once for all plans
+def _epoch_orders(
+    seeds: Members[jax.Array], epoch: jax.Array, examples: int, stream: Stream | None
+) -> Members[jax.Array]:
+    return seeds.map(lambda seed: epoch_order(seed, epoch, examples, stream))
 
 
 class Engine:
@@ -83,7 +86,8 @@ class Engine:
             orders: tuple[Members[jax.Array], ...] = ()
             if plan.recipe.shuffle:
                 seeds = states.pick(lambda state: state.seed)
-                orders = (seeds.each(lambda seeds: _epoch_orders(seeds, np.uint32(epoch), examples)),)
+                drawn = seeds.each(lambda seeds: _epoch_orders(seeds, np.uint32(epoch), examples, plan.stream))
+                orders = (drawn,)
         if done:
             yield done, carries
         while done < steps:
@@ -143,7 +147,7 @@ class Engine:
             orders: tuple[Members[jax.Array], ...] = ()
             ordering = None
             if self.plan.recipe.shuffle:
-                lowered = _epoch_orders.lower(seeds, np.uint32(0), len(data[1]))
+                lowered = _epoch_orders.lower(seeds, np.uint32(0), len(data[1]), self.plan.stream)
                 ordering = pool.submit(lowered.compile)
                 placed = functools.partial(jax.ShapeDtypeStruct, sharding=data[1].sharding)
                 orders = (jax.tree.map(lambda x: placed(x.shape, x.dtype), lowered.out_info),)

@@ -15,6 +15,7 @@ from flax import nnx
 
 from flaxvision._describe import digest
 from flaxvision.data import Dataset
+from flaxvision.data.stream import Stream
 from flaxvision.layers import Chain
 from flaxvision.ops.policy import NATIVE, Form, Policy
 from flaxvision.runtime import cores
@@ -50,6 +51,7 @@ class Plan:
     layers: tuple[str, ...] = ()  # names of those that learn
     microbatch: int | None = None  # examples of a batch whose gradient is computed at a time; None: all of them
     looped: bool = True  # whether steps run in a compiled loop, see `may_loop`
+    stream: Stream | None = None  # how a data set above the memory is gone through
     own_code: str = ""  # checksum of an optimizer of one's own
     tuned: bool = True  # whether XLA times kernels on a GPU before it chooses some, see `tuning_pays`
 
@@ -108,6 +110,7 @@ def plan_for(
         jax.dtypes.canonicalize_dtype(given),
         tuple(model.names[position] for position in positions),
         None if stacked else microbatch_of(model, recipe, devices[0].platform),
+        stream=dataset.stream,
         own_code=digest(code) if code else "",
     )
     return dataclasses.replace(plan, looped=may_loop(model, plan), tuned=tuning_pays(model, plan))

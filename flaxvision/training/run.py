@@ -14,6 +14,7 @@ from flaxvision.identity import Identity
 from flaxvision.layers import Chain
 from flaxvision.ops.arrays import from_numpy
 from flaxvision.runtime import on_host
+from flaxvision.training.ahead import read_ahead
 from flaxvision.training.callbacks import Callback, Progress
 from flaxvision.training.checkpoint import Checkpoints, Keep, Kept
 from flaxvision.training.checks import check_alike, check_fit
@@ -54,7 +55,8 @@ class Run:
         stacked: bool,
     ):
         recipes = [with_frozen(with_weights(each, dataset), model) for each, model in zip(recipes, models, strict=True)]
-        self.recipe, self.dataset, self.callbacks = recipes[0], dataset, callbacks
+        self.recipe, self.dataset = recipes[0], dataset
+        self.callbacks = (*callbacks, *read_ahead(dataset, recipes))
         total_steps = self.recipe.total_steps(len(dataset.train))
         self.selection = self.recipe.selection(dataset.validation is not None)
         with on_host():
