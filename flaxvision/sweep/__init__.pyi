@@ -24,6 +24,7 @@ from .provenance import (
 from .results import (
     Cell as Cell,
     Outcome as Outcome,
+    Searched as Searched,
     SweepResult as SweepResult,
     Verdict as Verdict,
     converged as converged,

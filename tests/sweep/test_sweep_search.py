@@ -21,6 +21,7 @@ import flaxvision.training
 from flaxvision.errors import UserError
 from flaxvision.sweep import Watcher, load_spec, override, parse_spec, run
 from flaxvision.sweep.search.draw import probes
+from flaxvision.sweep.search.found import next_batch
 from flaxvision.sweep.search.records import SEARCHED
 from flaxvision.sweep.search.study import JOURNAL, Study
 from flaxvision.sweep.spec import Choices, Range, Search
@@ -69,10 +70,10 @@ class Population:
         return {member: self.scores(recipe) for member, recipe in self.recipes.items()}
 
     def scores(self, recipe):
+        if recipe.learning_rate > 0.6 and recipe.optimizer == "adam":
+            raise RuntimeError("cannot be trained")
         if recipe.learning_rate > 0.6:
             return {"train_loss": math.nan, "val_loss": math.nan, "val_top1": 0.1}
-        if recipe.learning_rate < 2e-4:
-            raise RuntimeError("cannot be trained")
         loss = abs(math.log10(recipe.learning_rate) + 2) + 1 / self.epoch
         return {"train_loss": loss, "val_loss": loss, "val_top1": 1 / (1 + loss), "test_loss": 0.0}
 
@@ -243,7 +244,7 @@ def test_a_search_finds_the_cells_of_its_table(searched, population, tmp_path):
         assert [record["status"] for record in alive] == ["ok"] + ["pruned"] * (len(alive) - 1)
         reached = [record["rungs"][-1][0] for record in alive]
         assert reached == ([9, 3] if len(batch) == 8 else [9]) + [1] * (len(alive) - (2 if len(batch) == 8 else 1))
-    assert {record["status"] for record in records if record["config"]["learning_rate"] > 0.6} <= {"diverged"}
+    assert {r["status"] for r in records if r["config"]["learning_rate"] > 0.6} <= {"diverged", "failed"}
     best = sorted((r for r in records if r["status"] == "ok"), key=lambda record: record["rungs"][-1][1])
     assert [cell.where for cell in result.cells] == [record["cell"] for record in best]
     assert [[outcome.seed for outcome in cell.outcomes] for cell in result.cells] == [[0, 1], [0, 1]]
@@ -287,11 +288,29 @@ def test_an_interrupted_search_goes_on_to_the_same_trials(searched, population, 
     assert len(lines(tmp_path / "cut")) == 24
 
 
+def test_a_search_ends_with_its_trials_or_its_time():
+    space = {"momentum": Range(0.1, 0.9)}
+    records = [{"elapsed": 50.0}] * 16 + [{"elapsed": 130.0}] * 16
+    for search, expected in (
+        (Search(space), [16, 16, 16]),
+        (Search(space, trials=20), [16, 4, 0]),
+        (Search(space, minutes=2), [16, 16, 0]),
+        (Search(space, trials=20, minutes=1, batch=30), [20, 4, 0]),
+    ):
+        assert [next_batch(search, records[:done]) for done in (0, 16, 32)] == expected
+    assert next_batch(Search(space), records * 2) == 0  # 64 trials, if nothing is said
+
+
 def test_a_search_that_reaches_nothing_says_so(searched, population, tmp_path):
-    rates = {"learning_rate": {"low": 0.7, "high": 1.0}}
+    rates = {"optimizer": ["sgd", "adam"], "learning_rate": {"low": 0.7, "high": 1.0}}
     with pytest.raises(UserError, match="none of the search's 12 trials reached a finite val_loss"):
         run(searched(search={"space": rates}), tmp_path / "run", export=False, report=False)
-    assert {record["status"] for record in lines(tmp_path / "run")} == {"diverged"}
+    records = lines(tmp_path / "run")
+    told = {(record["cell"]["optimizer"], record["status"], record.get("message")) for record in records}
+    here = "RuntimeError: cannot be trained (test_sweep_search.py, line "
+    assert {(name, status) for name, status, _ in told} == {("sgd", "diverged"), ("adam", "failed")}
+    assert all(message.startswith(here) for name, _, message in told if name == "adam")
+    assert all(record["rungs"] == [] for record in records if record["status"] == "failed")
 
 
 def test_dry_run_says_what_would_be_searched(searched, spec_file, command):
