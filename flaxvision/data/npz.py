@@ -94,7 +94,7 @@ def _read(path: Path, space: Space) -> tuple[_Pairs, list[str]]:
             archive = stack.enter_context(loaded)
             raw.check_members(archive.zip, path.stat().st_size, str(path))
             keys = _keys(path, list(archive))
-            pairs = {split: (_array(archive, x, space), np.asarray(archive[y])) for split, (x, y) in keys.items()}
+            pairs = {split: (_array(path, archive, x, space), np.asarray(archive[y])) for split, (x, y) in keys.items()}
             used = {key for pair in keys.values() for key in pair}
             unread = [key for key in archive if key not in used]
     except UserError:
@@ -105,12 +105,19 @@ def _read(path: Path, space: Space) -> tuple[_Pairs, list[str]]:
     return {split: (_points(x), y) for split, (x, y) in pairs.items()}, notes
 
 
-def _array(archive: np.lib.npyio.NpzFile, name: str, space: Space) -> np.ndarray:
+def _array(where: Path, archive: np.lib.npyio.NpzFile, name: str, space: Space) -> np.ndarray:
     """An array of an archive; a large one is mapped from a file."""
     assert archive.zip is not None  # it is open
     member = next((each for each in archive.zip.infolist() if each.filename == f"{name}.npy"), None)
-    folder = None if member is None or member.file_size < SMALL else space.folder()
-    if member is None or folder is None:
+    if member is None or member.file_size < SMALL:
+        return np.asarray(archive[name])
+    folder, room = space.folder(), space.room()
+    if member.file_size > room:
+        raise UserError(
+            f"{where}: {name} unpacks to {member.file_size / 2**30:,.1f} GB of the {room / 2**30:,.1f} that there are "
+            "in memory and on disk: set FLAXVISION_DATA_DIR or --data-dir to a folder with more room"
+        )
+    if folder is None:
         return np.asarray(archive[name])
     try:
         with tempfile.NamedTemporaryFile(dir=folder.parent, delete=False) as file, archive.zip.open(member) as packed:

@@ -6,16 +6,15 @@ import dataclasses
 import functools
 import itertools
 import json
-import math
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from flaxvision._files import write_atomically
-from flaxvision._limits import free_memory
 from flaxvision.runtime import cores, on_host
 from flaxvision.sweep.executors import EXECUTORS
 from flaxvision.sweep.files import RunFiles
 from flaxvision.sweep.inputs import create_model, dataset_of, recipe_of
+from flaxvision.sweep.room import examples_on, free_on
 from flaxvision.sweep.trials import Trial, by_program
 
 OPERATIONS, BYTES = 5e11, 6.5e10  # a second: what the reports' networks reach on two cores, within a factor of two
@@ -52,7 +51,7 @@ class Cost:
 
     seconds: float  # of training on a CPU, in one process
     memory: float  # bytes of its parameters, optimizer and train step
-    data: float  # bytes of its data set
+    data: float  # bytes of its data set that are in memory
 
 
 def arrange(trials: Sequence[Trial], files: RunFiles, executor: str, platform: str) -> Arrangement:
@@ -83,7 +82,7 @@ def arrange(trials: Sequence[Trial], files: RunFiles, executor: str, platform: s
     if executor in ("threads", "processes"):  # the longest first, so that none is left for the end
         groups.sort(key=lambda group: -cost(group[0].program).seconds)
     if vmapped:
-        groups = _in_memory(groups, cost, 0.5 * _memory(platform), len(cores()) if executor == "threads" else 1)
+        groups = _in_memory(groups, cost, 0.5 * free_on(platform), len(cores()) if executor == "threads" else 1)
     return Arrangement(executor, mode, tuple(map(tuple, groups)))
 
 
@@ -172,10 +171,10 @@ def _on_cores(trials: Sequence[Trial], cost: Callable[[str], Cost]) -> str:
         return "loop"
     costs = [cost(trial.program) for trial in trials]
     apart = workers * max(WORKER + 2 * each.data + each.memory for each in costs)
-    if sum(each.seconds for each in costs) > LONG and apart < _memory("cpu"):
+    if sum(each.seconds for each in costs) > LONG and apart < free_on("cpu"):
         return "processes"
     together = max((2 + workers) * each.data + workers * each.memory for each in costs)  # a copy of the data for each
-    return "threads" if together < _memory("cpu") else "loop"
+    return "threads" if together < free_on("cpu") else "loop"
 
 
 def cost_of(trial: Trial, files: RunFiles) -> Cost:
@@ -198,14 +197,4 @@ def cost_of(trial: Trial, files: RunFiles) -> Cost:
     patches = sum(step.form(recipe.batch_size, model.dtype, policy)[1] for step in model.walk())
     copies = 4 + (recipe.ema is not None)  # parameters, gradient, two of an optimizer, average; of four bytes
     memory = 4 * copies * sum(leaf.size for leaf in jax.tree.leaves(state)) + traffic + 2 * patches
-    return Cost(seconds, memory, float(sum(split.images.nbytes for split in dataset.splits.values())))
-
-
-def _memory(platform: str) -> float:
-    """Bytes that new work may take on a platform; infinity where the system does not say."""
-    if platform == "cpu":
-        return free_memory()
-    import jax
-
-    stats = jax.local_devices()[0].memory_stats() or {}
-    return float(stats.get("bytes_limit", math.inf)) - float(stats.get("bytes_in_use", 0))
+    return Cost(seconds, memory, examples_on(jax.default_backend(), dataset))

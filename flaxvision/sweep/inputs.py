@@ -18,6 +18,7 @@ from flaxvision.models.registry import code_of, grown, numbers_of, refresh
 from flaxvision.runtime import on_host
 from flaxvision.sweep.config import DataConfig
 from flaxvision.sweep.files import ARRAYS, DataFolders, RunFiles
+from flaxvision.sweep.room import check_room
 from flaxvision.sweep.spec import PRETRAINED, as_typed
 from flaxvision.sweep.trials import Trial
 from flaxvision.training.optimizers import code_of_optimizer
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 def check(trial: Trial, files: RunFiles, pretraining: Trial | None = None) -> int:
     """Raise `UserError` for a trial that cannot train, before anything is written; gives its number of parameters."""
+    import jax
     from flax import nnx
 
     from flaxvision.models import count_parameters
@@ -40,6 +42,7 @@ def check(trial: Trial, files: RunFiles, pretraining: Trial | None = None) -> in
     with _one_line(trial):
         model = nnx.eval_shape(lambda: create_model(trial, dataset))
         check_fit(model, dataset, recipe)
+    check_room(dataset, count_parameters(model), jax.default_backend())
     if recipe.warm_start is not None:
         if trial.starts_pretrained and pretraining is not None:
             tensors = variables(create_model(pretraining, dataset_of(pretraining, files)))

@@ -244,3 +244,14 @@ def test_small_archives_leave_nothing(tmp_path, home):
     np.savez(tmp_path / "test.npz", x=RNG.normal(size=(40, 3)), y=RNG.integers(2, size=40))
     data.load(f"npz:{tmp_path}", validation=0.5)
     assert not Path(home).exists()
+
+
+def test_an_archive_without_room_is_one_line(tmp_path, home, monkeypatch):
+    monkeypatch.setattr("flaxvision.data.npz.SMALL", 1000)
+    monkeypatch.setattr(mapped.Space, "room", lambda space: 2.0**13)
+    np.savez(tmp_path / "train.npz", x=np.zeros((40, 30, 10), np.uint8), y=np.zeros(40, int))
+    with pytest.raises(
+        UserError, match=r"train.npz: x unpacks to 0\.0 GB of the 0\.0 that there are in memory and on disk"
+    ):
+        data.load(f"npz:{tmp_path}")
+    assert not home.exists() or not list(home.rglob("*.npy"))

@@ -57,6 +57,7 @@ def test_every_script_is_here():
         "fuzzed_files",
         "interrupted_sweeps",
         "lab",
+        "large_data",
         "many_trials",
         "runtimes",
         "summarize",

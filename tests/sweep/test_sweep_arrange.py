@@ -4,14 +4,17 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from flaxvision.errors import UserError
 from flaxvision.ops.policy import Form
 from flaxvision.sweep import arrange as module
-from flaxvision.sweep import parse_spec
+from flaxvision.sweep import parse_spec, room
 from flaxvision.sweep.arrange import Arranged, Cost, arrange, cost_of, go_on, read_arrangement
 from flaxvision.sweep.config import TrialConfig
 from flaxvision.sweep.files import RunFiles
+from flaxvision.sweep.plan import plan
 from flaxvision.sweep.trials import expand
 
 FILES = RunFiles(Path("nowhere"))
@@ -29,7 +32,7 @@ def machine(monkeypatch):
     def make(cores=4, seconds=100.0, memory=1e6, available=1e10):
         monkeypatch.setattr(module, "cores", lambda: list(range(cores)))
         monkeypatch.setattr(module, "cost_of", lambda trial, files: Cost(seconds, memory, 1e6))
-        monkeypatch.setattr(module, "_memory", lambda platform: available)
+        monkeypatch.setattr(module, "free_on", lambda platform: available)
 
     return make
 
@@ -152,3 +155,21 @@ def test_the_patches_of_a_convolution_take_memory(tiny, monkeypatch):
     whole = cost_of(cnn, FILES).memory
     monkeypatch.setattr("flaxvision.layers.network.Step.form", lambda *arguments: (Form.NATIVE, 0))
     assert whole - cost_of(cnn, FILES).memory == 2 * patches
+
+
+def test_what_can_never_fit_is_said_before_anything_is_written(tiny, monkeypatch, tmp_path):
+    monkeypatch.setattr(room, "memory", lambda: 2.0**13)  # an mlp of 600 parameters, and 256 examples of 64 bytes
+    with pytest.raises(UserError, match=r"a trial takes 0\.0 GB at least, 0\.0 for examples and 0\.0 for parameters"):
+        plan(parse_spec(tiny()), RunFiles(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+    monkeypatch.setattr(room, "memory", lambda: 2.0**15)
+    plan(parse_spec(tiny()), RunFiles(tmp_path / "run"))
+
+
+def test_mapped_examples_are_an_accelerators_but_not_a_cpus(make_dataset, tmp_path):
+    data = make_dataset((8, 8, 1), 3, train=100, test=20)
+    assert room.examples_on("cpu", data) == room.examples_on("gpu", data) == 120 * 64
+    np.save(tmp_path / "x.npy", data.train.images)
+    images = np.load(tmp_path / "x.npy", mmap_mode="r")[:100].view(np.ndarray)
+    data = dataclasses.replace(data, train=dataclasses.replace(data.train, images=images))
+    assert (room.examples_on("cpu", data), room.examples_on("gpu", data)) == (20 * 64, 120 * 64)
