@@ -21,7 +21,6 @@ import json
 import logging
 import multiprocessing
 import resource
-import sys
 import tempfile
 import time
 import traceback
@@ -177,7 +176,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(read_damaged(form, int(number), Path(folder) / "input"))
         return 0
     inputs = 10 if options.quick else options.inputs
-    command = command_of(f"experiments/{NAME}.py", sys.argv[1:] if arguments is None else arguments)
+    first = ["--first", str(options.first)] if options.first else []
+    command = command_of(f"experiments/{NAME}.py", ["--inputs", str(inputs), *first])  # whatever formats it was
     options.out.mkdir(parents=True, exist_ok=True)
     faults = 0
     for name, form in formats(names).items():
