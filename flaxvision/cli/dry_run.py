@@ -20,7 +20,7 @@ VALUES, NOTES = 8, 4  # of a row at most
 
 def dry_run(spec: Spec, options: argparse.Namespace) -> int:
     """Check what a run would check, and print what it would do."""
-    from flaxvision.sweep._run import check
+    from flaxvision.sweep.checks import check
     from flaxvision.sweep.files import DataFolders, GivenData
     from flaxvision.sweep.store import check_directory, check_identity, read_records, usable
 

@@ -26,6 +26,8 @@ def add_filling_options(parser: Parser) -> None:
     add("--executor", metavar="E", default="auto", help=f"how trials run: {', '.join(EXECUTORS)} (default: auto)")
     every = "seconds between checkpoints, from which a resumed run continues (default: 60; or: never)"
     add("--checkpoint-every", metavar="S", type=seconds, default=CHECKPOINT_EVERY, help=every)
+    part = "fill only part I of N of the table, in the --out DIR of all parts; resume puts them together"
+    add("--part", metavar="I/N", help=part)
     log = f"also draw every trial in {', '.join(LOGGERS)} while it trains; may be given several times"
     add("--log", metavar="TOOL", action="append", default=[], help=log)
     add("--no-export", action="store_true", help="leave out the winner's ONNX file and its comparison")
@@ -63,7 +65,7 @@ def fill(
         return f"{watch.undo}{how}; the trials that ended are kept in {directory}: to continue, type {typed}"
 
     call.last_words.of = to_continue
-    given = {key: getattr(options, key) for key in ("raw_dir", "data_dir", "executor", "checkpoint_every")}
+    given = {key: getattr(options, key) for key in ("raw_dir", "data_dir", "executor", "checkpoint_every", "part")}
     given |= {} if quiet else {"planned": lambda plan: print(*plan.data, sep="\n", file=sys.stderr)}
     result = train(**given, command=call.typed, export=not options.no_export, watch=watch, log=options.log)
     if not quiet:
@@ -76,13 +78,19 @@ def fill(
         Console().print(terminal_table(result))
     for problem in result.problems:
         print(visible(str(problem)), file=sys.stderr)
-    if result.winner is None:
+    if options.part:
+        typed = shlex.join([*call.sibling("resume").split(), str(result.directory)])
+        if not quiet:
+            print(visible(f"part {options.part} is over: when all parts are, type {typed}"))
+    elif result.winner is None:
         print("no winner: every trial diverged or failed", file=sys.stderr)
     if result.failures:
         print(f"{len(result.failures)} of {len(result.outcomes)} trials failed", file=sys.stderr)
     page = result.directory / "report.html"
     if not quiet and page.exists():
         print(visible(f"report: {page}"))
+    if options.part:
+        return 3 if result.failures or result.problems else 0
     whole = result.winner is not None and all(problem.what.startswith(EXPORT) for problem in result.problems)
     return 0 if whole and not result.failures else 3
 
@@ -95,5 +103,6 @@ def _resume_command(directory: Path, options: argparse.Namespace, call: Call) ->
     every = options.checkpoint_every
     words += ["--checkpoint-every", "never" if every == float("inf") else f"{every:g}"] * (every != CHECKPOINT_EVERY)
     words += [word for tool in options.log for word in ("--log", tool)]
+    words += ["--part", options.part] if options.part else []
     words += ["--no-export"] * options.no_export + ["--quiet"] * options.quiet
     return shlex.join(words)

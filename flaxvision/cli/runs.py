@@ -107,7 +107,7 @@ def _show(directory: Path, *, trials: bool) -> int:
 
 def _remove(directories: list[Path], *, sure: bool) -> int:
     from flaxvision.runs import open as open_run
-    from flaxvision.sweep.store import HOLDER, filled_by
+    from flaxvision.sweep.lock import HOLDER, filled_by
 
     runs = [open_run(directory) for directory in directories]
     for each in runs:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from flaxvision.cli.filling import add_filling_options, fill
 from flaxvision.cli.parser import Call, Parser, positive
+from flaxvision.errors import UserError
 from flaxvision.sweep.executors import check_executor
 
 DESCRIPTION = """\
@@ -62,6 +63,8 @@ def run(options: argparse.Namespace, call: Call) -> int:
         call.prepare()
         from flaxvision.sweep._run import run as train
     if options.dry_run:
+        if options.part:
+            raise UserError("--part has no effect on --dry-run, which shows the whole table: leave it out")
         from flaxvision.cli.dry_run import dry_run
 
         return dry_run(spec, options)

@@ -15,6 +15,8 @@ from flaxvision.errors import UserError, unknown
 from flaxvision.sweep import store
 from flaxvision.sweep.about import About, read_about
 from flaxvision.sweep.files import RunFiles
+from flaxvision.sweep.lock import HOLDER
+from flaxvision.sweep.parts import files_of_parts
 from flaxvision.sweep.records import TRIALS
 from flaxvision.sweep.results import Cell, Outcome, Searched, SweepResult, best_cell, cells_of, winner_of
 from flaxvision.sweep.search.found import finalists, next_batch, search_of_run
@@ -194,9 +196,13 @@ def _classes(files: RunFiles, outcomes: Mapping[str, Outcome]) -> tuple[str, ...
 
 
 def _is_running(directory: Path) -> bool:
-    """Whether the process that its holder's file names is there; of another machine's that cannot be told."""
+    """Whether a process that fills it, or a part of it, is there; of another machine's that cannot be told."""
+    return any(map(_is_there, (directory / HOLDER, *files_of_parts(directory, HOLDER))))
+
+
+def _is_there(holder: Path) -> bool:
     try:
-        words = (directory / store.HOLDER).read_text(encoding="utf-8").split()
+        words = holder.read_text(encoding="utf-8").split()
         number, machine = int(words[1]), words[3]
     except (OSError, ValueError, IndexError):
         return False

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,28 +15,32 @@ from flaxvision._interrupts import deferred
 from flaxvision._own_code import check_not_reading
 from flaxvision._text import visible
 from flaxvision.errors import UserError
-from flaxvision.identity import switches
 from flaxvision.sweep import store
-from flaxvision.sweep.arrange import Arrangement, go_on, read_arrangement, recorded, write_arrangement
-from flaxvision.sweep.executors import CHECKPOINT_EVERY, check_executor, check_models, execute, reason
+from flaxvision.sweep.arrange import Arrangement, go_on, platform_of, read_arrangement, recorded, write_arrangement
+from flaxvision.sweep.checks import check
+from flaxvision.sweep.cluster import connect
+from flaxvision.sweep.executors import CHECKPOINT_EVERY, execute, reason
 from flaxvision.sweep.files import ARRAYS, DataFolders, RunFiles
 from flaxvision.sweep.inputs import dataset_of
 from flaxvision.sweep.keeping import given_data, keep_inputs
 from flaxvision.sweep.live import Live
+from flaxvision.sweep.lock import locked, opening
 from flaxvision.sweep.logged import TrialLogs
 from flaxvision.sweep.notebook_bar import suited
 from flaxvision.sweep.overrides import override
 from flaxvision.sweep.parse import load_spec
-from flaxvision.sweep.plan import Plan, one_each, plan
+from flaxvision.sweep.parts import of_part
+from flaxvision.sweep.plan import Plan, one_each
 from flaxvision.sweep.progress import Together, Watcher, subject
-from flaxvision.sweep.provenance import data_sources, device, on_other_cores, versions
+from flaxvision.sweep.provenance import provenance_of
+from flaxvision.sweep.records import TRIALS
 from flaxvision.sweep.reporting import report_on
 from flaxvision.sweep.results import Outcome, Problem, SweepResult, best_cell, cells_of, winner_of
 from flaxvision.sweep.search._search import search
 from flaxvision.sweep.search.found import finalists
 from flaxvision.sweep.search.records import read_batches
-from flaxvision.sweep.spec import Spec, config_hash
-from flaxvision.sweep.spec_file import damage_of, dump_spec
+from flaxvision.sweep.spec import Spec
+from flaxvision.sweep.spec_file import damage_of
 from flaxvision.sweep.trials import Record, Trial, finals_of
 from flaxvision.sweep.work import Cohort, name_of
 
@@ -59,6 +62,7 @@ class Options(TypedDict, total=False):
     planned: Callable[[Plan], object]
     watch: Watcher | None
     log: str | Opens | Sequence[str | Opens]
+    part: str | None
     export: bool
     report: bool
     after: Sequence[After]
@@ -85,6 +89,7 @@ def run(
     planned: Callable[[Plan], object] = lambda _: None,
     watch: Watcher | None = None,
     log: str | Opens | Sequence[str | Opens] = (),
+    part: str | None = None,
     export: bool = True,
     report: bool = True,
     after: Sequence[After] = (),
@@ -121,6 +126,8 @@ def run(
             notebook, else nobody.
         log: Tools that draw every trial while it trains, "tensorboard", "wandb" or "mlflow", or functions that make a
             `flaxvision.logs.Logger`; one or several. Their files lie in the run directory.
+        part: "2/8" fills the second of eight parts of the table, in the run directory of all parts, which may be filled
+            at a time; those that are begun go on. `resume` then puts them together and writes the report.
         export: Fill the winner's folder (ONNX files, a `state_dict`, a card, …) and compare it with PyTorch and Keras
             where those are installed, see `export.export_winner`.
         report: Write tables, figures and report.html.
@@ -147,7 +154,8 @@ def run(
     with contextlib.ExitStack() as watched:
         watched.enter_context(watch)
         watch.stage("checking data and networks")
-        given = given_data(data, dataset, out_dir if resume else None)
+        there_already = resume or part is not None
+        given = given_data(data, dataset, out_dir if there_already else None)
         spec = override(
             load_spec(spec),
             dataset=dataset if data is None else ARRAYS + data.name,
@@ -157,20 +165,24 @@ def run(
             settings=settings or {},
             grid=grid,
         )
-        checked, files = check(spec, out_dir, DataFolders(raw_dir, data_dir, given), executor, resume=resume)
+        folders = DataFolders(raw_dir, data_dir, given)
+        checked, files = check(spec, out_dir, folders, executor, resume=resume, part=part)
+        if executor == "ray":
+            connect()
         if out_dir is None:
             files = dataclasses.replace(files, directory=store.claim(files.directory))
         else:
-            store.check_directory(files.directory, checked.spec, resume=resume)
-        watched.enter_context(store.locked(files.directory))
+            store.check_directory(files.directory, checked.spec, resume=there_already)
+        watched.enter_context(locked(files.directory, files.part))
         watched.enter_context(contextlib.closing(logs))
-        unless_whole = [f"{damage}: it is written anew"] if (damage := damage_of(files.directory)) else []
-        there = store.open_run(files.directory, checked.spec, resume=resume)
-        watch.open(files.directory)
-        sound, again = store.usable(there.records, files)
-        searched = [record for batch in read_batches(files.directory)[0] for record in batch]
-        notes = store.check_identity(files.directory, [*sound, *searched], checked.identity)
-        files, own = keep_inputs(checked.spec, files)
+        with opening(files.directory, files.part):
+            unless_whole = [f"{damage}: it is written anew"] if (damage := damage_of(files.directory)) else []
+            there = store.open_run(files.directory, checked.spec, resume=there_already, part=files.part)
+            watch.open(files.directory)
+            sound, again = store.usable(there.records, files)
+            searched = [record for batch in read_batches(files.directory)[0] for record in batch]
+            notes = store.check_identity(files.directory, [*sound, *searched], checked.identity)
+            files, own = keep_inputs(checked.spec, files)
         notes += own
         damaged = [*unless_whole, *there.notes, *again]
         for note in damaged:
@@ -178,25 +190,14 @@ def run(
         command = visible(command or f"flaxvision.sweep.run({spec.name!r}, …)")
         known = {"command": command, "data": checked.data}
         done = {record["id"]: record for record in sound}
-        live = Live(checked.spec, checked.trials, done, files, known, watch.note, page=report)
-        watch = Together(watch, watched.enter_context(live))
+        if files.part is None:
+            live = Live(checked.spec, checked.trials, done, files, known, watch.note, page=report)
+            watch = Together(watch, watched.enter_context(live))
         train = Training(checked, files, executor, checkpoint_every, watch, logs, planned, done)
         result, trials = _filled(train, command, [*notes, *damaged])
+        if files.part is not None:
+            return result
         return report_on(result, trials, files, [export_winner, *after] if export else after, report, watch)
-
-
-def check(
-    spec: Spec, out_dir: str | Path | None, data: DataFolders, executor: str, *, resume: bool
-) -> tuple[Plan, RunFiles]:
-    """What a run would do, and where; checked as by `run`, but for what is in the run directory."""
-    check_executor(executor)
-    if resume and out_dir is None:
-        raise UserError("--resume continues an existing run: name it with --out DIR")
-    new = Path("runs") / f"{spec.name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
-    files = RunFiles(new if out_dir is None else Path(out_dir), data)
-    checked = plan(spec, files)
-    check_models([trial.config.model.name for trial in checked.trials], executor)
-    return checked, files
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -233,15 +234,14 @@ class Training:
 
     def _arrange(self, wanted: Sequence[Trial], left: Sequence[Trial]) -> Arrangement:
         """Share out what is left as before, where it was, else as one that trains all that is wanted; and keep how."""
-        import jax
-
-        platform, directory, stage = jax.default_backend(), self.files.directory, wanted[-1].stage
+        directory, stage = self.files.directory, wanted[-1].stage
         ids = {trial.id for trial in left}
-        stages = read_arrangement(directory)
+        stages = read_arrangement(directory, self.files.part)
         if stages is None:
             self.watch.note("arrangement.json is damaged: trials are shared out as in a new run")
             stages = {}
         before = stages.get(stage)
+        platform = platform_of(before.asked if before is not None and self.executor == "auto" else self.executor)
         whole = [trial for trial in wanted if trial.id in ids or trial.stage == stage]
         arranged = go_on(before, whole, ids, self.files, self.executor, platform)
         names = {name_of([trial.id for trial in cohort]) for cohort in arranged.cohorts}
@@ -250,7 +250,8 @@ class Training:
             if folder.exists() and folder.name not in names and ids.intersection(cohort):
                 self.watch.note(f"{subject(cohort)} begins anew: its cohort has changed")
                 shutil.rmtree(folder, ignore_errors=True)
-        write_arrangement(directory, {**stages, stage: recorded(arranged, before, self.executor, platform)})
+        stages |= {stage: recorded(arranged, before, self.executor, platform)}
+        write_arrangement(directory, stages, self.files.part)
         return arranged
 
     def _train(self, arranged: Arrangement, kept: Sequence[Record]) -> None:
@@ -266,7 +267,7 @@ class Training:
             for each in finished:
                 store.check_unchanged(each.record, self.plan.identity)
             records = [each.write(files) for each in finished]
-            store.append_record(files.directory, *records)
+            store.append_record(files.directory, *records, name=of_part(TRIALS, files.part))
             self.done |= {record["id"]: record for record in records}
             if cohort.pretrains and records[0]["status"] != "failed":
                 store.take_weights(records[0], files, files.pretrained)
@@ -281,12 +282,13 @@ class Training:
         over = {record["id"] for record in records if record["status"] != "failed"}
         for name in over | ({cohort.name} if len(cohort.trials) > 1 else set()):
             shutil.rmtree(self.files.checkpoints / name, ignore_errors=True)
-        with contextlib.suppress(OSError):  # where others are kept, or none ever was
-            self.files.checkpoints.rmdir()
+        if self.files.part is None:  # another part may be about to keep one
+            with contextlib.suppress(OSError):  # where others are kept, or none ever was
+                self.files.checkpoints.rmdir()
 
 
 def _filled(train: Training, command: str, notes: Sequence[str]) -> tuple[SweepResult, dict[str, Trial]]:
-    """Train what is not on record; the whole table, and all its trials by id."""
+    """Train what is not on record; the whole table, and all its trials by id. A part has no final stage, nor winner."""
     spec, stages, files = train.plan.spec, train.plan.stages, train.files
     files.pretrained.unlink(missing_ok=True)
     for stage in stages:
@@ -299,13 +301,14 @@ def _filled(train: Training, command: str, notes: Sequence[str]) -> tuple[SweepR
         found = search(spec, files, train.executor, train.watch, train.begins)
         trials = finalists(spec, found)
     cells = cells_of(spec, trials, train([*stages, *trials]))
-    best = best_cell(cells, spec.objective)
+    whole = files.part is None
+    best = best_cell(cells, spec.objective) if whole else None
     finals: list[Trial] = []
     if best is not None:
         chosen = next(trial for trial in trials if dict(trial.cell) == best.where)
         finals = finals_of(spec, chosen.settings, chosen.cell)
     cells += cells_of(spec, finals, train(finals))
-    winner = winner_of(cells, spec.objective)
+    winner = winner_of(cells, spec.objective) if whole else None
     problems = [
         Problem("pretraining", train.done[stage.id]["message"])
         for stage in stages
@@ -313,26 +316,16 @@ def _filled(train: Training, command: str, notes: Sequence[str]) -> tuple[SweepR
     ]
     problems += train.logs.problems
     try:
-        files.forget_winner()  # of an earlier run of fewer trials
+        if whole:
+            files.forget_winner()  # of an earlier run of fewer trials
         if winner is not None:
             store.take_weights(train.done[winner.id], files, files.winner)
     except (OSError, UserError) as error:
         problems.append(Problem(WINNER, reason(error)))
     everything = {trial.id: trial for trial in (*stages, *trials, *finals)}
-    notes = [*notes, *on_other_cores(train.done[name] for name in everything)]
+    executors = ", ".join(dict.fromkeys(train.used)) or train.executor
+    datasets = [dataset_of(trial, files) for trial in one_each(everything.values())]
     shown = list(everything.values())[-1] if winner is None else everything[winner.id]
-    provenance = {
-        "command": command,
-        "config hash": config_hash(dump_spec(spec)),
-        "executor": ", ".join(dict.fromkeys(train.used)) or train.executor,
-        "seeds": list(spec.seeds),
-        "data sets": data_sources(dataset_of(trial, files) for trial in one_each(everything.values())),
-        "device": device(),
-        "JAX switches": switches(),
-        "versions": versions(),
-        "date": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC",
-        **({"notes": list(notes)} if notes else {}),
-    }
     result = SweepResult(
         name=spec.name,
         title=spec.heading,
@@ -342,7 +335,7 @@ def _filled(train: Training, command: str, notes: Sequence[str]) -> tuple[SweepR
         objective=spec.objective,
         winner=winner,
         classes=dataset_of(shown, files).classes,
-        provenance=provenance,
+        provenance=provenance_of(spec, command, executors, datasets, [train.done[name] for name in everything], notes),
         directory=files.directory,
         convergence_threshold=spec.convergence_threshold,
         problems=tuple(problems),

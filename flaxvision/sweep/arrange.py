@@ -11,9 +11,11 @@ from pathlib import Path
 
 from flaxvision._files import write_atomically
 from flaxvision.runtime import cores, on_host
+from flaxvision.sweep.cluster import cluster_platform, resources
 from flaxvision.sweep.executors import EXECUTORS
 from flaxvision.sweep.files import RunFiles
 from flaxvision.sweep.inputs import create_model, dataset_of, recipe_of
+from flaxvision.sweep.parts import Part, of_part
 from flaxvision.sweep.room import examples_on, free_on
 from flaxvision.sweep.trials import Trial, by_program
 
@@ -61,7 +63,8 @@ def arrange(trials: Sequence[Trial], files: RunFiles, executor: str, platform: s
     compiles, for seconds, while another trains. On a CPU several trials take a core each, if they fit into the memory:
     by "threads", where one compiles while another trains and all share what is compiled; a table of minutes by
     "processes", whose start then pays, as each keeps its freed memory (`flaxvision.runtime.prepare`; threads only
-    their smaller blocks). Else it is "loop". The platform is "cpu", "gpu" or "tpu", as JAX calls it.
+    their smaller blocks). Else it is "loop". The platform is "cpu", "gpu" or "tpu", as JAX calls it; of "ray" that of
+    the cluster, whose GPUs get equal shares of a program, which each trains as "auto" would.
     """
     samples = {trial.program: trial for trial in trials}
 
@@ -78,12 +81,22 @@ def arrange(trials: Sequence[Trial], files: RunFiles, executor: str, platform: s
         executor = "threads" if vmapped else _on_cores(trials, cost)
         if executor == "processes" and any(trial.config.model.name.startswith("__main__:") for trial in trials):
             executor = "threads"  # workers do not import the script
-    groups = by_program(trials, VMAPPED if vmapped else UNROLLED if executor == "unroll" else 1)
-    if executor in ("threads", "processes"):  # the longest first, so that none is left for the end
+    most = VMAPPED if vmapped else UNROLLED if executor == "unroll" else 1
+    if executor == "ray" and platform != "cpu":
+        most = min(VMAPPED, -(-len(trials) // max(1, resources()[0])))
+    groups = by_program(trials, most)
+    if executor in ("threads", "processes", "ray"):  # the longest first, so that none is left for the end
         groups.sort(key=lambda group: -cost(group[0].program).seconds)
     if vmapped:
         groups = _in_memory(groups, cost, 0.5 * free_on(platform), len(cores()) if executor == "threads" else 1)
     return Arrangement(executor, mode, tuple(map(tuple, groups)))
+
+
+def platform_of(executor: str) -> str:
+    """The platform for which an executor's trials are shared out."""
+    import jax
+
+    return cluster_platform() if executor == "ray" else jax.default_backend()
 
 
 def go_on(
@@ -122,10 +135,10 @@ def recorded(now: Arrangement, before: Arranged | None, asked: str, platform: st
     return Arranged(asked, platform, now.executor, now.mode, cohorts)
 
 
-def read_arrangement(directory: Path) -> dict[str, Arranged] | None:
+def read_arrangement(directory: Path, part: Part | None = None) -> dict[str, Arranged] | None:
     """How the trials of each stage of a run are shared out; empty if nothing is on record, None if it is damaged."""
     try:
-        found = json.loads((directory / FILE).read_text(encoding="utf-8"))
+        found = json.loads((directory / of_part(FILE, part)).read_text(encoding="utf-8"))
         stages = {stage: Arranged(**each) for stage, each in found.items()}
     except FileNotFoundError:
         return {}
@@ -142,10 +155,10 @@ def _is_whole(read: Arranged) -> bool:
     return all(isinstance(text, str) for text in (read.asked, read.platform, *itertools.chain(*read.cohorts)))
 
 
-def write_arrangement(directory: Path, stages: dict[str, Arranged]) -> None:
+def write_arrangement(directory: Path, stages: dict[str, Arranged], part: Part | None = None) -> None:
     """Keep how the trials of each stage are shared out."""
     table = {stage: dataclasses.asdict(each) for stage, each in stages.items()}
-    write_atomically(directory / FILE, json.dumps(table, indent=0) + "\n")
+    write_atomically(directory / of_part(FILE, part), json.dumps(table, indent=0) + "\n")
 
 
 def _in_memory(

@@ -1,80 +1,93 @@
-"""Cohorts as tasks of a Ray cluster."""
+"""The Ray cluster that a sweep uses: reached before anything is written, and kept from printing."""
 
 from __future__ import annotations
 
-import itertools
+import contextlib
 import logging
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import os
+import signal
+import socket
+import threading
+from pathlib import Path
 
-from flaxvision._interrupts import stop_if_asked
+from flaxvision._text import visible
 from flaxvision.errors import UserError
-from flaxvision.sweep.executors import attempt, failure, in_turn
-from flaxvision.sweep.workers import EVERY, Surroundings, surroundings, take_surroundings
 
-if TYPE_CHECKING:
-    import ray
-
-    from flaxvision.sweep.executors import Callbacks, Trained
-    from flaxvision.sweep.finished import Finished
-    from flaxvision.sweep.work import Cohort
-    from flaxvision.training.callbacks import Progress
+WAIT = 3.0  # seconds for a cluster to answer
 
 
-def run_on_cluster(cohorts: Sequence[Cohort], callbacks: Callbacks) -> Trained:
-    """Each cohort is a task of one processor core, or of one GPU where the cluster has any.
+def connect() -> None:
+    """Connect to the cluster of RAY_ADDRESS, else to one of this machine, else start one on it; once a process.
 
-    Tasks write into the run directory, so the nodes of a cluster share its file system. A task whose node is lost is
-    run again elsewhere, by Ray's own rule.
+    Raises:
+        UserError: If there is none at the address.
     """
-    import ray
+    import ray._private.worker
 
+    if ray.is_initialized():
+        return
+    check_reachable()
+    handler = signal.getsignal(signal.SIGTERM)
     try:
-        if not ray.is_initialized():
-            ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.WARNING)
-    except (ConnectionError, ValueError) as error:
-        line = str(error).strip().splitlines()[0]
-        raise UserError(f"no Ray cluster: {line}: start one by 'ray start --head', or unset RAY_ADDRESS") from error
-    task = ray.remote(num_gpus=1 if ray.cluster_resources().get("GPU") else 0)(_task)
-    ready, held = in_turn(cohorts)
-    around = surroundings()
-    waiting = {task.remote(cohort, around): cohort for cohort in ready}
-    try:
-        while waiting:
-            stop_if_asked()
-            ended, _ = ray.wait(list(waiting), num_returns=1, timeout=EVERY)
-            for done in ended:
-                cohort = waiting.pop(done)
-                records, said = _from_ray(cohort, done)
-                for progress, listener in itertools.product(said, callbacks(cohort)):
-                    listener(progress)
-                yield cohort, records
-                if cohort.pretrains:
-                    waiting |= {task.remote(next_one, around): next_one for next_one in held}
-    finally:
-        for unfinished in waiting:
-            ray.cancel(unfinished, force=True)
-
-
-def _from_ray(cohort: Cohort, done: ray.ObjectRef) -> tuple[list[Finished], list[Progress]]:
-    """What a task gives; of one that Ray lost for good, such as by a node without memory, its trials failed."""
-    import ray
-    from ray.exceptions import RayError
-
-    try:
-        return ray.get(done)
-    except RayError as error:
+        ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
+    except (ConnectionError, ValueError, RuntimeError) as error:
         line = str(error).strip().partition("\n")[0]
-        message = f"lost by Ray: {type(error).__name__}{': ' if line else ''}{line}"
-        return [failure(trial, message) for trial in cohort.trials], []
+        raise UserError(f"no Ray cluster: {line}: start one by 'ray start --head', or unset RAY_ADDRESS") from error
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)  # Ray sets its own
+    # What becomes of tasks is told by `tasks`; Ray has no setting that keeps its raylets from printing here as well.
+    ray._private.worker._worker_logs_enabled = False
 
 
-def _task(cohort: Cohort, around: Surroundings) -> tuple[list[Finished], list[Progress]]:
-    """A cohort's records, and what was said of it."""
-    from flaxvision.sweep.inputs import look_again
+def check_reachable() -> None:
+    """Raise `UserError` where nothing answers at the address of the cluster, for which Ray waits ten minutes."""
+    named = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"  # as `ray start` leaves it
+    address = os.environ.get("RAY_ADDRESS", "")
+    if address in ("", "auto"):
+        address = ""
+        with contextlib.suppress(OSError):
+            address = named.read_text(encoding="utf-8").strip()
+    if address in ("", "local"):
+        return
+    if "://" in address:
+        raise UserError(
+            f"RAY_ADDRESS is {address}: run the sweep on a machine of the cluster, with RAY_ADDRESS=HOST:PORT as "
+            "'ray start' prints it"
+        )
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), WAIT).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise UserError(
+            f"no Ray cluster answers at {visible(address)} ({error}): start one by 'ray start --head', or forget that "
+            "one: unset RAY_ADDRESS, ray stop"
+        ) from error
 
-    take_surroundings(around)
-    look_again(cohort.trials)  # Ray may have kept this process since an earlier sweep
-    said: list[Progress] = []
-    records = attempt(cohort, [lambda progress: said.append(progress) if progress.note else None])
-    return records, said
+
+def check_alone() -> None:
+    """Raise `UserError` in one of several processes that `jax.distributed` joins: each would train the whole table."""
+    import jax
+
+    if jax.distributed.is_initialized():
+        raise UserError(
+            "jax.distributed joins this process with others, each of which would fill the whole table: leave its "
+            "initialize() out, and use one process with executor 'ray' for many machines, or part 1/8, 2/8, … for many "
+            "processes"
+        )
+
+
+def cluster_platform() -> str:
+    """The platform for whose tasks trials are shared out: "gpu" where the cluster has any, else "cpu"."""
+    connect()
+    return "gpu" if resources()[0] else "cpu"
+
+
+def resources() -> tuple[int, int]:
+    """How many GPUs the cluster has, and how many cores of nodes that have none; a core at least."""
+    import ray
+
+    found = [each["Resources"] for each in ray.nodes() if each["Alive"]]
+    gpus = 0 if os.environ.get("JAX_PLATFORMS") == "cpu" else int(sum(each.get("GPU", 0) for each in found))
+    cores = int(sum(each.get("CPU", 0) for each in found if not (gpus and each.get("GPU"))))
+    return gpus, cores if gpus else max(1, cores)

@@ -1,4 +1,4 @@
-"""Ways to run cohorts: one after the other, in threads or worker processes; `cluster` has Ray's tasks.
+"""Ways to run cohorts: one after the other, in threads or worker processes; `tasks` has those of Ray.
 
 A trial that fails costs no other one: its record says why.
 """
@@ -41,10 +41,14 @@ _OURS = (*map(str, _PACKAGES), *{sysconfig.get_path(name) for name in ("stdlib",
 
 
 def check_executor(executor: str) -> None:
-    """Raise `UserError` for an unknown executor, or one that is not installed."""
+    """Raise `UserError` for an unknown executor, or one that is not installed or cannot be reached."""
     check_choice("executor", executor, EXECUTORS)
-    if executor == "ray" and importlib.util.find_spec("ray") is None:
-        raise UserError("--executor ray needs Ray: pip install 'flaxvision[ray]'")
+    if executor == "ray":
+        from flaxvision.sweep.cluster import check_reachable
+
+        if importlib.util.find_spec("ray") is None:
+            raise UserError("--executor ray needs Ray: pip install 'flaxvision[ray]'")
+        check_reachable()
 
 
 def check_models(models: Iterable[str], executor: str) -> None:
@@ -66,7 +70,7 @@ def execute(cohorts: Sequence[Cohort], executor: str, callbacks: Callbacks) -> T
     """
     apart = {"threads": _threads, "processes": _processes}.get(executor)
     if executor == "ray":
-        from flaxvision.sweep.cluster import run_on_cluster
+        from flaxvision.sweep.tasks import run_on_cluster
 
         yield from run_on_cluster(cohorts, callbacks)
     elif apart is not None:

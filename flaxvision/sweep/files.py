@@ -12,6 +12,7 @@ from flaxvision.sweep.spec import config_hash
 
 if TYPE_CHECKING:
     from flaxvision.data import Dataset
+    from flaxvision.sweep.parts import Part
 
 LEAVING = ("*.safetensors", "*.onnx", "*.onnx.data", "*.keras", "README.md", "check.py", "example.npz", "parity.*")
 ARRAYS = "arrays:"  # how the name of a data set begins that was given in Python
@@ -71,6 +72,7 @@ class DataFolders:
     raw_dir: str | None = None
     data_dir: str | None = None
     given: GivenData | None = None  # what "arrays:NAME" is
+    loaded: GivenData | None = None  # the data set of all trials, whatever its name, as another process has loaded it
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -79,6 +81,7 @@ class RunFiles:
 
     directory: Path  # the run directory
     data: DataFolders = DataFolders()  # which its trials read
+    part: Part | None = None  # which this process fills; None: all of it
 
     def weights(self, trial_id: str) -> Path:
         """A trial's weights file."""

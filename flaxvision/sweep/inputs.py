@@ -118,6 +118,8 @@ def identity_of(trial: Trial, files: RunFiles) -> Identity:
 
 @shared_cache(64)
 def _stamp(name: str, folders: DataFolders) -> str:
+    if folders.loaded is not None:
+        return folders.loaded.checksum
     if name.startswith(ARRAYS):
         return "" if folders.given is None else folders.given.checksum
     return stamp_of(name, raw_dir=folders.raw_dir, data_dir=folders.data_dir)
@@ -125,6 +127,8 @@ def _stamp(name: str, folders: DataFolders) -> str:
 
 @shared_cache(2)
 def _load(config: DataConfig, folders: DataFolders, stamp: str) -> Dataset:
+    if folders.loaded is not None:
+        return folders.loaded.load()
     if config.dataset.startswith(ARRAYS):
         return _given(config, folders)
     options = {"examples" if key == "drawn" else key: value for key, value in config.options.items()}

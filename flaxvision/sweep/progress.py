@@ -65,6 +65,7 @@ class Watcher:
         """Take in what is about to be trained, and what is there of the same stage."""
         self.directory = cohorts[0].files.directory
         self.parts = dict.fromkeys(map(id, cohorts), 0.0)  # cohort -> how much of it is done, from 0 to 1
+        self.ends = dict.fromkeys(map(id, cohorts), 0)  # cohort -> how many of its trials ended
         self.work = 0.0
         self.count(objective, sum(len(cohort.trials) for cohort in cohorts) + self.more, kept)
         self.stage(STAGES[cohorts[-1].trials[-1].stage])
@@ -90,8 +91,9 @@ class Watcher:
         return [move]
 
     def end(self, cohort: Cohort, records: Sequence[Record]) -> None:
-        """Take in what a cohort left."""
-        self._advance(cohort, 1.0)
+        """Take in trials of a cohort that are over."""
+        self.ends[id(cohort)] += len(records)
+        self._advance(cohort, max(self.parts[id(cohort)], self.ends[id(cohort)] / len(cohort.trials)))
         self.ended += len(records)
         for record in records:
             self._take(record)

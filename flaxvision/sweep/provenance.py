@@ -3,16 +3,45 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib import metadata
-from typing import Any
+from typing import Any, TypeVar
 
 from flaxvision.data import Dataset
+from flaxvision.identity import AROUND, switches
 from flaxvision.runtime import cores
+from flaxvision.sweep.spec import Spec, config_hash
+from flaxvision.sweep.spec_file import dump_spec
 from flaxvision.sweep.trials import Record
 
+Kind = TypeVar("Kind", int, str)
 PACKAGES = ("flaxvision", "jax", "jaxlib", "flax", "optax", "numpy", "tensorflow-datasets")
+
+
+def provenance_of(
+    spec: Spec,
+    command: str,
+    executors: str,
+    datasets: Iterable[Dataset],
+    records: Sequence[Record],
+    notes: Sequence[str],
+) -> dict[str, Any]:
+    """All that a table rests on, now that it is filled, and what is to be said of it."""
+    notes = [*notes, *on_other_hardware(records)]
+    return {
+        "command": command,
+        "config hash": config_hash(dump_spec(spec)),
+        "executor": executors,
+        "seeds": list(spec.seeds),
+        "data sets": data_sources(datasets),
+        "device": device(),
+        "JAX switches": switches(),
+        "versions": versions(),
+        "date": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC",
+        **({"notes": notes} if notes else {}),
+    }
 
 
 def versions() -> dict[str, str]:
@@ -49,14 +78,26 @@ def data_sources(datasets: Iterable[Dataset]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def on_other_cores(records: Iterable[Record]) -> list[str]:
-    """What is to be said where trials of one stage had other numbers of cores, as after a run went on elsewhere."""
-    counts: dict[str, set[int]] = {}
-    for record in records:
-        if "cores" in record:
-            counts.setdefault(record["stage"], set()).add(record["cores"])
-    found = [" and ".join(map(str, sorted(each))) for each in counts.values() if len(each) > 1]
-    return [f"trials were trained on {each} cores, on which their last bits may depend" for each in found]
+def on_other_hardware(records: Iterable[Record]) -> list[str]:
+    """What is to be said where trials of one stage had other numbers of cores, or other kinds of devices.
+
+    As in a cluster of several kinds of nodes, or after a run went on elsewhere.
+    """
+    trained = [record for record in records if "cores" in record]
+    around = [(record, record.get("identity", {}).get(AROUND, {})) for record in trained]
+    cores = _several((record["stage"], record["cores"]) for record in trained)
+    platforms = _several((record["stage"], where.get("platform", "cpu")) for record, where in around)
+    return [f"trials were trained on {each} cores, on which their last bits may depend" for each in cores] + [
+        f"trials were trained on {each}, on which their last bits depend" for each in platforms
+    ]
+
+
+def _several(found: Iterable[tuple[str, Kind]]) -> list[str]:
+    """The kinds of each stage that has several: "1 and 8"."""
+    kinds: dict[str, set[Kind]] = {}
+    for stage, kind in found:
+        kinds.setdefault(stage, set()).add(kind)
+    return [" and ".join(map(str, sorted(each))) for each in kinds.values() if len(each) > 1]
 
 
 def _processor() -> str:

@@ -6,13 +6,14 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, cast
 
 from flaxvision._files import write_atomically
 from flaxvision.errors import UserError
 from flaxvision.identity import AROUND
+from flaxvision.sweep.parts import files_of_parts
 from flaxvision.sweep.spec import config_hash
 from flaxvision.sweep.trials import Record
 
@@ -25,20 +26,21 @@ _ID = re.compile("[0-9a-f]{1,64}")  # what names files
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Log:
-    """What a run directory's trials.jsonl holds."""
+    """What a run directory's trials.jsonl holds, and those of parts that nobody has put together."""
 
     records: tuple[Record, ...]  # in the order in which they ended; of a trial trained again the newest
     sound: bytes = b""  # the lines that are whole
-    damaged: tuple[tuple[int, str, bytes], ...] = ()  # line number, what is wrong, the line
+    damaged: tuple[tuple[str, str, bytes], ...] = ()  # where, what is wrong, the line
     cut: int = 0  # bytes at the end, of a line that a kill cut short
     ended: bool = True  # whether the last line has its end
+    parts: bool = False  # whether there are those of parts
 
     @property
     def notes(self) -> list[str]:
         """What is to be said of the damaged lines."""
         return [
-            f"{TRIALS} line {number} is damaged ({why}): it is kept in {DAMAGED}, and what it was is trained again"
-            for number, why, _ in self.damaged
+            f"{where} is damaged ({why}): it is kept in {DAMAGED}, and what it was is trained again"
+            for where, why, _ in self.damaged
         ]
 
 
@@ -60,34 +62,52 @@ def _own(record: Mapping[str, object]) -> str:
 
 
 def read_log(directory: Path, name: str = TRIALS) -> Log:
-    """What trials.jsonl, or another file of such lines, holds; a last line that a kill cut short is none.
+    """What trials.jsonl, or another file of such lines, holds, and those of parts; a line that was cut short is none.
 
     Raises:
-        UserError: If it cannot be read.
+        UserError: If one cannot be read.
     """
-    path = directory / name
+    own, parts = _read_file(directory / name), [*map(_read_file, files_of_parts(directory, name))]
+    logs = [own, *parts]
+    return dataclasses.replace(
+        own,
+        records=_newest(record for log in logs for record in log.records),
+        sound=b"".join(log.sound for log in logs),
+        damaged=tuple(line for log in logs for line in log.damaged),
+        parts=bool(parts),
+    )
+
+
+def _read_file(path: Path) -> Log:
     try:
         content = path.read_bytes() if path.exists() else b""
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; give yourself the right to read it") from error
     lines = content.split(b"\n")
-    records: dict[str, Record] = {}
+    records: list[Record] = []
     sound, damaged, cut = [], [], 0
     for number, line in enumerate(lines, start=1):
         if line:
             try:
-                record = _read(line)
+                records.append(_read(line))
             except ValueError as error:
                 if number < len(lines):
-                    damaged.append((number, str(error), line))
+                    damaged.append((f"{path.name} line {number}", str(error), line))
                 else:
                     cut = len(line)
                 continue
-            records.pop(record["id"], None)
-            records[record["id"]] = record
             sound.append(line)
     whole = b"".join(line + b"\n" for line in sound)
-    return Log(tuple(records.values()), whole, tuple(damaged), cut, bool(cut) or not lines[-1])
+    return Log(_newest(records), whole, tuple(damaged), cut, bool(cut) or not lines[-1])
+
+
+def _newest(records: Iterable[Record]) -> tuple[Record, ...]:
+    """The last record of each trial, in their order."""
+    found: dict[str, Record] = {}
+    for record in records:
+        found.pop(record["id"], None)
+        found[record["id"]] = record
+    return tuple(found.values())
 
 
 def _read(line: bytes) -> Record:
@@ -115,7 +135,7 @@ def _read(line: bytes) -> Record:
 
 
 def mend(directory: Path, log: Log) -> None:
-    """Leave whole lines alone in trials.jsonl, so that the next one starts on a line of its own.
+    """Leave whole lines alone in trials.jsonl, those of parts too, so that the next one starts on a line of its own.
 
     Damaged ones go to a file of their own: nothing is lost, and each is told of once.
     """
@@ -123,9 +143,19 @@ def mend(directory: Path, log: Log) -> None:
         aside = directory / DAMAGED
         before = aside.read_bytes() if aside.exists() else b""
         write_atomically(aside, before + b"".join(line + b"\n" for _, _, line in log.damaged))
+    if log.damaged or log.parts:
         write_atomically(directory / TRIALS, log.sound)
-        return
-    with open(directory / TRIALS, "ab") as file:
+    else:
+        _mend_end(directory / TRIALS, log)
+
+
+def mend_end(path: Path) -> None:
+    """Have the next line of a part start on a line of its own; damaged ones are set aside when all is put together."""
+    _mend_end(path, _read_file(path))
+
+
+def _mend_end(path: Path, log: Log) -> None:
+    with open(path, "ab") as file:
         if log.cut:
             file.truncate(file.tell() - log.cut)
         elif not log.ended:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import functools
 import io
 import os
-import platform
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,58 +18,22 @@ from flaxvision.data.raw import check_members
 from flaxvision.errors import UserError
 from flaxvision.identity import AROUND, Identity, differences, listed
 from flaxvision.sweep.files import RunFiles
+from flaxvision.sweep.lock import HOLDER, LOCK, writable
 from flaxvision.sweep.parse import SPEC, load_spec
-from flaxvision.sweep.records import SUMS, TRIALS, Log, check_record, checksum, line_of, mend, read_log
+from flaxvision.sweep.parts import Part, files_of_parts, of_part
+from flaxvision.sweep.records import SUMS, TRIALS, Log, check_record, checksum, line_of, mend, mend_end, read_log
 from flaxvision.sweep.results import Outcome
 from flaxvision.sweep.spec import Settings, Spec
 from flaxvision.sweep.spec_file import damage_of, search_table, write_spec
-from flaxvision.sweep.trials import Record
+from flaxvision.sweep.trials import Record, expand
 from flaxvision.training.confusion import as_pairs
 from flaxvision.training.history import History
-
-LOCK, HOLDER = ".lock", ".holder"
-UNKNOWN = "another process"  # where its holder is not told
-
-
-@contextlib.contextmanager
-def locked(directory: Path) -> Iterator[None]:
-    """Make a run directory and keep other processes from filling it; the lock ends with the process that holds it.
-
-    `UserError` if another process fills it, which it names.
-    """
-    import filelock
-
-    holder = directory / HOLDER  # a file of its own: some versions of filelock empty theirs when they try
-    with _writable(directory):
-        directory.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as held:
-        try:
-            held.enter_context(filelock.FileLock(directory / LOCK, timeout=0))
-        except filelock.Timeout as error:
-            raise UserError(
-                f"{filled_by(directory)} is filling {directory}: wait until it has ended, or give another --out DIR"
-            ) from error
-        except (OSError, NotImplementedError):  # a file system without locks
-            pass
-        write_atomically(holder, f"process {os.getpid()} on {platform.node() or 'this machine'}\n")
-        try:
-            yield
-        finally:
-            with contextlib.suppress(OSError):  # the folder may be gone
-                holder.unlink()
-
-
-def filled_by(directory: Path) -> str:
-    """The process that fills a run directory, or did so when it was killed, in words."""
-    with contextlib.suppress(OSError):  # it may just be ending
-        return visible((directory / HOLDER).read_text(encoding="utf-8", errors="replace").strip()) or UNKNOWN
-    return UNKNOWN
 
 
 def claim(stem: Path, number: int = 1) -> Path:
     """Make the folder `stem`, with a number behind its name where another job has taken that."""
     path = stem if number == 1 else stem.with_name(f"{stem.name}-{number}")
-    with _writable(stem):
+    with writable(stem):
         try:
             path.mkdir(parents=True)
         except FileExistsError:
@@ -79,23 +41,48 @@ def claim(stem: Path, number: int = 1) -> Path:
     return path
 
 
-def open_run(directory: Path, spec: Spec, *, resume: bool) -> Log:
+def open_run(directory: Path, spec: Spec, *, resume: bool, part: Part | None = None) -> Log:
     """Make a run directory, or take one up again, and return what is on record of its trials.
 
-    Damaged records are set aside.
+    Damaged records are set aside, and the records of parts put together; a part leaves both to who fills all of it.
     `UserError` if the folder holds another sweep, holds this one and `resume` is False, or cannot be written.
     """
     check_directory(directory, spec, resume=resume)
-    with _writable(directory):
+    if part is not None:
+        _check_parts(directory, spec, part)
+    with writable(directory):
         directory.mkdir(parents=True, exist_ok=True)
         log = read_log(directory)
         write_spec(directory, spec)  # first, as without it the folder is no run
         (directory / "trials").mkdir(exist_ok=True)
+        if part is not None:
+            mend_end(directory / of_part(TRIALS, part))  # which makes the file
+            return log
         mend(directory, log)
+        for path in files_of_parts(directory):
+            path.unlink(missing_ok=True)
         for folder in (directory, directory / "trials"):
             for path in filter(is_unfinished, folder.iterdir()):
                 path.unlink(missing_ok=True)
     return log
+
+
+def _check_parts(directory: Path, spec: Spec, part: Part) -> None:
+    """Raise `UserError` where others fill another number of parts, or parts of another table."""
+    begun = files_of_parts(directory, TRIALS).values()  # a lock may be left by a part that was refused
+    others = [other for other in begun if other != part]
+    if divided := next((other for other in others if other.of != part.of), None):
+        raise UserError(
+            f"{directory} is filled in {divided.of} parts, and part {part} is none of these: give --part "
+            f"{min(part.number, divided.of)}/{divided.of}, or put these together first: flaxvision resume {directory}"
+        )
+    if others and not damage_of(directory):
+        theirs = load_spec(directory / SPEC)
+        if [trial.id for trial in expand(theirs)] != [trial.id for trial in expand(spec)]:
+            raise UserError(
+                f"the other parts of {directory} are of a table of other trials: give the same seeds and values to "
+                "every part"
+            )
 
 
 def check_directory(directory: Path, spec: Spec, *, resume: bool) -> None:
@@ -103,7 +90,7 @@ def check_directory(directory: Path, spec: Spec, *, resume: bool) -> None:
 
     It leaves nothing, and finds what making the folder would find.
     """
-    with _writable(directory):
+    with writable(directory):
         if directory.exists() and (not directory.is_dir() or any(map(_counts, directory.iterdir()))):
             _check_same(directory, spec, resume)
         there = next(path for path in (directory, *directory.absolute().parents) if path.exists())
@@ -115,7 +102,7 @@ def check_directory(directory: Path, spec: Spec, *, resume: bool) -> None:
 
 def _counts(path: Path) -> bool:
     """Whether a file makes its folder more than an empty one, in which a run may have been killed as it began."""
-    return path.name not in (LOCK, HOLDER) and not is_unfinished(path)
+    return not path.name.startswith((LOCK, HOLDER)) and not is_unfinished(path)
 
 
 def _check_same(directory: Path, spec: Spec, resume: bool) -> None:
@@ -146,23 +133,13 @@ def _experiment(spec: Spec) -> Identity:
     return {"name": spec.name, **spec.base, **rest, **stages, **({"search": search} if search else {})}
 
 
-@contextlib.contextmanager
-def _writable(directory: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"cannot write {directory}: {error.strerror}; give a folder that you can write: --out DIR"
-        ) from error
-
-
 def append_record(directory: Path, *records: Record, name: str = TRIALS) -> None:
     """Add the finished trials of a cohort to trials.jsonl, or to another file of such lines.
 
     Once this returns they survive a crash, and before it none of them does.
     """
     lines = "".join(map(line_of, records))
-    with _writable(directory), open(directory / name, "ab", buffering=0) as file:  # in one piece
+    with writable(directory), open(directory / name, "ab", buffering=0) as file:  # in one piece
         file.write(lines.encode())
         os.fsync(file.fileno())
     sync_folder(directory)  # which may just have got the file

@@ -59,6 +59,7 @@ def test_every_script_is_here():
         "lab",
         "large_data",
         "many_trials",
+        "ray_cluster",
         "runtimes",
         "summarize",
         "torch_random_modules",

@@ -21,13 +21,13 @@ from flaxvision.errors import UserError
 from flaxvision.report import report_html
 from flaxvision.sweep import parse_spec, rerun, run
 from flaxvision.sweep.files import RunFiles
+from flaxvision.sweep.lock import locked
 from flaxvision.sweep.plan import plan
 from flaxvision.sweep.store import (
     append_record,
     check_identity,
     check_unchanged,
     claim,
-    locked,
     open_run,
     read_records,
 )
