@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 
-import jax
 import numpy as np
-from flax import nnx
 
 from flaxvision.errors import UserError
 from flaxvision.layers import Chain
@@ -151,10 +149,3 @@ class Result:
         from flaxvision.report.notebook import result_html
 
         return result_html(self)
-
-
-def left_the_numbers(model: Chain, history: History) -> bool:
-    """Whether a loss of any epoch, or a number of the model, is not finite: its last update shows in these alone."""
-    losses = [history[name] for name in (f"{split}_loss" for split in SPLITS) if name in history]
-    numbers = jax.tree.leaves(nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat)))
-    return not all(np.isfinite(np.asarray(array)).all() for array in (*losses, *numbers))

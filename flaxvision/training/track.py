@@ -6,12 +6,14 @@ import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+import jax
 import numpy as np
+from flax import nnx
 
 from flaxvision.layers import Chain
 from flaxvision.training.confusion import as_pairs
-from flaxvision.training.history import HistoryBuilder, Result, Timing, left_the_numbers
-from flaxvision.training.metrics import Metrics
+from flaxvision.training.history import History, HistoryBuilder, Result, Timing
+from flaxvision.training.metrics import SPLITS, Metrics
 from flaxvision.training.preparing import count_batches, norms
 from flaxvision.training.recipe import NUMBERS, Recipe
 from flaxvision.training.selection import Best
@@ -79,4 +81,11 @@ class Track:
         if self.best.stopped:
             seconds = history.seconds[-1]
             timing = dataclasses.replace(timing, total=seconds, compilation=min(timing.compilation, seconds))
-        return Result(model, history, timing, self.best.epoch, left_the_numbers(model, history))
+        return Result(model, history, timing, self.best.epoch, _left_the_numbers(model, history))
+
+
+def _left_the_numbers(model: Chain, history: History) -> bool:
+    """Whether a loss of any epoch, or a number of the model, is not finite: its last update shows in these alone."""
+    losses = [history[name] for name in (f"{split}_loss" for split in SPLITS) if name in history]
+    numbers = jax.tree.leaves(nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat)))
+    return not all(np.isfinite(np.asarray(array)).all() for array in (*losses, *numbers))

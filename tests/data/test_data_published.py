@@ -401,7 +401,7 @@ def test_a_download_that_was_damaged_on_disk(mnist_server, tmp_path):
 def test_download_that_is_not_there(mnist_server, tmp_path):
     folder, _ = mnist_server
     (folder / "train-labels-idx1-ubyte.gz").unlink()
-    with pytest.raises(UserError, match=r"the download of mnist failed .* --raw-dir .* --dataset glyphs"):
+    with pytest.raises(UserError, match=r"the download of mnist failed .* --raw-dir .* data set glyphs"):
         data.load("mnist", data_dir=tmp_path / "data")
 
 
@@ -410,7 +410,7 @@ def test_offline(monkeypatch, tmp_path):
     monkeypatch.setitem(PUBLISHED, "mnist", dataclasses.replace(PUBLISHED["mnist"], downloads=(part,)))
     with pytest.raises(UserError) as caught:
         data.load("mnist", data_dir=tmp_path / "data")
-    for words in ("download of mnist failed", "FLAXVISION_RAW_DIR or --raw-dir", IMAGES, "--dataset glyphs"):
+    for words in ("download of mnist failed", "FLAXVISION_RAW_DIR or --raw-dir", IMAGES, "data set glyphs"):
         assert words in str(caught.value)
     assert "\n" not in str(caught.value)
 
