@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from flaxvision.errors import UserError
-from flaxvision.layers import Chain
 from flaxvision.training.confusion import confusion_matrix, confusion_pairs
 from flaxvision.training.metrics import METRICS, SPLITS, Metrics
+
+if TYPE_CHECKING:
+    from flaxvision.layers import Chain
 
 SCALARS = frozenset(f"{split}_{metric}" for split in SPLITS for metric in METRICS)
 
