@@ -5,8 +5,8 @@
 Starts two nodes on this machine, of half of its cores each, with working folders of their own; the process that fills
 the run sees a folder that nobody else sees, where the system allows that. Fills `fashion-learning-rate` with five seeds
 by `loop`, by `processes` and by `ray`, the last two again with compiled programs at hand, and by `ray` while a node is
-killed; compares results.csv, and every trial's weights by their bytes. Seconds are those of computing: of the process
-that was started with its workers, and of Ray's own processes. `--quick`: small tables over drawn glyphs.
+killed; compares results.csv, and every trial's weights by their bytes. Seconds of computing are those of all processes
+that take part, Ray's own ones too. `--quick`: small tables over drawn glyphs.
 """
 
 from __future__ import annotations
@@ -60,8 +60,7 @@ class Filled:
     rows: int  # of results.csv that differ from loop's, seconds apart
     weights: int  # files of weights that differ from those of processes
     wall: float  # seconds
-    own: float  # seconds of computing, with workers
-    others: float  # and of Ray's other processes
+    computing: float  # seconds, of all processes
 
 
 class Nodes:
@@ -69,13 +68,12 @@ class Nodes:
 
     def __init__(self, address: str, process: subprocess.Popen[str]):
         self.address, self.process = address, process
-        self.seconds: dict[int, tuple[bool, float]] = {}  # process -> whether it trains, seconds of computing
+        self.seconds: dict[int, float] = {}  # process -> seconds of computing
         threading.Thread(target=self._look, daemon=True).start()
 
-    def taken(self) -> tuple[float, float]:
-        """Seconds of workers, and of all others."""
-        found = list(self.seconds.values())
-        return sum(each for trains, each in found if trains), sum(each for trains, each in found if not trains)
+    def taken(self) -> float:
+        """Seconds of all."""
+        return sum(list(self.seconds.values()))
 
     def kill_one(self) -> None:
         """End the last node, as a machine that fails."""
@@ -88,8 +86,7 @@ class Nodes:
             for each in psutil.Process(self.process.pid).children(recursive=True):
                 with contextlib.suppress(psutil.Error):
                     taken = each.cpu_times()
-                    trains = "ray::" in " ".join(each.cmdline())
-                    self.seconds[each.pid] = trains, taken.user + taken.system
+                    self.seconds[each.pid] = taken.user + taken.system
             time.sleep(0.2)
 
 
@@ -180,10 +177,9 @@ def measured(sweep: str, folder: Path) -> list[Filled]:
             before = cluster.taken()
             killed, wall, own = fill(sweep, executor, out, cluster if executor == "ray" else None, kill=how == "killed")
             time.sleep(0.5)  # for the last look
-            workers, others = (now - then for now, then in zip(cluster.taken(), before, strict=True))
+            nodes_took = cluster.taken() - before
             loop, mine = table(folder / "loop-first"), table(out)
             theirs = weights(folder / "processes-first") if executor != "loop" else weights(out)
-            ray = executor == "ray"
             found.append(
                 Filled(
                     executor,
@@ -192,8 +188,7 @@ def measured(sweep: str, folder: Path) -> list[Filled]:
                     sum(one != other for one, other in zip(loop, mine, strict=True)),
                     sum(content != theirs[name] for name, content in weights(out).items()),
                     wall,
-                    own + workers * ray,
-                    others * ray,
+                    own + nodes_took * (executor == "ray"),
                 )
             )
             print(found[-1], flush=True)
@@ -204,16 +199,13 @@ def page(found: Sequence[Filled]) -> str:
     """The table of all."""
     heads = ("executor", "", "trials", "rows unlike loop's", "weights unlike processes'", "wall, s", "computing, s")
     rows = [
-        (
-            *(each.executor, each.how, str(each.trials), str(each.rows), str(each.weights), f"{each.wall:.1f}"),
-            f"{each.own:.1f}" + (f" (and {each.others:.1f} of Ray itself)" if each.others else ""),
-        )
+        (each.executor, each.how, each.trials, each.rows, each.weights, f"{each.wall:.1f}", f"{each.computing:.1f}")
         for each in found
     ]
-    again = {each.executor: each.own for each in found if each.how == "again"}
+    again = {each.executor: each.computing for each in found if each.how == "again"}
     ratio = again["ray"] / again["processes"]
     return (
-        f"{markdown_table(heads, rows)}\nA table filled again costs {ratio:.2f} times the computing of `processes`.\n"
+        f"{markdown_table(heads, rows)}\n\nA table filled again costs {ratio:.2f} times the computing of `processes`.\n"
     )
 
 

@@ -27,6 +27,7 @@ def connect() -> None:
     if ray.is_initialized():
         return
     check_reachable()
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no statistics are sent, unless somebody asks for it
     handler = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)

@@ -12,7 +12,9 @@ import math
 import os
 import pickle
 import queue
+import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from flaxvision.sweep.work import Cohort
     from flaxvision.training.callbacks import Callback
 
+UNUSED = 90 * 86_400.0  # seconds after which what a sweep has sent is deleted
 _taken: dict[str, Sent] = {}  # what this process has taken up, by its key
 
 
@@ -159,11 +162,14 @@ def _take(key: str, sent: Sequence[ray.ObjectRef[Sent]]) -> Sent:
 
     if key not in _taken:
         (found,) = ray.get(list(sent))
+        _delete_unused(found.copies.parent)
         for path, content in found.inputs.items():
             copy = found.copies / path
             if not copy.exists() or copy.read_bytes() != content:
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 write_atomically(copy, content)
+        if found.inputs:
+            os.utime(found.copies)  # it is in use
         own = runtime.handed_on()  # of which the platforms are this node's affair
         runtime.hand_on({**found.settings, "jax_platforms": own["jax_platforms"]})
         take_copies(None)  # an earlier sweep's, with which the node's own code is not to be compared
@@ -173,3 +179,11 @@ def _take(key: str, sent: Sequence[ray.ObjectRef[Sent]]) -> Sent:
         _taken.clear()
         _taken[key] = found
     return _taken[key]
+
+
+def _delete_unused(folder: Path) -> None:
+    """Delete what sweeps of long ago have sent to this node."""
+    with contextlib.suppress(OSError):  # another task is at it, or there is nothing
+        for each in folder.iterdir():
+            if time.time() - each.stat().st_mtime > UNUSED:
+                shutil.rmtree(each, ignore_errors=True)

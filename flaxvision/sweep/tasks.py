@@ -20,6 +20,7 @@ import numpy as np
 from flaxvision import _own_code
 from flaxvision._interrupts import stop_if_asked
 from flaxvision.data import Dataset, Split
+from flaxvision.errors import UserError
 from flaxvision.runtime import handed_on
 from flaxvision.sweep import node
 from flaxvision.sweep.cluster import connect, resources
@@ -209,7 +210,13 @@ class _Tasks:
         config = cohort.trials[0].config.data
         if config not in self.data:
             dataset = dataset_of(cohort.trials[0], cohort.files)
-            self.data[config] = ray.put(_plain(dataset)), GivenData.of(dataset).checksum
+            try:
+                self.data[config] = ray.put(_plain(dataset)), GivenData.of(dataset).checksum
+            except ray.exceptions.RayError as error:
+                raise UserError(
+                    f"Ray cannot take the data set {config.dataset} ({reason(error)}): start it with a larger "
+                    "--object-store-memory, or give a smaller limit"
+                ) from error
             while len(self.data) > DATA_SETS:
                 del self.data[next(iter(self.data))]
         return self.data[config]

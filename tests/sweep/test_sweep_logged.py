@@ -80,7 +80,7 @@ def test_every_trial_is_a_run(data, tmp_path, executor):
 
 
 def test_what_was_not_told_is_logged_in_the_end(data, tmp_path, monkeypatch):
-    """As of Ray's tasks, which tell nothing while they train."""
+    """As of a cohort that several nodes of a cluster train, each some of it."""
     from flaxvision.sweep import _run
     from flaxvision.sweep.executors import execute
 
