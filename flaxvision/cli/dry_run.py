@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import functools
+import operator
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from flaxvision.cli.text import paragraph
+from flaxvision.errors import UserError
 from flaxvision.sweep.spec import Choices
 
 if TYPE_CHECKING:
     from flaxvision.sweep.files import RunFiles
+    from flaxvision.sweep.foresee import Foreseen
     from flaxvision.sweep.plan import Plan
     from flaxvision.sweep.spec import Range, Search, Spec
 
@@ -24,6 +29,8 @@ def dry_run(spec: Spec, options: argparse.Namespace) -> int:
     from flaxvision.sweep.files import DataFolders, GivenData
     from flaxvision.sweep.store import check_directory, check_identity, read_records, usable
 
+    if options.measure and spec.search is not None:
+        raise UserError("--measure has no effect on a search, whose trials are chosen as it goes: leave it out")
     given = GivenData.stored(options.out) if options.out and options.resume else None
     folders = DataFolders(options.raw_dir, options.data_dir, given)
     plan, files = check(spec, options.out, folders, options.executor, resume=options.resume)
@@ -31,10 +38,49 @@ def dry_run(spec: Spec, options: argparse.Namespace) -> int:
     records, _ = usable(read_records(files.directory), files)
     check_identity(files.directory, records, plan.identity)
     print(paragraph(plan.spec.heading))
-    for label, text in _rows(plan, files, {record["id"] for record in records}):
-        print(paragraph(text, LABEL, first=f"{label:<{LABEL}}"))
-    print("nothing was trained or written")
+    done = {record["id"] for record in records}
+    for label, text in _rows(plan, files, done):
+        print(paragraph(text, LABEL, first=f"{label:<{LABEL}}"), flush=True)
+    if spec.search is None:
+        print(paragraph(_time(plan, files, done, options), LABEL, first=f"{'time':<{LABEL}}"))
+    kept = "nothing was kept but compiled programs, which the sweep will find in the cache"
+    print(kept if options.measure else "nothing was trained or written")
     return 0
+
+
+def _time(plan: Plan, files: RunFiles, done: set[str], options: argparse.Namespace) -> str:
+    """How long training will take, and by what that is known."""
+    import jax
+
+    from flaxvision.runtime import cores
+    from flaxvision.sweep.arrange import arrange
+    from flaxvision.sweep.foresee import guessed, measured, workers_of
+    from flaxvision.sweep.trials import finals_of
+
+    platform, first = jax.default_backend(), plan.trials[0]
+    finals = finals_of(plan.spec, first.settings, first.cell)  # of whichever cell will win
+    left = [[trial for trial in stage if trial.id not in done] for stage in ([*plan.stages, *plan.trials], finals)]
+    stages = [arrange(trials, files, options.executor, platform) for trials in left if trials]
+    if not stages:
+        return "none: all trials are there"
+    executor, workers = stages[0].executor, workers_of(stages[0])
+    how = f"of training by {executor}" + f", on {len(cores())} cores" * (platform == "cpu" and workers > 1)
+    if executor == "ray":
+        return f"{how}: it depends on the cluster"
+    if not options.measure and platform != "cpu":
+        return f"{how}: not known before it is measured, add --measure"
+    if not options.measure:
+        return f"{_total(map(guessed, stages))} {how}, by the networks' operations; --measure times them"
+
+    from flaxvision.sweep.measure import measure
+
+    say = functools.partial(print, file=sys.stderr, flush=True)
+    ranges = [measured(stage, *measure(stage, files, say)) for stage in stages]
+    return f"{_total(ranges)} {how}, by what every network took just now"
+
+
+def _total(ranges: Iterable[Foreseen]) -> Foreseen:
+    return functools.reduce(operator.add, ranges)
 
 
 def _rows(plan: Plan, files: RunFiles, done: set[str]) -> Iterator[tuple[str, str]]:

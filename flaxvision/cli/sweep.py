@@ -28,6 +28,8 @@ def add_options(parser: Parser) -> None:
     add("spec", nargs="?", default="demo", metavar="NAME|SPEC.toml", help=spec)
     add("--list", action="store_true", help="list the sweeps of the package and stop")
     add("--dry-run", action="store_true", help="check everything, say what would be trained on what, and stop")
+    measure = "with --dry-run: train every network for seconds, to say how long the sweep takes and have it compiled"
+    add("--measure", action="store_true", help=measure)
     add("--out", metavar="DIR", type=Path, help="run directory (default: runs/NAME-TIMESTAMP)")
     add("--dataset", metavar="D", help="train on another data set, such as glyphs, which needs no files")
     add("--epochs", metavar="N", type=positive(float), help="passes over the training examples")
@@ -47,6 +49,9 @@ def run(options: argparse.Namespace, call: Call) -> int:
         for name in list_specs():
             print(f"{name:<24}{load_spec(name).title}")
         return 0
+
+    if options.measure and not options.dry_run:
+        raise UserError("--measure has no effect without --dry-run: add it, or leave --measure out")
 
     from flaxvision.logs import opens
     from flaxvision.sweep.progress import watcher

@@ -34,6 +34,7 @@ class Arrangement:
     executor: str  # of `flaxvision.sweep.executors.EXECUTORS`, but "auto"
     mode: str  # of `flaxvision.training.train_cohort`
     cohorts: tuple[tuple[Trial, ...], ...]
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)  # program -> of a trial, as `Cost` has them
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -89,7 +90,8 @@ def arrange(trials: Sequence[Trial], files: RunFiles, executor: str, platform: s
         groups.sort(key=lambda group: -cost(group[0].program).seconds)
     if vmapped:
         groups = _in_memory(groups, cost, 0.5 * free_on(platform), len(cores()) if executor == "threads" else 1)
-    return Arrangement(executor, mode, tuple(map(tuple, groups)))
+    seconds = {program: cost(program).seconds for program in samples}
+    return Arrangement(executor, mode, tuple(map(tuple, groups)), seconds)
 
 
 def platform_of(executor: str) -> str:
@@ -122,7 +124,8 @@ def go_on(
     kept = tuple(tuple(group) for group in groups if group)
     new = arrange(list(left.values()), files, before.asked, platform).cohorts if left else ()
     ordered = sorted(kept + new, key=lambda cohort: cohort[0].stage != "pretrain")
-    return Arrangement(before.executor, before.mode, tuple(ordered))
+    seconds = arrange([cohort[0] for cohort in ordered], files, "loop", platform).seconds
+    return Arrangement(before.executor, before.mode, tuple(ordered), seconds)
 
 
 def recorded(now: Arrangement, before: Arranged | None, asked: str, platform: str) -> Arranged:

@@ -36,7 +36,7 @@ class Watcher:
     trials = kept = ended = failed = 0
     more = 0  # trials of the same stage that follow those that begin
     best: Best | None = None
-    work = 0.0  # of what is trained now: trials, those that are half done as halves
+    work = 0.0  # of what is trained now: trials, those that are half done as halves, long ones as more than one
     counting = threading.Lock()  # cohorts may train in threads
 
     def __enter__(self) -> Watcher:
@@ -66,6 +66,7 @@ class Watcher:
         self.directory = cohorts[0].files.directory
         self.parts = dict.fromkeys(map(id, cohorts), 0.0)  # cohort -> how much of it is done, from 0 to 1
         self.ends = dict.fromkeys(map(id, cohorts), 0)  # cohort -> how many of its trials ended
+        self.weights = _weights(cohorts)
         self.work = 0.0
         self.count(objective, sum(len(cohort.trials) for cohort in cohorts) + self.more, kept)
         self.stage(STAGES[cohorts[-1].trials[-1].stage])
@@ -105,7 +106,7 @@ class Watcher:
 
     def _advance(self, cohort: Cohort, part: float) -> None:
         with self.counting:
-            self.work += (part - self.parts[id(cohort)]) * len(cohort.trials)
+            self.work += (part - self.parts[id(cohort)]) * self.weights[id(cohort)]
             self.parts[id(cohort)] = part
 
     def _take(self, record: Record) -> None:
@@ -307,6 +308,14 @@ class Bar(Watcher):
 
     def say(self, line: str) -> None:
         self.console.print(visible(line), markup=False, highlight=False)
+
+
+def _weights(cohorts: Sequence[Cohort]) -> dict[int, float]:
+    """How many trials of usual length each cohort is worth, by its id; all together are as many as there are."""
+    trials, seconds = (sum(values) for values in ([len(c.trials) for c in cohorts], [c.seconds for c in cohorts]))
+    if not all(cohort.seconds for cohort in cohorts):
+        return {id(cohort): float(len(cohort.trials)) for cohort in cohorts}
+    return {id(cohort): cohort.seconds * trials / seconds for cohort in cohorts}
 
 
 def _beginning(watch: Watcher, cohorts: Sequence[Cohort]) -> str:

@@ -35,6 +35,7 @@ class Cohort:
     mode: str  # of `flaxvision.training.train_cohort`
     threshold: float | None  # of convergence
     checkpoint_every: float = math.inf  # seconds
+    seconds: float = 0.0  # of training beside other cohorts', about; 0: not known
 
     @property
     def name(self) -> str:

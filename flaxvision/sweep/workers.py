@@ -57,6 +57,11 @@ class Worker:
         except (OSError, TypeError) as error:
             raise UserError(f"worker processes cannot be started ({error}): use --executor threads") from error
 
+    def wait(self) -> None:
+        """Wait until it can train. `UserError`: it cannot."""
+        self._receive()
+        self.ready = True
+
     def run(self, cohort: Cohort, report: Callable[[Progress], object]) -> list[Finished]:
         """Train a cohort; `report` is told of its progress. `UserError`: it never began; `WorkerDied`: it ended."""
         self._send(cohort)

@@ -59,6 +59,7 @@ def test_every_script_is_here():
         "lab",
         "large_data",
         "many_trials",
+        "predicted_time",
         "ray_cluster",
         "runtimes",
         "summarize",
@@ -94,6 +95,21 @@ def test_many_trials(tmp_path):
         assert written > one["trials"]
         assert one["browser"] is None or shown >= written
     assert "| 100 | 20 |" in (tmp_path / "README.md").read_text()
+
+
+@pytest.mark.slow
+def test_predicted_time(tmp_path):
+    """Two sweeps are told and trained, and are not trained again by a second call."""
+    command = [sys.executable, FOLDER / "predicted_time.py", "--quick", "--out", tmp_path]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    again = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    assert not again.stdout
+    sweeps = json.loads((tmp_path / "results.json").read_text())["sweeps"]
+    assert [one["executor"] for one in sweeps] == ["loop", "threads"]
+    for one in sweeps:
+        assert 0 < one["guess"][0] < one["guess"][1]
+        assert one["predicted"] > 0
+        assert one["real"] > 0
 
 
 QUICKEST = ("trace_identity", "fashion_learning_rate")

@@ -42,7 +42,7 @@ def test_dry_run(command, tmp_path, monkeypatch):
     status, out, err = command("demo", "--dry-run", "--set", "batch_size=32,64", "--seeds", 2)
     lines = out.splitlines()
     assert (status, err) == (0, "")
-    assert lines[:-2] == [
+    assert lines[:-4] == [
         "Learning rates on drawn digits (changed: batch_size)",
         "data      glyphs: train 10,000, test 2,000; 28 x 28 x 1 pixels, 10 classes",
         "model     mlp, hidden [256, 512], init torch; 337,674 parameters",
@@ -53,7 +53,7 @@ def test_dry_run(command, tmp_path, monkeypatch):
         "programs  2, of 8 trials that differ in numbers alone",
         "winner    by test_top1, so by the test set: validation=0.1 would hold out others",
     ]
-    assert lines[-2].startswith("folder    runs/demo-")
+    assert lines[-4].startswith("folder    runs/demo-")
     assert not list(tmp_path.iterdir())
 
 

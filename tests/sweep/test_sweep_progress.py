@@ -16,10 +16,10 @@ from flaxvision.sweep.status import duration
 pytestmark = pytest.mark.quick
 
 
-def cohort(number: int, trials: int = 1, stage: str = "sweep"):
+def cohort(number: int, trials: int = 1, stage: str = "sweep", seconds: float = 0.0):
     """As much of a cohort as a watcher looks at."""
     made = [SimpleNamespace(program=number, stage=stage, id="abc") for _ in range(trials)]
-    return SimpleNamespace(trials=made, files=SimpleNamespace(directory="runs/x"))
+    return SimpleNamespace(trials=made, files=SimpleNamespace(directory="runs/x"), seconds=seconds)
 
 
 def record(seed: int, value: float | None, status: str = "ok", **more):
@@ -48,6 +48,18 @@ def test_lines_at_the_start_at_each_tenth_and_of_failures():
     assert counted[-1] == "20/20 trials, 100 %, 1 failed, best 19.0 % (lr 0.1)"
     assert file.getvalue().isprintable() == (not lines)  # nothing but lines
     assert all(line.isprintable() for line in lines)
+
+
+def test_long_trials_are_a_larger_share_of_the_work():
+    watch, work = Watcher(), [cohort(0, 2, seconds=30.0), cohort(1, 2, seconds=10.0)]
+    watch.begin(work, "test_top1")
+    (move,) = watch.callbacks(work[0])
+    move(SimpleNamespace(step=1, steps=2, note=""))
+    assert watch.status.share == pytest.approx(15 / 40)
+    watch.end(work[0], [record(0, 0.1), record(1, 0.1)])
+    assert watch.status.share == pytest.approx(30 / 40)
+    watch.end(work[1], [record(0, 0.1), record(1, 0.1)])
+    assert watch.status.share == pytest.approx(1)
 
 
 def test_a_line_now_and_then_while_nothing_ends():
