@@ -117,7 +117,7 @@ def from_module_to_home(
     model = fv.load_model(folder / "run")
     test = fv.data.load(dataset, raw_dir=None if quick else raw_dir, limit=256 if quick else spec["data"]["limit"]).test
     pixels = np.asarray(model.preprocess(test.images, np.dtype("float32")))
-    outputs = np.concatenate([outputs_of(model, pixels[start : start + 500]) for start in range(0, len(pixels), 500)])
+    outputs = outputs_of(model, pixels)
     np.savez(folder / "images.npz", pixels=pixels, outputs=outputs, labels=test.labels)
     network = spec["model"].rpartition(":")[2]
     files = ["run/winner/torch.safetensors", "run/winner/network.onnx", "images.npz"]
@@ -132,11 +132,11 @@ def from_module_to_home(
     }
 
 
-def outputs_of(model: fv.layers.Network, pixels: np.ndarray) -> np.ndarray:
+def outputs_of(model: fv.layers.Network, pixels: np.ndarray, batch: int = 500) -> np.ndarray:
     """What the model gives, with the log_softmax at its end that the module has."""
-    scores = jax.jit(lambda x: model(x))(pixels)
     ends = model.torch is not None and model.torch.ending == "log_softmax"
-    return np.asarray(jax.nn.log_softmax(scores) if ends else scores)
+    score = jax.jit(lambda x: jax.nn.log_softmax(model(x)) if ends else model(x))
+    return np.concatenate([score(pixels[start : start + batch]) for start in range(0, len(pixels), batch)])
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
