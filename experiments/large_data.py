@@ -7,8 +7,8 @@ and measures, each in a process of its own as the command line would:
 
 - folder: the first start, the second one, and a start with `limit=1000`,
 - archive: the first and the second start,
-- training: examples a second of `wide_cnn` and of a quick network, from memory, mapped, and streamed,
-- limited: the same in a control group of 1.5 GB, where the machine lets one make it,
+- wide_cnn, linear: examples a second of a slow and a quick network, from memory, mapped, and streamed,
+- limited: those of the quick one in a control group of 1.5 GB, where the machine lets one make it,
 - grain: how many examples google/grain hands out of the same copy, where it is installed.
 
 `--part NAME` measures one of them and keeps what results.json has of the others. About ten minutes on two CPU cores.
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import shutil
@@ -34,12 +35,13 @@ import numpy as np
 from common import commit, parser_of, write_page
 
 import flaxvision as fv
+from flaxvision._memory import empty, map_of
 from flaxvision.data.stream import streamed
 from flaxvision.report import markdown_table
 from flaxvision.training.callbacks import Progress
 
 NAME = "large_data"
-PARTS = ("folder", "archive", "training", "limited", "grain")
+PARTS = ("folder", "archive", "wide_cnn", "linear", "limited", "grain")
 SIDE, CLASSES, BATCH = 32, 100, 64
 IMAGES, EXAMPLES = (200_000, 400), (1_400_000, 4_000)  # of the folder and the archive; with --quick
 STEPS = {"wide_cnn": (300, 4), "linear": (20_000, 40)}  # of training; with --quick
@@ -90,8 +92,9 @@ def main(arguments: list[str] | None = None) -> None:
         home = options.data or Path(scratch)
         os.environ["FLAXVISION_DATA_DIR"] = str(home / "prepared")
         for part in options.part or PARTS:
-            rows = {"folder": folder, "archive": archive, "training": training, "limited": limited, "grain": grains}
-            found[part] = rows[part](home, options.quick)
+            rows = {"folder": folder, "archive": archive, "limited": limited, "grain": grains}
+            of_network = functools.partial(training, part)
+            found[part] = rows.get(part, of_network)(home, options.quick)
     write_page(options, NAME, "Large data sets", list(sections(found)), (), commit=commit(), parts=found)
 
 
@@ -111,7 +114,7 @@ def folder(home: Path, quick: bool) -> list[dict[str, Any]]:
                     pixels = rng.integers(256, size=(SIDE, SIDE, 3), dtype=np.uint8)
                     path = place / split / f"class{label:02}" / f"{index:05}.png"
                     Image.fromarray(pixels).save(path, compress_level=0)
-    shutil.rmtree(home / "prepared", ignore_errors=True)
+    shutil.rmtree(home / "prepared" / "mapped" / "images", ignore_errors=True)
     name = f"images:{place}"
     starts = [("limit=1000", "1000"), ("first", "0"), ("second", "0"), ("second, again", "0")]
     return [measure("load", name, what, limit) for what, limit in starts]
@@ -124,11 +127,10 @@ def archive(home: Path, quick: bool) -> list[dict[str, Any]]:
     return [measure("load", name, what, "0") for what in ("first", "second")]
 
 
-def training(home: Path, quick: bool) -> list[dict[str, Any]]:
+def training(network: str, home: Path, quick: bool) -> list[dict[str, Any]]:
     """From memory, mapped and streamed, in turn and twice."""
-    name = archive_in(home, quick)
-    runs = [(network, how) for network in STEPS for _ in range(2 - quick) for how in HOW]
-    return [measure("train", name, network, how, str(STEPS[network][quick]), "0") for network, how in runs]
+    name, steps = archive_in(home, quick), str(STEPS[network][quick])
+    return [measure("train", name, network, how, steps, "0") for _ in range(2 - quick) for how in HOW]
 
 
 def limited(home: Path, quick: bool) -> list[dict[str, Any]]:
@@ -227,8 +229,7 @@ def trained(name: str, network: str, how: str, steps: str, limit: str) -> Traine
     if how == "memory":
         train = fv.data.Split(copy_of(data.train.images), data.train.labels)
         data = dataclasses.replace(data, train=train)
-    if how.endswith("cold") or limit != "0":
-        forget(Path(os.environ["FLAXVISION_DATA_DIR"]))
+    keep_in_cache(data.train.images, wanted=not how.endswith("cold") and limit == "0")
     model = fv.models.create(network, input_shape=data.input_shape, num_classes=data.num_classes)
     recipe = fv.Recipe(steps=int(steps), batch_size=BATCH, learning_rate=0.01)
     times: list[tuple[int, float]] = []
@@ -247,18 +248,22 @@ def trained(name: str, network: str, how: str, steps: str, limit: str) -> Traine
 
 def copy_of(images: np.ndarray) -> np.ndarray:
     """A copy in the memory of the process, on a boundary from which JAX takes it as it is."""
-    from flaxvision._memory import empty
-
     copy = empty(images.shape, images.dtype)
     copy[...] = images
     return copy
 
 
-def forget(home: Path) -> None:
-    """Have the kernel drop what it keeps of the copies below a folder."""
-    for path in home.rglob("*.npy"):
-        with path.open("rb") as file:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+def keep_in_cache(images: np.ndarray, *, wanted: bool) -> None:
+    """Have the kernel read the file of mapped images, or drop what it keeps of it."""
+    file = map_of(images)
+    if file is None or file.filename is None:
+        return
+    with open(file.filename, "rb") as opened:
+        if wanted:
+            while opened.read(2**24):
+                pass
+        else:
+            os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def own_memory() -> tuple[int, int]:
@@ -301,7 +306,8 @@ def sections(found: dict[str, Any]) -> Iterator[str]:
             megabytes(one["private"]),
             megabytes(one["dirty"]),
         )
-        for one in [*found.get("training", ()), *found.get("limited", ())]
+        for part in ("wide_cnn", "linear", "limited")
+        for one in found.get(part, ())
     ]
     header = ("network", "examples are", "limit of memory", "examples a second", "RssAnon", "Private_Dirty")
     about = (

@@ -112,6 +112,17 @@ def test_predicted_time(tmp_path):
         assert one["real"] > 0
 
 
+@pytest.mark.slow
+def test_large_data(tmp_path):
+    command = [sys.executable, FOLDER / "large_data.py", "--quick", "--part", "folder", "--part", "linear"]
+    subprocess.run([*command, "--out", tmp_path], check=True, stdout=subprocess.DEVNULL)
+    parts = json.loads((tmp_path / "results.json").read_text())["parts"]
+    assert [one["examples"] for one in parts["folder"]] == [500] * 4
+    assert {one["how"] for one in parts["linear"]} == {"memory", "mapped", "streamed", "streamed, cold"}
+    assert all(one["rate"] > 0 and 0 < one["private"] < 2**30 for one in parts["linear"])
+    assert "| linear | streamed, cold | none |" in (tmp_path / "README.md").read_text()
+
+
 QUICKEST = ("trace_identity", "fashion_learning_rate")
 
 
