@@ -262,7 +262,9 @@ class Training:
 
         shared = files, arranged.mode, spec.convergence_threshold, self.checkpoint_every
         seconds = [len(trials) * arranged.seconds.get(trials[0].program, 0.0) for trials in arranged.cohorts]
-        work = [Cohort(trials, *shared, each) for trials, each in zip(arranged.cohorts, seconds, strict=True)]
+        work = [
+            Cohort(trials, *shared, each, spec.devices) for trials, each in zip(arranged.cohorts, seconds, strict=True)
+        ]
         watch.begin(work, spec.objective, kept)
         for cohort, finished in execute(work, arranged.executor, callbacks):
             for each in finished:

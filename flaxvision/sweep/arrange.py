@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import itertools
 import json
+import math
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
@@ -82,14 +83,16 @@ def arrange(trials: Sequence[Trial], files: RunFiles, executor: str, platform: s
         executor = "threads" if vmapped else _on_cores(trials, cost)
         if executor == "processes" and any(trial.config.model.name.startswith("__main__:") for trial in trials):
             executor = "threads"  # workers do not import the script
-    most = VMAPPED if vmapped else UNROLLED if executor == "unroll" else 1
+    devices = local_devices() if vmapped and executor != "ray" else 1  # each of Ray's tasks has one of its own
+    most = VMAPPED * devices if vmapped else UNROLLED if executor == "unroll" else 1
     if executor == "ray" and platform != "cpu":
         most = min(VMAPPED, -(-len(trials) // max(1, resources()[0])))
     groups = by_program(trials, most)
     if executor in ("threads", "processes", "ray"):  # the longest first, so that none is left for the end
         groups.sort(key=lambda group: -cost(group[0].program).seconds)
     if vmapped:
-        groups = _in_memory(groups, cost, 0.5 * free_on(platform), len(cores()) if executor == "threads" else 1)
+        each = free_on(platform) / (devices if platform == "cpu" else 1)
+        groups = _in_memory(groups, cost, 0.5 * each, len(cores()) if executor == "threads" else 1, devices)
     seconds = {program: cost(program).seconds for program in samples}
     return Arrangement(executor, mode, tuple(map(tuple, groups)), seconds)
 
@@ -165,15 +168,19 @@ def write_arrangement(directory: Path, stages: dict[str, Arranged], part: Part |
 
 
 def _in_memory(
-    groups: Sequence[list[Trial]], cost: Callable[[str], Cost], budget: float, threads: int
+    groups: Sequence[list[Trial]], cost: Callable[[str], Cost], budget: float, threads: int, devices: int
 ) -> list[list[Trial]]:
-    """Vmapped cohorts in as many parts as the memory needs where so many threads train at a time."""
+    """Vmapped cohorts in as many parts as the memory needs where so many threads train at a time.
+
+    Each device has a share of a cohort, the whole data set, and `budget` bytes.
+    """
     at_once = 1
     while True:
         parts: list[list[Trial]] = []
         for group in groups:
             each = cost(group[0].program)
-            fitting = (budget / at_once - each.data) / each.memory
+            rows = (budget / at_once - each.data) / each.memory  # on a device
+            fitting = devices * (rows if math.isinf(rows) else math.floor(rows))
             parts += [group] if fitting >= len(group) else by_program(group, max(1, int(fitting)))
         if min(threads, len(parts)) <= at_once:
             return parts
@@ -214,3 +221,10 @@ def cost_of(trial: Trial, files: RunFiles) -> Cost:
     copies = 4 + (recipe.ema is not None)  # parameters, gradient, two of an optimizer, average; of four bytes
     memory = 4 * copies * sum(leaf.size for leaf in jax.tree.leaves(state)) + traffic + 2 * patches
     return Cost(seconds, memory, examples_on(jax.default_backend(), dataset))
+
+
+def local_devices() -> int:
+    """How many devices have a share of a vmapped cohort."""
+    import jax
+
+    return jax.local_device_count()

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 
 from flaxvision.models.registry import ARGUMENTS, MODELS, all_argument_names
 from flaxvision.sweep.config import DATA_KEYS, RECIPE_KEYS, DataConfig
-from flaxvision.sweep.spec import AUTO, PRETRAINED, Published, Range, Search, as_typed
+from flaxvision.sweep.spec import APART, AUTO, DEVICES, PRETRAINED, Published, Range, Search, as_typed
 from flaxvision.training.metrics import selection_metrics
 from flaxvision.training.optimizers import OPTIMIZERS, optimizers_with
 from flaxvision.training.recipe import Recipe
@@ -188,6 +188,14 @@ TOP = (
         "number",
         "report in which epoch changes of test top-1 came to stay below this",
         "above 0",
+    ),
+    Key(
+        "devices",
+        "text",
+        "what several devices of a machine have a share of: the trials, each of which trains on one device, or every "
+        "batch (data parallelism), for networks that fill a device alone",
+        ", ".join(DEVICES),
+        APART,
     ),
     Key("select, select_on", "text", "as in [recipe]"),
     Key("data, sizes, recipe, grid, search, variants, init, pretrain, final, published", "tables", "as below"),

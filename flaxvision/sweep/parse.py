@@ -18,7 +18,19 @@ from flaxvision.sweep.axes import axis_of, check_plain
 from flaxvision.sweep.config import DATA_KEYS, RECIPE_KEYS, table_of
 from flaxvision.sweep.given import as_toml
 from flaxvision.sweep.search.read import search_of
-from flaxvision.sweep.spec import AUTO, PRETRAINED, Axis, Published, Settings, Spec, Stage, Typed, as_typed
+from flaxvision.sweep.spec import (
+    APART,
+    AUTO,
+    DEVICES,
+    PRETRAINED,
+    Axis,
+    Published,
+    Settings,
+    Spec,
+    Stage,
+    Typed,
+    as_typed,
+)
 from flaxvision.training.metrics import PARAMETERS, TABLE_METRICS, selection_metrics
 
 T = TypeVar("T")
@@ -142,6 +154,7 @@ def parse_spec(table: Mapping[str, object]) -> Spec:
         pretrain=pretrain,
         final=final,
         search=search,
+        devices=devices_of(table.get("devices", APART)),
         changed=_strings(table.get("changed", []), "changed"),
     )
 
@@ -157,6 +170,13 @@ def seeds_of(value: object) -> tuple[int, ...]:
             f"seeds is {as_typed(value)}: give a number of them, 1 to {MOST_SEEDS}, or a list of seeds below 2**32"
         )
     return tuple(range(value))
+
+
+def devices_of(value: object) -> str:
+    """What several devices have a share of, as given, or `UserError`."""
+    devices = _is(value, str, "devices", "a string")
+    check_choice("devices", devices, DEVICES)
+    return devices
 
 
 def objective_of(value: object) -> str:

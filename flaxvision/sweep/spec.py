@@ -16,6 +16,7 @@ Settings = dict[str, Any]  # bare name -> value
 PRETRAINED = "pretrain"  # the value of warm_start that means the [pretrain] stage's weights
 BITS = 64  # of a whole number, as in TOML
 TRIALS = 64  # of a search that says neither how many nor how long
+APART, BATCH = DEVICES = ("trials", "batch")  # what several devices have a share of
 AUTO = "auto"  # the objective that the data decide, see `flaxvision.sweep.plan`
 
 
@@ -194,6 +195,7 @@ class Spec:
     pretrain: Stage | None = None
     final: Stage | None = None
     search: Search | None = None  # which finds the cells; there are no axes then
+    devices: str = APART  # of `DEVICES`
     changed: tuple[str, ...] = ()  # settings that the command line changed
 
     @property

@@ -13,7 +13,7 @@ from flaxvision.errors import UserError
 from flaxvision.sweep.config import tables_of
 from flaxvision.sweep.parse import MOST_BYTES, SPEC
 from flaxvision.sweep.records import TRIALS, checksum
-from flaxvision.sweep.spec import Choices, Point, Range, Search, Settings, Spec, as_typed
+from flaxvision.sweep.spec import APART, Choices, Point, Range, Search, Settings, Spec, as_typed
 
 MARK = b"# checksum "  # how the first line begins; a hash of all that follows it
 
@@ -24,7 +24,8 @@ def dump_spec(spec: Spec) -> str:
 
     table: Settings = {"name": spec.name, "title": spec.title, "description": spec.description}
     table |= {**_sections(spec.base), "seeds": spec.seeds, "objective": spec.objective}
-    optional = {"convergence_threshold": spec.convergence_threshold, "changed": spec.changed}
+    devices = "" if spec.devices == APART else spec.devices
+    optional = {"convergence_threshold": spec.convergence_threshold, "devices": devices, "changed": spec.changed}
     table |= {key: value for key, value in optional.items() if value}
     if spec.search is None:
         table["grid"] = {axis.key: point_values(axis.key, axis.points) for axis in spec.axes}

@@ -127,7 +127,8 @@ def _check_same(directory: Path, spec: Spec, resume: bool) -> None:
 def _experiment(spec: Spec) -> Identity:
     """What must agree for a run to be continued; seeds and values may be added. In TOML tables come after values."""
     stages = {name: {**stage.settings, "only": stage.only} for name, stage in spec.stages.items()}
-    rest = {"grid": sorted(spec.keys), "objective": spec.objective, "convergence_threshold": spec.convergence_threshold}
+    alike = ("objective", "convergence_threshold", "devices")
+    rest = {"grid": sorted(spec.keys), **{name: getattr(spec, name) for name in alike}}
     search = search_table(spec.search) if spec.search else {}
     search = {key: value for key, value in search.items() if key not in ("trials", "minutes", "finalists")}
     return {"name": spec.name, **spec.base, **rest, **stages, **({"search": search} if search else {})}

@@ -13,12 +13,13 @@ import numpy as np
 
 from flaxvision.identity import AROUND, Identity, circumstances
 from flaxvision.runtime import cores
+from flaxvision.sweep.devices import devices_for
 from flaxvision.sweep.files import RunFiles
 from flaxvision.sweep.finished import Finished
 from flaxvision.sweep.inputs import create_model, dataset_of, identity_of, recipe_of
 from flaxvision.sweep.records import checksum
 from flaxvision.sweep.results import converged
-from flaxvision.sweep.spec import config_hash
+from flaxvision.sweep.spec import APART, BATCH, config_hash
 from flaxvision.sweep.trials import Record, Trial
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class Cohort:
     threshold: float | None  # of convergence
     checkpoint_every: float = math.inf  # seconds
     seconds: float = 0.0  # of training beside other cohorts', about; 0: not known
+    devices: str = APART  # as in `Spec`
 
     @property
     def name(self) -> str:
@@ -54,8 +56,6 @@ class Cohort:
 
     def run(self, callbacks: Iterable[Callback] = ()) -> list[Finished]:
         """Train, and give each trial's record, weights and history; nothing but checkpoints is written."""
-        import jax
-
         from flaxvision.training import train_cohort
         from flaxvision.training.checkpoint import Keep
 
@@ -63,13 +63,22 @@ class Cohort:
         models = [create_model(trial, dataset) for trial in self.trials]
         recipes = [recipe_of(trial, self.files) for trial in self.trials]
         identities = [identity_of(trial, self.files) for trial in self.trials]
-        # A checkpoint rests on that, and on what may move the last bits, so that it is that of a whole run.
-        rest = {key: value for each in identities for key, value in each.items() if key != AROUND}
-        machine = {"cores": len(cores()), "devices": [device.device_kind for device in jax.local_devices()]}
-        ids = [trial.id for trial in self.trials]
-        identity = {"trials": ids, "mode": self.mode, **rest, **circumstances(), **machine}
-        keep = Keep(self.files.checkpoints / self.name, self.checkpoint_every, identity)
-        results = train_cohort(models, dataset, recipes, mode=self.mode, callbacks=callbacks, checkpoint=keep)
+        with devices_for(len(self.trials), self.devices) as devices:
+            # A checkpoint rests on that, and on what may move the last bits, so that it is that of a whole run.
+            rest = {key: value for each in identities for key, value in each.items() if key != AROUND}
+            machine = {"cores": len(cores()), "devices": [device.device_kind for device in devices]}
+            ids = [trial.id for trial in self.trials]
+            identity = {"trials": ids, "mode": self.mode, **rest, **circumstances(), **machine}
+            keep = Keep(self.files.checkpoints / self.name, self.checkpoint_every, identity)
+            results = train_cohort(
+                models,
+                dataset,
+                recipes,
+                mode=self.mode,
+                devices=BATCH if self.devices == BATCH else devices,
+                callbacks=callbacks,
+                checkpoint=keep,
+            )
         return [self._finished(*each) for each in zip(self.trials, results, identities, strict=True)]
 
     def _finished(self, trial: Trial, result: Result, identity: Identity) -> Finished:

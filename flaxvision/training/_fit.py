@@ -91,7 +91,7 @@ def train_cohort(
         recipes: One a model; they may differ in learning rate, in the numbers of `flaxvision.training.recipe.VARYING`,
             in seed and warm start.
         mode: As in `Population`.
-        devices: As in `fit`.
+        devices: As in `Population`.
         callbacks: As in `fit`.
         checkpoint: As in `fit`; the state of all models is kept together.
 

@@ -23,9 +23,9 @@ from flaxvision.runtime import on_host
 from flaxvision.training.batches import Examples, Shard, epoch_order, take_batch
 from flaxvision.training.compiling import compiling_once
 from flaxvision.training.losses import Sums, add, zero_sums
-from flaxvision.training.members import Members
+from flaxvision.training.members import Members, PyTree
 from flaxvision.training.plan import KEPT, Plan, compile_for
-from flaxvision.training.preparing import put
+from flaxvision.training.preparing import beside, put_members
 from flaxvision.training.scoring import evaluation_for
 from flaxvision.training.state import TrainState
 from flaxvision.training.step import Stepped, StepRecord, make_step
@@ -68,7 +68,7 @@ class Engine:
         self.plan = plan
         self._step = make_step(plan, build_optimizer(plan.recipe, plan.total_steps, plan.steps_per_epoch))
         self._lock, self._pace = threading.Lock(), 1  # steps of a call that may take any number, learned from all calls
-        self._many = compile_for(plan, self._train_many, static=("call",), donated=(0,))
+        self._many = compile_for(plan, self._train_many, static=("call",), donated=(0,), members=(0, 2))
         self._evaluate = evaluation_for(plan.of_evaluation())
 
     # What runs in Python: an epoch and an evaluation.
@@ -87,7 +87,7 @@ class Engine:
             if plan.recipe.shuffle:
                 seeds = states.pick(lambda state: state.seed)
                 drawn = seeds.each(lambda seeds: _epoch_orders(seeds, np.uint32(epoch), examples, plan.stream))
-                orders = (drawn,)
+                orders = (put_members(drawn, plan) if plan.spread else drawn,)
         if done:
             yield done, carries
         while done < steps:
@@ -117,7 +117,11 @@ class Engine:
     ) -> Members[Carry]:
         """Steps of those members that share a program."""
         with compiling_once(self._many, call, len(data[1]), len(carries)):
-            return self._many(carries, data, orders, first, count, call=call)
+            return self._many(carries, self._beside(data, carries), orders, first, count, call=call)
+
+    def _beside(self, data: Examples, members: PyTree) -> Examples:
+        """The examples where members lie."""
+        return beside(data, members) if self.plan.spread and not self.plan.stacked else data
 
     def evaluate(self, states: Members[TrainState], data: Examples, examples: range) -> Members[Sums]:
         """The sums of every member over a range of the data, in evaluation mode."""
@@ -125,7 +129,9 @@ class Engine:
         def score(states: Members[TrainState]) -> Members[Sums]:
             variables = states.pick(lambda state: state.variables)
             with compiling_once(self._evaluate, len(data[1]), len(states)):
-                return self._evaluate(variables, data, np.int32(examples.start), np.int32(examples.stop))
+                return self._evaluate(
+                    variables, self._beside(data, variables), np.int32(examples.start), np.int32(examples.stop)
+                )
 
         return states.each(score)
 
@@ -143,13 +149,14 @@ class Engine:
         variables, seeds = one.pick(lambda state: state.variables), one.pick(lambda state: state.seed)
         pool = ThreadPoolExecutor(2)
         try:  # lowered in this thread, since settings of JAX are a thread's own
+            held_out, data = self._beside(held_out, seeds), self._beside(data, seeds)
             evaluation = pool.submit(evaluate.lower(variables, held_out, zero, zero).compile)
             orders: tuple[Members[jax.Array], ...] = ()
             ordering = None
             if self.plan.recipe.shuffle:
                 lowered = _epoch_orders.lower(seeds, np.uint32(0), len(data[1]), self.plan.stream)
                 ordering = pool.submit(lowered.compile)
-                placed = functools.partial(jax.ShapeDtypeStruct, sharding=data[1].sharding)
+                placed = functools.partial(jax.ShapeDtypeStruct, sharding=jax.tree.leaves(seeds)[0].sharding)
                 orders = (jax.tree.map(lambda x: placed(x.shape, x.dtype), lowered.out_info),)
             call = Call(self.plan.recipe.batch_size, looped=True, length=steps)
             many.lower(self._begin(one, steps), data, orders, zero, zero, call=call).compile()
@@ -205,7 +212,7 @@ class Engine:
     def _begin(self, states: Members[TrainState], steps: int) -> Members[Carry]:
         """An epoch of which nothing is done."""
         with on_host():
-            zeros = put(self.zeros(states, steps), self.plan.devices)
+            zeros = put_members(self.zeros(states, steps), self.plan)
             return states.pick(lambda state, nothing: Carry(state, *nothing), zeros)
 
     def zeros(self, states: Members[TrainState], steps: int) -> Members[tuple[Sums, StepRecord]]:

@@ -25,7 +25,7 @@ from flaxvision.training.optimizers import code_of_optimizer
 from flaxvision.training.recipe import Recipe, from_dict
 from flaxvision.training.state import layer_of, split_model
 
-AXIS = "batch"  # the device axis
+AXIS, MEMBERS = "batch", "members"  # the device axis, by what its devices have a share of
 IN_PLACE = "xla_cpu_copy_insertion_use_region_analysis", True  # weights change after what reads them: no copies
 UNTUNED = "xla_gpu_autotune_level", 0  # the first choice of kernels, without timing others
 EVALUATED = 500  # examples of a step of evaluation
@@ -53,6 +53,7 @@ class Plan:
     looped: bool = True  # whether steps run in a compiled loop, see `may_loop`
     stream: Stream | None = None  # how a data set above the memory is gone through
     own_code: str = ""  # checksum of an optimizer of one's own
+    spread: bool = False  # whether several devices have members each; otherwise they share each batch
     tuned: bool = True  # whether XLA times kernels on a GPU before it chooses some, see `tuning_pays`
 
     @property
@@ -67,7 +68,12 @@ class Plan:
     @property
     def sharded(self) -> bool:
         """Whether several devices share each batch."""
-        return len(self.devices) > 1
+        return len(self.devices) > 1 and not self.spread
+
+    @property
+    def mesh(self) -> jax.sharding.Mesh:
+        """Its devices."""
+        return jax.sharding.Mesh(np.array(self.devices), (MEMBERS if self.spread else AXIS,))
 
     @property
     def platform(self) -> str:
@@ -88,11 +94,19 @@ class Plan:
         """What of it evaluation depends on, so that one program serves optimizers, frozen layers and durations."""
         alike = ("loss", "precision", "conv", "test_time_flip")
         recipe = from_dict({name: getattr(self.recipe, name) for name in alike})
-        return Plan(self.graphdef, recipe, self.classes, 0, 0, self.stacked, self.devices, self.dtype, tuned=self.tuned)
+        where = self.stacked, self.devices, self.dtype
+        return Plan(self.graphdef, recipe, self.classes, 0, 0, *where, spread=self.spread, tuned=self.tuned)
 
 
 def plan_for(
-    model: Chain, recipe: Recipe, dataset: Dataset, total_steps: int, devices: tuple[jax.Device, ...], *, stacked: bool
+    model: Chain,
+    recipe: Recipe,
+    dataset: Dataset,
+    total_steps: int,
+    devices: tuple[jax.Device, ...],
+    *,
+    stacked: bool,
+    spread: bool,
 ) -> Plan:
     """The plan of members like `model`, as it is prepared, and `recipe`."""
     graphdef, params, _, _ = split_model(model, recipe.frozen)
@@ -112,6 +126,7 @@ def plan_for(
         None if stacked else microbatch_of(model, recipe, devices[0].platform),
         stream=dataset.stream,
         own_code=digest(code) if code else "",
+        spread=spread and len(devices) > 1,
     )
     return dataclasses.replace(plan, looped=may_loop(model, plan), tuned=tuning_pays(model, plan))
 
@@ -185,11 +200,26 @@ def _known(option: str, value: bool | int) -> dict[str, bool | int] | None:
 
 
 def compile_for(
-    plan: Plan, function: Callable[..., T], *, static: tuple[str, ...] = (), donated: tuple[int, ...] = ()
+    plan: Plan,
+    function: Callable[..., T],
+    *,
+    static: tuple[str, ...] = (),
+    donated: tuple[int, ...] = (),
+    members: tuple[int, ...] = (0,),
 ) -> Callable[..., T]:
-    """A function of (shard, arguments...), compiled for the plan's devices, without its shard."""
+    """A function of (shard, arguments...), compiled for the plan's devices, without its shard.
+
+    Args:
+        plan: The plan.
+        function: What to compile.
+        static: Names of its static arguments.
+        donated: Positions of the arguments, without the shard, whose memory it takes.
+        members: Positions of those that hold members, as the result does: each device takes and gives its own.
+    """
     if not plan.sharded:
         alone = functools.partial(function, WHOLE)
+        if plan.spread and plan.stacked:
+            alone = functools.partial(_over_members, plan.mesh, alone, members)
         return jax.jit(alone, static_argnames=static, donate_argnums=donated, compiler_options=options_for(plan))
 
     count = len(plan.devices)
@@ -210,3 +240,17 @@ def compile_for(
             return jax.block_until_ready(result) if plan.on_cpu else result
 
     return call
+
+
+def _over_members(
+    mesh: jax.sharding.Mesh,
+    function: Callable[..., T],
+    members: tuple[int, ...],
+    *arguments: PyTree,
+    **static: Hashable,
+) -> T:
+    """What a function gives on each device for its members, who need nothing of the others."""
+    own, shared = jax.sharding.PartitionSpec(MEMBERS), jax.sharding.PartitionSpec()
+    specs = tuple(own if position in members else shared for position in range(len(arguments)))
+    alone = functools.partial(function, **static)
+    return jax.shard_map(alone, mesh=mesh, in_specs=specs, out_specs=own, check_vma=False)(*arguments)

@@ -44,7 +44,9 @@ class Population:
             in seed and warm start.
         mode: "vmap" (members as one batched program), "unroll" or "loop" (each by a program for one, some steps of
             each in turn), or "auto": several members are vmapped on an accelerator.
-        devices: As in `fit`.
+        devices: "auto" for all local devices, a count, or the devices: several have some of the members each, on a CPU
+            to the same bits as one; a single model's batches they share, as in `fit`. "batch": all local devices share
+            each batch, of several members too.
         callbacks: As in `fit`; the `metrics` of a member that was dropped, or had stopped, are {}.
         checkpoint: As in `fit`, at the end of each `train` too. A population that finds one begins with the `epoch`,
             the `members` and the numbers that it had.
@@ -77,11 +79,12 @@ class Population:
     ):
         check_choice("mode", mode, MODES)
         check_cohort(models, recipes)
-        chosen = chosen_devices(devices)
+        spread = len(models) > 1 and devices != "batch"
+        chosen = chosen_devices(devices)[: len(models) if spread else None]
         stacked = mode == "vmap" or (mode == "auto" and len(models) > 1 and chosen[0].platform != "cpu")
         self._precision = "highest" if recipes[0].precision == "highest" else None
         with self._settings():
-            self._run = Run(models, dataset, recipes, chosen, tuple(callbacks), stacked=stacked)
+            self._run = Run(models, dataset, recipes, chosen, tuple(callbacks), stacked=stacked, spread=spread)
         if checkpoint is not None:
             with self._settings(), self._run.closing():
                 self._run.go_on(checkpoint if isinstance(checkpoint, Keep) else Keep(Path(checkpoint)))

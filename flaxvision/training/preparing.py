@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +21,13 @@ from flaxvision.layers import BatchNorm, Chain, Preprocess
 from flaxvision.layers.context import matches
 from flaxvision.models.files import assign, read
 from flaxvision.training.batches import Examples
-from flaxvision.training.members import PyTree
-from flaxvision.training.plan import AXIS
+from flaxvision.training.members import Members, PyTree, Separate, Stacked
+from flaxvision.training.plan import AXIS, MEMBERS, Plan
 from flaxvision.training.recipe import BALANCED, Recipe
 from flaxvision.training.state import cast
 
 PREPROCESS = {"unit": Preprocess(1 / 255), "signed": Preprocess(1 / 127.5, -1.0), "raw": Preprocess()}
+T = TypeVar("T")
 AT_A_TIME = 1000  # images whose sums are computed at a time
 _standards: dict[int, tuple[weakref.ref[np.ndarray], Preprocess]] = {}  # by the id of the images
 
@@ -109,16 +112,16 @@ def with_weights(recipe: Recipe, dataset: Dataset) -> Recipe:
 
 
 def chosen_devices(devices: str | int | Sequence[jax.Device]) -> tuple[jax.Device, ...]:
-    """The devices that `fit` is told to use: "auto", a count or themselves."""
+    """The devices that `fit` is told to use: "auto" or "batch", a count or themselves."""
     local = jax.local_devices()
-    if devices == "auto":
+    if devices in ("auto", "batch"):
         return tuple(local)
     if isinstance(devices, int):
         if not 1 <= devices <= len(local):
             raise UserError(f"devices is {devices}: give a number from 1 to {len(local)}, or 'auto'")
         return tuple(local[:devices])
     if isinstance(devices, str):
-        raise UserError(f"devices is {devices!r}: give 'auto', a number from 1 to {len(local)}, or devices")
+        raise UserError(f"devices is {devices!r}: give 'auto', 'batch', a number from 1 to {len(local)}, or devices")
     return tuple(devices)
 
 
@@ -142,6 +145,26 @@ def put(tree: PyTree, devices: tuple[jax.Device, ...]) -> PyTree:
         return jax.device_put(tree, devices[0])
     mesh = jax.sharding.Mesh(np.array(devices), (AXIS,))
     return jax.device_put(tree, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+
+
+def put_members(members: Members[T], plan: Plan) -> Members[T]:
+    """Members on a plan's devices: all on each, or where it spreads them each on one, whose turn it is."""
+    if not plan.spread:
+        return put(members, plan.devices)
+    if isinstance(members, Stacked):
+        return jax.device_put(members, jax.sharding.NamedSharding(plan.mesh, jax.sharding.PartitionSpec(MEMBERS)))
+    turns = itertools.cycle(plan.devices)
+    return Separate(tuple(jax.device_put(tree, device) for tree, device in zip(members.trees, turns, strict=False)))
+
+
+def beside(data: Examples, members: PyTree) -> Examples:
+    """The copy of examples that lies on the one device where members do."""
+    (device,) = jax.tree.leaves(members)[0].devices()
+
+    def there(array: jax.Array) -> jax.Array:
+        return next(shard.data for shard in array.addressable_shards if shard.device == device)
+
+    return there(data[0]), there(data[1])
 
 
 def place(dataset: Dataset, devices: tuple[jax.Device, ...]) -> Placed:

@@ -26,7 +26,7 @@ from flaxvision.training.losses import Sums
 from flaxvision.training.members import Members, PyTree
 from flaxvision.training.metrics import Metrics
 from flaxvision.training.plan import plan_for
-from flaxvision.training.preparing import place, prepare, put, with_frozen, with_weights
+from flaxvision.training.preparing import place, prepare, put_members, with_frozen, with_weights
 from flaxvision.training.recipe import Recipe
 from flaxvision.training.state import TrainState, init_members, merge_model, on_its_own
 from flaxvision.training.step import StepRecord
@@ -53,6 +53,7 @@ class Run:
         callbacks: tuple[Callback, ...],
         *,
         stacked: bool,
+        spread: bool,
     ):
         recipes = [with_frozen(with_weights(each, dataset), model) for each, model in zip(recipes, models, strict=True)]
         self.recipe, self.dataset = recipes[0], dataset
@@ -63,12 +64,16 @@ class Run:
             check_fit(models[0], dataset, self.recipe)
             prepared = [prepare(model, dataset, recipe) for model, recipe in zip(models, recipes, strict=True)]
             check_alike(prepared, self.recipe.frozen)
-            self.plan = plan_for(prepared[0], self.recipe, dataset, total_steps, devices, stacked=stacked)
+            self.plan = plan_for(
+                prepared[0], self.recipe, dataset, total_steps, devices, stacked=stacked, spread=spread
+            )
             states = init_members(prepared, recipes, self.plan)
         self.engine = engine_for(self.plan)
-        self.states, self.data = put(states, devices), place(dataset, devices)
-        self.begun: Begun | None = None  # what is done of the epoch at hand, and the states then
         self.tracks = [Track.of(model, recipe, self.plan.layers) for model, recipe in zip(models, recipes, strict=True)]
+        if (rows := self._size(len(models))) > len(models):
+            states = states.take([*range(len(models)), *[0] * (rows - len(models))])
+        self.states, self.data = put_members(states, self.plan), place(dataset, devices)
+        self.begun: Begun | None = None  # what is done of the epoch at hand, and the states then
         self.members = self.rows = tuple(range(len(models)))  # those there are, and whose the rows are
         self.epoch, self.clock = 0, Clock()
         self.ends: list[tuple[int, float]] = []  # of each epoch, its last update and the seconds until then
@@ -109,7 +114,7 @@ class Run:
 
     def become(self, states: Members[TrainState]) -> None:
         """Go on from other states of the same rows."""
-        self.states = put(states, self.plan.devices)
+        self.states = put_members(states, self.plan)
         if self.begun is not None:
             done, carries = self.begun
             self.begun = done, carries.pick(lambda carry, state: carry._replace(state=state), self.states)
@@ -119,10 +124,10 @@ class Run:
         positions = [self.rows.index(source) for source in sources]
         positions += positions[:1] * (self._size(len(rows)) - len(rows))
         if self.begun is not None:
-            self.begun = self.begun[0], put(self.begun[1].take(positions), self.plan.devices)
+            self.begun = self.begun[0], put_members(self.begun[1].take(positions), self.plan)
             self.states = self.begun[1].pick(lambda carry: carry.state)
         else:
-            self.states = put(self.states.take(positions), self.plan.devices)
+            self.states = put_members(self.states.take(positions), self.plan)
         self.rows = tuple(rows)
 
     def compact(self, pays: int = 1) -> None:
@@ -134,7 +139,11 @@ class Run:
 
     def _size(self, members: int) -> int:
         """The rows of so many members: those of a vmapped program are few numbers, since each is compiled anew."""
-        return min(1 << (members - 1).bit_length(), len(self.tracks)) if self.plan.stacked else members
+        if not self.plan.stacked:
+            return members
+        devices = len(self.plan.devices) if self.plan.spread else 1
+        each, most = (-(-number // devices) for number in (members, len(self.tracks)))
+        return devices * min(1 << (each - 1).bit_length(), most)
 
     # Epochs, and what they are worth.
 
@@ -216,15 +225,16 @@ class Run:
         if kept is None:
             return
         kept.check(self.plan.total_steps, self.plan.steps_per_epoch)
-        self.epoch, self.ends, devices = kept.epochs, kept.ends, self.plan.devices
+        self.epoch, self.ends = kept.epochs, kept.ends
         self.clock.total, self.clock.compiling = kept.seconds
         self.members, self.rows = kept.members, kept.rows
-        self.states = put(kept.trees["states"], devices)
+        self.states = put_members(kept.trees["states"], self.plan)
         for track, arrays, best in zip(self.tracks, kept.histories, kept.best, strict=True):
             track.go_on(arrays, best)
         if kept.updates:
             records = self.states.like(by_step(kept.records(self.plan.steps_of(kept.epochs))))
-            self.begun = kept.updates, self.states.pick(Carry, *put((kept.trees["sums"], records), devices))
+            parts = (put_members(part, self.plan) for part in (kept.trees["sums"], records))
+            self.begun = kept.updates, self.states.pick(Carry, *parts)
         within = f", {kept.updates} updates on" if kept.updates else ""
         self._tell(kept.epochs + 1, kept.step, note=f"goes on from epoch {kept.epochs + 1}{within}")
 
@@ -255,13 +265,15 @@ class Run:
             states, recipes = jax.device_get(self.states), [track.recipe for track in self.tracks]
             models = [merge_model(self.plan.graphdef, states.member(k)) for k in self.rows]
             identity = cohort_identity(models, self.dataset, recipes, self.plan.total_steps)
-        return {**identity, "vmapped": self.plan.stacked}
+        over = {"devices that have members each": len(self.plan.devices)} if self.plan.spread else {}
+        return {**identity, "vmapped": self.plan.stacked, **over}
 
     def _keep(self, *, over: bool = False) -> None:
         """Keep the states if it is time, within an epoch too."""
         if self.checkpoints is None or not self.checkpoints.wanted(over):
             return
-        updates, trees = 0, {"states": self.states}
+        updates = 0
+        trees: dict[str, PyTree] = {"states": self.states}
         if self.begun is not None:
             updates, carries = self.begun
             trees["sums"] = carries.pick(lambda carry: carry.sums)

@@ -29,10 +29,11 @@ def trials(tiny):
 def machine(monkeypatch):
     """A machine and trials of which we say what they are."""
 
-    def make(cores=4, seconds=100.0, memory=1e6, available=1e10):
+    def make(cores=4, seconds=100.0, memory=1e6, available=1e10, devices=1):
         monkeypatch.setattr(module, "cores", lambda: list(range(cores)))
         monkeypatch.setattr(module, "cost_of", lambda trial, files: Cost(seconds, memory, 1e6))
         monkeypatch.setattr(module, "free_on", lambda platform: available)
+        monkeypatch.setattr(module, "local_devices", lambda: devices)
 
     return make
 
@@ -89,6 +90,9 @@ def test_accelerators_take_whole_cohorts_as_the_memory_allows(trials, machine):
     assert sizes(arrange(trials, FILES, "auto", "gpu")) == [10, 10]
     machine(available=float("inf"))  # where the system does not say
     assert sizes(arrange(trials, FILES, "auto", "gpu")) == [10, 10]
+    machine(available=1e8, memory=1e7, devices=2)  # 4 trials on each; each of them has half of a cohort, and all data
+    assert sizes(arrange(trials, FILES, "vmap", "gpu")) == [5, 5, 5, 5]
+    assert sizes(arrange(trials, FILES, "vmap", "cpu")) == [4, 4, 2, 4, 4, 2]  # which have one memory
     machine(available=1e6, memory=1e9)  # what does not fit is still tried, one by one
     assert sizes(arrange(trials, FILES, "vmap", "gpu")) == [1] * 20
 

@@ -58,7 +58,7 @@ class Population:
     begun: ClassVar[list[int]] = []  # members of each
     stop = math.inf  # so many populations, then Ctrl-C
 
-    def __init__(self, models, dataset, recipes, *, mode, callbacks):
+    def __init__(self, models, dataset, recipes, *, mode, devices, callbacks):
         type(self).stop -= 1
         if self.stop < 0:
             raise KeyboardInterrupt

@@ -82,7 +82,8 @@ class Part:
         models = [create_model(trial, dataset) for trial in trials]
         recipes = [recipe_of(trial, files) for trial in trials]
         told = every_so_often(lambda progress: self.report(progress))
-        return Population(models, dataset, recipes, mode=self.cohort.mode, callbacks=[told])
+        devices = "auto" if len(models) > 1 else 1
+        return Population(models, dataset, recipes, mode=self.cohort.mode, devices=devices, callbacks=[told])
 
     def _train(self, until: int | None) -> None:
         if self.population is None:
