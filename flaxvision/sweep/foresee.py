@@ -91,7 +91,7 @@ def span(cohorts: Iterable[Sequence[Trial]], paces: Mapping[str, Pace], workers:
 def _rounded(seconds: float) -> float:
     """Seconds to two digits, which is more than is known.
 
-    >>> _rounded(83.4), _rounded(7.31), _rounded(4321)
+    >>> _rounded(83.4), _rounded(7.31), _rounded(4321.0)
     (83.0, 7.0, 4300.0)
     """
     return round(seconds, min(0, 2 - len(str(int(seconds)))))
