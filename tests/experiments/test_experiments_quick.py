@@ -52,6 +52,7 @@ def test_every_script_is_here():
         "brought_networks",
         "export_parity",
         "export_trajectories",
+        "devices",
         "export_latency",
         "export_random_networks",
         "fuzzed_files",
@@ -81,6 +82,17 @@ def test_interrupted_sweeps(tmp_path):
         if one["signal"] != "SIGKILL":
             status = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}[one["signal"]]
             assert (one["status"], one["words"]) == (status, 1), one
+
+
+@pytest.mark.slow
+def test_devices(tmp_path):
+    """Four forced devices all train, and single trials are those of one."""
+    command = [sys.executable, FOLDER / "devices.py", "--quick", "--out", tmp_path]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    tables = json.loads((tmp_path / "results.json").read_text())["tables"]
+    assert [len(table["used"]) for table in tables] == [1, 4, 1, 4]
+    assert tables[2]["losses"] == tables[3]["losses"]
+    assert tables[0]["losses"] == pytest.approx(tables[1]["losses"], abs=1e-4)
 
 
 @pytest.mark.slow
