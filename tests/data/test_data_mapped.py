@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -177,17 +178,17 @@ def _fields(dataset):
     return {name: getattr(dataset, name) for name in ("name", "train", "test", "classes", "validation")}
 
 
-def _loaded(name: str, start) -> str:
-    start.wait()
-    return data.load(name).source.checksum
-
-
 @pytest.mark.slow
 def test_processes_that_prepare_at_once_do_no_harm(pets, home):
-    context = multiprocessing.get_context("spawn")
-    with context.Manager() as manager, context.Pool(3) as pool:
-        start = manager.Barrier(3)
-        found = pool.starmap(_loaded, [(f"images:{pets}", start)] * 3)
+    load = f"data.load('images:{pets}').source.checksum"
+    code = f"from flaxvision import data; print('here', flush=True); input(); print({load})"
+    pipe = subprocess.PIPE
+    processes = [subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, text=True) for _ in range(3)]
+    assert [process.stdout.readline() for process in processes] == ["here\n"] * 3
+    for process in processes:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    found = [process.communicate(timeout=60)[0].strip() for process in processes]
     assert len(set(found)) == 1
     assert len(copies(home)) == 1
     assert not list(home.rglob(".preparing-*"))
