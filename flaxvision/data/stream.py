@@ -39,8 +39,8 @@ class Stream:
     def note(self) -> str:
         """What a reader of a table must know."""
         return (
-            f"streamed: each epoch takes blocks of {self.block:,} neighbouring examples in a new order, and mixes "
-            f"those of {self.blocks:,} blocks at a time"
+            f"streamed: an epoch that is shuffled takes blocks of {self.block:,} neighbouring examples in a new order, "
+            f"and mixes those of {self.blocks:,} blocks at a time"
         )
 
 

@@ -45,8 +45,8 @@ class Population:
         mode: "vmap" (members as one batched program), "unroll" or "loop" (each by a program for one, some steps of
             each in turn), or "auto": several members are vmapped on an accelerator.
         devices: "auto" for all local devices, a count, or the devices: several have some of the members each, on a CPU
-            to the same bits as one; a single model's batches they share, as in `fit`. "batch": all local devices share
-            each batch, of several members too.
+            to the same bits as one, but for vmapped members, which differ by rounding; a single model's batches they
+            share, as in `fit`. "batch": all local devices share each batch, of several members too.
         callbacks: As in `fit`; the `metrics` of a member that was dropped, or had stopped, are {}.
         checkpoint: As in `fit`, at the end of each `train` too. A population that finds one begins with the `epoch`,
             the `members` and the numbers that it had.

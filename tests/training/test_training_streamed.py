@@ -68,7 +68,8 @@ def test_the_choice(make_dataset, monkeypatch):
     monkeypatch.setattr(module, "memory", lambda: 400_000.0)  # of 364,544 bytes of examples
     found = streamed(data)
     assert found.stream == Stream(1024, 128)
-    assert found.source.notes[-1].startswith("streamed: each epoch takes blocks of 1,024 neighbouring examples")
+    said = "streamed: an epoch that is shuffled takes blocks of 1,024 neighbouring examples"
+    assert found.source.notes[-1].startswith(said)
     assert streamed(data, False) is data
     assert checksum_of(found) != checksum_of(data)
     assert checksum_of(dataclasses.replace(found, stream=None)) == checksum_of(data)
