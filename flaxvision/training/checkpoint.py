@@ -31,6 +31,7 @@ Arrays = dict[str, np.ndarray]
 Like = Callable[[int], dict[str, PyTree]]
 About = dict[str, Any]  # what a checkpoint holds beside its arrays, as JSON
 CHECKSUM = "checksum"  # a file in each checkpoint
+CALLS, SLACK = 3, 1.5  # the next call is taken to last as long as the longest of so many, times this
 OF_BEST = ("value", "at", "epoch", "stopped")  # fields of `Best` that are written as JSON
 
 
@@ -102,6 +103,8 @@ class Checkpoints:
         self.identity = json.loads(json.dumps(identity))
         self.on = True
         self.last = self.asked = time.monotonic()  # when a state was last kept, and last could be
+        self.saving = 0.0  # seconds that it took to keep the last one
+        self.calls: collections.deque[float] = collections.deque(maxlen=CALLS)  # seconds that the last ones took
         self.manager: CheckpointManager | None = None
         if not self.convenience:
             self._make()
@@ -111,11 +114,14 @@ class Checkpoints:
         if over:
             return not self.convenience
         now = time.monotonic()
-        until_next, self.asked = now - self.asked, now  # a call takes about as long as the one before
-        return self.on and now + until_next - self.last >= self.keep.every
+        self.calls.append(now - self.asked)
+        self.asked = now
+        # After the next call the state must be on disk within the interval, on a busy machine too.
+        return self.on and now + SLACK * (max(self.calls) + self.saving) - self.last >= self.keep.every
 
     def save(self, kept: Kept) -> None:
         """Keep a state."""
+        began = time.monotonic()
         try:
             self._save(kept)
         except Exception as error:
@@ -124,6 +130,7 @@ class Checkpoints:
             self.on = False
             self.say(f"keeps no checkpoint: {_reason(error)}")
         self.last = self.asked = time.monotonic()
+        self.saving = self.last - began
 
     def restore(self, like: Like) -> Kept | None:
         """The newest state; None without one.
