@@ -35,7 +35,7 @@ from common import RESULTS, commit, parser_of, write_page
 from flaxvision.report import markdown_table
 from flaxvision.sweep.__main__ import main as sweep
 
-EXECUTORS = ("loop", "threads", "processes", "unroll", "vmap")
+EXECUTORS = ("loop", "threads", "processes", "vmap", "ray")
 KEPT = RESULTS.parents[1] / "runs" / "interrupted_sweeps" / "endings.jsonl"
 TRIES = 20  # to end a sweep before it is over
 INTERVAL = 1.0  # seconds between checkpoints

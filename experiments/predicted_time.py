@@ -81,7 +81,7 @@ SWEEPS = (
     Sweep("threads", "tiny_cnn", "glyphs", 4000, 8, 3),
     Sweep("threads", "wide_cnn", "mnist", 1500, 2, 2),
     Sweep("vmap", "mlp", "mnist", 4000, 10, 5),
-    Sweep("unroll", "tiny_cnn", "mnist", 2500, 6, 4),
+    Sweep("loop", "tiny_cnn", "mnist", 2500, 6, 4),
     Sweep("processes", "mlp", "fashion_mnist", 10000, 12, 3),
     Sweep("processes", "lenet5", "mnist", 4000, 6, 2),
     Sweep("processes", "emnist_cnn", "emnist_balanced", 3000, 6, 3),

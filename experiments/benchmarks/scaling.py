@@ -15,7 +15,7 @@ from rows import number
 
 from flaxvision.errors import check_choice
 
-EXECUTORS = ("loop", "threads", "processes", "unroll", "vmap")
+EXECUTORS = ("loop", "threads", "processes", "vmap")
 SINGLE, CHOSEN = "loop", "auto"
 TRIALS = (1, 4, 16, 64)
 COHORTS = {"emnist_cnn": 0.8, "mlp": 1.0}  # network -> most that 64 trials may cost, of 64 single ones

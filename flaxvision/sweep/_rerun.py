@@ -70,7 +70,7 @@ def rerun(directory: str | Path, trial_id: str, *, raw_dir: str | None = None, d
             if source.exists():
                 copy.parent.mkdir(exist_ok=True)
                 shutil.copyfile(source, copy)
-        cohort = Cohort((trial,), files, "unroll", spec.convergence_threshold, devices=spec.devices)
+        cohort = Cohort((trial,), files, "loop", spec.convergence_threshold, devices=spec.devices)
         executor = "processes" if record.get("cores") == 1 else "loop"
         ((_, (finished,)),) = execute([cohort], executor, lambda _: ())
         again = finished.write(files)

@@ -111,10 +111,10 @@ def run(
             trials are shared out as before, and on other cores, devices or versions they begin anew. Data, code of
             networks of one's own and starting weights are compared by content with those of the trials on record.
         executor: "loop" (one trial after the other; those of one structure share their compiled program), "threads" (as
-            many at a time as there are cores), "unroll" or "vmap" (cohorts that train together), "processes" (one
-            worker a core), "ray", or "auto", see `flaxvision.sweep.arrange`. On a CPU "loop", "threads" and "unroll"
-            give the same results.csv, times apart; a worker of "processes" has one core, and sums that several would
-            share may differ there in their last bits.
+            many at a time as there are cores), "vmap" (cohorts that train as one batched program), "processes" (one
+            worker a core), "ray", or "auto", see `flaxvision.sweep.arrange`. On a CPU "loop" and "threads" give the
+            same results.csv, times apart; a worker of "processes" has one core, and sums that several would share may
+            differ there in their last bits.
         checkpoint_every: Seconds after which the state of a trial that trains is kept, again and again, until it is
             over; so much a kill costs at most, or one compiled call where that takes longer, and a whole epoch on an
             accelerator. 0: at the end of every epoch; `math.inf`: never.
@@ -238,7 +238,7 @@ class Training:
         ids = {trial.id for trial in left}
         stages = read_arrangement(directory, self.files.part)
         if stages is None:
-            self.watch.note("arrangement.json is damaged: trials are shared out as in a new run")
+            self.watch.note("arrangement.json is damaged, or of another version: trials are shared out as in a new run")
             stages = {}
         before = stages.get(stage)
         platform = platform_of(before.asked if before is not None and self.executor == "auto" else self.executor)

@@ -23,8 +23,7 @@ from flaxvision.sweep.trials import Trial, by_program
 OPERATIONS, BYTES = 5e11, 6.5e10  # a second: what the reports' networks reach on two cores, within a factor of two
 LONG = 60.0  # seconds of training above which the start of worker processes pays
 WORKER = 5e8  # bytes of a worker process beside its data and network
-UNROLLED = 6  # most members of an unrolled cohort, which a callback is told of together
-VMAPPED = 512  # most members of a vmapped one
+VMAPPED = 512  # most members of a vmapped cohort
 FILE = "arrangement.json"  # of a run directory
 
 
@@ -77,14 +76,14 @@ def arrange(trials: Sequence[Trial], files: RunFiles, executor: str, platform: s
         except Exception:  # it will fail when it is trained, and say why there
             return Cost(0.0, 1.0, 0.0)
 
-    mode = executor if executor in ("unroll", "vmap") else "auto"
+    mode = "vmap" if executor == "vmap" else "auto"
     vmapped = executor == "vmap" or (executor == "auto" and platform != "cpu")
     if executor == "auto":
         executor = "threads" if vmapped else _on_cores(trials, cost)
         if executor == "processes" and any(trial.config.model.name.startswith("__main__:") for trial in trials):
             executor = "threads"  # workers do not import the script
     devices = local_devices() if vmapped and executor != "ray" else 1  # each of Ray's tasks has one of its own
-    most = VMAPPED * devices if vmapped else UNROLLED if executor == "unroll" else 1
+    most = VMAPPED * devices if vmapped else 1
     if executor == "ray" and platform != "cpu":
         most = min(VMAPPED, -(-len(trials) // max(1, resources()[0])))
     groups = by_program(trials, most)
@@ -156,7 +155,7 @@ def read_arrangement(directory: Path, part: Part | None = None) -> dict[str, Arr
 def _is_whole(read: Arranged) -> bool:
     """Whether all is of the kind that was written."""
     lists = isinstance(read.cohorts, list) and all(isinstance(cohort, list) for cohort in read.cohorts)
-    if not lists or read.executor not in EXECUTORS or read.mode not in ("auto", "unroll", "vmap"):
+    if not lists or read.executor not in EXECUTORS or read.mode not in ("auto", "vmap"):
         return False
     return all(isinstance(text, str) for text in (read.asked, read.platform, *itertools.chain(*read.cohorts)))
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 CHECKPOINT_EVERY = 60.0  # seconds
-EXECUTORS = ("auto", "loop", "threads", "processes", "unroll", "vmap", "ray")
+EXECUTORS = ("auto", "loop", "threads", "processes", "vmap", "ray")
 LONGEST = 400  # characters of a message
 _PACKAGES = (Path(__file__).parents[1], Path(__file__).parents[2] / "export")
 _OURS = (*map(str, _PACKAGES), *{sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")}, "<")

@@ -22,7 +22,7 @@ from flaxvision.training.recipe import Recipe
 from flaxvision.training.run import Run
 from flaxvision.training.state import with_numbers
 
-MODES = ("auto", "loop", "unroll", "vmap")
+MODES = ("auto", "loop", "vmap")
 
 
 class Population:
@@ -42,8 +42,8 @@ class Population:
         dataset: What to train and evaluate on.
         recipes: One a model; they may differ in learning rate, in the numbers of `flaxvision.training.recipe.VARYING`,
             in seed and warm start.
-        mode: "vmap" (members as one batched program), "unroll" or "loop" (each by a program for one, some steps of
-            each in turn), or "auto": several members are vmapped on an accelerator.
+        mode: "vmap" (members as one batched program), "loop" (each by a program for one, some steps of each in turn),
+            or "auto": several members are vmapped on an accelerator.
         devices: "auto" for all local devices, a count, or the devices: several have some of the members each, on a CPU
             to the same bits as one, but for vmapped members, which differ by rounding; a single model's batches they
             share, as in `fit`. "batch": all local devices share each batch, of several members too.

@@ -76,7 +76,7 @@ def test_interrupted_sweeps(tmp_path):
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     endings = json.loads((tmp_path / "results.json").read_text())["endings"]
     assert [one["signal"] for one in endings] == ["SIGKILL"] * 4 + ["SIGINT", "SIGTERM", "SIGHUP", "SIGINT"]
-    assert {one["executor"] for one in endings} == {"loop", "threads", "processes", "unroll"}
+    assert {one["executor"] for one in endings} == {"loop", "threads", "processes", "vmap"}
     for one in endings:
         assert (one["differs"], one["left"]) == ([], 0), one
         if one["signal"] != "SIGKILL":

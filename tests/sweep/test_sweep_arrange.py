@@ -98,7 +98,7 @@ def test_accelerators_take_whole_cohorts_as_the_memory_allows(trials, machine):
 
 
 @pytest.mark.parametrize(
-    ("executor", "largest"), [("loop", 1), ("unroll", 5), ("vmap", 10), ("threads", 1), ("processes", 1), ("ray", 1)]
+    ("executor", "largest"), [("loop", 1), ("vmap", 10), ("threads", 1), ("processes", 1), ("ray", 1)]
 )
 def test_what_is_asked_for_is_done(trials, machine, executor, largest):
     machine()
@@ -115,7 +115,7 @@ def test_how_little_is_left_changes_no_arrangement(trials, machine):
     assert arrange(trials[-3:], FILES, "auto", "cpu").executor == "threads"
     assert go_on(None, trials, left, FILES, "auto", "cpu").executor == "processes"
     for before in (None, Arranged("loop", "cpu", "loop", "auto", []), Arranged("vmap", "gpu", "vmap", "vmap", [])):
-        arranged = go_on(before, trials, left, FILES, "unroll", "cpu")
+        arranged = go_on(before, trials, left, FILES, "vmap", "cpu")
         assert sizes(arranged) == [3]
         assert {trial.id for cohort in arranged.cohorts for trial in cohort} == left
 

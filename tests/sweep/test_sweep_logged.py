@@ -68,7 +68,7 @@ def check(result, tool, steps=(3, 6, 9)):
         assert seconds == sorted(seconds)
 
 
-@pytest.mark.parametrize("executor", ["unroll", "threads"])
+@pytest.mark.parametrize("executor", ["vmap", "threads"])
 def test_every_trial_is_a_run(data, tmp_path, executor):
     tool = Memory()
     result = fill(data, tmp_path / "run", [tool], executor=executor)
@@ -140,7 +140,7 @@ def test_a_member_that_stopped_early_is_told_no_more(data, tmp_path):
         "grid": {"learning_rate": [1e4, 0.05]},
     }
     tool = Memory()
-    result = fv.sweep.run(table, tmp_path / "run", data=data, log=tool, executor="unroll", export=False, report=False)
+    result = fv.sweep.run(table, tmp_path / "run", data=data, log=tool, executor="vmap", export=False, report=False)
     lengths = {trial.id: len(trial.history["train_loss"]) for trial in result.outcomes}
     assert len(set(lengths.values())) == 2
     assert {each: len(run.points) for each, run in tool.runs.items()} == lengths

@@ -78,7 +78,7 @@ def table(networks: str, **changes) -> dict:
     }
 
 
-@pytest.mark.parametrize("executor", ["loop", pytest.param("threads", marks=pytest.mark.slow), "unroll"])
+@pytest.mark.parametrize("executor", ["loop", pytest.param("threads", marks=pytest.mark.slow), "vmap"])
 def test_a_trial_that_raises_costs_no_other(networks, tmp_path, files, spec_file, capsys, executor):
     """Alone, in a thread, and in a cohort with a sound neighbour, which is trained after all."""
     path, out = spec_file(table(networks)), tmp_path / "run"

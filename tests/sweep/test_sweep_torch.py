@@ -91,11 +91,11 @@ def test_a_module_fills_a_table_and_its_trials_load_strictly(
 @pytest.mark.slow
 def test_executors_give_the_same(table, spec_file, command, files, folder):
     tables = {}
-    for executor in ("unroll", "loop"):
+    for executor in ("threads", "loop"):
         out = folder / executor
         assert command(spec_file(table()), "--out", out, "--executor", executor)[0] == 0
         tables[executor] = files["table_bytes"](out)
-    assert tables["unroll"] == tables["loop"]
+    assert tables["threads"] == tables["loop"]
 
 
 @pytest.mark.slow

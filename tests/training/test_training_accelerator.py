@@ -95,7 +95,7 @@ def test_an_epoch_is_one_program_of_known_length(data, gpu, monkeypatch):
     assert sizes == [(30, True)]  # nothing to pad
 
 
-@pytest.mark.parametrize("mode", ["vmap", slow("unroll")])
+@pytest.mark.parametrize("mode", ["vmap", slow("loop")])
 def test_every_program_is_compiled_once_and_before_the_first_epoch(mode, data, gpu, caplog, monkeypatch):
     begun = []
 

@@ -48,7 +48,7 @@ def bits(result):
 @pytest.mark.parametrize(
     ("mode", "name", "sizes", "recipe"),
     [
-        slow("unroll", "mlp", MLP | {"dropout": 0.3}, {"momentum": 0.9, "clip_norm": 1.0}),
+        slow("loop", "mlp", MLP | {"dropout": 0.3}, {"momentum": 0.9, "clip_norm": 1.0}),
         ("vmap", "mlp", MLP, {"momentum": 0.9}),
         slow("vmap", "mlp", MLP | {"dropout": 0.3}, {"momentum": 0.9, "clip_norm": 1.0}),
         slow("vmap", "mnist_net", {"input_shape": (12, 12, 1), "num_classes": 4}, {"ema": 0.9, "select": "best"}),

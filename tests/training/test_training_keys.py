@@ -91,7 +91,7 @@ def twin_of(torch, layer):
     return twin
 
 
-@pytest.mark.parametrize(("mode", "mixed"), [("unroll", False), slow("unroll", True), slow("vmap", True)])
+@pytest.mark.parametrize(("mode", "mixed"), [("loop", False), slow("loop", True), slow("vmap", True)])
 def test_what_varies_within_a_program_is_pytorchs(torch, mode, mixed):
     """Averages, class weights, decay without biases, milestones and standard pixels, and the share of mixup that was
     drawn, in PyTorch; the numbers that can differ do."""
@@ -252,7 +252,7 @@ OTHER_KEYS = {"lookahead": 2, "lookahead_rate": 0.3, "lookahead_growth": 2.0, "a
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["unroll", "vmap"])
+@pytest.mark.parametrize("mode", ["loop", "vmap"])
 @pytest.mark.parametrize("keys", [{**KEYS, "rotation": 5.0}, OTHER_KEYS])
 def test_all_together_killed_and_resumed(tmp_path, mode, keys):
     data = made_dataset((6, 6, 1), 3, 50, 20)

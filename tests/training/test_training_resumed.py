@@ -74,11 +74,11 @@ def straight(data):
     """What is trained without an end, by mode and number of members."""
     return {
         key: train_cohort(cohort(key[1])[0], data, cohort(key[1])[1], mode=key[0])
-        for key in (("unroll", 1), ("unroll", 2), ("vmap", 2))
+        for key in (("loop", 1), ("loop", 2), ("vmap", 2))
     }
 
 
-@pytest.mark.parametrize(("mode", "members"), [("unroll", 1), ("unroll", 2), ("vmap", 2)])
+@pytest.mark.parametrize(("mode", "members"), [("loop", 1), ("loop", 2), ("vmap", 2)])
 def test_a_cohort_killed_again_and_again(data, tmp_path, straight, mode, members):
     """Within epochs, and at their ends; six updates an epoch."""
     keep = Keep(tmp_path / "kept", NOW, {"trials": ["a"]})
@@ -105,7 +105,7 @@ def test_fit_keeps_the_end_and_goes_on_longer(data, tmp_path, straight):
     with pytest.raises(Killed):
         fv.fit(model, data, shorter, checkpoint=tmp_path, checkpoint_every=NOW, callbacks=[kill_at(14)])
     longer = fv.fit(model, data, recipe, checkpoint=tmp_path, checkpoint_every=1e9)
-    assert same([longer], straight["unroll", 1])
+    assert same([longer], straight["loop", 1])
     again = fv.fit(model, data, recipe, checkpoint=tmp_path)
     assert same([again], [longer])
     assert again.timing.total > 0  # that of the training which was kept
@@ -171,7 +171,7 @@ def test_damage_is_said_and_costs_no_more(data, tmp_path, ended, straight, damag
     keep = Keep(folder, 1e9, {"trials": ["a"]})
     results = train_cohort(models, data, recipes, callbacks=[callback], checkpoint=keep)
     assert [line[: len(note)] for line in said] == [note]
-    assert same(results, straight["unroll", 1])
+    assert same(results, straight["loop", 1])
 
 
 def test_of_something_else_it_begins_anew_or_is_an_error(data, tmp_path, ended, straight):
@@ -182,7 +182,7 @@ def test_of_something_else_it_begins_anew_or_is_an_error(data, tmp_path, ended, 
     results = train_cohort(models, data, recipes, callbacks=[callback], checkpoint=keep)
     assert said == ["begins anew: the checkpoint is of something else: trials was [a], is [b]"]
     assert not (tmp_path / "kept").exists()
-    assert same(results, straight["unroll", 1])
+    assert same(results, straight["loop", 1])
     two = tmp_path / "two"
     with pytest.raises(Killed):
         train_cohort(*with_data(cohort(2), data), callbacks=[kill_at(8)], checkpoint=two)
@@ -211,7 +211,7 @@ def test_a_full_disk_ends_no_run(data, tmp_path, straight, monkeypatch):
     keep = Keep(tmp_path / "kept", NOW, {"trials": ["a"]})
     results = train_cohort(models, data, recipes, callbacks=[callback], checkpoint=keep)
     assert said == ["keeps no checkpoint: OSError: [Errno 28] No space left on device"]
-    assert same(results, straight["unroll", 1])
+    assert same(results, straight["loop", 1])
     with pytest.raises(OSError, match="No space"):
         fv.fit(models[0], data, recipes[0], checkpoint=tmp_path / "own")
 

@@ -55,7 +55,7 @@ def test_clipping_is_pytorchs(torch, norm, scale):
         np.testing.assert_allclose(found, parameter.grad, rtol=1e-5, atol=1e-30)
 
 
-@pytest.mark.parametrize("mode", ["unroll", "vmap"])
+@pytest.mark.parametrize("mode", ["loop", "vmap"])
 def test_what_varies_within_a_program_is_pytorchs(torch, mode):
     data = fv.data.load("two_clusters", limit=48)
     shared = {"optimizer": "rmsprop", "batch_size": 8, "steps": 10, "shuffle": False, "weight_decay": 0.1}

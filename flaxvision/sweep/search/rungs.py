@@ -124,7 +124,7 @@ def share_out(trials: Sequence[Trial], files: RunFiles, executor: str, objective
         arranged = arrange(trials, files, "vmap" if executor == "vmap" else "auto", platform)
         mode, groups = arranged.mode, [list(group) for group in arranged.cohorts]
     else:
-        at_once = 1 if executor in ("loop", "unroll") else len(cores())
+        at_once = 1 if executor == "loop" else len(cores())
         mode, groups = "auto", by_program(trials, -(-len(trials) // at_once))
     cohorts = [Cohort(tuple(group), files, mode, None) for group in groups]
     return [Part(cohort, objective, dict(enumerate(map(Reached, cohort.trials)))) for cohort in cohorts]
@@ -167,7 +167,7 @@ def _to_all(listeners: Sequence[Callback]) -> Report:
 
 def _train_all(parts: Sequence[Part], until: int | None, executor: str, callbacks: Callbacks) -> None:
     of = {id(part.cohort): part for part in parts}
-    if executor in ("loop", "unroll", "vmap"):
+    if executor in ("loop", "vmap"):
         for part in parts:
             stop_if_asked()
             part.train(until, _to_all(tuple(callbacks(part.cohort))))
