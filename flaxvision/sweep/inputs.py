@@ -61,6 +61,11 @@ def check_numbers(trial: Trial, files: RunFiles) -> tuple[Dataset, Recipe]:
     recipe.total_steps(len(dataset.train))
     recipe.selection(dataset.validation is not None)
     check_images(dataset, recipe)
+    if (stream := trial.config.data.stream) is not None and not recipe.shuffle:
+        raise UserError(
+            f"stream is {as_typed(stream)} but has no effect with shuffle false, which takes examples in their own "
+            "order: leave it out"
+        )
     return dataset, recipe
 
 

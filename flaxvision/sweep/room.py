@@ -17,7 +17,7 @@ def free_on(platform: str) -> float:
     """Bytes that new work may take on a platform; infinity where the system does not say."""
     if platform == "cpu":
         return free_memory()
-    return _told("bytes_limit", math.inf) - _told("bytes_in_use", 0.0)
+    return min(limit - in_use for limit, in_use in _of_devices())
 
 
 def examples_on(platform: str, dataset: Dataset) -> float:
@@ -29,7 +29,7 @@ def examples_on(platform: str, dataset: Dataset) -> float:
 def check_room(dataset: Dataset, parameters: int, platform: str) -> None:
     """Raise `UserError` for a trial that takes more than all the memory of a platform, whatever else it takes."""
     examples, network = examples_on(platform, dataset), float(NUMBERS * parameters)
-    room = memory() if platform == "cpu" else _told("bytes_limit", math.inf)
+    room = memory() if platform == "cpu" else min(limit for limit, _ in _of_devices())
     if examples + network > room:
         raise UserError(
             f"a trial takes {(examples + network) / GB:,.1f} GB at least, {examples / GB:,.1f} for examples and "
@@ -38,7 +38,9 @@ def check_room(dataset: Dataset, parameters: int, platform: str) -> None:
         )
 
 
-def _told(entry: str, otherwise: float) -> float:
+def _of_devices() -> list[tuple[float, float]]:
+    """Bytes that there are, and that are taken, on each local device, each of which gets as much as another."""
     import jax
 
-    return float((jax.local_devices()[0].memory_stats() or {}).get(entry, otherwise))
+    told = [device.memory_stats() or {} for device in jax.local_devices()]
+    return [(each.get("bytes_limit", math.inf), each.get("bytes_in_use", 0.0)) for each in told]

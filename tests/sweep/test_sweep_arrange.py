@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from flaxvision.data import load
 from flaxvision.errors import UserError
 from flaxvision.ops.policy import Form
 from flaxvision.sweep import arrange as module
@@ -168,6 +169,20 @@ def test_what_can_never_fit_is_said_before_anything_is_written(tiny, monkeypatch
     assert not (tmp_path / "run").exists()
     monkeypatch.setattr(room, "memory", lambda: 2.0**15)
     plan(parse_spec(tiny()), RunFiles(tmp_path / "run"))
+
+
+def test_the_fullest_device_says_what_is_free(monkeypatch):
+    class Device:
+        def __init__(self, limit, in_use):
+            self.told = {"bytes_limit": limit, "bytes_in_use": in_use}
+
+        def memory_stats(self):
+            return self.told
+
+    monkeypatch.setattr("jax.local_devices", lambda: [Device(2**33, 0), Device(2**33, 2**32), Device(2**32, 2**30)])
+    assert room.free_on("gpu") == 2**32 - 2**30
+    with pytest.raises(UserError, match=r"of the 4\.0 that there are"):
+        room.check_room(load("glyphs", limit=8), 2**29 + 1, "gpu")
 
 
 def test_mapped_examples_are_an_accelerators_but_not_a_cpus(make_dataset, tmp_path):

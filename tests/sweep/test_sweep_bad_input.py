@@ -258,6 +258,7 @@ def test_published(mistake, tiny, spec_file, changes, message):
         ({"model": "wide_cnn", "data": {"size": 8}}, {"padding": "VALID"}, "wide_cnn does not fit"),
         ({"model": "wide_cnn"}, {"padding": "SOME"}, "unknown padding 'SOME': did you mean 'SAME'"),
         ({"model": "mlp", "dataset": "two_clusters", "data": {}, "recipe": {"augment": ["flip"]}}, {}, "images"),
+        ({"data": {"stream": True}, "recipe": {"shuffle": False}}, {}, "stream is true but has no effect with shuffle"),
         ({"pretrain": {"only": ["nothing"]}, "recipe": {"warm_start": "pretrain"}}, {}, "no variable of mlp"),
         ({"pretrain": {"sizes": {"hidden": [4]}}, "recipe": {"warm_start": "pretrain"}}, {}, "has shape"),
     ],
