@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import bz2
+import contextlib
 import gzip
 import io
 import json
 import lzma
 import pickle
+import shutil
 import tarfile
 import tempfile
 import zipfile
@@ -237,4 +240,99 @@ def _run() -> Format:
     return Format("run", ".run", samples, read, deep)
 
 
-MAKERS = (_idx, _packed, _cifar, _pickled, _matlab, _archive, _npz, _images, _toml, _run)
+def _search() -> Format:
+    """The lines of a search: what is read of them is its first batches, and a hundredth goes on to all of them."""
+    from flaxvision.sweep import parse_spec, run
+    from flaxvision.sweep.search.records import SEARCHED, read_batches
+
+    space = {"optimizer": ["sgd", "adam"], "learning_rate": {"low": 1e-3, "high": 1.0, "log": True}}
+    spec = parse_spec(
+        {"name": "run", "dataset": "two_clusters", "model": "linear", "data": {"limit": 64, "validation": 0.25}}
+        | {"recipe": {"batch_size": 16, "epochs": 2, "loss": "binary_cross_entropy"}, "objective": "val_loss"}
+        | {"search": {"space": space, "trials": 8, "batch": 4, "halving": [1], "finalists": 1}}
+    )
+    left_out = ("seconds", "elapsed", "checksums")
+
+    def told(folder: Path) -> list[list[dict[str, object]]]:
+        batches, _ = read_batches(folder)
+        return [[{key: record[key] for key in record if key not in left_out} for record in each] for each in batches]
+
+    def search(folder: Path) -> None:
+        run(spec, folder, executor="loop", resume=folder.exists(), export=False, report=False)
+
+    with tempfile.TemporaryDirectory() as folder:
+        search(Path(folder) / "run")
+        held = {path.name: path.read_bytes() for path in (Path(folder) / "run").iterdir() if path.is_file()}
+        true = told(Path(folder) / "run")
+
+    def deep(random: Random, sample: bytes) -> bytes:
+        lines = [json.loads(line) for line in sample.splitlines()]
+        at = int(random.integers(len(lines)))
+        lines[at] = odd_value(random, lines[at])
+        return "".join(json.dumps(line) + "\n" for line in lines).encode()
+
+    def read(path: Path) -> object:
+        folder, content = path.parent / "run", path.read_bytes()
+        folder.mkdir()
+        (folder / SEARCHED).write_bytes(content)
+        if (found := told(folder)) != true[: len(found)]:
+            raise AssertionError("the batches on record are not what they were")
+        if zlib.crc32(content) % 100 == 0:
+            (folder / "spec.toml").write_bytes(held["spec.toml"])
+            search(folder)
+            if told(folder) != true:
+                raise AssertionError("the search went on to other trials")
+        return found
+
+    return Format("search", ".jsonl", (held[SEARCHED],), read, deep)
+
+
+def _prepared() -> Format:
+    """A file of a prepared copy: the data set is what it was, or, where what it says is signed anew, of one kind."""
+    from PIL import Image
+
+    from flaxvision.data import mapped
+
+    random, root = np.random.default_rng(0), Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, root, ignore_errors=True)  # its files are asked after for as long as copies are read
+    source, home = root / "images", root / "prepared"
+    for number in range(12):
+        (source / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+        pixels = random.integers(0, 256, (8, 8, 3), np.uint8)
+        Image.fromarray(pixels).save(source / "ab"[number % 2] / f"{number}.png")
+
+    def load(folder: Path) -> fv.data.Dataset:
+        return fv.data.load(f"images:{source}", size=8, data_dir=folder)
+
+    def content_of(dataset: fv.data.Dataset) -> tuple[object, ...]:
+        splits = [(x.images.tobytes(), x.labels.tobytes(), list(x.files)) for x in dataset.splits.values()]
+        return dataset.name, dataset.classes, splits
+
+    true = content_of(load(home))
+    held = {str(path.relative_to(home)): path.read_bytes() for path in home.rglob("*") if path.is_file()}
+
+    def deep(random: Random, sample: bytes) -> bytes:
+        name, _, content = sample.partition(b"\n")
+        if not name.endswith(mapped.ABOUT.encode()):
+            return name + b"\n" + damaged(random, content)
+        about = odd_value(random, mapped.unsealed(content.decode()))
+        return name + b"\n" + (mapped.sealed(about) if isinstance(about, dict) else json.dumps(about)).encode()
+
+    def read(path: Path) -> object:
+        name, _, content = path.read_bytes().partition(b"\n")
+        folder, signed = path.parent / "prepared", False
+        for other, sound in held.items():
+            (folder / other).parent.mkdir(parents=True, exist_ok=True)
+            (folder / other).write_bytes(content if other.encode() == name else sound)
+        if name.endswith(mapped.ABOUT.encode()):
+            with contextlib.suppress(ValueError, RecursionError):
+                signed = bool(mapped.unsealed(content.decode()))
+        dataset = load(folder)
+        if not signed and content_of(dataset) != true:
+            raise AssertionError("the data set is not what it was")
+        return dataset
+
+    return Format("prepared", ".copy", tuple(f"{n}\n".encode() + c for n, c in held.items()), read, deep, share=0.5)
+
+
+MAKERS = (_idx, _packed, _cifar, _pickled, _matlab, _archive, _npz, _images, _toml, _run, _search, _prepared)

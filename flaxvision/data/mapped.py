@@ -19,9 +19,10 @@ import shutil
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -32,9 +33,10 @@ from flaxvision.data.dataset import Dataset, Split
 from flaxvision.data.stored import about, rebuilt
 from flaxvision.runtime import cores
 
-VERSION = 1  # of what a copy is; another one makes all copies anew
+VERSION = 2  # of what a copy is; another one makes all copies anew
 SMALL = 2**24  # bytes of examples that are read about as fast as mapped
 ABOUT = "about.json"
+_OWN = "checksum"  # of all else in it
 _BEGUN = ".preparing-"
 _BLOCK = 2**22  # bytes under one checksum
 _CHECKED = 2**30  # bytes of a file that are compared with their checksums at each start, spread over it
@@ -214,7 +216,7 @@ def _written(dataset: Dataset, space: Space) -> bool:
     # What a loss of power takes of files that are not yet on disk shows in these.
     sums = {path.name: [path.stat().st_size, *_sums(path)] for path in sorted(folder.glob("*.npy"))}
     lengths = {name: len(split) for name, split in dataset.splits.items()}
-    (folder / ABOUT).write_text(json.dumps({**about(dataset), "lengths": lengths, "sums": sums}), encoding="utf-8")
+    (folder / ABOUT).write_text(sealed({**about(dataset), "lengths": lengths, "sums": sums}), encoding="utf-8")
     _publish(folder, place)
     return True
 
@@ -245,7 +247,7 @@ def _stale(place: Place) -> list[Path]:
 
 def _read(home: Path) -> Dataset:
     """The data set of a copy, mapped."""
-    found = json.loads((home / ABOUT).read_text(encoding="utf-8"))
+    found = unsealed((home / ABOUT).read_text(encoding="utf-8"))
     for name, (size, *sums) in found["sums"].items():
         path = home / name
         if path.stat().st_size != size:
@@ -260,6 +262,8 @@ def _read(home: Path) -> Dataset:
         part = "train" if name == "train" else "held_out"
         images = arrays[part][first[part] : first[part] + length]
         of_all = slice(first["all"], first["all"] + length)
+        if len(images) != length or len(arrays["labels"][of_all]) != length:
+            raise ValueError(f"{name} has not {length:,} examples")
         files = arrays["files"][of_all] if "files" in arrays else None
         splits[name] = Split(images, arrays["labels"][of_all], files)
         first[part] += length
@@ -267,6 +271,19 @@ def _read(home: Path) -> Dataset:
     with contextlib.suppress(OSError):  # a copy of somebody else's
         os.utime(home / ABOUT)
     return rebuilt(found, splits)
+
+
+def sealed(found: Mapping[str, object]) -> str:
+    """What about.json says, with a checksum of it."""
+    return json.dumps({**found, _OWN: zlib.crc32(json.dumps(found, sort_keys=True).encode())})
+
+
+def unsealed(text: str) -> dict[str, Any]:
+    """What `sealed` was given; `ValueError` for anything else."""
+    found = json.loads(text)
+    if not isinstance(found, dict) or found.pop(_OWN, None) != zlib.crc32(json.dumps(found, sort_keys=True).encode()):
+        raise ValueError(f"{ABOUT} differs from its checksum")
+    return found
 
 
 def _sums(path: Path, every: int = 1) -> list[int]:

@@ -108,14 +108,15 @@ def test_what_is_trained_on_is_not_copied(pets, home):
     np.testing.assert_array_equal(on_cpu.held_out[0], expected)
 
 
-@pytest.mark.parametrize("damage", ["byte", "cut", "gone", "about", "rubbish"])
+@pytest.mark.parametrize("damage", ["byte", "cut", "gone", "about", "rubbish", "label"])
 def test_a_damaged_copy_is_made_anew(pets, home, damage):
     first = data.load(f"images:{pets}")
     (copy,) = copies(home)
-    path = copy / ("about.json" if damage in ("about", "rubbish") else "train.npy")
+    path = copy / ("about.json" if damage in ("about", "rubbish", "label") else "train.npy")
     content = bytearray(path.read_bytes())
     content[-9] ^= 1
-    new = {"byte": content, "cut": content[:-20], "about": b"{}", "rubbish": b"\0"}
+    renamed = path.read_bytes().replace(b'"classes": ["a"', b'"classes": ["c"')
+    new = {"label": renamed, "byte": content, "cut": content[:-20], "about": b"{}", "rubbish": b"\0"}
     path.unlink()  # `first` keeps what was there
     if damage != "gone":
         path.write_bytes(new[damage])
