@@ -301,7 +301,7 @@ def _filled(train: Training, command: str, notes: Sequence[str]) -> tuple[SweepR
     if spec.search or all(trial.starts_pretrained for trial in trials):  # nothing trains beside it: it takes all cores
         train(stages)
     if spec.search is not None:
-        found = search(spec, files, train.executor, train.watch, train.begins)
+        found = search(spec, files, train.executor, train.watch, train.begins, train.checkpoint_every)
         trials = finalists(spec, found)
     cells = cells_of(spec, trials, train([*stages, *trials]))
     whole = files.part is None

@@ -23,8 +23,11 @@ from flaxvision.sweep.spec import APART, BATCH, config_hash
 from flaxvision.sweep.trials import Record, Trial
 
 if TYPE_CHECKING:
+    import jax
+
     from flaxvision.training import Result
     from flaxvision.training.callbacks import Callback
+    from flaxvision.training.checkpoint import Keep
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -57,19 +60,12 @@ class Cohort:
     def run(self, callbacks: Iterable[Callback] = ()) -> list[Finished]:
         """Train, and give each trial's record, weights and history; nothing but checkpoints is written."""
         from flaxvision.training import train_cohort
-        from flaxvision.training.checkpoint import Keep
 
         dataset = dataset_of(self.trials[0], self.files)
         models = [create_model(trial, dataset) for trial in self.trials]
         recipes = [recipe_of(trial, self.files) for trial in self.trials]
         identities = [identity_of(trial, self.files) for trial in self.trials]
         with devices_for(len(self.trials), self.devices) as devices:
-            # A checkpoint rests on that, and on what may move the last bits, so that it is that of a whole run.
-            rest = {key: value for each in identities for key, value in each.items() if key != AROUND}
-            machine = {"cores": len(cores()), "devices": [device.device_kind for device in devices]}
-            ids = [trial.id for trial in self.trials]
-            identity = {"trials": ids, "mode": self.mode, **rest, **circumstances(), **machine}
-            keep = Keep(self.files.checkpoints / self.name, self.checkpoint_every, identity)
             results = train_cohort(
                 models,
                 dataset,
@@ -77,9 +73,25 @@ class Cohort:
                 mode=self.mode,
                 devices=BATCH if self.devices == BATCH else devices,
                 callbacks=callbacks,
-                checkpoint=keep,
+                checkpoint=self.keep(self.name, identities, devices),
             )
         return [self._finished(*each) for each in zip(self.trials, results, identities, strict=True)]
+
+    def keep(self, name: str, identities: Iterable[Identity], devices: Sequence[jax.Device]) -> Keep:
+        """Where its state is kept, for a run of the same trials that the same rests on, which may move the last bits.
+
+        Args:
+            name: Of the folder.
+            identities: Those of its trials.
+            devices: What it trains on.
+        """
+        from flaxvision.training.checkpoint import Keep
+
+        rest = {key: value for each in identities for key, value in each.items() if key != AROUND}
+        machine = {"cores": len(cores()), "devices": [device.device_kind for device in devices]}
+        ids = [trial.id for trial in self.trials]
+        identity = {"trials": ids, "mode": self.mode, **rest, **circumstances(), **machine}
+        return Keep(self.files.checkpoints / name, self.checkpoint_every, identity)
 
     def _finished(self, trial: Trial, result: Result, identity: Identity) -> Finished:
         from flaxvision.models import count_parameters

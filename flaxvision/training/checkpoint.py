@@ -109,10 +109,17 @@ class Checkpoints:
         if not self.convenience:
             self._make()
 
-    def wanted(self, over: bool) -> bool:
-        """Whether it is time to keep the state, or the last time, as the run is over."""
-        if over:
-            return not self.convenience
+    def wanted(self, *, over: bool, ended: bool = False) -> bool:
+        """Whether it is time to keep the state.
+
+        Args:
+            over: Whether the caller gets the run back now, who may leave it so.
+            ended: Whether nothing is left to train: what a convenience has kept is of no use any more.
+        """
+        if over and not self.convenience:
+            return True
+        if ended:
+            return False
         now = time.monotonic()
         self.calls.append(now - self.asked)
         self.asked = now

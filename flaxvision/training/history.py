@@ -105,9 +105,10 @@ class HistoryBuilder:
         """The newest value of a scalar."""
         return float(self.parts[name][-1][-1])
 
-    def last_row(self) -> dict[str, float]:
-        """The newest values of all scalars."""
-        return {name: self.last(name) for name in self.parts if name in SCALARS}
+    def row(self, epoch: int) -> dict[str, float]:
+        """The scalars of one epoch (from 1), or of the newest where it is later."""
+        at = min(epoch, self.epochs) - 1
+        return {name: float(np.concatenate(parts)[at]) for name, parts in self.parts.items() if name in SCALARS}
 
     @property
     def epochs(self) -> int:

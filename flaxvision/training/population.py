@@ -131,7 +131,24 @@ class Population:
             )
         with self._settings(), self._run.closing():
             self._run.train(self.epoch + epochs)
-        return {member: self._run.tracks[member].history.last_row() for member in self.members}
+        scores = self.scores()
+        return {member: scores[member] for member in self.members}
+
+    def scores(self, epoch: int | None = None) -> dict[int, dict[str, float]]:
+        """The metrics of all members that trained, those that were dropped too, by name.
+
+        Args:
+            epoch: At the end of which epoch, from 1; None for the newest. Of a member that was dropped, or had stopped,
+                before: its last one.
+
+        Raises:
+            UserError: For an epoch that is not over.
+        """
+        if epoch is not None and not 1 <= epoch <= self.epoch:
+            raise UserError(f"scores({epoch}) asks for an epoch that is not over: {self.epoch} of {self.epochs} are")
+        histories = {member: track.history for member, track in enumerate(self._run.tracks)}
+        wanted = self.epoch if epoch is None else epoch
+        return {member: history.row(wanted) for member, history in histories.items() if history.epochs}
 
     def keep(self, members: Iterable[int]) -> None:
         """Drop all members but these; what is dropped leaves no result.

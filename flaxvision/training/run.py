@@ -270,7 +270,8 @@ class Run:
 
     def _keep(self, *, over: bool = False) -> None:
         """Keep the states if it is time, within an epoch too."""
-        if self.checkpoints is None or not self.checkpoints.wanted(over):
+        ended = self.epoch == self.plan.epochs or not self.running
+        if self.checkpoints is None or not self.checkpoints.wanted(over=over, ended=ended):
             return
         updates = 0
         trees: dict[str, PyTree] = {"states": self.states}

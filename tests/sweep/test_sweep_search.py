@@ -58,23 +58,32 @@ class Population:
     begun: ClassVar[list[int]] = []  # members of each
     stop = math.inf  # so many populations, then Ctrl-C
 
-    def __init__(self, models, dataset, recipes, *, mode, devices, callbacks):
+    def __init__(self, models, dataset, recipes, *, mode, devices, callbacks, checkpoint):
         type(self).stop -= 1
         if self.stop < 0:
             raise KeyboardInterrupt
         self.recipes, self.epoch, self.epochs = dict(enumerate(recipes)), 0, recipes[0].epochs
         self.begun.append(len(recipes))
 
-    def train(self, epochs):
-        self.epoch += epochs
-        return {member: self.scores(recipe) for member, recipe in self.recipes.items()}
+    @property
+    def members(self):
+        return tuple(self.recipes)
 
-    def scores(self, recipe):
+    def train(self, epochs):
+        for member in self.members:
+            self.reached(self.recipes[member])
+        self.epoch += epochs
+
+    def scores(self, epoch):
+        assert epoch == self.epoch
+        return {member: self.reached(recipe) for member, recipe in self.recipes.items()}
+
+    def reached(self, recipe):
         if recipe.learning_rate > 0.6 and recipe.optimizer == "adam":
             raise RuntimeError("cannot be trained")
         if recipe.learning_rate > 0.6:
             return {"train_loss": math.nan, "val_loss": math.nan, "val_top1": 0.1}
-        loss = abs(math.log10(recipe.learning_rate) + 2) + 1 / self.epoch
+        loss = abs(math.log10(recipe.learning_rate) + 2) + 1 / max(1, self.epoch)
         return {"train_loss": loss, "val_loss": loss, "val_top1": 1 / (1 + loss), "test_loss": 0.0}
 
     def keep(self, members):
@@ -360,6 +369,40 @@ def test_a_batch_trains_as_its_trials_would_alone_and_compiles_nothing_new(tiny,
     model = fv.models.create("mlp", hidden=(8,), input_shape=data.input_shape, seed=record["seed"])
     alone = fv.fit(model, data, fv.Recipe(**settings, seed=record["seed"])).history["val_loss"]
     assert record["rungs"] == [[1, alone[0]], [3, alone[2]]]
+
+
+class Ender(Watcher):
+    """Ends a search at an epoch's end, after so many of them."""
+
+    def __init__(self, epochs):
+        self.left, self.notes = epochs, []
+
+    def callbacks(self, cohort):
+        return [*super().callbacks(cohort), self.see]
+
+    def see(self, progress):
+        self.notes += [progress.note] if progress.note else []
+        self.left -= bool(progress.metrics)
+        if self.left <= 0:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("executor", ["loop", pytest.param("vmap", marks=pytest.mark.slow)])
+def test_a_batch_that_was_ended_goes_on_where_it_was(searched, tmp_path, executor):
+    """Within epochs, at rungs and after them, some members dropped: the same trials reach the same to the bit."""
+    table, cut, notes = searched(search={"trials": 8}, recipe={"epochs": 6}), tmp_path / "cut", []
+    options = {"export": False, "report": False, "executor": executor}
+    run(table, tmp_path / "whole", **options, checkpoint_every=math.inf)
+    for epochs in (3, 3, 3):
+        watch = Ender(epochs)
+        with pytest.raises(KeyboardInterrupt):
+            run(table, cut, **options, watch=watch, checkpoint_every=1e-9, resume=cut.exists())
+        assert not (cut / SEARCHED).exists()
+        notes += watch.notes
+    run(table, cut, **options, checkpoint_every=1e-9, resume=True)
+    assert set(notes) == {"goes on from epoch 2", "goes on from epoch 4"}
+    assert without_times(tmp_path / "cut") == without_times(tmp_path / "whole")
+    assert not (tmp_path / "cut" / "checkpoints").exists()
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from flaxvision.sweep.inputs import identity_of
 from flaxvision.sweep.results import Searched
 from flaxvision.sweep.search.found import next_batch, searched
 from flaxvision.sweep.search.records import SEARCHED, SearchRecord, append_batch, keep_batches, read_batches
-from flaxvision.sweep.search.rungs import Reached, share_out, train_batch
+from flaxvision.sweep.search.rungs import Reached, forget_checkpoints, share_out, train_batch
 from flaxvision.sweep.search.study import Journal, Study
 from flaxvision.sweep.spec import Spec
 from flaxvision.sweep.trials import SEARCH_SEEDS, drawn_trial
@@ -23,7 +24,12 @@ if TYPE_CHECKING:
 
 
 def search(
-    spec: Spec, files: RunFiles, executor: str, watch: Watcher, begins: Callable[[], object] = lambda: None
+    spec: Spec,
+    files: RunFiles,
+    executor: str,
+    watch: Watcher,
+    begins: Callable[[], object] = lambda: None,
+    checkpoint_every: float = math.inf,
 ) -> Searched:
     """Search for settings as a spec says, from where an earlier run has left it.
 
@@ -33,6 +39,7 @@ def search(
         executor: As of `flaxvision.sweep.run`; whatever trains the table, a search trains in this process.
         watch: Sees how far it is.
         begins: Called before anything is trained, if anything is.
+        checkpoint_every: As of `flaxvision.sweep.run`.
 
     Returns:
         Every trial, and which of them make cells.
@@ -59,7 +66,7 @@ def search(
         trials = [
             drawn_trial(spec, drawn, SEARCH_SEEDS + first + k, "search") for k, drawn in enumerate(study.ask(count))
         ]
-        parts = share_out(trials, files, executor, spec.objective)
+        parts = share_out(trials, files, executor, spec.objective, checkpoint_every)
         watch.expect(max(0, rules.most - first - count) if rules.most else 0)
         watch.begin([part.cohort for part in parts], spec.objective, records)
         reached = {each.trial.id: each for each in train_batch(parts, rules, executor, watch.callbacks)}
@@ -68,6 +75,7 @@ def search(
             _record(reached[trial.id], first + k, (batch, count), elapsed, files) for k, trial in enumerate(trials)
         )
         append_batch(files.directory, ended)
+        forget_checkpoints(files)
         by_id = {record["id"]: record for record in ended}
         for part in parts:
             watch.end(part.cohort, [by_id[trial.id] for trial in part.cohort.trials])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
+import shutil
 import time
 import traceback
 from collections.abc import Sequence
@@ -14,7 +16,7 @@ from flaxvision.errors import UserError
 from flaxvision.runtime import cores
 from flaxvision.sweep.arrange import arrange
 from flaxvision.sweep.executors import in_threads, reason
-from flaxvision.sweep.inputs import create_model, dataset_of, recipe_of
+from flaxvision.sweep.inputs import create_model, dataset_of, identity_of, recipe_of
 from flaxvision.sweep.search.records import PRUNED
 from flaxvision.sweep.spec import Search
 from flaxvision.sweep.trials import Trial, by_program
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
     from flaxvision.training import Population
     from flaxvision.training.callbacks import Callback, Progress
     from flaxvision.training.recipe import Recipe
+
+
+OF_SEARCH = "search-"  # what folders of checkpoints begin with
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -58,6 +63,11 @@ class Part:
     population: Population | None = None  # None: not begun, or all have ended
     report: Report = print  # is told how far it is; another one at each rung
 
+    @property
+    def folder(self) -> str:
+        """Of its checkpoints, in that of the run's."""
+        return f"{OF_SEARCH}{self.cohort.name}"
+
     def train(self, until: int | None, report: Report) -> None:
         """Train until so many epochs are over, or to the end; an error ends its trials, and no others."""
         from flaxvision.training.compiling import compiled_seconds
@@ -76,38 +86,60 @@ class Part:
 
     def _begin(self) -> Population:
         from flaxvision.training import Population
+        from flaxvision.training.preparing import chosen_devices
 
         trials, files = self.cohort.trials, self.cohort.files
         dataset = dataset_of(trials[0], files)
         models = [create_model(trial, dataset) for trial in trials]
         recipes = [recipe_of(trial, files) for trial in trials]
+        identities = [identity_of(trial, files) for trial in trials]
         told = every_so_often(lambda progress: self.report(progress))
-        devices = "auto" if len(models) > 1 else 1
-        return Population(models, dataset, recipes, mode=self.cohort.mode, devices=devices, callbacks=[told])
+        devices = chosen_devices("auto" if len(models) > 1 else 1)
+        keep = self.cohort.keep(self.folder, identities, devices)
+        mode = self.cohort.mode
+        return Population(models, dataset, recipes, mode=mode, devices=devices, callbacks=[told], checkpoint=keep)
 
     def _train(self, until: int | None) -> None:
+        """One that goes on from a checkpoint may be further than that, and lack members that still go here."""
         if self.population is None:
             self.population = self._begin()
+            if self.going.keys() < set(self.population.members):
+                self.population.keep(self.going)
         population = self.population
-        left = (population.epochs if until is None else min(until, population.epochs)) - population.epoch
-        for member, scores in population.train(left).items() if left else ():
-            each = self.going[member]
-            each.scores = {name: value for name, value in scores_of(scores).items() if not name.startswith("test_")}
-            each.rungs.append((population.epoch, each.scores.get(self.objective)))
+        until = population.epochs if until is None else min(until, population.epochs)
+        if population.epoch < until:
+            population.train(until - population.epoch)
+            until = population.epoch  # or sooner, where all have stopped
+        scores = population.scores(until)
+        for member, each in self.going.items():
+            if each.rungs and each.rungs[-1][0] == until:
+                continue
+            each.scores = {k: value for k, value in scores_of(scores[member]).items() if not k.startswith("test_")}
+            each.rungs.append((until, each.scores.get(self.objective)))
             if not math.isfinite(each.value):
                 each.status = "diverged"
 
     def keep(self, chosen: Sequence[Reached]) -> None:
         """Go on with those that are chosen; the others have ended."""
         left = {member: each for member, each in self.going.items() if each in chosen}
+        population = self.population
         for member in self.going.keys() - left.keys():
-            if self.going[member].status == "ok" and self.population and self.population.epoch < self.population.epochs:
-                self.going[member].status = PRUNED
+            each = self.going[member]
+            if each.status == "ok" and population is not None and each.rungs[-1][0] < population.epochs:
+                each.status = PRUNED
         if not left:
             self.population = None  # and with it its memory
-        elif self.population is not None and len(left) < len(self.going):
-            self.population.keep(left)
+        elif population is not None and left.keys() != set(population.members):
+            if left.keys() <= set(population.members):
+                population.keep(left)
+            else:  # a checkpoint of other numbers: they are trained anew
+                self.population = None
+                self.forget()
         self.going = left
+
+    def forget(self) -> None:
+        """Delete its checkpoints."""
+        shutil.rmtree(self.cohort.files.checkpoints / self.folder, ignore_errors=True)
 
 
 def duration_of(recipe: Recipe, examples: int) -> int:
@@ -115,7 +147,9 @@ def duration_of(recipe: Recipe, examples: int) -> int:
     return -(-recipe.total_steps(examples) // recipe.steps_per_epoch(examples))
 
 
-def share_out(trials: Sequence[Trial], files: RunFiles, executor: str, objective: str) -> list[Part]:
+def share_out(
+    trials: Sequence[Trial], files: RunFiles, executor: str, objective: str, checkpoint_every: float
+) -> list[Part]:
     """Trials as parts: on a CPU one a core of each program, on an accelerator as large ones as there is memory for."""
     import jax
 
@@ -126,8 +160,16 @@ def share_out(trials: Sequence[Trial], files: RunFiles, executor: str, objective
     else:
         at_once = 1 if executor == "loop" else len(cores())
         mode, groups = "auto", by_program(trials, -(-len(trials) // at_once))
-    cohorts = [Cohort(tuple(group), files, mode, None) for group in groups]
+    cohorts = [Cohort(tuple(group), files, mode, None, checkpoint_every) for group in groups]
     return [Part(cohort, objective, dict(enumerate(map(Reached, cohort.trials)))) for cohort in cohorts]
+
+
+def forget_checkpoints(files: RunFiles) -> None:
+    """Delete those of a batch that is over, and of one that was shared out in another way."""
+    for folder in files.checkpoints.glob(f"{OF_SEARCH}*"):
+        shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError):  # there were none, or there are others
+        files.checkpoints.rmdir()
 
 
 def train_batch(parts: Sequence[Part], search: Search, executor: str, callbacks: Callbacks) -> list[Reached]:
