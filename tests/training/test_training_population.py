@@ -93,6 +93,12 @@ def test_those_that_are_kept_are_as_if_alone(data, straight, mode, sizes, atol):
     assert seen.epoch == seen.epochs == 4
     assert list(seen.results()) == [4]
     assert equal(seen.results()[4], straight[4], atol)
+    for epoch, known in ((None, {0: 2, 1: 1, 2: 2, 3: 1, 4: 4}), (1, dict.fromkeys(range(5), 1))):
+        losses = {k: row["test_loss"] for k, row in seen.scores(epoch).items()}
+        expected = {k: straight[k].history["test_loss"][last - 1] for k, last in known.items()}
+        assert losses == pytest.approx(expected, abs=max(atol, 1e-12))
+    with pytest.raises(UserError, match=r"scores\(5\) asks for an epoch that is not over: 4 of 4 are"):
+        seen.scores(5)
 
 
 def test_nothing_is_compiled_when_members_are_dropped(data, straight, caplog):
