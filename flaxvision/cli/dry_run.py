@@ -7,6 +7,7 @@ import functools
 import operator
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flaxvision.cli.text import paragraph
@@ -25,6 +26,7 @@ VALUES, NOTES = 8, 4  # of a row at most
 
 def dry_run(spec: Spec, options: argparse.Namespace) -> int:
     """Check what a run would check, and print what it would do."""
+    from flaxvision.sweep.arrange import asked_before
     from flaxvision.sweep.checks import check
     from flaxvision.sweep.files import DataFolders, GivenData
     from flaxvision.sweep.store import check_directory, check_identity, read_records, usable
@@ -33,6 +35,10 @@ def dry_run(spec: Spec, options: argparse.Namespace) -> int:
         raise UserError("--measure has no effect on a search, whose trials are chosen as it goes: leave it out")
     given = GivenData.stored(options.out) if options.out and options.resume else None
     folders = DataFolders(options.raw_dir, options.data_dir, given)
+    if options.executor == "auto" and options.out and options.resume:
+        options.executor = asked_before(Path(options.out)) or options.executor
+    if options.measure and options.executor == "ray":
+        raise UserError("--measure has no effect with executor ray, whose nodes it cannot measure: leave it out")
     plan, files = check(spec, options.out, folders, options.executor, resume=options.resume)
     check_directory(files.directory, plan.spec, resume=options.resume)
     records, _ = usable(read_records(files.directory), files)
@@ -60,13 +66,13 @@ def _time(plan: Plan, files: RunFiles, done: set[str], options: argparse.Namespa
     platform, first = jax.default_backend(), plan.trials[0]
     finals = finals_of(plan.spec, first.settings, first.cell)  # of whichever cell will win
     left = [[trial for trial in stage if trial.id not in done] for stage in ([*plan.stages, *plan.trials], finals)]
-    stages = [arrange(trials, files, options.executor, platform) for trials in left if trials]
-    if not stages:
+    if not any(left):
         return "none: all trials are there"
+    if options.executor == "ray":
+        return "of training by ray: it depends on the cluster"
+    stages = [arrange(trials, files, options.executor, platform) for trials in left if trials]
     executor, workers = stages[0].executor, workers_of(stages[0])
     how = f"of training by {executor}" + f", on {len(cores())} cores" * (platform == "cpu" and workers > 1)
-    if executor == "ray":
-        return f"{how}: it depends on the cluster"
     if not options.measure and platform != "cpu":
         return f"{how}: not known before it is measured, add --measure"
     if not options.measure:

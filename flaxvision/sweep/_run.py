@@ -16,7 +16,16 @@ from flaxvision._own_code import check_not_reading
 from flaxvision._text import visible
 from flaxvision.errors import UserError
 from flaxvision.sweep import store
-from flaxvision.sweep.arrange import Arrangement, go_on, platform_of, read_arrangement, recorded, write_arrangement
+from flaxvision.sweep.arrange import (
+    Arrangement,
+    asked_before,
+    go_on,
+    keep_asked,
+    platform_of,
+    read_arrangement,
+    recorded,
+    write_arrangement,
+)
 from flaxvision.sweep.checks import check
 from flaxvision.sweep.cluster import connect
 from flaxvision.sweep.executors import CHECKPOINT_EVERY, execute, reason
@@ -29,7 +38,7 @@ from flaxvision.sweep.logged import TrialLogs
 from flaxvision.sweep.notebook_bar import suited
 from flaxvision.sweep.overrides import override
 from flaxvision.sweep.parse import load_spec
-from flaxvision.sweep.parts import of_part
+from flaxvision.sweep.parts import Part, of_part
 from flaxvision.sweep.plan import Plan, one_each
 from flaxvision.sweep.progress import Together, Watcher, subject
 from flaxvision.sweep.provenance import provenance_of
@@ -166,6 +175,8 @@ def run(
             grid=grid,
         )
         folders = DataFolders(raw_dir, data_dir, given)
+        if executor == "auto" and there_already and out_dir is not None:
+            executor = asked_before(Path(out_dir), Part.parse(part) if part else None) or executor
         checked, files = check(spec, out_dir, folders, executor, resume=resume, part=part)
         if executor == "ray":
             connect()
@@ -173,7 +184,7 @@ def run(
             files = dataclasses.replace(files, directory=store.claim(files.directory))
         else:
             store.check_directory(files.directory, checked.spec, resume=there_already)
-        watched.enter_context(locked(files.directory, files.part))
+        unlocked = watched.enter_context(locked(files.directory, files.part))
         watched.enter_context(contextlib.closing(logs))
         with opening(files.directory, files.part):
             unless_whole = [f"{damage}: it is written anew"] if (damage := damage_of(files.directory)) else []
@@ -184,6 +195,8 @@ def run(
             notes = store.check_identity(files.directory, [*sound, *searched], checked.identity)
             files, own = keep_inputs(checked.spec, files)
         notes += own
+        for note in unlocked:
+            watch.note(note)
         damaged = [*unless_whole, *there.notes, *again]
         for note in damaged:
             watch.note(note)
@@ -241,7 +254,7 @@ class Training:
             self.watch.note("arrangement.json is damaged, or of another version: trials are shared out as in a new run")
             stages = {}
         before = stages.get(stage)
-        platform = platform_of(before.asked if before is not None and self.executor == "auto" else self.executor)
+        platform = platform_of(self.executor)
         whole = [trial for trial in wanted if trial.id in ids or trial.stage == stage]
         arranged = go_on(before, whole, ids, self.files, self.executor, platform)
         names = {name_of([trial.id for trial in cohort]) for cohort in arranged.cohorts}
@@ -301,6 +314,7 @@ def _filled(train: Training, command: str, notes: Sequence[str]) -> tuple[SweepR
     if spec.search or all(trial.starts_pretrained for trial in trials):  # nothing trains beside it: it takes all cores
         train(stages)
     if spec.search is not None:
+        keep_asked(files.directory, "search", train.executor)
         found = search(spec, files, train.executor, train.watch, train.begins, train.checkpoint_every)
         trials = finalists(spec, found)
     cells = cells_of(spec, trials, train([*stages, *trials]))

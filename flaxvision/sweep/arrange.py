@@ -13,10 +13,11 @@ from pathlib import Path
 from flaxvision._files import write_atomically
 from flaxvision.runtime import cores, on_host
 from flaxvision.sweep.cluster import cluster_platform, resources
-from flaxvision.sweep.executors import EXECUTORS
+from flaxvision.sweep.executors import EXECUTORS, of_script
 from flaxvision.sweep.files import RunFiles
 from flaxvision.sweep.inputs import create_model, dataset_of, recipe_of
-from flaxvision.sweep.parts import Part, of_part
+from flaxvision.sweep.keeping import own_functions
+from flaxvision.sweep.parts import Part, files_of_parts, of_part
 from flaxvision.sweep.room import examples_on, free_on
 from flaxvision.sweep.trials import Trial, by_program
 
@@ -80,7 +81,7 @@ def arrange(trials: Sequence[Trial], files: RunFiles, executor: str, platform: s
     vmapped = executor == "vmap" or (executor == "auto" and platform != "cpu")
     if executor == "auto":
         executor = "threads" if vmapped else _on_cores(trials, cost)
-        if executor == "processes" and any(trial.config.model.name.startswith("__main__:") for trial in trials):
+        if executor == "processes" and any(map(of_script, own_functions(trials))):
             executor = "threads"  # workers do not import the script
     devices = local_devices() if vmapped and executor != "ray" else 1  # each of Ray's tasks has one of its own
     most = VMAPPED * devices if vmapped else 1
@@ -117,7 +118,9 @@ def go_on(
     Another executor than was asked for then begins anew ("auto" is no other), and so does another platform: that is the
     arrangement of all trials, whatever is left of them.
     """
-    if before is None or before.platform != platform or executor not in ("auto", before.asked):
+    if before is not None and executor == "auto":
+        executor = before.asked
+    if before is None or before.platform != platform or executor != before.asked:
         new_run = arrange(trials, files, executor, platform)
         parts = (tuple(trial for trial in cohort if trial.id in wanted) for cohort in new_run.cohorts)
         return dataclasses.replace(new_run, cohorts=tuple(filter(None, parts)))
@@ -152,10 +155,23 @@ def read_arrangement(directory: Path, part: Part | None = None) -> dict[str, Arr
     return stages if all(map(_is_whole, stages.values())) else None
 
 
+def asked_before(directory: Path, part: Part | None = None) -> str | None:
+    """The executor that a run, or a part of it, was last asked for; None if nothing is on record."""
+    parts = [part] if part is not None else [None, *files_of_parts(directory, FILE).values()]
+    found = [read_arrangement(directory, each) or {} for each in parts]
+    return next((stage.asked for stages in found for stage in reversed(stages.values())), None)
+
+
+def keep_asked(directory: Path, stage: str, executor: str) -> None:
+    """Keep which executor a stage that shares out its trials by itself was asked for."""
+    asked = Arranged(executor, platform_of("auto"), executor, "vmap" if executor == "vmap" else "auto", [])
+    write_arrangement(directory, {stage: asked, **(read_arrangement(directory) or {})})
+
+
 def _is_whole(read: Arranged) -> bool:
     """Whether all is of the kind that was written."""
     lists = isinstance(read.cohorts, list) and all(isinstance(cohort, list) for cohort in read.cohorts)
-    if not lists or read.executor not in EXECUTORS or read.mode not in ("auto", "vmap"):
+    if not lists or {read.executor, read.asked} - {*EXECUTORS} or read.mode not in ("auto", "vmap"):
         return False
     return all(isinstance(text, str) for text in (read.asked, read.platform, *itertools.chain(*read.cohorts)))
 

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from flaxvision.errors import UserError
 from flaxvision.sweep.cluster import check_alone
-from flaxvision.sweep.executors import check_executor, check_models
+from flaxvision.sweep.executors import check_executor, check_functions
 from flaxvision.sweep.files import DataFolders, RunFiles
+from flaxvision.sweep.keeping import own_functions
 from flaxvision.sweep.parts import Part, part_of
 from flaxvision.sweep.plan import Plan, plan
-from flaxvision.sweep.spec import Spec
+from flaxvision.sweep.spec import BATCH, Spec
 
 
 def check(
@@ -35,5 +36,19 @@ def check(
     if part is not None:
         files = dataclasses.replace(files, part=Part.parse(part))
         checked = part_of(checked, files, given=out_dir is not None)
-    check_models([trial.config.model.name for trial in checked.trials], executor)
+    check_functions(own_functions(checked.trials), executor)
+    check_devices(checked.spec, executor)
     return checked, files
+
+
+def check_devices(spec: Spec, executor: str) -> None:
+    """Raise `UserError` for an executor that cannot use this machine's devices, or not as a spec says."""
+    import jax
+
+    if executor == "ray" and spec.devices == BATCH:
+        raise UserError(f"devices is {BATCH!r} but executor 'ray' trains each trial on one device: leave it out")
+    if executor == "processes" and (platform := jax.default_backend()) != "cpu":
+        raise UserError(
+            f"executor 'processes' is for CPUs, as each worker would take the memory of the whole {platform}: give "
+            "'threads' or 'vmap', or 'auto', which chooses"
+        )

@@ -21,6 +21,7 @@ from flaxvision._text import visible
 from flaxvision.errors import UserError, check_choice
 from flaxvision.runtime import cores
 from flaxvision.sweep.finished import Finished
+from flaxvision.sweep.own_cores import own_cores
 from flaxvision.sweep.workers import EVERY, Worker, WorkerDied, every_so_often
 
 if TYPE_CHECKING:
@@ -51,14 +52,18 @@ def check_executor(executor: str) -> None:
         check_reachable()
 
 
-def check_models(models: Iterable[str], executor: str) -> None:
-    """Raise `UserError` for networks that other processes cannot make: functions of a script or notebook itself."""
-    for model in models:
-        if executor in ("processes", "ray") and model.startswith("__main__:"):
-            raise UserError(
-                f"executor {executor!r} cannot make {model!r}, as workers do not import the script: put the "
-                "function into a file of its own, or use executor 'threads'"
-            )
+def check_functions(names: Iterable[str], executor: str) -> None:
+    """Raise `UserError` for functions of one's own that other processes lack: those of a script or notebook itself."""
+    for name in filter(of_script, names) if executor in ("processes", "ray") else ():
+        raise UserError(
+            f"executor {executor!r} cannot use {name!r}, as workers do not import the script: put it into a file of "
+            "its own, or use executor 'threads'"
+        )
+
+
+def of_script(name: str) -> bool:
+    """Whether a function of one's own, as `own_functions` gives it, is of the script or notebook that runs."""
+    return name.startswith("__main__:")
 
 
 def execute(cohorts: Sequence[Cohort], executor: str, callbacks: Callbacks) -> Trained:
@@ -174,8 +179,6 @@ def _processes(cohorts: Sequence[Cohort], callbacks: Callbacks) -> Trained:
     free: queue.SimpleQueue[int] = queue.SimpleQueue()
     workers: dict[int, Worker] = {}  # core -> its worker
     ended = threading.Event()
-    for core in cores()[: len(cohorts)]:
-        free.put(core)
 
     def run(cohort: Cohort, report: Report) -> list[Finished]:
         core = free.get()
@@ -197,7 +200,10 @@ def _processes(cohorts: Sequence[Cohort], callbacks: Callbacks) -> Trained:
         for worker in list(workers.values()):
             worker.end()
 
-    return _in_pool(cohorts, callbacks, run, end)
+    with own_cores(len(cohorts)) as taken:
+        for core in taken:
+            free.put(core)
+        yield from _in_pool(cohorts, callbacks, run, end)
 
 
 def _in_pool(

@@ -20,23 +20,25 @@ TURN = 0.5  # seconds after which one that waits for others to open the director
 
 
 @contextlib.contextmanager
-def locked(directory: Path, part: Part | None = None) -> Iterator[None]:
+def locked(directory: Path, part: Part | None = None) -> Iterator[list[str]]:
     """Make a run directory and keep other processes from filling it, or this part; it ends with the process.
 
-    `UserError` if another process fills the same, or a part of it, which it names.
+    Yields what is to be said where that cannot be done. `UserError` if another process fills the same, or a part of
+    it, which it names.
     """
     holder = directory / of_part(HOLDER, part)  # of its own: some versions of filelock empty their files when they try
     with writable(directory):
         directory.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as held:
-        _hold(held, directory, part)
+        there = _hold(held, directory, part)
         if part is None:
             for other in files_of_parts(directory, LOCK).values():
                 with contextlib.ExitStack() as briefly:
                     _hold(briefly, directory, other)
         write_atomically(holder, f"process {os.getpid()} on {platform.node() or 'this machine'}\n")
+        alone = "its file system has no locks: see to it that no other process fills this folder"
         try:
-            yield
+            yield [] if there else [alone]
         finally:
             with contextlib.suppress(OSError):  # the folder may be gone
                 holder.unlink()
@@ -51,7 +53,7 @@ def opening(directory: Path, part: Part | None) -> Iterator[None]:
     with contextlib.ExitStack() as held:
         while part is not None:
             stop_if_asked()
-            if _try(held, directory / LOCK, TURN):
+            if _try(held, directory / LOCK, TURN) is not False:
                 (directory / HOLDER).unlink(missing_ok=True)  # of one that was killed
                 break
             if (directory / HOLDER).exists():
@@ -78,21 +80,24 @@ def writable(directory: Path) -> Iterator[None]:
         ) from error
 
 
-def _hold(held: contextlib.ExitStack, directory: Path, part: Part | None) -> None:
-    if not _try(held, directory / of_part(LOCK, part), 0):
+def _hold(held: contextlib.ExitStack, directory: Path, part: Part | None) -> bool:
+    """Hold the lock of a run directory or a part, unless its file system has none."""
+    found = _try(held, directory / of_part(LOCK, part), 0)
+    if found is False:
         raise _filling(directory, part)
+    return found is True
 
 
-def _try(held: contextlib.ExitStack, lock: Path, seconds: float) -> bool:
-    """Hold a lock, if nobody else does for so long."""
+def _try(held: contextlib.ExitStack, lock: Path, seconds: float) -> bool | None:
+    """Hold a lock, if nobody else does for so long; None: the file system has no locks."""
     import filelock
 
-    try:
-        held.enter_context(filelock.FileLock(lock, timeout=seconds))
+    try:  # a marker in place of a lock would outlive its process
+        held.enter_context(filelock.FileLock(lock, timeout=seconds, fallback_to_soft=False))
     except filelock.Timeout:
         return False
-    except (OSError, NotImplementedError):  # a file system without locks
-        pass
+    except (OSError, NotImplementedError):
+        return None
     return True
 
 

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 from flaxvision._interrupts import stop_if_asked
 from flaxvision.errors import UserError
-from flaxvision.runtime import cores
 from flaxvision.sweep import store
 from flaxvision.sweep.arrange import Arrangement
 from flaxvision.sweep.config import TrialConfig
@@ -23,6 +22,7 @@ from flaxvision.sweep.executors import attempt
 from flaxvision.sweep.files import RunFiles
 from flaxvision.sweep.finished import Finished
 from flaxvision.sweep.foresee import Pace, workers_of
+from flaxvision.sweep.own_cores import own_cores
 from flaxvision.sweep.trials import Trial
 from flaxvision.sweep.work import Cohort
 from flaxvision.sweep.workers import Worker
@@ -172,15 +172,16 @@ def _slots(arranged: Arrangement) -> Iterator[tuple[Sequence[Slot], float]]:
         yield [attempt] * count, 0.0
         return
     began = time.perf_counter()
-    workers = [Worker(core) for core in cores()[:count]]
-    try:
-        for worker in workers:
-            worker.wait()
-        started = time.perf_counter() - began
-        yield [functools.partial(worker.run, report=lambda _: None) for worker in workers], started
-    finally:
-        for worker in workers:
-            worker.end()
+    with own_cores(count) as taken:
+        workers = [Worker(core) for core in taken]
+        try:
+            for worker in workers:
+                worker.wait()
+            started = time.perf_counter() - began
+            yield [functools.partial(worker.run, report=lambda _: None) for worker in workers], started
+        finally:
+            for worker in workers:
+                worker.end()
 
 
 def _seen(slots: Sequence[Slot], sample: Sample) -> list[Seen]:

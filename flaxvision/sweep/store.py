@@ -96,7 +96,7 @@ def check_directory(directory: Path, spec: Spec, *, resume: bool) -> None:
         there = next(path for path in (directory, *directory.absolute().parents) if path.exists())
         if not there.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-        with tempfile.TemporaryDirectory(dir=there):  # what a system lets a user write, only trying tells
+        with tempfile.TemporaryDirectory(dir=there, prefix=LOCK):  # what a system lets a user write, only trying tells
             pass
 
 

@@ -10,11 +10,25 @@ import pytest
 from flaxvision.data import load
 from flaxvision.errors import UserError
 from flaxvision.ops.policy import Form
+from flaxvision.runtime import cores
 from flaxvision.sweep import arrange as module
 from flaxvision.sweep import parse_spec, room
-from flaxvision.sweep.arrange import Arranged, Cost, arrange, cost_of, go_on, read_arrangement
+from flaxvision.sweep.arrange import (
+    Arranged,
+    Cost,
+    arrange,
+    asked_before,
+    cost_of,
+    go_on,
+    keep_asked,
+    read_arrangement,
+    write_arrangement,
+)
+from flaxvision.sweep.checks import check_devices
 from flaxvision.sweep.config import TrialConfig
 from flaxvision.sweep.files import RunFiles
+from flaxvision.sweep.own_cores import own_cores
+from flaxvision.sweep.parts import Part
 from flaxvision.sweep.plan import plan
 from flaxvision.sweep.trials import expand
 
@@ -121,10 +135,52 @@ def test_how_little_is_left_changes_no_arrangement(trials, machine):
         assert {trial.id for cohort in arranged.cohorts for trial in cohort} == left
 
 
+def test_who_goes_on_keeps_the_executor(trials, machine, tmp_path):
+    """Of the run, or of a part of it, on another platform too; the newest that was asked for."""
+    machine(seconds=3.1)
+    before = Arranged("vmap", "gpu", "vmap", "vmap", [])
+    assert go_on(before, trials, {trial.id for trial in trials}, FILES, "auto", "cpu").executor == "vmap"
+    assert asked_before(tmp_path) is None
+    write_arrangement(tmp_path, {"sweep": Arranged("threads", "cpu", "threads", "auto", [])}, Part(2, 3))
+    assert [asked_before(tmp_path, part) for part in (None, Part(2, 3), Part(1, 3))] == ["threads", "threads", None]
+    write_arrangement(tmp_path, {"sweep": before, "final": Arranged("loop", "cpu", "loop", "auto", [])})
+    keep_asked(tmp_path, "search", "threads")
+    assert asked_before(tmp_path) == "loop"
+
+
+def test_workers_do_not_import_the_script(tiny, machine):
+    """For which a long table would be shared out otherwise."""
+    machine(seconds=3.1)
+    own = expand(parse_spec(tiny(recipe={"optimizer": "__main__:mine"}, seeds=20)))
+    assert arrange(own, FILES, "auto", "cpu").executor == "threads"
+
+
+def test_devices_that_an_executor_cannot_use(tiny, monkeypatch):
+    spec = parse_spec(tiny(devices="batch"))
+    check_devices(spec, "processes")
+    with pytest.raises(UserError, match="devices is 'batch' but executor 'ray' trains each trial on one device"):
+        check_devices(spec, "ray")
+    monkeypatch.setattr("jax.default_backend", lambda: "gpu")
+    with pytest.raises(UserError, match="executor 'processes' is for CPUs"):
+        check_devices(spec, "processes")
+
+
+@pytest.mark.skipif(len(cores()) < 2, reason="there is one core")
+def test_sweeps_of_one_machine_take_cores_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    with own_cores(1) as one, own_cores(1) as other:
+        assert not {*one} & {*other}
+        with own_cores(len(cores())) as rest:  # which shares them
+            assert len(rest) == len({*rest}) == len(cores())
+    with own_cores(99) as every:
+        assert len(every) == len(cores())
+
+
 @pytest.mark.parametrize(
     ("change", "whole"),
     [
         ({}, True), ({"cohorts": 3}, False), ({"cohorts": ["ab"]}, False), ({"cohorts": [[{}]]}, False),
+        ({"asked": "lop"}, False),
         ({"executor": "lop"}, False), ({"mode": []}, False), ({"platform": None}, False), ({"more": 1}, False),
     ],
 )  # fmt: skip

@@ -67,6 +67,7 @@ DEMO = ("demo", "--limit", 64)
         (["x" * 5000], "unknown sweep"),
         (["nowhere.toml"], "cannot read nowhere.toml: No such file"),
         (["."], "cannot read .: Is a directory"),
+        ([*DEMO, "--dry-run", "--measure", "--executor", "ray"], "--measure has no effect with executor ray"),
         ([*DEMO, "--dataset", "mnits"], "unknown data set 'mnits': did you mean 'mnist'"),
         ([*DEMO, "--set", "model=mpl"], "unknown model 'mpl': did you mean 'mlp'"),
         ([*DEMO, "--set", "batchsize=1"], "unknown --set key 'batchsize': did you mean 'batch_size'"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import html
 import json
 import os
@@ -269,9 +270,22 @@ def test_one_process_fills_a_directory(fill, tmp_path):
     assert claim(tmp_path / "mine-1") == tmp_path / "mine-1-2"
 
 
+def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch):
+    """And gets no marker, which would outlive its process."""
+
+    def none(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", none)
+    with locked(tmp_path / "run") as said:
+        assert said == ["its file system has no locks: see to it that no other process fills this folder"]
+        with locked(tmp_path / "run"):
+            pass
+
+
 def test_a_run_that_was_killed_as_it_began_can_begin(fill, tmp_path):
     (tmp_path / "run").mkdir()
-    for name in (".lock", ".holder", ".spec.toml.0123abcd"):
+    for name in (".lock", ".lock_trying", ".holder", ".spec.toml.0123abcd"):
         (tmp_path / "run" / name).write_text("")
     fill()
     assert not (tmp_path / "run" / ".spec.toml.0123abcd").exists()

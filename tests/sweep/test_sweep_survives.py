@@ -21,8 +21,10 @@ from flaxvision.report.formats import best_cells
 from flaxvision.report.tables import Section
 from flaxvision.sweep import parse_spec, run, workers
 from flaxvision.sweep.__main__ import main
-from flaxvision.sweep.executors import check_models, out_of_memory, reason
+from flaxvision.sweep.executors import check_functions, out_of_memory, reason
+from flaxvision.sweep.keeping import own_functions
 from flaxvision.sweep.results import Cell, Outcome, SweepResult, best_cell, nearest_to_mean
+from flaxvision.sweep.trials import expand
 
 pytestmark = pytest.mark.quick
 
@@ -154,10 +156,15 @@ def test_workers_import_no_script_and_one_that_dies_costs_no_other(networks, tmp
     ]
 
 
-def test_networks_of_the_script_itself_are_refused_before_anything_is_written():
-    check_models(["__main__:net"], "threads")
-    with pytest.raises(UserError, match="put the function into a file of its own"):
-        check_models(["mlp", "__main__:net"], "processes")
+@pytest.mark.parametrize(
+    "changes", [{"model": "__main__:net"}, {"model": "torch:__main__:Net"}, {"recipe": {"optimizer": "__main__:mine"}}]
+)
+def test_functions_of_the_script_itself_are_refused_before_anything_is_written(tiny, changes):
+    names = own_functions(expand(parse_spec(tiny(**{"sizes": {}, **changes}))))
+    check_functions(names, "threads")
+    for executor in ("processes", "ray"):
+        with pytest.raises(UserError, match="put it into a file of its own"):
+            check_functions(["networks:net", *names], executor)
 
 
 def test_a_worker_that_does_not_start_is_told_in_one_line(monkeypatch):

@@ -66,7 +66,7 @@ def search(
         trials = [
             drawn_trial(spec, drawn, SEARCH_SEEDS + first + k, "search") for k, drawn in enumerate(study.ask(count))
         ]
-        parts = share_out(trials, files, executor, spec.objective, checkpoint_every)
+        parts = share_out(trials, spec, files, executor, checkpoint_every)
         watch.expect(max(0, rules.most - first - count) if rules.most else 0)
         watch.begin([part.cohort for part in parts], spec.objective, records)
         reached = {each.trial.id: each for each in train_batch(parts, rules, executor, watch.callbacks)}

@@ -18,7 +18,7 @@ from flaxvision.sweep.arrange import arrange
 from flaxvision.sweep.executors import in_threads, reason
 from flaxvision.sweep.inputs import create_model, dataset_of, identity_of, recipe_of
 from flaxvision.sweep.search.records import PRUNED
-from flaxvision.sweep.spec import Search
+from flaxvision.sweep.spec import BATCH, Search, Spec
 from flaxvision.sweep.trials import Trial, by_program
 from flaxvision.sweep.work import Cohort, scores_of
 from flaxvision.sweep.workers import every_so_often
@@ -94,8 +94,8 @@ class Part:
         recipes = [recipe_of(trial, files) for trial in trials]
         identities = [identity_of(trial, files) for trial in trials]
         told = every_so_often(lambda progress: self.report(progress))
-        devices = chosen_devices("auto" if len(models) > 1 else 1)
-        keep = self.cohort.keep(self.folder, identities, devices)
+        devices = self.cohort.devices if self.cohort.devices == BATCH else "auto" if len(models) > 1 else 1
+        keep = self.cohort.keep(self.folder, identities, chosen_devices(devices))
         mode = self.cohort.mode
         return Population(models, dataset, recipes, mode=mode, devices=devices, callbacks=[told], checkpoint=keep)
 
@@ -148,7 +148,7 @@ def duration_of(recipe: Recipe, examples: int) -> int:
 
 
 def share_out(
-    trials: Sequence[Trial], files: RunFiles, executor: str, objective: str, checkpoint_every: float
+    trials: Sequence[Trial], spec: Spec, files: RunFiles, executor: str, checkpoint_every: float
 ) -> list[Part]:
     """Trials as parts: on a CPU one a core of each program, on an accelerator as large ones as there is memory for."""
     import jax
@@ -160,8 +160,8 @@ def share_out(
     else:
         at_once = 1 if executor == "loop" else len(cores())
         mode, groups = "auto", by_program(trials, -(-len(trials) // at_once))
-    cohorts = [Cohort(tuple(group), files, mode, None, checkpoint_every) for group in groups]
-    return [Part(cohort, objective, dict(enumerate(map(Reached, cohort.trials)))) for cohort in cohorts]
+    cohorts = [Cohort(tuple(group), files, mode, None, checkpoint_every, devices=spec.devices) for group in groups]
+    return [Part(cohort, spec.objective, dict(enumerate(map(Reached, cohort.trials)))) for cohort in cohorts]
 
 
 def forget_checkpoints(files: RunFiles) -> None:
