@@ -302,6 +302,16 @@ class Training:
             with contextlib.suppress(OSError):  # where others are kept, or none ever was
                 self.files.checkpoints.rmdir()
 
+    def forget_others(self) -> None:
+        """Delete checkpoints that a kill left of trials that are over, or of cohorts that are no more."""
+        failed = {name for name, record in self.done.items() if record["status"] == "failed"}
+        folder = self.files.checkpoints
+        for path in folder.iterdir() if folder.is_dir() else ():
+            if path.name not in failed:
+                shutil.rmtree(path, ignore_errors=True)
+        with contextlib.suppress(OSError):  # of failed ones
+            folder.rmdir()
+
 
 def _filled(train: Training, command: str, notes: Sequence[str]) -> tuple[SweepResult, dict[str, Trial]]:
     """Train what is not on record; the whole table, and all its trials by id. A part has no final stage, nor winner."""
@@ -326,6 +336,8 @@ def _filled(train: Training, command: str, notes: Sequence[str]) -> tuple[SweepR
         finals = finals_of(spec, chosen.settings, chosen.cell)
     cells += cells_of(spec, finals, train(finals))
     winner = winner_of(cells, spec.objective) if whole else None
+    if whole:
+        train.forget_others()
     problems = [
         Problem("pretraining", train.done[stage.id]["message"])
         for stage in stages

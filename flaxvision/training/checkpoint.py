@@ -31,7 +31,7 @@ Arrays = dict[str, np.ndarray]
 Like = Callable[[int], dict[str, PyTree]]
 About = dict[str, Any]  # what a checkpoint holds beside its arrays, as JSON
 CHECKSUM = "checksum"  # a file in each checkpoint
-CALLS, SLACK = 3, 1.5  # the next call is taken to last as long as the longest of so many, times this
+CALLS, SLACK = 3, 2.0  # the next call is taken to last as long as the longest of so many, times this
 OF_BEST = ("value", "at", "epoch", "stopped")  # fields of `Best` that are written as JSON
 
 

@@ -198,6 +198,15 @@ def test_a_run_that_was_moved_goes_on(tmp_path, files):
     assert rerun_trial(tmp_path / "again", warm["id"]).equal
 
 
+def test_what_a_kill_left_of_trials_that_are_over_is_deleted(tmp_path, straight):
+    """Between its record and its checkpoints' end, or of a cohort that is no more."""
+    out = shutil.copytree(straight("loop"), tmp_path / "run")
+    ended = next((out / "trials").glob("*.npz")).stem
+    for name in (ended, "0123456789"):
+        (out / "checkpoints" / name / "3").mkdir(parents=True)
+    assert not go(out)
+
+
 def test_checkpoints_change_nothing(tmp_path, files, straight):
     go(tmp_path / "run", checkpoint_every=float("inf"))
     assert equal(tmp_path / "run", straight("loop"), files)

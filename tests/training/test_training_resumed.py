@@ -217,10 +217,10 @@ def test_a_full_disk_ends_no_run(data, tmp_path, straight, monkeypatch):
 
 
 def test_a_state_is_kept_before_the_interval_is_over(tmp_path, monkeypatch):
-    """No state is older than the interval when the next is on disk, although a call takes half as long again."""
+    """No state is older than the interval when the next is on disk, although a call takes twice as long."""
     clock = [0.0]
     monkeypatch.setattr("flaxvision.training.checkpoint.time.monotonic", lambda: clock[0])
-    checkpoints = Checkpoints(Keep(tmp_path, 2.0), {}, print)
+    checkpoints = Checkpoints(Keep(tmp_path, 4.0), {}, print)
     on_disk = [0.0]
 
     def save(state: None) -> None:
@@ -229,9 +229,9 @@ def test_a_state_is_kept_before_the_interval_is_over(tmp_path, monkeypatch):
 
     monkeypatch.setattr(checkpoints, "_save", save)
     for call in range(60):
-        clock[0] += 0.4 if call % 3 else 0.6
+        clock[0] += 0.4 if call % 3 else 0.8
         if checkpoints.wanted(over=False):
             checkpoints.save(None)
     between = np.diff(on_disk)
-    assert between.max() <= 2.0
-    assert between.min() >= 0.8  # not after every call
+    assert between.max() <= 4.0
+    assert between.min() >= 2.0  # not after every call
