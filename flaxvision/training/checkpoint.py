@@ -42,8 +42,7 @@ class Keep:
     folder: Path
     every: float = 0.0  # seconds between two; 0: at the end of every epoch
     # Set by a caller that knows what the run is, and to whom the folder is a convenience: what it holds of another run,
-    # or damaged, begins anew; a folder that cannot be written is no error; and the end, which the caller takes, is not
-    # kept. What becomes of it is said.
+    # or damaged, begins anew, and a folder that cannot be written is no error. What becomes of it is said.
     identity: Identity | None = None
 
 
@@ -109,17 +108,10 @@ class Checkpoints:
         if not self.convenience:
             self._make()
 
-    def wanted(self, *, over: bool, ended: bool = False) -> bool:
-        """Whether it is time to keep the state.
-
-        Args:
-            over: Whether the caller gets the run back now, who may leave it so.
-            ended: Whether nothing is left to train: what a convenience has kept is of no use any more.
-        """
+    def wanted(self, *, over: bool) -> bool:
+        """Whether it is time to keep the state; `over`: the caller gets the run back now, who may leave it so."""
         if over and not self.convenience:
             return True
-        if ended:
-            return False
         now = time.monotonic()
         self.calls.append(now - self.asked)
         self.asked = now

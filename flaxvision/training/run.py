@@ -236,7 +236,9 @@ class Run:
             parts = (put_members(part, self.plan) for part in (kept.trees["sums"], records))
             self.begun = kept.updates, self.states.pick(Carry, *parts)
         within = f", {kept.updates} updates on" if kept.updates else ""
-        self._tell(kept.epochs + 1, kept.step, note=f"goes on from epoch {kept.epochs + 1}{within}")
+        over = self.epoch == self.plan.epochs or not self.running
+        note = "had trained to its end" if over else f"goes on from epoch {kept.epochs + 1}{within}"
+        self._tell(kept.epochs + 1, kept.step, note=note)
 
     @contextlib.contextmanager
     def closing(self) -> Iterator[None]:
@@ -270,8 +272,7 @@ class Run:
 
     def _keep(self, *, over: bool = False) -> None:
         """Keep the states if it is time, within an epoch too."""
-        ended = self.epoch == self.plan.epochs or not self.running
-        if self.checkpoints is None or not self.checkpoints.wanted(over=over, ended=ended):
+        if self.checkpoints is None or not self.checkpoints.wanted(over=over):
             return
         updates = 0
         trees: dict[str, PyTree] = {"states": self.states}
