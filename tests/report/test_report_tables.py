@@ -219,6 +219,14 @@ def test_latex_structure_and_escapes():
     text.encode("ascii")
 
 
+def test_latex_rows_begin_with_no_argument():
+    r"""`\\` and `\midrule` would take "[32]" for a length, and a star for their own."""
+    result = small(["[32]", "*", "[[8], [9]]"], losses=[(0.25, 0.75), (0.5, 0.5), (0.5, 1.0)])
+    body = results_latex(result).partition(r"\midrule")[2].partition(r"\bottomrule")[0].strip().splitlines()
+    starts = [line.removeprefix(r"\textbf{").partition(" &")[0] for line in body]
+    assert starts == ["{[}32{]}", "{*}", "{[}{[}8{]}, {[}9{]}{]}"]
+
+
 def test_latex_two_way():
     text = results_latex(examples.grid(HERE))
     assert r"& \multicolumn{4}{c}{width} \\" in text
