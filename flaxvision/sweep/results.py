@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from flaxvision.sweep.search.records import SearchRecord
 
 
+_CLOSE = 1e-6  # to numbers that are equal but for rounding
+
+
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Outcome:
     """One finished trial; one that failed has no numbers."""
@@ -259,8 +262,15 @@ def _verdict(published: Published, cell: Cell) -> Verdict:
     ours = cell.parameters if published.metric == PARAMETERS.key else cell.mean(published.metric)
     verdict = "missing"
     if ours is not None:
-        verdict = "within" if abs(ours - published.value) <= published.tolerance else "outside"
+        verdict = "within" if abs(ours - published.value) <= published.tolerance + _rounding(published) else "outside"
     return Verdict(published.metric, published.value, published.tolerance, published.source, ours, verdict)
+
+
+def _rounding(published: Published) -> float:
+    """By how much a difference may exceed its tolerance that is equal to it: 0.86 - 0.85 is not 0.01 in binary."""
+    if published.metric == PARAMETERS.key:  # whole numbers
+        return 0.0
+    return _CLOSE if metric_of(published.metric).percent else _CLOSE * abs(published.value)
 
 
 def winning_cell(cells: Sequence[Cell], metric: str) -> Cell | None:
@@ -315,5 +325,5 @@ def converged(accuracy: np.ndarray, threshold: float) -> int:
     3
     """
     # Accuracies are float32: ten of 10,000 images are 0.001 only up to rounding, and do reach that threshold.
-    large = np.flatnonzero(~(np.abs(np.diff(np.asarray(accuracy, float))) < threshold - 1e-6))
+    large = np.flatnonzero(~(np.abs(np.diff(np.asarray(accuracy, float))) < threshold - _CLOSE))
     return int(large[-1]) + 2 if len(large) else 1

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import signal
@@ -17,6 +18,8 @@ import pytest
 import flaxvision as fv
 from flaxvision.errors import UserError
 from flaxvision.sweep import executors, load_spec, parse_spec, rerun, run
+from flaxvision.sweep.results import Cell, Outcome, _verdict
+from flaxvision.sweep.spec import Published
 from flaxvision.sweep.trials import expand
 from flaxvision.training.metrics import TABLE_METRICS
 from tests.conftest import slow
@@ -381,6 +384,18 @@ def test_final_stage_without_a_model_of_the_sweeps_own(tmp_path, tiny):
     del table["model"], table["sizes"]
     result = run(parse_spec(table), tmp_path / "run", export=False, report=False)
     assert [cell.stage for cell in result.cells] == ["sweep", "sweep", "final"]
+
+
+@pytest.mark.parametrize("metric", ["test_top1", "test_loss"])
+def test_a_difference_that_equals_its_tolerance_is_within(metric):
+    """Whatever is rounded: 0.86 - 0.85 is more than 0.01 in binary."""
+    for ours, value, tolerance in itertools.product(range(1, 100, 7), range(1, 100, 9), range(0, 60, 11)):
+        cell = Cell("sweep", {}, (Outcome("a", "sweep", (), 0, "ok", {}, final={metric: ours / 100}),), ())
+        verdict = _verdict(Published({}, metric, value / 100, tolerance / 100, "a paper", "sweep"), cell)
+        assert verdict.verdict == ("within" if abs(ours - value) <= tolerance else "outside")
+    cell = Cell("sweep", {}, (Outcome("a", "sweep", (), 0, "ok", {}, parameters=20_035_018),), ())
+    published = Published({}, "parameters", 20_035_019, 0, "a paper", "sweep")
+    assert _verdict(published, cell).verdict == "outside"
 
 
 def test_verdicts(tmp_path, tiny):
