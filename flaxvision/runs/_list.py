@@ -28,16 +28,20 @@ def list_runs(folder: str | Path = "runs") -> list[Run]:
 def find_runs(folder: str | Path) -> tuple[list[Run], dict[Path, str]]:
     """The same, and the runs that cannot be read, with what is wrong."""
     folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(f"there is no folder {folder}: give the one in which your runs are")
-    found = (
-        [folder] if (folder / SPEC).is_file() else sorted(each for each in folder.iterdir() if (each / SPEC).is_file())
-    )
     runs: list[Run] = []
     broken: dict[Path, str] = {}
+    try:
+        if not folder.is_dir():
+            raise UserError(f"there is no folder {folder}: give the one in which your runs are")
+        found = [folder] if (folder / SPEC).is_file() else sorted(folder.iterdir())
+    except OSError as error:
+        raise UserError(f"cannot read {folder}: {error.strerror}; give a folder that you can") from error
     for directory in found:
         try:
-            runs.append(open_run(directory))
+            if (directory / SPEC).is_file():
+                runs.append(open_run(directory))
         except UserError as error:
             broken[directory] = str(error)
+        except OSError as error:  # it may be none
+            broken[directory] = f"cannot read {directory}: {error.strerror}"
     return sorted(runs, key=lambda run: (run.ended, run.directory)), broken

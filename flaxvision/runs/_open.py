@@ -84,7 +84,12 @@ class Run:
     @property
     def size(self) -> int:
         """What it takes on disk, in bytes."""
-        return sum(path.lstat().st_size for path in self.directory.rglob("*") if path.is_file())
+        total = 0
+        for folder, _, names in os.walk(self.directory):
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):  # a running sweep replaces and deletes some
+                    total += os.lstat(os.path.join(folder, name)).st_size
+        return total
 
     @property
     def data(self) -> str:

@@ -7,11 +7,13 @@ import math
 import os
 import platform
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import flaxvision as fv
+from flaxvision.cli.main import main
 from flaxvision.errors import UserError
 
 pytestmark = pytest.mark.quick
@@ -35,6 +37,36 @@ def test_a_run_is_what_the_sweep_returned(author, received):
         np.testing.assert_array_equal(history["test_top1"], trial.history["test_top1"])
     assert repr(run).startswith("Run('own': complete, 4 of 4 trials, best test_top1 1 (learning_rate 0.")
     assert run.size == sum(path.stat().st_size for path in received.rglob("*") if path.is_file())
+
+
+def test_files_that_go_while_they_are_counted(received, monkeypatch):
+    run, real = fv.runs.open(received), os.lstat
+    gone = received / "trials.jsonl"
+
+    def lstat(path, **options):
+        if os.fspath(path) == os.fspath(gone):
+            raise FileNotFoundError(2, "No such file or directory", path)
+        return real(path, **options)
+
+    rest = run.size - gone.stat().st_size
+    monkeypatch.setattr(os, "lstat", lstat)
+    assert run.size == rest
+
+
+def test_folders_that_may_not_be_looked_into_are_passed_over(received, monkeypatch, capsys):
+    secret, real = received.parent / "secret", Path.is_file
+    secret.mkdir()
+
+    def is_file(path):
+        if secret in path.parents:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(Path, "is_file", is_file)
+    assert main(["runs", "list", str(received.parent)]) == 0
+    out, err = capsys.readouterr()
+    assert "own" in out
+    assert err == f"passed over: cannot read {secret}: Permission denied\n"
 
 
 def test_frames_hold_the_numbers_on_record(received):
