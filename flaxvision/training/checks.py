@@ -65,6 +65,11 @@ def check_fit(model: Chain, dataset: Dataset, recipe: Recipe) -> None:
             f"{model.kind} takes examples of shape {model.input_shape} but {dataset.name} has {dataset.input_shape}: "
             f"create it with input_shape={dataset.input_shape}"
         )
+    if recipe.loss != "squared_error" and dataset.num_classes < 2:
+        raise UserError(
+            f"{dataset.name} has one class, {', '.join(dataset.classes)}: a network tells two or more apart, so give "
+            "labels of as many, or of images a folder for each class, FOLDER/cat/1.png and FOLDER/dog/1.png"
+        )
     output = model.output_shape
     if loss_of(output) != recipe.loss:
         raise UserError(

@@ -63,6 +63,14 @@ def test_points_have_no_pixels_and_early_stopping_needs_time():
         fv.fit(model, data, dataclasses.replace(points, select="best", select_on="test_top3"))
 
 
+def test_one_class_is_nothing_to_learn():
+    x = np.zeros((4, 2), np.float32)
+    data = fv.data.from_arrays(x, ["cat"] * 4, x, ["cat"] * 4)
+    for loss in ("cross_entropy", "binary_cross_entropy"):
+        with pytest.raises(UserError, match=r"arrays has one class, cat: .* FOLDER/cat/1.png and FOLDER/dog/1.png"):
+            fv.fit(fv.models.create("linear", input_shape=(2,), num_classes=1), data, Recipe(loss=loss, batch_size=4))
+
+
 def factors(schedule: str, steps: int) -> np.ndarray:
     """What the learning rate is multiplied by at every step."""
     return np.asarray(jax.jit(jax.vmap(shape(Recipe(schedule=schedule), steps, 10)))(np.arange(steps)))
