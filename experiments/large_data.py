@@ -221,7 +221,7 @@ def loaded(name: str, what: str, limit: str) -> Start:
     seconds = time.perf_counter() - began
     started = time.clock_gettime(time.CLOCK_BOOTTIME) - started_at()
     number = sum(map(len, data.splits.values()))
-    return Start(what, seconds, started, *own_memory(), number, data.source.notes)
+    return Start(what, seconds, started, *own_memory(), number, (*data.loading_notes, *data.source.notes))
 
 
 def trained(name: str, network: str, how: str, steps: str, limit: str) -> Trained:

@@ -9,7 +9,7 @@ from typing import Any
 
 from export._compare import ParityTable
 from export._onnx_about import describe_input, describe_output
-from flaxvision._text import visible
+from flaxvision._text import data_name, visible
 from flaxvision.data import Dataset
 from flaxvision.data.licenses import license_of
 from flaxvision.layers import Chain
@@ -85,14 +85,15 @@ class Card:
             | {"value": value}
             for metric, value in self.scores.items()
         ]
-        dataset = {"type": self.dataset.name, "name": self.dataset.name}
+        name = data_name(self.dataset.name)
+        dataset = {"type": name, "name": name}
         task = task if self.classes else "image-to-image"
         results = [{"task": {"type": task}, "dataset": dataset, "metrics": metrics}]
         values = {
             "library_name": "onnx",
             "pipeline_tag": task,
             "tags": ["flaxvision", "jax", self.model.kind],
-            "datasets": [self.dataset.name],
+            "datasets": [name],
             "model-index": [{"name": self.result.name, "results": results}],
         }
         return {key: visible(json.dumps(value, ensure_ascii=False)) for key, value in values.items()}
@@ -112,7 +113,7 @@ class Card:
         }
         return sizes | {
             "kind": markdown_text(model.kind),
-            "data": markdown_text(dataset.name),
+            "data": markdown_text(data_name(dataset.name)),
             "title": markdown_text(result.title),
             "where": markdown_text(", ".join(f"{key} {value}" for key, value in result.winner.cell))
             if result.winner

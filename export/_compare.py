@@ -18,6 +18,7 @@ from export._onnx import fed, to_onnx
 from export._precision import calibration_of
 from flaxvision._files import write_atomically
 from flaxvision._onnxruntime import onnxruntime
+from flaxvision._text import data_name
 from flaxvision.data import Dataset
 from flaxvision.layers import Chain
 from flaxvision.models import save_model
@@ -156,7 +157,7 @@ def compare(
     if best is not None and best.shape[1] > 1:
         top = np.sort(best, axis=1)
         ties = int((top[:, -1] - top[:, -2] < NEAR_TIE).sum())
-    return ParityTable(model.kind, dataset.name, len(labels), ties, tuple(rows))
+    return ParityTable(model.kind, data_name(dataset.name), len(labels), ties, tuple(rows))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

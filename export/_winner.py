@@ -19,6 +19,7 @@ from export._precision import spread
 from export._torch import save_torch
 from flaxvision._files import WINNER, write_atomically
 from flaxvision._interrupts import stop_if_asked
+from flaxvision._text import data_name
 from flaxvision.data import Dataset
 from flaxvision.errors import UserError
 from flaxvision.layers import Chain
@@ -146,7 +147,9 @@ def about(notes: Mapping[str, Any]) -> dict[str, object]:
     """The notes as metadata of an exported file: of a sweep's trial the data set, configuration hash and metrics."""
     entries = {key: value for key, value in notes.items() if key not in ("trial", "final")}
     if "trial" in notes:
-        entries |= {"data set": notes["trial"].get("dataset"), "config hash": config_hash(notes["trial"])}
+        dataset = notes["trial"].get("dataset")
+        entries["data set"] = None if dataset is None else data_name(dataset)
+        entries["config hash"] = config_hash(notes["trial"])
         if notes["trial"].get("test_time_flip"):
             entries["metrics"] = "of the mean output for an image and its mirror image; the file is the network alone"
     return entries | notes.get("final", {})

@@ -88,10 +88,22 @@ def is_unfinished(path: Path) -> bool:
     return re.fullmatch(r"\..+\.[0-9a-f]{8}", path.name) is not None
 
 
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """A path with the home folder that a "~" at its beginning stands for.
+
+    Raises:
+        UserError: If there is no such user, or this one has no home folder.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{path}: no home folder is known for its first part: write the path without ~") from error
+
+
 def cache_folder() -> Path:
     """The library's folder in the user's cache folder; one that earlier versions made in ~/.cache is kept."""
     import platformdirs
 
     given = os.environ.get("XDG_CACHE_HOME")
-    folder = Path(given or "~/.cache").expanduser() / "flaxvision"
+    folder = expanded(given or "~/.cache") / "flaxvision"
     return folder if given or folder.is_dir() else platformdirs.user_cache_path("flaxvision", appauthor=False)

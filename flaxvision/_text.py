@@ -7,6 +7,7 @@ import contextlib
 import re
 import sys
 from collections.abc import Iterable, Iterator
+from pathlib import PurePath
 
 _PLAIN = {
     "±": "+/-", "–": "-", "−": "-", "…": "...", "×": "x", "†": "*", "→": "->", "·": ".", "≈": "~", "█": "#", "░": ".",
@@ -45,6 +46,19 @@ def visible(text: str, keep: str = "") -> str:
     red \x1b[31m, \u202egnp.exe
     """
     return _UNSEEN.sub(lambda match: match[0] if match[0] in keep else ascii(match[0])[1:-1], text)
+
+
+def data_name(dataset: object) -> str:
+    """A data set as titles and whatever is handed on name it: of a folder of one's own the last part of its path.
+
+    >>> data_name("images:/home/me/pets"), data_name("mnist")
+    ('images:pets', 'mnist')
+    """
+    name = visible(str(dataset))
+    kind, colon, folder = name.partition(":")
+    if kind not in ("images", "npz"):
+        return name
+    return f"{kind}{colon}{PurePath(folder).name or folder}"
 
 
 @contextlib.contextmanager

@@ -57,6 +57,15 @@ def test_streams_hold_everything_and_are_as_before(monkeypatch, encoding):
     assert [stream.errors for stream in streams] == ["strict", "strict"]
 
 
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied", "a\nb"), OSError("no\nspace")])
+def test_what_the_system_refuses_is_one_line(capsys, error):
+    def program() -> int:
+        raise error
+
+    assert exit_status(program) == 2
+    assert capsys.readouterr().err in ("error: a b: Permission denied\n", "error: no space\n")
+
+
 def test_rich_tables_in_an_ascii_terminal(monkeypatch):
     from rich.console import Console
 

@@ -84,7 +84,7 @@ def _show(options: argparse.Namespace) -> int:
         console.print()
     if len(seen.classes) > CLASSES:
         print(f"and {len(seen.classes) - CLASSES:,} classes more: see the page")
-    for note in seen.notes:
+    for note in (*dataset.loading_notes, *seen.notes):
         print(f"note: {note}")
     print(f"samples of every class: {page}")
     return 0

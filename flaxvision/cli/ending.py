@@ -21,7 +21,7 @@ class LastWords:
 
 
 def exit_status(program: Callable[[], int], last_words: LastWords | None = None, *, own_process: bool = False) -> int:
-    """Run a program: its own status, 2 after a `UserError`, which is printed as one line, 130 when interrupted.
+    """Run a program: its own status, 2 after a `UserError` or `OSError`, which is one line, 130 when interrupted.
 
     In a process of its own signals end it as in `flaxvision._interrupts.ending`.
     """
@@ -38,6 +38,10 @@ def exit_status(program: Callable[[], int], last_words: LastWords | None = None,
         except BrokenPipeError:  # the reader, such as `head`, has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
+        except OSError as error:  # of a file or a folder, such as one below a folder that one may not look into
+            where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+            print(f"error: {visible(' '.join(f'{where}{error.strerror or error}'.split()))}", file=sys.stderr)
+            return 2
         except KeyboardInterrupt:
             print(last_words.of("interrupted"), file=sys.stderr)
             return 130

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from flaxvision._files import expanded
 from flaxvision._text import visible
 from flaxvision.cli.parser import Call, Parser, add_data_options, positive
 from flaxvision.cli.text import print_table
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Score a run's winner: on its own data set, on another one, or on a folder with a folder of images for each class, which
-are converted as those were that it was trained on. Classes count by their names."""
+are converted as those were that it was trained on. Classes count by their names, whatever case and accents are
+written as."""
 EXAMPLES = """\
 {program} runs/digits
 {program} runs/digits mnist --raw-dir DATA
@@ -84,11 +86,22 @@ def _folder(given: str | None) -> Path | None:
         return None
     kind, colon, path = given.partition(":")
     if kind == "images" and colon:
-        return Path(path).expanduser()
-    folder = Path(given).expanduser()
+        return expanded(path)
+    folder = expanded(given)
     from flaxvision.data import list_datasets
 
     return folder if given not in list_datasets() and folder.is_dir() else None
+
+
+def _trained_on(winner: Winner, folder: Path) -> bool:
+    """Whether a folder is the one that the winner was trained on, or that of its training split."""
+    from flaxvision.data.split_names import split_of
+
+    kind, _, path = str(winner.trial.get("dataset", "")).partition(":")
+    if kind != "images":
+        return False
+    trained, given = expanded(path).resolve(), folder.resolve()
+    return given == trained or (given.parent == trained and split_of(given.name) == "train")
 
 
 def _of_folder(winner: Winner, folder: Path, options: argparse.Namespace) -> tuple[Split, str, int]:
@@ -106,6 +119,14 @@ def _of_folder(winner: Winner, folder: Path, options: argparse.Namespace) -> tup
     name = options.split or ("test" if "test" in listing.splits else "train")
     if name not in listing.splits:
         raise UserError(f"{folder} has no {name} split: it has {', '.join(listing.splits)}")
+    if name == "train" and _trained_on(winner, folder):
+        print(
+            visible(
+                f"note: the network was trained on images of {folder}, and gets these right too easily: flaxvision "
+                f"evaluate {options.run} without a folder takes those that it has not seen"
+            ),
+            file=sys.stderr,
+        )
     files = {shown(label): paths for label, paths in listing.splits[name].items()}
     numbers = _numbers(winner, [label for label, paths in files.items() if paths], str(folder))
     labelled = [(str(folder / path), numbers[label]) for label, paths in files.items() for path in paths]
@@ -150,10 +171,27 @@ def _of_data_set(winner: Winner, options: argparse.Namespace) -> tuple[Split, st
 
 
 def _numbers(winner: Winner, names: Iterable[str], where: str) -> dict[str, int]:
-    """The winner's number of each class; `UserError` for names that it does not know."""
-    known = {name: number for number, name in enumerate(winner.classes)}
+    """The winner's number of each class, whatever case and accents are written as.
+
+    Raises:
+        UserError: For names that it does not know.
+    """
+    from flaxvision.data.listing import folded
+
     given = list(names)
-    if others := [name for name in given if name not in known]:
+    known = {name: number for number, name in enumerate(winner.classes)}
+    free: dict[str, list[str]] = {}  # classes that no name is to the letter, by what is one but for case and accents
+    for name in known.keys() - set(given):
+        free.setdefault(folded(name), []).append(name)
+    others = []
+    for name in given:
+        alike = [] if name in known else free.pop(folded(name), [])
+        if len(alike) == 1:
+            known[name] = known[alike[0]]
+            print(visible(f"note: {where}: {name} is taken for the class {alike[0]}"), file=sys.stderr)
+        elif name not in known:
+            others.append(name)
+    if others:
         some = ", ".join(map(repr, others[:3])) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
         raise UserError(
             f"{where} has {some}, which the network does not know: its classes are {', '.join(winner.classes[:12])}"

@@ -10,14 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from flaxvision._files import cache_folder
+from flaxvision._files import cache_folder, expanded
 from flaxvision._memory import is_mapped
 from flaxvision._text import visible
 from flaxvision.data.dataset import Dataset
 from flaxvision.data.files import state_of
 from flaxvision.data.locate import Located, locate
-from flaxvision.data.mapped import Place, held_out, mapped
+from flaxvision.data.mapped import held_out, mapped
 from flaxvision.data.published import BALANCED, DIGITS, PUBLISHED, Published
+from flaxvision.data.space import Place
 from flaxvision.data.stream import streamed
 from flaxvision.errors import UserError, check_whole, unknown
 
@@ -131,6 +132,7 @@ def load(
     dataset = dataset.limit(limit, in_place=True)
     large = is_mapped(dataset.train.images) and dataset.train.images.nbytes >= LARGE
     if validation is not None and place is not None and large:
+        place = place.of_part("limit", limit)  # which the place of an archive's copy, of all examples, does not tell
         return streamed(held_out(dataset, place, validation, validation_seed), stream)
     return streamed(dataset.hold_out(validation, validation_seed, in_place=True), stream)
 
@@ -147,13 +149,15 @@ def _own(
 
         source = _folder(name, file=True)
         place = _place(kind, data_dir, source)
-        with _readable(source):
+        with readable(source):
             dataset = mapped(place, lambda space: read_npz(name, source, space))
     elif kind == "tfds":
         from flaxvision.data.tfds_sets import folder_of, read_tfds
 
         root = Path(data_dir) if data_dir else None
-        place = _place(kind, data_dir, folder_of(name, root))
+        with readable(Path(name)):
+            home = folder_of(name, root)
+        place = _place(kind, data_dir, home)
         dataset = mapped(place, lambda space: read_tfds(name, root))
     else:
         from flaxvision.data.image_folder import conversion as checked
@@ -166,13 +170,15 @@ def _own(
 
 
 def _place(kind: str, data_dir: str | os.PathLike[str] | None, source: Path, *options: object) -> Place:
-    return Place.of(_data_dir(data_dir) / "mapped" / kind, source, state_of([source]), *options)
+    with readable(source):
+        state = state_of([source])
+    return Place.of(_data_dir(data_dir) / "mapped" / kind, source, state, *options)
 
 
 def _folder(name: str, *, file: bool = False) -> Path:
     kind, _, folder = name.partition(":")
-    path = Path(folder).expanduser()
-    with _readable(path):
+    path = expanded(folder)
+    with readable(path):
         is_file, is_folder = path.is_file(), path.is_dir()
     if is_file and file:
         return path
@@ -186,7 +192,7 @@ def _folder(name: str, *, file: bool = False) -> Path:
 
 
 @contextlib.contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def readable(path: Path) -> Iterator[None]:
     """Say in one line that a folder, or one around it, may not be looked into."""
     try:
         yield
@@ -245,9 +251,9 @@ def located(published: Published, raw_dir: str | os.PathLike[str] | None) -> Loc
     given = raw_dir or os.environ.get("FLAXVISION_RAW_DIR")
     if not given:
         return None
-    root = Path(given).expanduser()
+    root = expanded(given)
     without = "leave raw_dir (--raw-dir) out" if raw_dir else "unset FLAXVISION_RAW_DIR"
-    with _readable(root):
+    with readable(root):
         if not root.exists():
             raise UserError(
                 f"the raw folder {root} does not exist: set FLAXVISION_RAW_DIR or --raw-dir to one that does"
@@ -257,4 +263,4 @@ def located(published: Published, raw_dir: str | os.PathLike[str] | None) -> Loc
 
 def _data_dir(data_dir: str | os.PathLike[str] | None) -> Path:
     given = data_dir or os.environ.get("FLAXVISION_DATA_DIR")
-    return Path(given).expanduser() if given else cache_folder()
+    return expanded(given) if given else cache_folder()

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from flaxvision._files import expanded
 from flaxvision.data import _load, tfds_sets
 from flaxvision.data.files import state_of
 from flaxvision.data.published import PUBLISHED
@@ -26,13 +27,14 @@ def stamp(
     """
     path = name.partition(":")[2]
     files: Sequence[Path]
-    if name.startswith("tfds:"):
-        files = [tfds_sets.folder_of(name, Path(data_dir) if data_dir else None)]
-    elif path:
-        files = [Path(path).expanduser()]
-    else:
-        located = _load.located(PUBLISHED[name], raw_dir) if name in PUBLISHED else None
-        if located is None:
-            return ""
-        files = located.paths
-    return state_of(files)
+    with _load.readable(Path(path)):
+        if name.startswith("tfds:"):
+            files = [tfds_sets.folder_of(name, Path(data_dir) if data_dir else None)]
+        elif path:
+            files = [expanded(path)]
+        else:
+            located = _load.located(PUBLISHED[name], raw_dir) if name in PUBLISHED else None
+            if located is None:
+                return ""
+            files = located.paths
+        return state_of(files)

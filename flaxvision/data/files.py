@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
@@ -12,8 +11,9 @@ from pathlib import Path
 def state_of(paths: Iterable[Path]) -> str:
     """What is equal as long as nobody writes to files, or to those in folders.
 
-    Their names, sizes and times, the time of change (`st_ctime`) among them, which copying tools do not set back. Links
-    are followed; what is hidden does not count, as no reader of data looks at it.
+    Their names, sizes and times, the time of change (`st_ctime`) among them, which copying tools do not set back; the
+    names of folders, empty ones and links too, and which folder each is. Links are followed; what is hidden does not
+    count, as no reader of data looks at it.
     """
     digest = hashlib.sha256()
     for path in paths:
@@ -24,7 +24,7 @@ def state_of(paths: Iterable[Path]) -> str:
 
 
 def _rows(path: bytes) -> Iterator[bytes]:
-    """A line for a file, or for each one below a folder and below those that links in it lead to, once each."""
+    """A line for a file, or for each folder and file below a folder; links are followed, but into no folder twice."""
     folders, seen = [path], set[tuple[int, int]]()
     while folders:
         folder = folders.pop()
@@ -37,6 +37,7 @@ def _rows(path: bytes) -> Iterator[bytes]:
         except OSError:
             yield folder
             continue
+        yield b"%s\0%d\n" % (folder, status.st_ino)
         with entries:
             if (status.st_dev, status.st_ino) in seen:  # a link to a folder around it, perhaps
                 continue
@@ -44,13 +45,13 @@ def _rows(path: bytes) -> Iterator[bytes]:
             for entry in entries:
                 if entry.name.startswith(b"."):
                     continue
-                if entry.is_dir():
-                    folders.append(entry.path)
-                    continue
-                with contextlib.suppress(OSError):  # of a link that leads nowhere the name counts
-                    yield _row(entry.path, entry.stat())
-                    continue
-                yield entry.path
+                try:
+                    if entry.is_dir():
+                        folders.append(entry.path)
+                    else:
+                        yield _row(entry.path, entry.stat())
+                except OSError:  # of a link that leads nowhere, to itself, or where one may not look, the name counts
+                    yield entry.path
 
 
 def _row(path: bytes, status: os.stat_result) -> bytes:

@@ -21,8 +21,8 @@ from flaxvision.data.balance import first_few
 from flaxvision.data.dataset import SPLITS, Dataset
 from flaxvision.data.image_notes import by_name, by_size, conversions
 from flaxvision.data.listing import Listing, count, list_images, shown
-from flaxvision.data.mapped import Space
 from flaxvision.data.pixels import CHANNELS, FITS, Header, Pixels, Unreadable, Wanted, pillow, read_header, read_pixels
+from flaxvision.data.space import Space
 from flaxvision.errors import UserError, check_choice
 from flaxvision.runtime import cores
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import re
 import unicodedata
@@ -84,7 +85,7 @@ class _Walk:
             status = os.stat(folder)
         except OSError as error:
             raise UserError(
-                f"cannot read the folder {shown(folder)}: {error.strerror}; give one that you can"
+                f"cannot read the folder {shown(error.filename or folder)}: {error.strerror}; give one that you can"
             ) from error
         if (status.st_dev, status.st_ino) in around:
             self.others.setdefault("link back to a folder around it", []).append((dirs, os.path.join(*dirs)))
@@ -128,7 +129,12 @@ class _Walk:
 
 def _kind(entry: os.DirEntry[str]) -> str:
     """A "folder", a "file", or nothing for a pipe or a socket, whose reading would never end."""
-    return "folder" if entry.is_dir() else "file" if entry.is_file() or entry.is_symlink() else ""
+    try:
+        return "folder" if entry.is_dir() else "file" if entry.is_file() or entry.is_symlink() else ""
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        return "file"  # a link to itself, which is as one that leads nowhere
 
 
 class _Sorter:
@@ -285,7 +291,7 @@ class _Sorter:
         """The classes in their order, and every split under their names, whatever case and accents are written as."""
         names: dict[str, str] = {}
         for label in splits["train"]:
-            other = names.setdefault(_folded(label), label)
+            other = names.setdefault(folded(label), label)
             if other != label:
                 raise UserError(
                     f"{shown(self.folder)} has the classes {shown(other)} and {shown(label)}: "
@@ -295,12 +301,12 @@ class _Sorter:
         for split, files in splits.items():
             renamed[split] = {}
             for label, paths in files.items():
-                if _folded(label) not in names:
+                if folded(label) not in names:
                     raise UserError(
                         f"{shown(self.folder)}: the {split} split has a class {shown(label)} that the train split does "
                         f"not have: it has {some(map(shown, names.values()), 9)}"
                     )
-                name = names[_folded(label)]
+                name = names[folded(label)]
                 if name in renamed[split]:
                     raise UserError(
                         f"{shown(self.folder)}: the {split} split has {shown(label)} twice, in two spellings"
@@ -331,7 +337,8 @@ def _plural(number: int, noun: str) -> str:
     return count(number, first) + (f" {rest}" if rest else "")
 
 
-def _folded(name: str) -> str:
+def folded(name: str) -> str:
+    """Equal for names of classes that are one, whatever case and accents are written as."""
     return unicodedata.normalize("NFC", name).casefold().strip()
 
 

@@ -7,6 +7,7 @@ import hashlib
 
 import numpy as np
 
+from flaxvision._text import data_name
 from flaxvision.data.dataset import Dataset, Split
 
 _CHUNK = 1_000  # examples turned into floats at a time
@@ -49,7 +50,7 @@ def look(dataset: Dataset) -> Look:
     ]
     notes = [*filter(None, (source.note,)), *source.notes, *_repeated(dataset)]
     splits = tuple(_look_at(name, split, dataset.num_classes) for name, split in dataset.splits.items())
-    return Look(dataset.name, tuple(facts), dataset.classes, splits, tuple(notes))
+    return Look(data_name(dataset.name), tuple(facts), dataset.classes, splits, tuple(notes))
 
 
 def shape_text(dataset: Dataset) -> str:

@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import math
 import mmap
 import os
 import shutil
-import tempfile
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -25,140 +23,43 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike
 
-from flaxvision._limits import free_memory
-from flaxvision._memory import empty
 from flaxvision.data.dataset import Dataset, Split
+from flaxvision.data.space import BEGUN, MORE_ROOM, Place, Space, filled, like, reason
 from flaxvision.data.stored import about, rebuilt
+from flaxvision.errors import UserError
 from flaxvision.runtime import cores
 
-VERSION = 2  # of what a copy is; another one makes all copies anew
 SMALL = 2**24  # bytes of examples that are read about as fast as mapped
 ABOUT = "about.json"
 _OWN = "checksum"  # of all else in it
-_BEGUN = ".preparing-"
 _BLOCK = 2**22  # bytes under one checksum
 _CHECKED = 2**30  # bytes of a file that are compared with their checksums at each start, spread over it
 _ABANDONED = 86_400.0  # seconds after which nobody is making a copy any more
 _UNUSED = 90 * 86_400.0  # seconds after which a copy that nobody has used is deleted
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Place:
-    """Where the copy of a data set lies, by what it is made of."""
-
-    folder: Path  # of all copies of one source
-    state: str  # of the source's files, see `files.state_of`: with another one they have changed
-    options: str  # what it was loaded with
-
-    @classmethod
-    def of(cls, folder: Path, source: Path, state: str, *options: object) -> Place:
-        """The place below `folder` of a source that lies at a path."""
-        return cls(folder / _hash(source.absolute()), _hash(VERSION, state), _hash(*options))
-
-    def of_part(self, *options: object) -> Place:
-        """That of what is made of this copy with more options."""
-        return dataclasses.replace(self, options=_hash(self.options, *options))
-
-    @property
-    def home(self) -> Path:
-        """The folder of the copy."""
-        return self.folder / f"{self.state}-{self.options}"
-
-
-class Space:
-    """Gives memory for the examples of a copy in the making: files that are mapped, or memory where none can be made.
-
-    Args:
-        place: Where the copy is to lie; None: nowhere.
-    """
-
-    def __init__(self, place: Place | None = None):
-        self.place, self.why = place, ""  # why there can be no files
-        self.parts: dict[str, np.memmap] = {}
-        self._folder: Path | None = None
-
-    def folder(self) -> Path | None:
-        """The folder of the copy in the making; None where there can be none."""
-        if self._folder is None and self.place is not None:
-            try:
-                self.place.folder.mkdir(parents=True, exist_ok=True)
-                self._folder = Path(tempfile.mkdtemp(dir=self.place.folder, prefix=_BEGUN)) / "copy"
-                self._folder.mkdir()
-            except OSError as error:
-                self.give_up(error)
-        return self._folder
-
-    def give_up(self, error: OSError) -> None:
-        """Delete the folder, and give memory from now on; arrays in files stay as long as somebody holds them."""
-        self.close()
-        self.place, self.why = None, _reason(error)
-
-    def close(self) -> None:
-        """Delete what was not given a name."""
-        if self._folder is not None:
-            shutil.rmtree(self._folder.parent, ignore_errors=True)
-            with contextlib.suppress(OSError):  # other copies are there
-                self._folder.parent.parent.rmdir()
-        self._folder = None
-
-    def room(self) -> float:
-        """How many bytes it can give."""
-        folder = self.folder()
-        return max(free_memory(), 0 if folder is None else shutil.disk_usage(folder).free)
-
-    def __call__(self, part: str, shape: tuple[int, ...], dtype: DTypeLike = np.uint8) -> np.ndarray:
-        """An array for the examples of "train", or for those "held_out"; what the part had before is void."""
-        self.parts.pop(part, None)
-        folder = self.folder()
-        if folder is None:
-            return empty(shape, dtype)
-        path = folder / f"{part}.npy"
-        try:
-            path.unlink(missing_ok=True)
-            array = np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=shape)
-            if hasattr(os, "posix_fallocate"):  # or a full disk would end the process at some later write
-                with path.open("r+b") as file:
-                    os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-        except OSError as error:
-            self.give_up(error)
-            return empty(shape, dtype)
-        self.parts[part] = array
-        return array.view(np.ndarray)
-
-    def take(self, part: str, *pieces: tuple[np.ndarray, np.ndarray | None]) -> list[np.ndarray]:
-        """Copy rows of arrays (None: all of them), one behind the other; gives those of each."""
-        counts = [len(array) if rows is None else len(rows) for array, rows in pieces]
-        first = pieces[0][0]
-        whole = self(part, (sum(counts), *first.shape[1:]), first.dtype)
-        found = np.split(whole, np.cumsum(counts)[:-1])
-        step = max(1, _BLOCK // max(1, first[0].nbytes))
-        for (array, rows), out in zip(pieces, found, strict=True):
-            for start in range(0, len(out), step):
-                end = start + step
-                out[start:end] = array[start:end] if rows is None else array[rows[start:end]]
-        return found
-
-
 def mapped(place: Place, make: Callable[[Space], Dataset], *, least: int = SMALL) -> Dataset:
     """The data set that `make` gives, mapped from its copy; where there is none, one is made.
 
-    Notes of its source say so if the copy was damaged, if files have changed since, or if none can be kept.
+    Its `loading_notes` say so if the copy was damaged, if files have changed since, or if none can be kept.
 
     Args:
         place: Where the copy lies.
         make: What reads the data set; it may put the examples into the space that it is given.
         least: Bytes of examples below which no copy is kept.
     """
-    notes = []
+    notes: list[str] = []
+    damaged = None
     if os.path.isdir(place.home):  # False, too, where one may not look
+        there = _number(place.home)
         try:
             return _read(place.home)
         except MemoryError:
             raise
         except Exception as error:  # whatever json, zlib or NumPy raise for a damaged file
-            notes.append(f"the prepared copy was damaged ({_reason(error)}) and made anew")
+            damaged = there
+            notes.append(f"the prepared copy was damaged ({reason(error)}) and made anew")
     elif _stale(place):
         notes.append("files have changed since they were prepared, and were prepared anew")
     space = Space(place)
@@ -167,7 +68,7 @@ def mapped(place: Place, make: Callable[[Space], Dataset], *, least: int = SMALL
         if sum(split.images.nbytes for split in dataset.splits.values()) < least:
             return dataset
         try:
-            if _written(dataset, space):
+            if _written(dataset, space, damaged):
                 return told(_read(place.home), notes)
         except OSError as error:
             space.give_up(error)
@@ -177,16 +78,32 @@ def mapped(place: Place, make: Callable[[Space], Dataset], *, least: int = SMALL
 
 
 def told(dataset: Dataset, notes: Sequence[str]) -> Dataset:
-    """The same with what is to be said of this start, before what is always said."""
-    source = dataclasses.replace(dataset.source, notes=(*notes, *dataset.source.notes))
-    return dataclasses.replace(dataset, source=source)
+    """The same with what is to be said of this start."""
+    return dataclasses.replace(dataset, loading_notes=tuple(dict.fromkeys((*notes, *dataset.loading_notes))))
 
 
 def held_out(dataset: Dataset, place: Place, fraction: float, seed: int, *, least: int = SMALL) -> Dataset:
-    """`Dataset.hold_out` of a mapped data set, as a mapped copy of its own."""
+    """`Dataset.hold_out` of a mapped data set, as a mapped copy of its own.
+
+    Args:
+        dataset: The data set.
+        place: Where its own copy lies, with all options that its examples depend on.
+        fraction: As of `Dataset.hold_out`.
+        seed: As of `Dataset.hold_out`.
+        least: As of `mapped`.
+
+    Raises:
+        UserError: If there is no room for the copy.
+    """
 
     def make(space: Space) -> Dataset:
         kept, held = dataset.draw(fraction, seed)
+        size, room = dataset.train.images.nbytes + dataset.test.images.nbytes, space.room()
+        if size > room:
+            raise UserError(
+                f"{dataset.name}: a copy with validation={fraction} held out takes {size / 2**30:,.1f} GB of the "
+                f"{room / 2**30:,.1f} that there are in memory and on disk: leave validation out, or {MORE_ROOM}"
+            )
         (train,) = space.take("train", (dataset.train.images, kept))
         validation, test = space.take("held_out", (dataset.train.images, held), (dataset.test.images, None))
         return dataset.with_splits(
@@ -195,15 +112,19 @@ def held_out(dataset: Dataset, place: Place, fraction: float, seed: int, *, leas
             test=dataclasses.replace(dataset.test, images=test),
         )
 
-    return mapped(place.of_part("held out", fraction, seed), make, least=least)
+    return told(mapped(place.of_part("held out", fraction, seed), make, least=least), dataset.loading_notes)
 
 
-def _written(dataset: Dataset, space: Space) -> bool:
+def _written(dataset: Dataset, space: Space, damaged: int | None) -> bool:
     """Complete the copy of a data set whose examples are in a space or elsewhere; whether that could be done."""
     others = [split for name, split in dataset.splits.items() if name != "train"]
     for part, splits in (("train", [dataset.train]), ("held_out", others)):
         if part not in space.parts:
-            space.take(part, *((split.images, None) for split in splits))
+            pieces = [(split.images, None) for split in splits]
+            whole = space.file(part, *like(pieces))
+            if whole is None:  # what is in memory or mapped already is used from there
+                return False
+            filled(whole, pieces)
     folder, place = space.folder(), space.place
     if folder is None or place is None:
         return False
@@ -217,24 +138,35 @@ def _written(dataset: Dataset, space: Space) -> bool:
     sums = {path.name: [path.stat().st_size, *_sums(path)] for path in sorted(folder.glob("*.npy"))}
     lengths = {name: len(split) for name, split in dataset.splits.items()}
     (folder / ABOUT).write_text(sealed({**about(dataset), "lengths": lengths, "sums": sums}), encoding="utf-8")
-    _publish(folder, place)
+    _publish(folder, place, damaged)
     return True
 
 
-def _publish(made: Path, place: Place) -> None:
-    """Give a complete copy its name, and delete what no one needs any more."""
-    if place.home.exists():  # damaged
+def _publish(made: Path, place: Place, damaged: int | None) -> None:
+    """Give a complete copy its name, and delete what no one needs any more.
+
+    What has that name already is replaced if it is the folder that was found to be damaged, by its `_number`; else
+    another process was first, and its copy is as good.
+    """
+    if damaged is not None and _number(place.home) == damaged:
         with contextlib.suppress(OSError):
             os.rename(place.home, made.parent / "damaged")
     try:
         os.rename(made, place.home)
     except OSError:
-        if not (place.home / ABOUT).is_file():  # else another process was first, and its copy is as good
+        if not (place.home / ABOUT).is_file():
             raise
     unused = (path.parent for path in place.folder.parent.glob(f"*/*/{ABOUT}") if _age(path) > _UNUSED)
-    abandoned = (path for path in place.folder.glob(f"{_BEGUN}*") if _age(path) > _ABANDONED)
+    abandoned = (path for path in place.folder.glob(f"{BEGUN}*") if _age(path) > _ABANDONED)
     for folder in [*_stale(place), *unused, *abandoned]:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _number(folder: Path) -> int | None:
+    """The number that a file system knows a folder by."""
+    with contextlib.suppress(OSError):
+        return folder.stat().st_ino
+    return None
 
 
 def _stale(place: Place) -> list[Path]:
@@ -299,16 +231,8 @@ def _sums(path: Path, every: int = 1) -> list[int]:
         return sums
 
 
-def _hash(*values: object) -> str:
-    return hashlib.sha256(repr(values).encode(errors="surrogateescape")).hexdigest()[:16]
-
-
 def _age(path: Path) -> float:
     try:
         return time.time() - path.stat().st_mtime
     except OSError:
         return 0.0
-
-
-def _reason(error: Exception) -> str:
-    return (isinstance(error, OSError) and error.strerror) or str(error).partition("\n")[0] or type(error).__name__

@@ -13,7 +13,8 @@ import numpy as np
 
 from flaxvision.data import arrays, raw
 from flaxvision.data.dataset import SPLITS, Dataset
-from flaxvision.data.mapped import SMALL, Space
+from flaxvision.data.mapped import SMALL
+from flaxvision.data.space import Space
 from flaxvision.data.split_names import split_of
 from flaxvision.errors import UserError
 
@@ -124,6 +125,7 @@ def _array(where: Path, archive: np.lib.npyio.NpzFile, name: str, space: Space) 
             shutil.copyfileobj(packed, file, _CHUNK)
     except OSError as error:
         space.give_up(error)
+        space.check_memory(member.file_size)
         return np.asarray(archive[name])
     return np.load(file.name, mmap_mode="r", allow_pickle=False).view(np.ndarray)
 

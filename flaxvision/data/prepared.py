@@ -29,8 +29,9 @@ from flaxvision._memory import empty
 from flaxvision.data import download, raw
 from flaxvision.data.dataset import Dataset, Source, Split
 from flaxvision.data.locate import Located
-from flaxvision.data.mapped import Place, Space, mapped, told
+from flaxvision.data.mapped import mapped, told
 from flaxvision.data.published import PUBLISHED, Published
+from flaxvision.data.space import Place, Space
 from flaxvision.errors import UserError
 
 VERSION = "1.0.0"  # of what the records hold; another one prepares everything again

@@ -13,6 +13,7 @@ import numpy as np
 from flaxvision._files import write_atomically
 from flaxvision.data import raw
 from flaxvision.data.dataset import Dataset, Source, Split
+from flaxvision.data.stream import Stream
 from flaxvision.errors import UserError
 
 ABOUT = "about"  # the array that holds all but the examples, as JSON
@@ -20,7 +21,9 @@ ABOUT = "about"  # the array that holds all but the examples, as JSON
 
 def about(dataset: Dataset) -> dict[str, Any]:
     """All of a data set but the examples, for JSON."""
-    return {"name": dataset.name, "classes": dataset.classes, "source": dataclasses.asdict(dataset.source)}
+    stream = None if dataset.stream is None else dataclasses.asdict(dataset.stream)
+    source = dataclasses.asdict(dataset.source)
+    return {"name": dataset.name, "classes": dataset.classes, "source": source, "stream": stream}
 
 
 def rebuilt(about: Mapping[str, Any], splits: Mapping[str, Split]) -> Dataset:
@@ -28,7 +31,8 @@ def rebuilt(about: Mapping[str, Any], splits: Mapping[str, Split]) -> Dataset:
     source = about["source"]
     source |= {"counts": tuple(map(tuple, source["counts"])), "notes": tuple(source["notes"])}
     train, test, validation = splits["train"], splits["test"], splits.get("validation")
-    return Dataset(about["name"], train, test, tuple(about["classes"]), Source(**source), validation)
+    stream = Stream(**given) if (given := about.get("stream")) else None  # earlier versions noted none
+    return Dataset(about["name"], train, test, tuple(about["classes"]), Source(**source), validation, stream)
 
 
 def write_dataset(dataset: Dataset, path: Path) -> Path:

@@ -47,6 +47,8 @@ class Stream:
 def streamed(dataset: Dataset, stream: bool | None = None) -> Dataset:
     """A data set with the order in which it is seen: streamed, or (False) all examples in a new order each epoch.
 
+    One that is streamed already stays as it is, unless that is not wanted.
+
     Args:
         dataset: The data set.
         stream: Whether it is streamed; None: if its examples are more than the memory, or what a control group leaves
@@ -57,10 +59,16 @@ def streamed(dataset: Dataset, stream: bool | None = None) -> Dataset:
     """
     if stream not in (None, True, False):
         raise UserError(f"stream is {stream!r}: give true or false, or leave it out")
+    if dataset.stream is not None:
+        return dataset if stream in (None, True) else _with(dataset, None)
     if stream is None:
         stream = sum(split.images.nbytes for split in dataset.splits.values()) > SHARE * memory()
-    if not stream:
-        return dataset
-    found = Stream.of(dataset)
-    source = dataclasses.replace(dataset.source, notes=(*dataset.source.notes, found.note))
-    return dataclasses.replace(dataset, source=source, stream=found)
+    return _with(dataset, Stream.of(dataset)) if stream else dataset
+
+
+def _with(dataset: Dataset, stream: Stream | None) -> Dataset:
+    """The same in another order, which its notes tell."""
+    before = dataset.stream
+    notes = tuple(note for note in dataset.source.notes if before is None or note != before.note)
+    source = dataclasses.replace(dataset.source, notes=(*notes, stream.note) if stream else notes)
+    return dataclasses.replace(dataset, source=source, stream=stream)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from flaxvision._files import expanded
 from flaxvision._memory import empty
 from flaxvision._text import some
 from flaxvision.data import arrays
@@ -99,7 +100,7 @@ def folder_of(name: str, data_dir: Path | None) -> Path:
     roots = [Path(given)] if given else []
     if data_dir is None:
         roots += [Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")]
-    roots = [root.expanduser() for root in roots]
+    roots = [expanded(root) for root in roots]
     own = next((root / parts["set"] for root in roots if (root / parts["set"]).is_dir()), None)
     within = own and (own / parts["config"] if parts["config"] else own)
     if own is None or within is None:

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from flaxvision._text import visible
+from flaxvision._text import data_name, visible
 from flaxvision.data.for_model import wanted_by
 from flaxvision.data.pixels import made_into
 from flaxvision.models.files import load_noted
@@ -62,7 +62,7 @@ class Viewer:
     def about(self) -> str:
         """The network in a few words."""
         height, width, channels = self.model.input_shape
-        trained = f", trained on {self.dataset}" if self.dataset else ""
+        trained = f", trained on {data_name(self.dataset)}" if self.dataset else ""
         return f"{self.model.kind}{trained}: {width} × {height} pixels, {channels} channel{'s' * (channels > 1)}"
 
     @property

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flaxvision._text import visible
+from flaxvision._text import data_name, visible
 from flaxvision.report import formats
 from flaxvision.report.style import COLUMN, DASHED, OKABE_ITO, encode, figure_style, new_panels
 from flaxvision.training.metrics import METRICS, SPLITS, metric_of
@@ -93,7 +93,7 @@ def dataset_html(dataset: Dataset) -> str:
     notes = [f"{more:,} classes more"] if more else []
     notes += [*filter(None, (dataset.source.note,)), *dataset.source.notes]
     facts = [shape_text(dataset), *(f"{len(split):,} {name}" for name, split in dataset.splits.items())]
-    return _html(dataset.name, facts, [Rows(header, rows, labels=1 + images)], pictures, notes)
+    return _html(data_name(dataset.name), facts, [Rows(header, rows, labels=1 + images)], pictures, notes)
 
 
 def recipe_html(recipe: Recipe) -> str:

@@ -17,7 +17,7 @@ from flaxvision.report.display import Table, display_tables, excerpt, narrow, te
 from flaxvision.report.figures import figure_files
 from flaxvision.report.fonts import substitutes
 from flaxvision.report.interactive import plots_json
-from flaxvision.report.remarks import cautions, data_used
+from flaxvision.report.remarks import cautions, data_used, provenance_shown
 from flaxvision.report.search import best_table, search_words
 from flaxvision.report.style import COLUMN, DPI
 from flaxvision.report.winner import Insight
@@ -100,6 +100,7 @@ def report_html(
         trials=[_trial(outcome, result.keys, metrics) for outcome in excerpt(result).outcomes],
         siblings=[*tables, *beside, *files],
         command=result.provenance.get("command"),
+        provenance=provenance_shown(result),
         extra_sections=extra_sections,
         listed=LISTED,
         style=_text("page.css"),

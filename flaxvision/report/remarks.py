@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from flaxvision._text import data_name
 from flaxvision.report import formats
 from flaxvision.sweep._differences import LEVEL, MOST, Differences
 from flaxvision.sweep.results import Cell, Outcome, SweepResult
@@ -119,11 +121,21 @@ class DataUsed:
 
 def data_used(result: SweepResult) -> tuple[DataUsed, ...]:
     """The data sets of a result, from its provenance."""
-    sources: Mapping[str, Mapping[str, Any]] = result.provenance.get("data sets", {})
     return tuple(
         DataUsed(name, tuple(source.get("counts", {}).items()), source.get("note", ""), tuple(source.get("notes", ())))
-        for name, source in sources.items()
+        for name, source in provenance_shown(result).get("data sets", {}).items()
     )
+
+
+def provenance_shown(result: SweepResult) -> Mapping[str, Any]:
+    """The provenance as pages have it, its data sets by names that do not tell where they lie."""
+    sources: Mapping[str, Mapping[str, Any]] = result.provenance.get("data sets", {})
+    named: dict[str, Mapping[str, Any]] = {}
+    for name, source in sources.items():
+        plain = data_name(name)
+        same = itertools.chain([plain], (f"{plain} ({number})" for number in itertools.count(2)))
+        named[next(each for each in same if each not in named)] = source
+    return {**result.provenance, "data sets": named} if sources else result.provenance
 
 
 def cautions(result: SweepResult) -> list[str]:

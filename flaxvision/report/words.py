@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from flaxvision._text import data_name
 from flaxvision.report import formats
 from flaxvision.sweep.config import DATA_KEYS, TrialConfig
 from flaxvision.sweep.results import SweepResult
@@ -120,7 +121,7 @@ class _Said:
 
 def _network(config: TrialConfig, parameters: int) -> str:
     arguments = _listed({key: as_typed(value) for key, value in config.model.arguments.items()})
-    return f"{config.model.name}{arguments} on {config.data.dataset}: {parameters:,} parameters."
+    return f"{config.model.name}{arguments} on {data_name(config.data.dataset)}: {parameters:,} parameters."
 
 
 def _listed(settings: Mapping[str, str]) -> str:

@@ -69,7 +69,7 @@ def plan(spec: Spec, files: RunFiles) -> Plan:
         if len(checked) > known:
             identity |= identity_of(trial, files)
             dataset = dataset_of(trial, files)
-            datasets.setdefault(description_of(dataset), dataset.source.notes)
+            datasets.setdefault(description_of(dataset), (*dataset.loading_notes, *dataset.source.notes))
     spec = dataclasses.replace(spec, objective=_objective(spec, trials, files))
     check_trials(spec, trials, files)
     _check_limits(trials, files)

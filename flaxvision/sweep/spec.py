@@ -6,10 +6,9 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import PurePath
 from typing import Any
 
-from flaxvision._text import visible
+from flaxvision._text import data_name
 from flaxvision.training.metrics import PARAMETERS, TABLE_METRICS
 
 Settings = dict[str, Any]  # bare name -> value
@@ -235,19 +234,6 @@ class Spec:
         """The stages beside the grid, by name."""
         both = {"pretrain": self.pretrain, "final": self.final}
         return {name: stage for name, stage in both.items() if stage is not None}
-
-
-def data_name(dataset: object) -> str:
-    """A data set as titles name it: of a folder the last part of its path.
-
-    >>> data_name("images:/home/me/pets"), data_name("mnist")
-    ('images:pets', 'mnist')
-    """
-    name = visible(str(dataset))
-    kind, colon, folder = name.partition(":")
-    if kind == "tfds":  # whose name may have a configuration and a version
-        return name
-    return f"{kind}{colon}{PurePath(folder).name or folder}"
 
 
 def config_hash(config: object) -> str:

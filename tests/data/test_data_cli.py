@@ -93,6 +93,22 @@ def test_an_image_folder_of_any_names(here, capsys):
     assert "64 x 32 pixels, 1 channel" in capsys.readouterr().out
 
 
+def test_the_page_tells_neither_where_data_lie_nor_how_loading_went(here, capsys):
+    for number in range(6):
+        folder = here / "pets" / "ab"[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (5, 4), (40 * number, 0, 0)).save(folder / f"{number}.png")
+    data.load(f"images:{here / 'pets'}")
+    (here / "pets" / "notes.txt").write_text("none")
+    assert main([f"images:{here / 'pets'}"]) == 0
+    said = "files have changed since they were prepared"
+    assert f"note: {said}" in capsys.readouterr().out
+    page = (here / "data-pets.html").read_text(encoding="utf-8")
+    assert "<h1>images:pets</h1>" in page
+    assert str(here) not in page
+    assert said not in page
+
+
 def test_points_are_drawn(here, capsys):
     assert main(["two_clusters", "--limit", "100"]) == 0
     assert "points of 2 numbers" in capsys.readouterr().out

@@ -243,6 +243,43 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
     refuse(f"images:{pets}", r"1 of 11 files cannot be read as images, cat/gone.png \(no such file or directory\)")
 
 
+def test_folders_and_links_are_part_of_the_state(tmp_path):
+    """What without a copy would be an error is one beside a copy; what a link leads to counts under its name, too."""
+    name = fill(tmp_path / "set", "train/a*2", "train/b*2")
+    (tmp_path / "set" / "test").symlink_to("train")
+    assert sum(counts(data.load(name))["test"]) == 4
+    before = stamp(name)
+    (tmp_path / "set" / "train" / "c").mkdir()
+    assert stamp(name) != before
+    refuse(name, "(train|test)/c has no images: fill it")
+    (tmp_path / "set" / "train" / "c").rmdir()
+    (tmp_path / "set" / "test").unlink()
+    assert stamp(name) != before
+    assert counts(data.load(name)) == {"train": [1, 1], "test": [1, 1]}
+
+
+def test_links_that_lead_nowhere(tmp_path, monkeypatch):
+    name = fill(tmp_path, "a*5", "b*5")
+    (tmp_path / "a" / "self").symlink_to("self")
+    found = data.load(name)
+    assert found.source.notes == ("left out: 1 file without an image, such as a/self",)
+    before = stamp(name)
+    (tmp_path / "a" / "self").rename(tmp_path / "b" / "self")
+    assert stamp(name) != before
+
+    def forbidden(entry):
+        raise PermissionError(13, "Permission denied", entry.path)
+
+    monkeypatch.setattr("flaxvision.data.listing._kind", forbidden)
+    refuse(name, f"cannot read the folder {tmp_path}/(a|b): Permission denied; give one that you can")
+    with monkeypatch.context() as patch:
+        patch.setattr("flaxvision.data._load.state_of", lambda paths: forbidden(type("Entry", (), {"path": paths[0]})))
+        refuse(name, f"cannot read {tmp_path}: Permission denied; give yourself the right to")
+    refuse("images:~nosuchuser/pets", "~nosuchuser/pets: no home folder is known for its first part")
+    with pytest.raises(UserError, match="no home folder is known"):
+        stamp("npz:~nosuchuser/pets")
+
+
 def test_no_folder(tmp_path):
     archive = tmp_path / "pets.zip"
     archive.write_bytes(b"PK")
@@ -257,8 +294,11 @@ def test_images_that_are_in_train_too(tmp_path):
     assert data.load(name).source.notes == ()
     (tmp_path / "test" / "b" / "copy.png").write_bytes((tmp_path / "train" / "a" / "0.png").read_bytes())
     note = "also in train: 1 image of the test split, such as test/b/copy.png"
-    assert data.load(name).source.notes == ("files have changed since they were prepared, and were prepared anew", note)
-    assert data.load(name).source.notes == (note,)
+    found = data.load(name)
+    assert found.loading_notes == ("files have changed since they were prepared, and were prepared anew",)
+    assert found.source.notes == (note,)
+    again = data.load(name)
+    assert (again.source.notes, again.loading_notes) == ((note,), ())
 
 
 # --- names -----------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from PIL import Image
 
 from flaxvision import data
 from flaxvision._memory import is_mapped
-from flaxvision.data import _load, image_folder, mapped
+from flaxvision.data import _load, image_folder, mapped, space
 from flaxvision.errors import UserError
 from flaxvision.training.preparing import place as placed
 
@@ -121,8 +121,10 @@ def test_a_damaged_copy_is_made_anew(pets, home, damage):
     if damage != "gone":
         path.write_bytes(new[damage])
     again = data.load(f"images:{pets}")
-    assert again.source.notes[0].startswith("the prepared copy was damaged (")
-    assert again.source.notes[0].endswith(") and made anew")
+    (note,) = again.loading_notes
+    assert note.startswith("the prepared copy was damaged (")
+    assert note.endswith(") and made anew")
+    same(first, again)
     same(first, data.load(f"images:{pets}"))
     assert copies(home) == [copy]
 
@@ -141,10 +143,11 @@ def test_a_folder_that_has_changed_is_read_anew(pets, home, change):
         Image.new("RGB", (5, 6), "red").save(target)
         os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))  # as tools do that copy
     again = data.load(f"images:{pets}")
-    assert again.source.notes[0] == "files have changed since they were prepared, and were prepared anew"
+    assert again.loading_notes == ("files have changed since they were prepared, and were prepared anew",)
     assert again.source.checksum != first.source.checksum
     assert len(copies(home)) == 1  # the other one is gone
-    assert data.load(f"images:{pets}").source.notes == again.source.notes[1:]
+    last = data.load(f"images:{pets}")
+    assert (last.source, last.loading_notes) == (again.source, ())
 
 
 def test_hidden_files_change_nothing(pets, home, monkeypatch):
@@ -165,18 +168,37 @@ def test_without_a_copy_it_goes_on_and_says_so(pets, home, monkeypatch, trouble)
         def full(*_):
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(mapped.os, "posix_fallocate", full)
+        monkeypatch.setattr(space.os, "posix_fallocate", full)
     again = data.load(f"images:{pets}")
     reason = "No space left on device" if trouble == "disk" else "Not a directory"
-    assert again.source.notes[0] == f"no prepared copy could be kept in {home}/mapped/images: {reason}"
+    assert again.loading_notes == (f"no prepared copy could be kept in {home}/mapped/images: {reason}",)
     assert not is_mapped(again.train.images)
-    same(first, mapped.told(again, []).__class__(**{**_fields(again), "source": first.source}))
-    assert again.source.notes[1:] == first.source.notes
+    same(first, again)
     assert trouble == "folder" or not list(home.rglob("*.npy"))
 
 
-def _fields(dataset):
-    return {name: getattr(dataset, name) for name in ("name", "train", "test", "classes", "validation")}
+@pytest.mark.parametrize("found", ["none", "damaged"])
+def test_a_copy_that_another_process_made_meanwhile_stays(pets, home, monkeypatch, found):
+    """Else a third process might look while there is none."""
+    if found == "damaged":
+        data.load(f"images:{pets}")
+        (copy,) = copies(home)
+        (copy / "about.json").write_text("{}")
+    real, theirs = image_folder.read_images, []
+
+    def slow(*arguments):
+        if not theirs:  # the other process begins later and ends sooner
+            theirs.append(None)
+            theirs[0] = data.load(f"images:{pets}")
+            theirs.append(copies(home)[0].stat().st_ino)
+        return real(*arguments)
+
+    monkeypatch.setattr(image_folder, "read_images", slow)
+    ours = data.load(f"images:{pets}")
+    same(ours, theirs[0])
+    (copy,) = copies(home)
+    assert copy.stat().st_ino == theirs[1]
+    assert not list(home.rglob(".preparing-*"))
 
 
 @pytest.mark.slow
@@ -241,6 +263,59 @@ def test_large_archives_are_mapped(tmp_path, home, monkeypatch, order):
     assert len(data.load(f"npz:{folder}").test) == 80
 
 
+@pytest.fixture
+def archive(tmp_path, home, monkeypatch):
+    """A mixed archive that counts as a large one; its name, and what is in it."""
+    from flaxvision.data.npz import read_npz
+
+    monkeypatch.setattr(mapped.mapped, "__kwdefaults__", {"least": 10_000})
+    monkeypatch.setattr(mapped.held_out, "__kwdefaults__", {"least": 1_000})
+    monkeypatch.setattr(_load, "LARGE", 1_000)
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for split, number in (("train", 300), ("test", 400)):
+        images = RNG.integers(256, size=(number, 7, 5), dtype=np.uint8)
+        np.savez(folder / f"{split}.npz", x=images, y=RNG.integers(3, size=number))
+    memory = read_npz(f"npz:{folder}", folder)
+    monkeypatch.setattr("flaxvision.data.npz.SMALL", 10_000)
+    return f"npz:{folder}", memory
+
+
+def test_a_hold_out_is_of_its_limit(archive, monkeypatch):
+    name, memory = archive
+    for _ in range(2):
+        same(data.load(name, limit=350, validation=0.25), memory.limit(350).hold_out(0.25))  # of the test examples
+        same(data.load(name, validation=0.25), memory.hold_out(0.25))
+
+
+def test_a_full_disk_costs_no_memory(archive, home, monkeypatch):
+    """What an archive was unpacked to is used from there; a hold-out, which needs a copy, is one line."""
+    name, memory = archive
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    def no_memory(*_):
+        raise AssertionError("copied into memory")
+
+    monkeypatch.setattr(space.os, "posix_fallocate", full)
+    with monkeypatch.context() as patch:
+        patch.setattr(space, "empty", no_memory)
+        found = data.load(name)
+    same(found, memory)
+    assert is_mapped(found.train.images)
+    assert found.loading_notes == (f"no prepared copy could be kept in {home}/mapped/npz: No space left on device",)
+    held = data.load(name, validation=0.25)  # which the memory has room for
+    same(held, memory.hold_out(0.25))
+    assert held.loading_notes[0] == found.loading_notes[0]
+    monkeypatch.setattr(space, "free_memory", lambda: 1_000.0)
+    with pytest.raises(UserError, match=r"no room on disk \(No space left on device\), nor in the 0.0 GB of memory"):
+        data.load(name, validation=0.25)
+    monkeypatch.setattr(space.Space, "room", lambda _: 12_000.0)
+    with pytest.raises(UserError, match=r"a copy with validation=0\.25 held out takes .*: leave validation out, or"):
+        mapped.held_out(found, space.Place(home, "state", "options"), 0.25, 0)
+
+
 def test_small_archives_leave_nothing(tmp_path, home):
     np.savez(tmp_path / "train.npz", x=RNG.normal(size=(40, 3)), y=RNG.integers(2, size=40))
     np.savez(tmp_path / "test.npz", x=RNG.normal(size=(40, 3)), y=RNG.integers(2, size=40))
@@ -250,7 +325,7 @@ def test_small_archives_leave_nothing(tmp_path, home):
 
 def test_an_archive_without_room_is_one_line(tmp_path, home, monkeypatch):
     monkeypatch.setattr("flaxvision.data.npz.SMALL", 1000)
-    monkeypatch.setattr(mapped.Space, "room", lambda space: 2.0**13)
+    monkeypatch.setattr(space.Space, "room", lambda _: 2.0**13)
     np.savez(tmp_path / "train.npz", x=np.zeros((40, 30, 10), np.uint8), y=np.zeros(40, int))
     with pytest.raises(
         UserError, match=r"train.npz: x unpacks to 0\.0 GB of the 0\.0 that there are in memory and on disk"

@@ -319,8 +319,9 @@ def test_damaged_prepared_copy_is_made_anew(files, tmp_path, name, damage):
     again = load()
     assert np.array_equal(again.train.images[..., 0], made["train-images-idx3-ubyte"])
     assert again.source.checksum == whole.source.checksum
-    assert re.fullmatch(r"the prepared copy of mnist was damaged \(.+\) and made anew", *again.source.notes)
-    assert load().source == whole.source  # said once
+    assert re.fullmatch(r"the prepared copy of mnist was damaged \(.+\) and made anew", *again.loading_notes)
+    assert again.source == whole.source
+    assert load().loading_notes == ()  # said once
 
 
 # --- downloads -------------------------------------------------------------------------------------------------------

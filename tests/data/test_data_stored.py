@@ -9,7 +9,9 @@ import pytest
 
 import flaxvision as fv
 from flaxvision.data.stored import read_dataset, write_dataset
+from flaxvision.data.stream import Stream, streamed
 from flaxvision.errors import UserError
+from flaxvision.sweep.files import GivenData
 
 
 @pytest.mark.parametrize("shape", [(6, 5, 3), (2,)])
@@ -25,6 +27,21 @@ def test_it_comes_back(make_dataset, tmp_path, shape):
         np.testing.assert_array_equal(again.splits[name].labels, split.labels)
         assert again.splits[name].images.dtype == split.images.dtype
         assert [again.splits[name].name(i) for i in (0, 7)] == [split.name(i) for i in (0, 7)]
+
+
+def test_a_stream_comes_back(make_dataset, tmp_path):
+    """And stays as it was given, whatever the memory; a run that is told not to stream does not."""
+    dataset = dataclasses.replace(make_dataset((6, 5, 3), 3, 40, 20), stream=Stream(7, 3))
+    given = GivenData.of(dataset).kept(tmp_path / "data.npz")
+    again = read_dataset(given.path)
+    assert again.stream == Stream(7, 3)
+    assert (
+        GivenData.of(again).checksum == given.checksum != GivenData.of(dataclasses.replace(again, stream=None)).checksum
+    )
+    assert streamed(again) is streamed(again, True) is again
+    made = streamed(dataclasses.replace(dataset, stream=None), True)
+    without = streamed(made, False)
+    assert (without.stream, without.source) == (None, dataset.source)
 
 
 def test_damage_is_one_line(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -17,8 +18,11 @@ from safetensors.numpy import load_file
 import export
 import flaxvision as fv
 from export.__main__ import main
+from export._card import Card
+from export._winner import about as about_file
 from flaxvision.data.licenses import LICENSES, license_of
 from flaxvision.data.published import PUBLISHED
+from flaxvision.sweep.files import GivenData
 from tests.export.conftest import without_peers
 
 pytestmark = pytest.mark.quick
@@ -102,6 +106,7 @@ def test_the_deployed_file_takes_pixels_and_gives_probabilities(run):
     about = session.get_modelmeta().custom_metadata_map
     assert tuple(json.loads(about["classes"])) == CLASSES
     assert about["config hash"] == run.winner.id
+    assert about_file({"trial": {"dataset": "images:/home/me/pets"}})["data set"] == "images:pets"
     proto = onnx.load(run.directory / "winner" / "network.onnx")
     weights = load_file(run.directory / "winner" / "torch.safetensors")
     assert {tensor.name for tensor in proto.graph.initializer} >= set(weights)
@@ -113,6 +118,11 @@ def test_the_card_tells_all(run, card):
     about = yaml.safe_load(front)
     assert about["pipeline_tag"] == "image-classification"
     assert about["datasets"] == ["shades"]
+    stored = GivenData.stored(run.directory).load()
+    named = dataclasses.replace(stored, name="images:/home/me/pets")
+    ours = Card(run, named, fv.load_model(run.directory), {}, None, ()).markdown()
+    assert "# mlp trained on images:pets\n" in ours
+    assert "/home/me" not in ours
     (model,) = about["model-index"]
     metrics = {metric["type"]: metric["value"] for metric in model["results"][0]["metrics"]}
     assert metrics["accuracy"] == run.winner.final["test_top1"]

@@ -89,6 +89,10 @@ def test_the_data_are_described(tmp_path):
         tmp_path, examples.single(HERE).cells, [], provenance={"data sets": SOURCE}, name="pets", title="Pets"
     )
     (data,) = data_used(result)
+    paths = {f"images:/home/{who}/pets": SOURCE["images:pets"] for who in ("me", "you")}
+    of_paths = dataclasses.replace(result, provenance={"data sets": paths})
+    assert [each.line for each in data_used(of_paths)] == [data.line, data.line.replace("pets:", "pets (2):")]
+    assert "/home/" not in report_html(of_paths, files={})
     assert data.line == "images:pets: train 4,000, test 1,000; a fifth of the images is the test split"
     page = report_html(result, files={})
     section = page.partition("<h2>The data</h2>")[2].partition("</section>")[0]

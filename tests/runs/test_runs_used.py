@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import re
 import shutil
+import unicodedata
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import flaxvision as fv
+from flaxvision.cli.evaluate import _numbers, _trained_on
 from flaxvision.cli.main import main
 from flaxvision.cli.runs import size_text
+from flaxvision.cli.winner import Winner
+from flaxvision.errors import UserError
 
 pytestmark = pytest.mark.quick
 
@@ -73,6 +79,30 @@ def test_folders_are_scored_by_the_names_of_their_classes(author, received, pict
     (pictures / "1").rename(pictures / "cat")
     assert main(["evaluate", str(received), str(pictures)]) == 2
     assert "pictures has 'cat', which the network does not know: its classes are 0, 1, 2" in capsys.readouterr().err
+
+
+def test_names_of_classes_may_differ_in_case_and_accents(capsys):
+    winner = SimpleNamespace(classes=("Cat", "café", "a", "A", "dog"))
+    decomposed = unicodedata.normalize("NFD", "café")
+    assert _numbers(winner, ["cat", decomposed, "A", "dog"], "pets") == {"cat": 0, decomposed: 1, "A": 3, "dog": 4}
+    said = capsys.readouterr().err.splitlines()
+    assert said == [
+        "note: pets: cat is taken for the class Cat",
+        f"note: pets: {decomposed} is taken for the class café",
+    ]
+    with pytest.raises(UserError, match="pets has 'CAT', which the network does not know"):
+        _numbers(winner, ["Cat", "CAT"], "pets")
+
+
+def test_the_folder_that_it_was_trained_on(received, pictures, monkeypatch, capsys):
+    assert main(["evaluate", str(received), str(pictures)]) == 0
+    assert "trained on images" not in capsys.readouterr().err
+    winner = SimpleNamespace(trial={"dataset": f"images:{pictures}"})
+    for folder, expected in ((pictures, True), (pictures / "train", True), (pictures / "test", False)):
+        assert _trained_on(winner, folder) == expected
+    monkeypatch.setattr(Winner, "load", lambda path, load=Winner.load: dataclasses.replace(load(path), **vars(winner)))
+    assert main(["evaluate", str(received), str(pictures)]) == 0
+    assert f"note: the network was trained on images of {pictures}, and" in capsys.readouterr().err
 
 
 def test_its_own_data_score_what_is_on_record(author, received, capsys):
