@@ -37,8 +37,7 @@ def dry_run(spec: Spec, options: argparse.Namespace) -> int:
     folders = DataFolders(options.raw_dir, options.data_dir, given)
     if options.executor == "auto" and options.out and options.resume:
         options.executor = asked_before(Path(options.out)) or options.executor
-    if options.measure and options.executor == "ray":
-        raise UserError("--measure has no effect with executor ray, whose nodes it cannot measure: leave it out")
+        check_measurable(options)
     plan, files = check(spec, options.out, folders, options.executor, resume=options.resume)
     check_directory(files.directory, plan.spec, resume=options.resume)
     records, _ = usable(read_records(files.directory), files)
@@ -52,6 +51,12 @@ def dry_run(spec: Spec, options: argparse.Namespace) -> int:
     kept = "nothing was kept but compiled programs, which the sweep will find in the cache"
     print(kept if options.measure else "nothing was trained or written")
     return 0
+
+
+def check_measurable(options: argparse.Namespace) -> None:
+    """Raise `UserError` for `--measure` where trials run elsewhere."""
+    if options.measure and options.executor == "ray":
+        raise UserError("--measure has no effect with executor ray, whose nodes it cannot measure: leave it out")
 
 
 def _time(plan: Plan, files: RunFiles, done: set[str], options: argparse.Namespace) -> str:

@@ -52,6 +52,10 @@ def run(options: argparse.Namespace, call: Call) -> int:
 
     if options.measure and not options.dry_run:
         raise UserError("--measure has no effect without --dry-run: add it, or leave --measure out")
+    if options.dry_run:
+        from flaxvision.cli.dry_run import check_measurable, dry_run
+
+        check_measurable(options)
 
     from flaxvision.logs import opens
     from flaxvision.sweep.progress import watcher
@@ -70,7 +74,6 @@ def run(options: argparse.Namespace, call: Call) -> int:
     if options.dry_run:
         if options.part:
             raise UserError("--part has no effect on --dry-run, which shows the whole table: leave it out")
-        from flaxvision.cli.dry_run import dry_run
 
         return dry_run(spec, options)
     start = functools.partial(train, spec, options.out, resume=options.resume)
