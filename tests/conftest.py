@@ -22,7 +22,6 @@ from flaxvision.training.scoring import evaluation_for
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-QUICK = jax.config.read("jax_disable_most_optimizations")  # of the environment
 MAPS = 5_000  # with PyTorch and Keras about 2 GB
 
 
@@ -45,8 +44,8 @@ compiler.get_compile_options = _without_emitters(compiler.get_compile_options)
 
 @pytest.fixture(autouse=True, scope="module")
 def programs(request: pytest.FixtureRequest):
-    """What a module compiles is optimized, unless it is marked as quick, or the environment says otherwise."""
-    compile_programs(quick=QUICK or request.node.get_closest_marker("quick") is not None)
+    """What a module compiles is optimized, unless it is marked as quick."""
+    compile_programs(quick=request.node.get_closest_marker("quick") is not None)
 
 
 def compile_programs(*, quick: bool) -> None:
