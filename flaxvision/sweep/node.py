@@ -15,19 +15,22 @@ import queue
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
-from flaxvision import runtime
+from flaxvision import __version__, runtime
 from flaxvision._files import cache_folder, write_atomically
-from flaxvision._own_code import refresh, take_copies
+from flaxvision._own_code import code_of, refresh, take_copies
+from flaxvision.errors import UserError
 from flaxvision.sweep.files import DataFolders, GivenData, RunFiles
 from flaxvision.sweep.finished import Finished
+from flaxvision.sweep.keeping import own_functions
 from flaxvision.sweep.lock import UNKNOWN, filled_by
 from flaxvision.sweep.own_code import copies_wanted
 from flaxvision.sweep.records import checksum
+from flaxvision.sweep.work import Cohort
 from flaxvision.training.callbacks import Progress
 
 if TYPE_CHECKING:
@@ -36,7 +39,6 @@ if TYPE_CHECKING:
 
     from flaxvision.data import Dataset
     from flaxvision.sweep.parts import Part
-    from flaxvision.sweep.work import Cohort
     from flaxvision.training.callbacks import Callback
 
 UNUSED = 90 * 86_400.0  # seconds after which what a sweep has sent is deleted
@@ -53,6 +55,18 @@ class Sent:
     inputs: Mapping[str, bytes]  # path below it -> content: starting weights and code of the user's own
     codes: Mapping[str, object]  # function of the user's own -> its code, as `flaxvision._own_code.code_of` gives it
     settings: Mapping[str, runtime.Setting]  # of JAX, in the process that fills the run
+    version: str  # of flaxvision there
+
+    @classmethod
+    def by(cls, cohorts: Sequence[Cohort]) -> Self:
+        """What this process sends for cohorts, as it is now."""
+        files = cohorts[0].files
+        directory = files.directory.absolute()
+        functions = own_functions(trial for cohort in cohorts for trial in cohort.trials)
+        codes = {name: code_of("code", name) for name in functions}
+        inputs = {str(path.relative_to(directory)): path.read_bytes() for path in _inputs(RunFiles(directory))}
+        holder = filled_by(directory, files.part)
+        return cls(directory, files.part, holder, inputs, codes, runtime.handed_on(), __version__)
 
     @property
     def key(self) -> str:
@@ -71,6 +85,19 @@ class Told:
 
     ids: tuple[str, ...]
     progress: Progress
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Part(Cohort):
+    """Trials of a cohort that train together on a node."""
+
+    @property
+    def name(self) -> str:
+        """Its first trial's id, as which trials these are depends on the node's memory and on what was lost before.
+
+        So what it keeps goes when that trial is over, whoever else was with it.
+        """
+        return self.trials[0].id
 
 
 Said = Told | str | list[Finished]  # how far, what there is to say of a trial, and trials that ended
@@ -93,7 +120,6 @@ def train(
 
     from flaxvision.sweep.arrange import arrange
     from flaxvision.sweep.executors import execute
-    from flaxvision.sweep.work import Cohort
     from flaxvision.sweep.workers import every_so_often
 
     if on_core:
@@ -109,7 +135,7 @@ def train(
         yield "is trained on the CPU of a node with a GPU, of which JAX there knows nothing: install jax[cuda12] on it"
     if every != cohort.checkpoint_every:
         yield "keeps no checkpoints, nor do others on nodes that do not see the run's folder"
-    parts = [Cohort(trials, files, arranged.mode, cohort.threshold, every) for trials in arranged.cohorts]
+    parts = [_Part(trials, files, arranged.mode, cohort.threshold, every) for trials in arranged.cohorts]
     said: queue.SimpleQueue[Said | None] = queue.SimpleQueue()
 
     def callbacks(part: Cohort) -> list[Callback]:
@@ -162,6 +188,11 @@ def _take(key: str, sent: Sequence[ray.ObjectRef[Sent]]) -> Sent:
 
     if key not in _taken:
         (found,) = ray.get(list(sent))
+        if found.version != __version__:
+            raise UserError(
+                f"it has flaxvision {__version__}, and the process that fills the run {found.version}: install the "
+                "same on every node"
+            )
         _delete_unused(found.copies.parent)
         for path, content in found.inputs.items():
             copy = found.copies / path
@@ -179,6 +210,11 @@ def _take(key: str, sent: Sequence[ray.ObjectRef[Sent]]) -> Sent:
         _taken.clear()
         _taken[key] = found
     return _taken[key]
+
+
+def _inputs(files: RunFiles) -> Iterable[Path]:
+    found = [files.pretrained, *files.code.rglob("*"), *files.start("").parent.rglob("*")]
+    return sorted(path for path in found if path.is_file())
 
 
 def _delete_unused(folder: Path) -> None:

@@ -29,7 +29,7 @@ def provenance_of(
     notes: Sequence[str],
 ) -> dict[str, Any]:
     """All that a table rests on, now that it is filled, and what is to be said of it."""
-    notes = [*notes, *on_other_hardware(records)]
+    notes = [*notes, *on_other_hardware(records, notes)]
     return {
         "command": command,
         "config hash": config_hash(dump_spec(spec)),
@@ -78,17 +78,24 @@ def data_sources(datasets: Iterable[Dataset]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def on_other_hardware(records: Iterable[Record]) -> list[str]:
-    """What is to be said where trials of one stage had other numbers of cores, or other kinds of devices.
+def on_other_hardware(records: Iterable[Record], told: Sequence[str] = ()) -> list[str]:
+    """What is to be said where trials of one stage had other numbers of cores, or other circumstances.
 
-    As in a cluster of several kinds of nodes, or after a run went on elsewhere.
+    As in a cluster of several kinds of nodes, or after a run went on elsewhere, of which `told` may already say some.
     """
     trained = [record for record in records if "cores" in record]
-    around = [(record, record.get("identity", {}).get(AROUND, {})) for record in trained]
+    around = [(record["stage"], record.get("identity", {}).get(AROUND, {})) for record in trained]
     cores = _several((record["stage"], record["cores"]) for record in trained)
-    platforms = _several((record["stage"], where.get("platform", "cpu")) for record, where in around)
-    return [f"trials were trained on {each} cores, on which their last bits may depend" for each in cores] + [
-        f"trials were trained on {each}, on which their last bits depend" for each in platforms
+    platforms = _several((stage, where.get("platform", "cpu")) for stage, where in around)
+    others: list[str] = []
+    for key in dict.fromkeys(key for _, where in around for key in where if key != "platform"):
+        kinds = [(stage, where[key]) for stage, where in around if key in where]
+        untold = [each for each in kinds if not any(f"{key} was {each[1]}, is " in note for note in told)]
+        others += [f"{key} {each}" for each in _several((stage, kind or "none") for stage, kind in untold)]
+    return [
+        *(f"trials were trained on {each} cores, on which their last bits may depend" for each in cores),
+        *(f"trials were trained on {each}, on which their last bits depend" for each in platforms),
+        *([f"trials were trained with {'; '.join(others)}, on which their last bits may depend"] if others else []),
     ]
 
 
@@ -97,7 +104,8 @@ def _several(found: Iterable[tuple[str, Kind]]) -> list[str]:
     kinds: dict[str, set[Kind]] = {}
     for stage, kind in found:
         kinds.setdefault(stage, set()).add(kind)
-    return [" and ".join(map(str, sorted(each))) for each in kinds.values() if len(each) > 1]
+    several = [" and ".join(map(str, sorted(each))) for each in kinds.values() if len(each) > 1]
+    return list(dict.fromkeys(several))
 
 
 def _processor() -> str:

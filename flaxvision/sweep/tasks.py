@@ -11,25 +11,20 @@ import contextlib
 import dataclasses
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flaxvision import _own_code
 from flaxvision._interrupts import stop_if_asked
 from flaxvision.data import Dataset, Split
 from flaxvision.errors import UserError
-from flaxvision.runtime import handed_on
 from flaxvision.sweep import node
-from flaxvision.sweep.cluster import connect, resources
+from flaxvision.sweep.cluster import ClusterGone, Nodes, connect, line_of, nodes, of_node
 from flaxvision.sweep.executors import failure, in_turn, reason
-from flaxvision.sweep.files import GivenData, RunFiles
+from flaxvision.sweep.files import GivenData
 from flaxvision.sweep.finished import Finished
 from flaxvision.sweep.inputs import dataset_of
-from flaxvision.sweep.keeping import own_functions
-from flaxvision.sweep.lock import filled_by
 from flaxvision.sweep.workers import EVERY
 from flaxvision.training.callbacks import Progress
 
@@ -42,7 +37,7 @@ if TYPE_CHECKING:
     from flaxvision.sweep.work import Cohort
     from flaxvision.training.callbacks import Callback
 
-TRIES = 4  # of trials whose worker or node is lost
+TRIES = 4  # of trials whose worker or node is lost, or cannot train
 AHEAD = 2  # tasks handed out for each core and GPU, so that none waits for this process
 LOOK = 1.0  # seconds between two looks at what the cluster has
 DATA_SETS = 2  # that are kept in the cluster for tasks to come
@@ -54,13 +49,19 @@ def run_on_cluster(cohorts: Sequence[Cohort], callbacks: Callbacks) -> Trained:
     """Train each cohort by a task of a GPU or, where the cluster has none, of a core.
 
     Cores of nodes without a GPU train single trials of cohorts that no GPU has begun; what they are at when nothing is
-    left for a GPU, that one takes over. Trials whose node or worker is lost are trained again, `TRIES` times in all.
+    left for a GPU, that one takes over. Trials whose node or worker is lost, or whose node cannot train, are trained
+    again elsewhere, `TRIES` times in all.
+
+    Raises:
+        UserError: If no node can train, or the cluster is gone.
     """
+    import ray
+
     connect()
     ready, held = in_turn(cohorts)
     tasks = _Tasks(callbacks)
-    tasks.add(ready)
     try:
+        tasks.add(ready)
         while tasks.left:
             stop_if_asked()
             tasks.hand_out()
@@ -68,6 +69,12 @@ def run_on_cluster(cohorts: Sequence[Cohort], callbacks: Callbacks) -> Trained:
                 yield cohort, finished
                 if cohort.pretrains:
                     tasks.add(held)
+    except (ClusterGone, ray.exceptions.RayError) as error:  # errors of tasks are taken in
+        why = str(error) if isinstance(error, ClusterGone) else f"Ray says {line_of(error)}"
+        raise UserError(
+            f"{why}: what has ended is kept; when there is a cluster again: flaxvision resume "
+            f"{cohorts[0].files.directory}"
+        ) from error
     finally:
         tasks.cancel()
 
@@ -104,7 +111,8 @@ class _Task:
     of: _Open
     trials: tuple[Trial, ...]  # those that are not over
     on_gpu: bool = False
-    lost: int = 0  # times that Ray lost it
+    heard: bool = False  # whether it has said anything: else it may still wait for its node
+    lost: int = 0  # times that Ray lost it, or its node could not train
 
 
 class _Tasks:
@@ -116,7 +124,9 @@ class _Tasks:
         self.running: dict[ray.ObjectRefGenerator, _Task] = {}
         self.data: dict[DataConfig, tuple[ray.ObjectRef, str]] = {}
         self.noted: set[str] = set()
-        self.looked, self.gpus, self.cores = -LOOK, 0, 1
+        self.looked, self.nodes = -LOOK, Nodes()
+        self.failing: set[str] = set()  # addresses of nodes that could not train
+        self.heard = False  # whether any task has said anything
 
     @property
     def left(self) -> bool:
@@ -128,7 +138,7 @@ class _Tasks:
         import ray
 
         if cohorts:
-            sent = _sent(cohorts)
+            sent = node.Sent.by(cohorts)
             self.key, self.sent = sent.key, [ray.put(sent)]  # a list is not fetched for every task
         for cohort in cohorts:
             shares = dict.fromkeys((trial.id for trial in cohort.trials), 0.0)
@@ -136,19 +146,46 @@ class _Tasks:
 
     def hand_out(self) -> None:
         """Start as many tasks as there is room for."""
-        if (now := time.monotonic()) >= self.looked + LOOK:
-            self.looked, (self.gpus, self.cores) = now, resources()
-        on_gpus = sum(task.on_gpu for task in self.running.values())
-        on_cores = len(self.running) - on_gpus
-        if on_cores and on_gpus < self.gpus and not self.waiting:
+        if time.monotonic() >= self.looked + LOOK:
+            self._look()
+        gpus, cores = self.nodes.gpus, self.nodes.cores
+        if not gpus and not cores:
+            cores = 1  # a cluster that grows does so for tasks that wait
+            self._note(
+                next(iter((*self.running.values(), *self.waiting))),
+                "waits: the cluster has no GPU and no core for it; add a node: ray start --address HOST:PORT",
+            )
+        on_gpus, on_cores = (self._within(AHEAD * gpus, on_gpu=True), self._within(AHEAD * cores, on_gpu=False))
+        if on_cores and on_gpus < gpus and not self.waiting:
             self._take_over()
             on_cores = 0
-        while self.waiting and on_gpus < AHEAD * self.gpus:
+        while self.waiting and on_gpus < AHEAD * gpus:
             self._start(self.waiting.popleft(), on_gpu=True)
             on_gpus += 1
-        while self.waiting and on_cores < AHEAD * self.cores:
-            self._start(self._single() if self.gpus else self.waiting.popleft(), on_gpu=False)
+        while self.waiting and on_cores < AHEAD * cores:
+            self._start(self._single(), on_gpu=False)
             on_cores += 1
+
+    def _look(self) -> None:
+        """See what the cluster has; where all nodes but failing ones are gone, these are as good as others."""
+        self.nodes = nodes(self.failing)
+        if self.failing and not self.nodes.gpus and not self.nodes.cores:
+            self.failing.clear()
+            self.nodes = nodes()
+        self.looked = time.monotonic()
+
+    def _within(self, room: int, *, on_gpu: bool) -> int:
+        """How many tasks GPUs have, or cores, once those are taken back for which there is no room any more.
+
+        They would wait in Ray for a node that is gone. Those that have begun end or are lost by themselves.
+        """
+        there = [stream for stream, task in self.running.items() if task.on_gpu == on_gpu]
+        waits = [stream for stream in there if not self.running[stream].heard]
+        back = waits[::-1][: max(0, len(there) - room)]  # those handed out last
+        for stream in back:
+            _cancel(stream)
+            self.waiting.appendleft(self.running.pop(stream))
+        return len(there) - len(back)
 
     def take_in(self) -> Iterator[tuple[Cohort, list[Finished]]]:
         """Take in what tasks have said, waiting a moment; yields the trials that are over."""
@@ -166,6 +203,7 @@ class _Tasks:
                 del self.running[stream]
                 yield from self._lost(task, error)
             else:
+                self.heard = task.heard = True
                 if isinstance(said, node.Told):
                     task.of.tell(said.ids, said.progress)
                 elif isinstance(said, str):
@@ -192,13 +230,16 @@ class _Tasks:
     def _start(self, task: _Task, *, on_gpu: bool) -> None:
         import ray
 
-        task.on_gpu = on_gpu
+        task.on_gpu, task.heard = on_gpu, False
         cohort = dataclasses.replace(task.of.cohort, trials=task.trials)
-        (dataset, stamp), variables = self._data_of(cohort), _environment()
+        (dataset, stamp), variables, others = self._data_of(cohort), _environment(), self.nodes.avoided
         if on_gpu:
             needs: dict[str, Any] = {"num_cpus": 0, "num_gpus": 1}
         else:
             needs, variables = {"num_cpus": 1}, variables | {"JAX_PLATFORMS": "cpu"}
+            others += self.nodes.with_gpus
+        if others:
+            needs["label_selector"] = {"ray.io/node-id": f"!in({','.join(others)})"}
         options = {"num_returns": "streaming", "max_retries": 0, "runtime_env": {"env_vars": variables}, **needs}
         remote = ray.remote(**options)(node.train)
         self.running[remote.remote(cohort, dataset, stamp, self.key, self.sent, not on_gpu)] = task
@@ -212,7 +253,7 @@ class _Tasks:
             dataset = dataset_of(cohort.trials[0], cohort.files)
             try:
                 self.data[config] = ray.put(_plain(dataset)), GivenData.of(dataset).checksum
-            except ray.exceptions.RayError as error:
+            except (ray.exceptions.ObjectStoreFullError, ray.exceptions.OutOfDiskError) as error:
                 raise UserError(
                     f"Ray cannot take the data set {config.dataset} ({reason(error)}): start it with a larger "
                     "--object-store-memory, or give a smaller limit"
@@ -222,10 +263,13 @@ class _Tasks:
         return self.data[config]
 
     def _single(self) -> _Task:
-        """One trial of the last cohort that waits."""
-        task = self.waiting.pop()
+        """One trial for a core: of the last cohort that waits, where GPUs begin with the first."""
+        end = -1 if self.nodes.gpus else 0
+        task = self.waiting[end]
         if len(task.trials) > 1:
-            self.waiting.append(dataclasses.replace(task, trials=task.trials[:-1]))
+            self.waiting[end] = dataclasses.replace(task, trials=task.trials[:-1])
+        else:
+            del self.waiting[end]
         return dataclasses.replace(task, trials=task.trials[-1:])
 
     def _take_over(self) -> None:
@@ -246,19 +290,26 @@ class _Tasks:
         return task.of.cohort, finished
 
     def _lost(self, task: _Task, error: ray.exceptions.RayError) -> Iterator[tuple[Cohort, list[Finished]]]:
-        """Train again what a lost node or worker was at; an error of the task itself is that of its trials."""
+        """Train again what a lost node or worker was at, or a node that cannot train; no trial's own error comes so.
+
+        Such a node is avoided, as it answers at once and all that waits would go to it.
+        """
         from ray.exceptions import RayTaskError
 
-        if isinstance(error, RayTaskError):
-            yield self._failed(task, reason(error.cause))
-            return
         task.lost += 1
-        line = str(error).strip().partition("\n")[0]
-        why = f"{type(error).__name__}{': ' if line else ''}{line}"
+        why = f"Ray lost it by {line_of(error)}"
+        if isinstance(error, RayTaskError):
+            address, said = of_node(error)
+            why = f"the node at {address} cannot train: {said}"
+            self.failing.add(address)
+        self._look()
+        none_left = not self.failing
+        if isinstance(error, RayTaskError) and not self.heard and (none_left or task.lost == TRIES):
+            raise UserError(f"no node of the Ray cluster can train: {said}")
         if task.lost == TRIES:
-            yield self._failed(task, f"lost by Ray {TRIES} times, at last by {why}")
+            yield self._failed(task, f"given up after {TRIES} tries: {why}")
             return
-        task.of.note(f"begins anew, as Ray lost it by {why}")
+        task.of.note(f"begins anew, as {why}")
         last = task.lost == TRIES - 1  # perhaps the fault of one of them
         for trials in [(trial,) for trial in task.trials] if last else [task.trials]:
             self.waiting.appendleft(dataclasses.replace(task, trials=trials))
@@ -291,18 +342,3 @@ def _plain(dataset: Dataset) -> Dataset:
 
 def _environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.startswith(HANDED_ON)}
-
-
-def _sent(cohorts: Sequence[Cohort]) -> node.Sent:
-    """What trials read beside their data, as it is now."""
-    files = cohorts[0].files
-    directory = files.directory.absolute()
-    functions = own_functions(trial for cohort in cohorts for trial in cohort.trials)
-    codes: Mapping[str, object] = {name: _own_code.code_of("code", name) for name in functions}
-    inputs = {str(path.relative_to(directory)): path.read_bytes() for path in _inputs(RunFiles(directory))}
-    return node.Sent(directory, files.part, filled_by(directory, files.part), inputs, codes, handed_on())
-
-
-def _inputs(files: RunFiles) -> Iterable[Path]:
-    found = [files.pretrained, *files.code.rglob("*"), *files.start("").parent.rglob("*")]
-    return sorted(path for path in found if path.is_file())

@@ -24,6 +24,7 @@ from flaxvision.sweep import parse_spec, rerun, run
 from flaxvision.sweep.files import RunFiles
 from flaxvision.sweep.lock import locked
 from flaxvision.sweep.plan import plan
+from flaxvision.sweep.provenance import on_other_hardware
 from flaxvision.sweep.store import (
     append_record,
     check_identity,
@@ -236,6 +237,28 @@ def test_other_cores_are_said(fill, monkeypatch):
     monkeypatch.setattr("flaxvision.sweep.work.cores", lambda: [0] * 99)
     (note,) = fill(seeds=3, resume=True).provenance["notes"]
     assert note == f"trials were trained on {len(runtime.cores())} and 99 cores, on which their last bits may depend"
+
+
+def test_other_circumstances_of_trials_of_a_stage_are_said():
+    """As nodes of a cluster may have them; another stage, or what a resumed run says of itself, is no matter."""
+
+    def record(stage="sweep", **around):
+        usual = {"jax": "0.9", "processor": "a", "kernels": "C++", "platform": "cpu", "XLA_FLAGS": ""}
+        return {"stage": stage, "cores": 1, "identity": {"around": {**usual, **around}}}
+
+    elsewhere = record(jax="0.8", processor="b", XLA_FLAGS="--x")
+    assert on_other_hardware([record(), record("final", jax="0.8"), {"stage": "sweep", "status": "failed"}]) == []
+    assert on_other_hardware([record(), elsewhere, record(), {"stage": "sweep", "cores": 1}]) == [
+        "trials were trained with jax 0.8 and 0.9; processor a and b; XLA_FLAGS --x and none, on which their last bits "
+        "may depend"
+    ]
+    told = "resumed elsewhere: jax was 0.8, is 0.9; processor was b, is a; XLA_FLAGS was --x, is "
+    assert on_other_hardware([record(), elsewhere], [told]) == []
+    on_gpu = record(platform="gpu", kernels="none")
+    assert on_other_hardware([record(), on_gpu]) == [
+        "trials were trained on cpu and gpu, on which their last bits depend",
+        "trials were trained with kernels C++ and none, on which their last bits may depend",
+    ]
 
 
 def test_what_differs_between_two_sweeps_is_named(fill):
