@@ -13,7 +13,6 @@ import os
 import pickle
 import queue
 import shutil
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,12 +28,12 @@ from flaxvision.sweep.finished import Finished
 from flaxvision.sweep.keeping import own_functions
 from flaxvision.sweep.lock import UNKNOWN, filled_by
 from flaxvision.sweep.own_code import copies_wanted
+from flaxvision.sweep.own_cores import own_cores
 from flaxvision.sweep.records import checksum
 from flaxvision.sweep.work import Cohort
 from flaxvision.training.callbacks import Progress
 
 if TYPE_CHECKING:
-    import filelock
     import ray
 
     from flaxvision.data import Dataset
@@ -155,25 +154,15 @@ def train(
 
 
 @functools.cache
-def _take_core() -> filelock.BaseFileLock | None:
-    """Stay on a core of this machine that no other such process has, until this one ends; before JAX counts the cores.
+def _take_core() -> contextlib.ExitStack:
+    """Stay on a core that no other such process has, until this one ends; before JAX counts the cores.
 
-    Ray says how many cores a task has, and not which. Where each is another's, it shares one.
+    Ray says how many cores a task has, and not which.
     """
-    import filelock
-
-    if not hasattr(os, "sched_setaffinity"):
-        return None
-    cores = sorted(os.sched_getaffinity(0))
-    start = os.getpid() % len(cores)  # containers of one machine do not see each other's locks
-    for core in cores[start:] + cores[:start]:
-        lock = filelock.FileLock(Path(tempfile.gettempdir()) / f"flaxvision-{os.getuid()}-core-{core}.lock", timeout=0)
-        with contextlib.suppress(filelock.Timeout, OSError, NotImplementedError):
-            lock.acquire()
-            os.sched_setaffinity(0, {core})
-            return lock
-    os.sched_setaffinity(0, {cores[start]})
-    return None
+    held = contextlib.ExitStack()
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, held.enter_context(own_cores(1)))
+    return held
 
 
 @functools.cache
