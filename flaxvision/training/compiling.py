@@ -59,7 +59,12 @@ class Clock:
         self._waited += time.perf_counter() - since
 
     def seconds(self, members: int) -> tuple[float, float]:
-        """A member's seconds until now, and of these for compiling, where so many train since the last lap."""
+        """A member's seconds until now, and of these for compiling, where so many train since the last lap.
+
+        Where none does any more, what passes since is nobody's.
+        """
+        if not members:
+            return self.total, self.compiling
         compiling = compiled_seconds() - self._compiled + self._waited
         return self.total + (time.perf_counter() - self._since) / members, self.compiling + compiling / members
 

@@ -105,6 +105,10 @@ class HistoryBuilder:
         """The newest value of a scalar."""
         return float(self.parts[name][-1][-1])
 
+    def values(self, name: str) -> np.ndarray:
+        """A scalar's values so far (epochs,)."""
+        return np.concatenate(self.parts[name])
+
     def row(self, epoch: int) -> dict[str, float]:
         """The scalars of one epoch (from 1), or of the newest where it is later."""
         at = min(epoch, self.epochs) - 1

@@ -134,21 +134,25 @@ class Population:
         scores = self.scores()
         return {member: scores[member] for member in self.members}
 
-    def scores(self, epoch: int | None = None) -> dict[int, dict[str, float]]:
+    def scores(self, epoch: int | None = None, *, selected: bool = False) -> dict[int, dict[str, float]]:
         """The metrics of all members that trained, those that were dropped too, by name.
 
         Args:
-            epoch: At the end of which epoch, from 1; None for the newest. Of a member that was dropped, or had stopped,
-                before: its last one.
+            epoch: At the end of which epoch, from 1: of a member that had stopped before, its last one, and none of one
+                that was dropped before. None for the newest of each.
+            selected: Those of the epoch until then whose parameters are kept: with `select="best"` the best one.
 
         Raises:
             UserError: For an epoch that is not over.
         """
         if epoch is not None and not 1 <= epoch <= self.epoch:
             raise UserError(f"scores({epoch}) asks for an epoch that is not over: {self.epoch} of {self.epochs} are")
-        histories = {member: track.history for member, track in enumerate(self._run.tracks)}
-        wanted = self.epoch if epoch is None else epoch
-        return {member: history.row(wanted) for member, history in histories.items() if history.epochs}
+        wanted, found = self.epoch if epoch is None else epoch, {}
+        for member, track in enumerate(self._run.tracks):
+            if track.history.epochs and (epoch is None or track.knows(epoch)):
+                at = track.selected(wanted, self._run.selection) if selected else wanted
+                found[member] = track.history.row(at)
+        return found
 
     def keep(self, members: Iterable[int]) -> None:
         """Drop all members but these; what is dropped leaves no result.
@@ -214,7 +218,10 @@ class Population:
 
     def _known(self, members: Iterable[int]) -> tuple[int, ...]:
         """Those members, if they are there."""
-        wanted = tuple(members)
+        try:
+            wanted = tuple(members)
+        except TypeError as error:
+            raise UserError(f"members are {members!r}: give several, or [{members!r}]") from error
         for member in wanted:
             if member not in self.members:
                 raise UserError(f"there is no member {member!r}: there are {_listed(self.members)}")

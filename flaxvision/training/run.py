@@ -251,15 +251,14 @@ class Run:
 
     def _like(self, rows: int) -> dict[str, PyTree]:
         """What is kept of so many rows, by its structure."""
-        if rows != len(self.states):
-            self.states = self.states.take([0] * rows)
+        states = self.states if rows == len(self.states) else self.states.take([0] * rows)
 
         def shapes(states: Members[TrainState]) -> tuple[Members[Sums], StepRecord, TrainState]:
             zeros = self.engine.zeros(states, 1)
             return zeros.pick(lambda zero: zero[0]), zeros.member(0)[1], states.member(0).selected
 
-        sums, records, selected = jax.eval_shape(shapes, self.states)
-        return {"states": self.states, "sums": sums, "records": records, "best": selected}
+        sums, records, selected = jax.eval_shape(shapes, states)
+        return {"states": states, "sums": sums, "records": records, "best": selected}
 
     def _identity(self, keep: Keep) -> Identity:
         identity = keep.identity

@@ -26,7 +26,7 @@ class Best:
         improved = value > self.value  # never for NaN
         if improved:
             self.value, self.at = value, epoch
-        first = self.state is None
+        first = not self.epoch
         if recipe.select == "last" or improved or first:
             self.epoch = epoch
         self.stopped = bool(recipe.early_stopping) and epoch - self.at >= recipe.early_stopping

@@ -99,14 +99,15 @@ def on_its_own(state: TrainState) -> TrainState:
 
 
 def with_numbers(state: TrainState, numbers: Mapping[str, float]) -> TrainState:
-    """A member's state with other numbers of its recipe, which it has."""
+    """A member's state with other numbers of its recipe, which it has; an optimizer given as an object holds none."""
 
     def changed(held: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        return {name: jnp.asarray(numbers.get(name, x), x.dtype) for name, x in held.items()}
+        return {name: jnp.asarray(numbers[name], x.dtype) if name in numbers else x for name, x in held.items()}
 
-    return state._replace(
-        opt=state.opt._replace(hyperparams=changed(state.opt.hyperparams)), numbers=changed(state.numbers)
-    )
+    opt = state.opt
+    if hasattr(opt, "hyperparams"):
+        opt = opt._replace(hyperparams=changed(opt.hyperparams))
+    return state._replace(opt=opt, numbers=changed(state.numbers))
 
 
 def cast(state: nnx.State, dtype: jnp.dtype) -> nnx.State:

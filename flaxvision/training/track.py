@@ -55,6 +55,17 @@ class Track:
                 self.history.select(split, metrics)
         return keeps
 
+    def knows(self, epoch: int) -> bool:
+        """Whether it came to this epoch (from 1), or had stopped before: no other one than its last one counts then."""
+        return self.history.epochs >= epoch or self.best.stopped
+
+    def selected(self, epoch: int, selection: str) -> int:
+        """The epoch whose parameters a run that ended after `epoch` (both from 1) keeps, by the metric `selection`."""
+        best = Best()
+        for at, value in enumerate(self.history.values(selection)[:epoch].tolist(), 1):
+            best.update(at, value, self.recipe, selection)
+        return best.epoch
+
     def go_on(self, arrays: dict[str, np.ndarray], best: Best) -> None:
         """Take up what was kept of it."""
         self.history.go_on(as_pairs(arrays, best.epoch))

@@ -6,11 +6,13 @@ import dataclasses
 
 import jax
 import numpy as np
+import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import flaxvision as fv
+import flaxvision.training.checkpoint
 from flaxvision.errors import UserError
 from flaxvision.models.files import variables
 from flaxvision.training import Population, Recipe
@@ -97,6 +99,9 @@ def test_those_that_are_kept_are_as_if_alone(data, straight, mode, sizes, atol):
         losses = {k: row["test_loss"] for k, row in seen.scores(epoch).items()}
         expected = {k: straight[k].history["test_loss"][last - 1] for k, last in known.items()}
         assert losses == pytest.approx(expected, abs=max(atol, 1e-12))
+    assert seen.scores(2).keys() == {0, 2, 4}  # others were dropped before
+    for k, row in seen.scores(3, selected=True).items():
+        assert row["test_loss"] == pytest.approx(min(straight[k].history["test_loss"][:3]), abs=atol)
     with pytest.raises(UserError, match=r"scores\(5\) asks for an epoch that is not over: 4 of 4 are"):
         seen.scores(5)
 
@@ -164,6 +169,80 @@ def test_members_that_stop_early_compute_no_more(data, mode, monkeypatch):
         seen.copy(last, 0)
 
 
+def test_the_selected_epoch_is_that_of_a_run_that_ends_there(data):
+    """With a rate at which losses rise and fall; also of members that were dropped."""
+    models, recipes = cohort(epochs=6, schedule="constant")
+    recipes = [dataclasses.replace(recipe, learning_rate=4.0) for recipe in recipes]
+    seen = Population(models, data, recipes, mode="loop")
+    best = []
+    for epoch in range(1, 7):
+        seen.train(1)
+        best.append({member: result.best_epoch for member, result in seen.results().items()})
+        for member, at in best[-1].items():
+            assert seen.scores(epoch, selected=True)[member] == seen.scores(at)[member]
+    seen.keep([0])
+    assert len({*best[-1].values()}) > 1
+    for epoch, known in enumerate(best, 1):
+        scores = seen.scores(epoch, selected=True)
+        assert scores == {member: seen.scores(at)[member] for member, at in known.items()}
+
+
+def test_a_fit_that_stopped_early_is_kept(data, tmp_path):
+    model = cohort()[0][0]
+    recipe = Recipe(epochs=8, batch_size=16, learning_rate=1e-30, early_stopping=2)
+    once, again = (fv.fit(model, data, recipe, checkpoint=tmp_path / "kept") for _ in range(2))
+    assert once.history.epochs == 3
+    assert equal(once, again)
+    assert fv.fit(model, data, dataclasses.replace(recipe, epochs=9), checkpoint=tmp_path / "kept").history.epochs == 3
+
+
+@pytest.mark.parametrize("mode", ["loop", "vmap"])
+def test_early_stopping_goes_on_from_a_checkpoint(data, tmp_path, mode):
+    """Killed when some have stopped, when all have, and after the end."""
+    changes = {"early_stopping": 1, "select_on": "test_top1", "epochs": 9}
+    expected = population(data, mode, **changes)
+    expected.train()
+    ends = sorted(result.history.epochs for result in expected.results().values())
+    assert ends[0] < ends[-1] < 9
+    for epoch in (ends[0] + 1, ends[-1]):
+        with pytest.raises(Killed):
+            population(data, mode, callbacks=[kill_at(2 * epoch)], checkpoint=tmp_path / "kept", **changes).train()
+    for _ in range(2):
+        seen = population(data, mode, checkpoint=tmp_path / "kept", **changes)
+        seen.train()
+        assert (seen.running, seen.epoch) == ((), ends[-1])
+        assert all(equal(result, expected.results()[k]) for k, result in seen.results().items())
+
+
+def test_a_checkpoint_that_cannot_be_taken_up_changes_nothing(data, straight, tmp_path, monkeypatch):
+    """Found when its shapes, of fewer members, were asked for already."""
+    keep, notes = Keep(tmp_path / "kept", NOW, {"trials": ["a"]}), []
+    seen = population(data, checkpoint=keep)
+    seen.train(1)
+    seen.keep([4])
+    seen.train(1)
+
+    def damaged(about, arrays, like):
+        assert len(like(1)["states"]) == 1
+        raise ValueError("damaged")
+
+    monkeypatch.setattr(flaxvision.training.checkpoint, "_kept", damaged)
+    seen = population(data, checkpoint=keep, callbacks=[lambda progress: notes.append(progress.note)])
+    seen.train()
+    assert notes[0] == "begins anew: ValueError: damaged"
+    assert all(equal(result, straight[k]) for k, result in seen.results().items())
+
+
+def test_a_number_of_a_recipe_whose_optimizer_is_an_object(data):
+    models, _ = cohort()
+    recipe = Recipe(batch_size=16, epochs=1, optimizer=optax.sgd(0.1), label_smoothing=0.1)
+    seen = Population(models[:1], data, [recipe])
+    seen.set(0, label_smoothing=0.2)
+    assert seen._run.states.member(0).numbers["label_smoothing"] == np.float32(0.2)
+    with pytest.raises(UserError, match="learning_rate is a part of the program: label_smoothing may be set"):
+        seen.set(0, learning_rate=0.2)
+
+
 @pytest.mark.parametrize("mode", ["loop", "vmap"])
 def test_one_that_had_stopped_goes_on_as_a_copy(data, mode):
     seen = population(data, mode, early_stopping=1, select_on="test_top1", epochs=9)
@@ -227,6 +306,8 @@ def test_a_population_goes_on_after_an_interrupt(data, straight):
         (lambda seen: seen.train(0), "epochs is 0: give 1 or more, a whole number"),
         (lambda seen: seen.keep([]), "would drop all"),
         (lambda seen: seen.keep([0, 7]), "there is no member 7: there are 0, 1, 2, 3, 4"),
+        (lambda seen: seen.keep(1), r"members are 1: give several, or \[1\]"),
+        (lambda seen: seen.results(1), r"members are 1: give several, or \[1\]"),
         (lambda seen: seen.copy(0, -1), "there is no member -1"),
         (lambda seen: seen.results(), "no results before its first epoch"),
         (lambda seen: seen.set(0, lr=0.1), "unknown number 'lr': did you mean 'learning_rate'?"),
