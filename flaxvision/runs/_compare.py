@@ -6,14 +6,14 @@ import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from flaxvision.errors import UserError
 from flaxvision.report.tables import Section, markdown_table, markdown_text, results_latex, results_markdown
 from flaxvision.runs._open import COMPLETE, Run
 from flaxvision.runs._open import open as open_run
 from flaxvision.sweep.results import SweepResult, winner_of
-from flaxvision.sweep.spec import as_typed
+from flaxvision.sweep.spec import Spec, as_typed
+from flaxvision.sweep.spec_file import search_table
 from flaxvision.training.metrics import TABLE_METRICS
 from flaxvision.training.recipe import Recipe
 
@@ -25,7 +25,7 @@ class SettingDifference:
     """A setting that is not the same in all runs."""
 
     key: str
-    values: tuple[str, ...]  # as typed, one a run; "varies" where it is in the grid
+    values: tuple[str, ...]  # as typed, one a run; "varies" in a grid, "searched: …" in the space of a search
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -119,25 +119,29 @@ def _together(runs: Mapping[str, Run], metric: str) -> SweepResult:
 def _differences(runs: Sequence[Run]) -> tuple[SettingDifference, ...]:
     """The settings that differ, as their recipes have them where they are not given."""
     defaults = {field.name: field.default for field in dataclasses.fields(Recipe)}
-    varied = [{key for axis in run.spec.axes for point in axis.points for key in point.settings} for run in runs]
-    keys = dict.fromkeys(key for run, own in zip(runs, varied, strict=True) for key in (*run.spec.base, *sorted(own)))
+    given = [_given(run.spec) for run in runs]
+    keys = dict.fromkeys(key for own in given for key in own)
     seeds = tuple(str(len(run.spec.seeds)) for run in runs)
     found = [SettingDifference("seeds", seeds)] if len(set(seeds)) > 1 else []
     for key in keys:
-        values = tuple(
-            VARIES if key in own else _typed(run.spec.base, key, defaults)
-            for run, own in zip(runs, varied, strict=True)
-        )
+        values = tuple(own[key] if key in own else _default(defaults.get(key)) for own in given)
         if len(set(values)) > 1:
             found.append(SettingDifference(key, values))
     return tuple(found)
 
 
-def _typed(settings: Mapping[str, Any], key: str, defaults: Mapping[str, Any]) -> str:
-    if key in settings:
-        return as_typed(settings[key])
-    default = defaults.get(key)
-    return "–" if default is None else as_typed(default)
+def _given(spec: Spec) -> dict[str, str]:
+    """The settings that a spec gives; of a search what it may choose, and how it goes."""
+    given = {key: as_typed(value) for key, value in spec.base.items()} | dict.fromkeys(sorted(spec.varied), VARIES)
+    if spec.search is None:
+        return given
+    rules = {"sampler": spec.search.sampler, **search_table(spec.search)}
+    space = rules.pop("space")
+    return given | {key: f"searched: {as_typed(each)}" for key, each in space.items()} | {"search": as_typed(rules)}
+
+
+def _default(value: object) -> str:
+    return "–" if value is None else as_typed(value)
 
 
 def _notes(runs: Mapping[str, Run], metric: str) -> list[str]:

@@ -46,6 +46,7 @@ from flaxvision.sweep.records import TRIALS
 from flaxvision.sweep.reporting import report_on
 from flaxvision.sweep.results import Outcome, Problem, SweepResult, best_cell, cells_of, winner_of
 from flaxvision.sweep.search._search import search
+from flaxvision.sweep.search.checks import check_stages
 from flaxvision.sweep.search.found import finalists
 from flaxvision.sweep.search.records import read_batches
 from flaxvision.sweep.spec import Spec
@@ -324,6 +325,7 @@ def _filled(train: Training, command: str, notes: Sequence[str]) -> tuple[SweepR
     if spec.search or all(trial.starts_pretrained for trial in trials):  # nothing trains beside it: it takes all cores
         train(stages)
     if spec.search is not None:
+        check_stages((train.done[stage.id] for stage in stages), files)
         keep_asked(files.directory, "search", train.executor)
         found = search(spec, files, train.executor, train.watch, train.begins, train.checkpoint_every)
         trials = finalists(spec, found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ from flaxvision.errors import UserError
 from flaxvision.sweep.axes import axis_of
 from flaxvision.sweep.given import as_toml
 from flaxvision.sweep.parse import objective_of, seeds_of
-from flaxvision.sweep.spec import Choices, Search, Settings, Space, Spec, Stage, Typed
+from flaxvision.sweep.spec import FACTOR, Choices, Search, Settings, Space, Spec, Stage, Typed
 
 Value = Any  # what TOML holds
 OPTIONS = {
@@ -105,14 +106,13 @@ def override(
         if spec.search and key in space and (varies or len(values) > 1):
             space[key] = Choices(new.points, space[key].when)
         elif key in space:
-            if depending := [other for other, each in space.items() if key in each.when]:
-                raise UserError(f"{key} decides about {', '.join(depending)}: give these too, or a spec of your own")
             fixed |= new.points[0].settings
             del space[key]
         elif varies or key in axes or len(values) > 1:
             axes[key] = new
         else:
             fixed |= new.points[0].settings
+    _check_conditions(space)
     # Published numbers are those of the spec's own experiment; parameters depend on the network only.
     published = spec.published if dataset in (None, spec.base.get("dataset")) else ()
     if any(spec.base.get(key) != value for key, value in fixed.items() if key != "conv"):
@@ -134,7 +134,7 @@ def override(
         final = final and dataclasses.replace(final, seeds=spec.seeds)
     others = [key for key, value in fixed.items() if key not in spec.base or spec.base[key] != value]
     others += [key for key, axis in axes.items() if axis not in spec.axes]
-    search = _searched(spec.search, space, epochs)
+    search = _searched(spec.search, space, fixed.get("epochs"))
     others += [key for key, each in space.items() if spec.search and spec.search.space[key] != each]
     others.sort(key=[change.key for change in changes].index)
     everything = tuple(dict.fromkeys([*spec.changed, *others]))
@@ -156,14 +156,28 @@ def override(
     return dataclasses.replace(spec, description=f"Not the sweep {spec.name} as it is written: {said}.")
 
 
-def _searched(search: Search | None, space: Space, epochs: float | None) -> Search | None:
+def _check_conditions(space: Space) -> None:
+    """Raise `UserError` where a key is given with values of another one that this has no longer."""
+    for key, each in space.items():
+        for parent, labels in each.when.items():
+            there = space.get(parent)
+            lost = [label for label in labels if not isinstance(there, Choices) or label not in there.labels]
+            if lost:
+                raise UserError(
+                    f"{parent} decides about {key}, which is given with {' or '.join(lost)}: keep that among several "
+                    f"values of {parent}, give {key} a value too, or a spec of your own"
+                )
+
+
+def _searched(search: Search | None, space: Space, epochs: object) -> Search | None:
     """A search of another space, without the rungs that a shorter duration does not come to."""
     if search is None:
         return None
     if not space:
         raise UserError("nothing is left to search: leave a key of [search.space] as it is, or fill a table of a grid")
-    halving = tuple(rung for rung in search.halving if epochs is None or rung < epochs)
-    return dataclasses.replace(search, space=space, halving=halving)
+    most = epochs if isinstance(epochs, (int, float)) else math.inf
+    halving = tuple(rung for rung in search.halving if rung < most)
+    return dataclasses.replace(search, space=space, halving=halving, factor=search.factor if halving else FACTOR)
 
 
 def parse_setting(text: str, number: Callable[[str], float] = float) -> tuple[str, list[Value]]:

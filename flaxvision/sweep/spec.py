@@ -14,8 +14,10 @@ from flaxvision.training.metrics import PARAMETERS, TABLE_METRICS
 Settings = dict[str, Any]  # bare name -> value
 PRETRAINED = "pretrain"  # the value of warm_start that means the [pretrain] stage's weights
 BITS = 64  # of a whole number, as in TOML
+FACTOR = 4  # of a search: of so many trials the best one goes on
 TRIALS = 64  # of a search that says neither how many nor how long
 APART, BATCH = DEVICES = ("trials", "batch")  # what several devices have a share of
+LAST_SEED = 2**32 - 1  # that Optuna's samplers take
 AUTO = "auto"  # the objective that the data decide, see `flaxvision.sweep.plan`
 
 
@@ -84,7 +86,11 @@ class Range:
     low: float = described("the least")
     high: float = described("the largest", "above low")
     log: bool = described("whether each factor of ten is as likely as another", default=False, unless="false")
-    step: float | None = described("the distance of one to the next (left out: 1, or none)", "above 0", default=None)
+    step: float | None = described(
+        "the distance of one to the next, so that they come to high (left out: 1, or none)",
+        "above 0",
+        default=None,
+    )
     when: Conditions = described(
         "keys above it and those of their choices with which the key is given at all", default_factory=dict
     )
@@ -131,7 +137,10 @@ class Search:
         "epochs after which the worse trials of a batch end; empty: none does", "rising", default=(), unless="[]"
     )
     factor: int = described(
-        "of so many trials the best one goes on after each of these epochs", "2 or more", default=4, unless="4"
+        "of so many trials the best one goes on after each of these epochs",
+        "2 or more",
+        default=FACTOR,
+        unless=str(FACTOR),
     )
     finalists: int = described(
         "how many of the best settings become cells of the table, trained anew with other seeds",
@@ -139,7 +148,7 @@ class Search:
         default=3,
         unless="3",
     )
-    seed: int = described("of what is drawn; the trials' own differ", "0 or more", default=0, unless="0")
+    seed: int = described("of what is drawn; the trials' own differ", f"0 to {LAST_SEED}", default=0, unless="0")
 
     @property
     def choices(self) -> dict[str, Choices]:
@@ -209,9 +218,8 @@ class Spec:
     def changes(self) -> str:
         """What the command line changed beside the data set, in words: "4,000 examples, 4 epochs, changed: hidden"."""
         words = {"limit": "{:,} example", "epochs": "{:g} epoch"}
-        varied = {key for axis in self.axes for point in axis.points for key in point.settings}
         numbers = {key: self.base[key] for key in words if isinstance(self.base.get(key), (int, float))}
-        counted = [key for key in numbers if key in self.changed and key not in varied]
+        counted = [key for key in numbers if key in self.changed and key not in self.varied]
         parts = [words[key].format(numbers[key]) + "s" * (numbers[key] != 1) for key in counted]
         named = {"dataset"} & self.base.keys()
         others = [key for key in self.changed if key not in counted and key not in named]
@@ -222,6 +230,13 @@ class Spec:
     def keys(self) -> tuple[str, ...]:
         """The varied keys."""
         return tuple(self.search.space) if self.search else tuple(axis.key for axis in self.axes)
+
+    @property
+    def varied(self) -> frozenset[str]:
+        """The settings that vary, also those that named points give."""
+        space = self.search.space.items() if self.search else ()
+        ranges = [key for key, each in space if isinstance(each, Range)]
+        return frozenset([*ranges, *(key for point in self.points for key in point.settings)])
 
     @property
     def points(self) -> tuple[Point, ...]:

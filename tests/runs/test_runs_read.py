@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ import pytest
 import flaxvision as fv
 from flaxvision.cli.main import main
 from flaxvision.errors import UserError
+from flaxvision.runs._compare import _differences
+from flaxvision.sweep import parse_spec
 
 pytestmark = pytest.mark.quick
 
@@ -145,6 +148,30 @@ def test_runs_of_a_folder(received):
         fv.runs.list_runs(".")
     with pytest.raises(UserError, match="there is no folder missing"):
         fv.runs.list_runs("missing")
+
+
+def test_what_searches_vary_is_a_difference():
+    """Against a grid and another space, by what a spec says; equal searches have none."""
+    data, rates = {"dataset": "glyphs", "model": "mlp"}, {"low": 1e-3, "high": 0.1, "log": True}
+    kinds = [{"name": "plain"}, {"name": "smooth", "label_smoothing": 0.1}]
+    search = {"trials": 8, "space": {"learning_rate": rates, "kind": kinds}}
+    grid, one, other = (
+        SimpleNamespace(spec=parse_spec({**data, **table}))
+        for table in (
+            {"grid": {"learning_rate": [0.1, 0.2]}, "recipe": {"momentum": 0.5}},
+            {"search": search, "recipe": {"momentum": 0.5}},
+            {"search": {**search, "sampler": "sobol", "space": {**search["space"], "learning_rate": [0.1]}}},
+        )
+    )
+    found = {each.key: each.values for each in _differences([grid, one])}
+    assert found["learning_rate"] == ("varies", "searched: { low = 0.001, high = 0.1, log = true }")
+    assert found["label_smoothing"] == ("0.0", "varies")
+    assert found["search"] == ("–", "{ sampler = tpe, trials = 8 }")
+    assert "momentum" not in found
+    assert _differences([one, one]) == ()
+    found = {each.key: each.values for each in _differences([one, other])}
+    assert found.keys() == {"learning_rate", "momentum", "search"}
+    assert found["learning_rate"][1] == "searched: { values = [0.1] }"
 
 
 def test_runs_are_compared(author, received, tmp_path):

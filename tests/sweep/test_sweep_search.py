@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import json
 import math
 import signal
@@ -9,6 +10,8 @@ import subprocess
 import sys
 import time
 import tomllib
+from fractions import Fraction
+from types import SimpleNamespace
 from typing import ClassVar
 
 import jax
@@ -19,14 +22,17 @@ from hypothesis import strategies as st
 import flaxvision as fv
 import flaxvision.training
 from flaxvision.errors import UserError
-from flaxvision.sweep import Watcher, load_spec, override, parse_spec, run
+from flaxvision.sweep import Watcher, devices, list_specs, load_spec, override, parse_spec, run
+from flaxvision.sweep.files import DataFolders, RunFiles
 from flaxvision.sweep.search.draw import probes
 from flaxvision.sweep.search.found import next_batch
 from flaxvision.sweep.search.records import SEARCHED
-from flaxvision.sweep.search.study import JOURNAL, Study
+from flaxvision.sweep.search.rungs import share_out, train_batch
+from flaxvision.sweep.search.study import JOURNAL, Study, _distribution
 from flaxvision.sweep.spec import Choices, Range, Search
-from flaxvision.sweep.spec_file import dump_spec
-from flaxvision.sweep.trials import Trial
+from flaxvision.sweep.spec_file import dump_spec, write_spec
+from flaxvision.sweep.trials import SEARCH_SEEDS, Trial, drawn_trial, every_trial
+from flaxvision.sweep.work import Cohort
 
 optuna = pytest.importorskip("optuna")
 pytestmark = pytest.mark.quick
@@ -37,6 +43,8 @@ SPACE = {
     "learning_rate": RATES,
     "momentum": {"low": 0.5, "high": 0.99, "when": {"optimizer": "sgd"}},
 }
+
+ONE = {"learning_rate": {"low": 1e-3, "high": 0.5, "log": True}}  # one program
 
 
 @pytest.fixture
@@ -57,6 +65,7 @@ class Population:
 
     begun: ClassVar[list[int]] = []  # members of each
     stop = math.inf  # so many populations, then Ctrl-C
+    broken = False  # whether there is no memory
 
     def __init__(self, models, dataset, recipes, *, mode, devices, callbacks, checkpoint):
         type(self).stop -= 1
@@ -64,17 +73,20 @@ class Population:
             raise KeyboardInterrupt
         self.recipes, self.epoch, self.epochs = dict(enumerate(recipes)), 0, recipes[0].epochs
         self.begun.append(len(recipes))
+        self.devices = devices
 
     @property
     def members(self):
         return tuple(self.recipes)
 
     def train(self, epochs):
+        if self.broken:
+            raise MemoryError
         for member in self.members:
             self.reached(self.recipes[member])
         self.epoch += epochs
 
-    def scores(self, epoch):
+    def scores(self, epoch, *, selected=False):
         assert epoch == self.epoch
         return {member: self.reached(recipe) for member, recipe in self.recipes.items()}
 
@@ -148,6 +160,7 @@ def test_a_search_is_written_as_it_is_read(searched):
         ({"minutes": -1}, "minutes is -1: give a number above 0"),
         ({"halving": [3, 1]}, r"halving is \[3, 1\]: give epochs that rise"),
         ({"halving": [], "factor": 3}, "factor has no effect without halving"),
+        ({"seed": 2**33}, "seed is 8589934592: give a whole number, 0 to 4294967295"),
         ({"factor": 1}, "factor is 1: give a whole number, 2 or more"),
         ({"space": {"lr": [1]}}, "unknown key of .search.space. 'lr': did you mean 'learning_rate'"),
         ({"space": {"momentum": 0.5}}, "'momentum' is 0.5: give { low = 1e-4"),
@@ -157,6 +170,12 @@ def test_a_search_is_written_as_it_is_read(searched):
         ({"space": {"momentum": {"low": "a", "high": 0.5}}}, "momentum low is a: give a number"),
         ({"space": {"momentum": {"low": 0, "high": 1, "hihg": 2}}}, "unknown entry of momentum .*'hihg'"),
         ({"space": {"momentum": {**RATES, "step": 0.1}}}, "momentum has both log and step"),
+        ({"space": {"momentum": {"low": 0.5, "high": 10**400}}}, "momentum high is a number of 1,329 bits"),
+        ({"space": {"batch_size": {"low": 32, "high": 100, "step": 32}}}, "to 100: give high = 96, or 128"),
+        ({"space": {"batch_size": {"low": 32, "high": 120, "step": 32}}}, "to 120: give high = 128, or 96"),
+        ({"space": {"batch_size": {"low": 32, "high": 40, "step": 32}}}, "give high = 64, or a step of 8 at most"),
+        ({"space": {"momentum": {"low": 0.1, "high": 0.55, "step": 0.2}}}, "to 0.55: give high = 0.5, or 0.7"),
+        ({"space": {"momentum": {"low": 0.1, "high": 0.5, "step": 0.7}}}, "high = 0.8, or a step of 0.4 at most"),
         ({"space": {"momentum": {**RATES, "when": {"optimizer": "sgd"}}, **SPACE}}, "give a key above it"),
         ({"space": {**SPACE, "beta1": {**RATES, "when": {"optimizer": "adm"}}}}, "unknown value of optimizer .*'adm'"),
         ({"space": {**SPACE, "beta1": {**RATES, "when": {"learning_rate": 1}}}}, r"list of values \(optimizer\)"),
@@ -188,6 +207,25 @@ def test_what_would_fail_later_is_found_before(searched, changes, message, tmp_p
     assert not (tmp_path / "run").exists()
 
 
+@settings(max_examples=50, deadline=None)
+@given(st.integers(-50, 50), st.integers(1, 40), st.integers(1, 99), st.sampled_from([1, 10, 1000]))
+def test_a_range_in_steps_has_both_of_its_ends(low, count, step, parts):
+    """Of sums of floats, too, which Optuna would cut."""
+    exact = [Fraction(number, parts) for number in (low, low + count * step, step)]
+    ends = [[int(x) for x in exact]] if parts == 1 else [[float(x) for x in exact]]
+    if parts > 1:
+        low, high, step = ends[0]
+        ends.append([low, low + sum([step] * count), step])
+    for low, high, step in ends:
+        space = {"dropout": {"low": low, "high": high, "step": step}}
+        found = parse_spec({"dataset": "glyphs", "model": "mlp", "search": {"space": space}}).search
+        each = found.space["dropout"]
+        assert each.high == pytest.approx(high, rel=1e-12, abs=1e-12)
+        distribution = _distribution(each)  # Optuna warns of what it cuts, which is an error here
+        assert (distribution.low, distribution.high) == (each.low, each.high)
+        assert (distribution.high - distribution.low) / distribution.step == pytest.approx(count)
+
+
 def test_settings_in_place_of_the_search_s(searched):
     spec = parse_spec(searched())
     fixed = override(spec, settings=["learning_rate=0.1"], epochs=2)
@@ -195,10 +233,67 @@ def test_settings_in_place_of_the_search_s(searched):
     varied = override(spec, settings=["learning_rate=0.1,0.2"])
     assert varied.search.choices["learning_rate"].labels == ["0.1", "0.2"]
     assert "learning_rate" in varied.changed
-    with pytest.raises(UserError, match="optimizer decides about momentum"):
-        override(spec, settings=["optimizer=sgd"])
+    durations = parse_spec(searched(search={"space": {**SPACE, "epochs": [6, 9]}}))
+    assert override(durations, settings=["epochs=4,9"]).changes == "changed: epochs"
+    for typed in ("optimizer=sgd", "optimizer=adam,rmsprop"):
+        with pytest.raises(UserError, match="optimizer decides about momentum, which is given with sgd: keep that"):
+            override(spec, settings=[typed])
+    assert override(spec, settings=["optimizer=rmsprop,sgd"]).search.choices["optimizer"].labels == ["rmsprop", "sgd"]
+    for typed in (["optimizer=sgd", "momentum=0.9"], ["momentum=0.9", "optimizer=sgd"]):
+        assert override(spec, settings=typed).keys == ("learning_rate",)
+    for changes in ({"epochs": 1}, {"settings": ["epochs=1"]}):
+        search = override(parse_spec(searched(search={"factor": 2})), **changes).search
+        assert (search.halving, search.factor) == ((), 4)
     with pytest.raises(UserError, match="nothing is left to search"):
         override(parse_spec(searched(search={"space": {"momentum": [0.5, 0.9]}})), settings=["momentum=0.5"])
+
+
+CHANGES = [
+    {"epochs": 1},
+    {"epochs": 0.5, "seeds": 2, "limit": 500},
+    {"settings": ["learning_rate=0.1,1e-3", "epochs=2"]},
+    {"settings": ["batch_size=32,64"], "epochs": 2},
+    {"settings": {"activation": "tanh"}},
+]
+
+
+@pytest.mark.parametrize("name", list_specs())
+def test_a_sweep_with_changes_is_read_as_it_is_written(name, tmp_path):
+    refused = []
+    for changes in CHANGES:
+        try:
+            spec = override(load_spec(name), **changes)
+        except UserError as error:
+            refused.append(str(error))
+            continue
+        write_spec(tmp_path, spec)
+        again = load_spec(tmp_path / "spec.toml")
+        assert dump_spec(again) == dump_spec(spec)
+        assert again.search == spec.search
+        assert {trial.id for trial in every_trial(again)} == {trial.id for trial in every_trial(spec)}
+    assert all("is given by" in each for each in refused)  # where points have names
+    assert len(refused) < len(CHANGES)
+
+
+def test_sobol_fills_the_space_of_all_keys_from_the_first_trial_on():
+    """A scrambled sequence's first 16 points have one in each sixteenth of every key, given or not."""
+    low, width = {"learning_rate": -4, "momentum": 0.0, "dropout": 0.0}, {"learning_rate": 4, "momentum": 0.8}
+    space = {
+        "optimizer": ["sgd", "adam"],
+        "learning_rate": RATES,
+        "momentum": {"low": 0.0, "high": 0.8, "when": {"optimizer": "sgd"}},
+        "dropout": {"low": 0.0, "high": 0.8, "when": {"optimizer": "adam"}},
+    }
+    table = {"sampler": "sobol", "seed": 5, "space": space}
+    study = Study(parse_spec({"dataset": "glyphs", "model": "mlp", "search": table}).search, lower_is_better=True)
+    drawn = study.ask(16)
+    assert [each["optimizer"].label for each in drawn].count("sgd") == 8
+    for key, count in (("learning_rate", 16), ("momentum", 8), ("dropout", 8)):
+        values = [each[key].settings[key] for each in drawn if key in each]
+        values = [math.log10(value) if key == "learning_rate" else value for value in values]
+        parts = {int(16 * (value - low[key]) / width.get(key, 0.8)) for value in values}
+        assert len(values) == len(parts) == count
+    assert study.asked[0].params.keys() == drawn[0].keys()
 
 
 def test_probes_have_every_value_and_both_ends():
@@ -312,7 +407,8 @@ def test_a_search_ends_with_its_trials_or_its_time():
 
 def test_a_search_that_reaches_nothing_says_so(searched, population, tmp_path):
     rates = {"optimizer": ["sgd", "adam"], "learning_rate": {"low": 0.7, "high": 1.0}}
-    with pytest.raises(UserError, match="none of the search's 12 trials reached a finite val_loss"):
+    reached = r"none .* 12 trials reached a finite val_loss \(\d+ \w+, \d+ \w+\): .*, such as lower learning rates"
+    with pytest.raises(UserError, match=reached):
         run(searched(search={"space": rates}), tmp_path / "run", export=False, report=False)
     records = lines(tmp_path / "run")
     told = {(record["cell"]["optimizer"], record["status"], record.get("message")) for record in records}
@@ -320,6 +416,147 @@ def test_a_search_that_reaches_nothing_says_so(searched, population, tmp_path):
     assert {(name, status) for name, status, _ in told} == {("sgd", "diverged"), ("adam", "failed")}
     assert all(message.startswith(here) for name, _, message in told if name == "adam")
     assert all(record["rungs"] == [] for record in records if record["status"] == "failed")
+
+
+def test_a_batch_that_cannot_be_trained_is_tried_again(searched, population, tmp_path):
+    quick = {"export": False, "report": False, "executor": "loop"}
+    table = searched(search={"trials": 8, "finalists": 1}, seeds=1)
+    population.broken = True
+    with pytest.raises(UserError, match=r"batch 1 of the search .* all 8 trials of it failed: out of memory.*resume"):
+        run(table, tmp_path / "cut", **quick)
+    assert not (tmp_path / "cut" / SEARCHED).exists()
+    population.broken = False
+    fv.sweep.resume(tmp_path / "cut", **quick)
+    run(table, tmp_path / "whole", **quick)
+    assert without_times(tmp_path / "cut") == without_times(tmp_path / "whole")
+
+
+def test_no_search_begins_from_a_pretraining_that_failed(searched, population, tmp_path, monkeypatch):
+    def fails(cohort, callbacks):
+        raise MemoryError
+
+    monkeypatch.setattr(Cohort, "run", fails)
+    table = searched(pretrain={"recipe": {"epochs": 1}}, recipe={"warm_start": "pretrain", "epochs": 9})
+    with pytest.raises(UserError, match=r"search has not begun, as the pretraining .* failed: out of memory.*resume"):
+        run(table, tmp_path / "run", export=False, report=False, executor="loop")
+    assert not population.begun
+    assert not (tmp_path / "run" / SEARCHED).exists()
+
+
+def test_a_network_that_has_changed_since_the_search_began_is_taken_from_the_run(
+    searched, population, tmp_path, monkeypatch
+):
+    """Also before the table's first trial has ended."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    code = "def small(build, outputs, width={}):\n    build.flatten('flat')\n    build.linear('out', outputs)\n"
+    (tmp_path / "net_searched.py").write_text(code.format(8))
+    quick = {"export": False, "report": False, "executor": "loop"}
+    search = {"trials": 8, "batch": 4, "finalists": 1, "space": ONE}
+    population.stop = 1
+    with pytest.raises(KeyboardInterrupt):
+        run(searched(model="net_searched.py:small", sizes=None, seeds=1, search=search), tmp_path / "run", **quick)
+    assert len(lines(tmp_path / "run")) == 4
+    (tmp_path / "net_searched.py").write_text(code.format(9))
+    del sys.modules["net_searched.py"]  # as in another process
+    population.stop, watch = math.inf, Notes()
+    fv.sweep.resume(tmp_path / "run", watch=watch, **quick)
+    assert "the code of net_searched.py:small has changed: the run's own copy is taken" in watch.notes
+    assert len(lines(tmp_path / "run")) == 8
+    sys.modules.pop("net_searched.py", None)
+
+
+class Notes(Watcher):
+    def __init__(self):
+        self.notes = []
+
+    def note(self, text):
+        self.notes.append(text)
+
+
+def batch_of(searched, directory, **changes):
+    """The first trials of a search, shared out to be trained."""
+    spec = parse_spec(searched(**changes))
+    study = Study(spec.search, lower_is_better=True)
+    trials = [drawn_trial(spec, drawn, SEARCH_SEEDS + k, "search") for k, drawn in enumerate(study.ask(8))]
+    return share_out(trials, spec, RunFiles(directory, DataFolders()), "loop", math.inf), spec.search
+
+
+def how_far(parts, search):
+    reached = train_batch(parts, search, "loop", lambda cohort: [])
+    return {each.trial.id: (each.status, each.rungs) for each in reached}
+
+
+def test_trials_count_by_the_epoch_that_the_table_selects(searched, population, tmp_path, monkeypatch):
+    """But for one that diverged after it, as in the table."""
+    scores = population.scores
+    rates = {}
+
+    def of_best(self, epoch, *, selected=False):
+        rates.update({recipe.seed: recipe.learning_rate for recipe in self.recipes.values()})
+        found = scores(self, epoch)
+        late = {member for member, recipe in self.recipes.items() if recipe.learning_rate > 0.1 and epoch > 1}
+        if selected:
+            return {member: {**row, "val_loss": -rates[self.recipes[member].seed]} for member, row in found.items()}
+        return {member: {**row, "val_loss": math.nan} if member in late else row for member, row in found.items()}
+
+    monkeypatch.setattr(population, "scores", of_best)
+    parts, search = batch_of(searched, tmp_path, search={"space": ONE})
+    ended = sorted((each for each in train_batch(parts, search, "loop", lambda cohort: [])), key=lambda e: e.value)
+    for each in ended:
+        assert each.rungs[0] == (1, -rates[each.trial.seed])
+    best, second = sorted(ended, key=lambda each: each.rungs[0][1])[:2]
+    assert rates[best.trial.seed] > 0.1
+    assert (best.status, best.rungs[1:]) == ("diverged", [(3, None)])
+    assert {each.status for each in ended} == {"diverged", "pruned"} | ({"ok"} if second.status == "ok" else set())
+
+
+def test_a_checkpoint_without_those_that_go_on_is_of_no_use(searched, population, tmp_path, monkeypatch):
+    """As where other trials of the batch failed then: it begins anew, once, when such a one is to train."""
+    expected = how_far(*batch_of(searched, tmp_path, search={"space": ONE}))
+    best = next(seed for seed, (status, _) in expected.items() if status == "ok")
+    begins = population.__init__
+
+    def goes_on(self, models, *arguments, **named):
+        begins(self, models, *arguments, **named)
+        if len(self.begun) == 1:
+            worst = max(self.recipes, key=lambda member: self.reached(self.recipes[member])["val_loss"])
+            self.everyone, self.recipes, self.epoch = self.recipes, {worst: self.recipes[worst]}, 3
+
+    def scores(self, epoch, *, selected=False):
+        known = getattr(self, "everyone", self.recipes) if epoch == 1 else self.recipes
+        before, self.epoch = self.epoch, epoch
+        found = {member: self.reached(recipe) for member, recipe in known.items()}
+        self.epoch = before
+        return found
+
+    population.begun.clear()
+    monkeypatch.setattr(population, "__init__", goes_on)
+    monkeypatch.setattr(population, "scores", scores)
+    found = how_far(*batch_of(searched, tmp_path, search={"space": ONE}))
+    assert found == expected
+    assert found[best][0] == "ok"
+    assert population.begun == [8, 8]
+
+
+def test_a_trial_alone_in_its_program_has_the_next_device_while_it_trains(searched, population, tmp_path, monkeypatch):
+    there, trained = [SimpleNamespace(id=k, device_kind="gpu") for k in range(2)], []
+    monkeypatch.setattr(jax, "local_devices", lambda: there)
+    for name in ("_now", "_ever"):
+        monkeypatch.setattr(devices, name, collections.Counter())
+
+    def train(self, epochs):
+        trained.append((self.devices[0].id, dict(devices._now)))
+        self.epoch += epochs
+
+    monkeypatch.setattr(population, "train", train)
+    space = {"batch_size": {"low": 11, "high": 26}}
+    parts, search = batch_of(searched, tmp_path, search={"space": space, "sampler": "sobol", "halving": []})
+    assert [len(part.cohort.trials) for part in parts] == [1] * 8
+    train_batch(parts, search, "loop", lambda cohort: [])
+    assert [device for device, _ in trained] == [k % 2 for k in range(len(parts))]
+    assert trained[0][1] == {0: 1}
+    assert not any(devices._now.values())
 
 
 def test_dry_run_says_what_would_be_searched(searched, spec_file, command):
@@ -375,7 +612,7 @@ class Ender(Watcher):
     """Ends a search at an epoch's end, after so many of them."""
 
     def __init__(self, epochs):
-        self.left, self.notes = epochs, []
+        self.left, self.notes, self.trained = epochs, [], []
 
     def callbacks(self, cohort):
         return [*super().callbacks(cohort), self.see]
@@ -383,6 +620,7 @@ class Ender(Watcher):
     def see(self, progress):
         self.notes += [progress.note] if progress.note else []
         self.left -= bool(progress.metrics)
+        self.trained += [progress.epoch] if progress.metrics else []
         if self.left <= 0:
             raise KeyboardInterrupt
 
@@ -403,6 +641,21 @@ def test_a_batch_that_was_ended_goes_on_where_it_was(searched, tmp_path, executo
     assert set(notes) == {"goes on from epoch 2", "goes on from epoch 4"}
     assert without_times(tmp_path / "cut") == without_times(tmp_path / "whole")
     assert not (tmp_path / "cut" / "checkpoints").exists()
+
+
+def test_a_batch_that_was_ended_after_its_last_rung_trains_nothing_twice(searched, tmp_path):
+    options = {"export": False, "report": False, "executor": "loop"}
+    table = searched(search={"trials": 8, "space": ONE}, recipe={"epochs": 6}, seeds=1)
+    run(table, tmp_path / "whole", **options, checkpoint_every=math.inf)
+    with pytest.raises(KeyboardInterrupt):
+        run(table, tmp_path / "cut", **options, watch=Ender(5), checkpoint_every=1e-9)
+    watch = Ender(math.inf)
+    run(table, tmp_path / "cut", **options, watch=watch, checkpoint_every=1e-9, resume=True)
+    assert without_times(tmp_path / "cut") == without_times(tmp_path / "whole")
+    assert sorted(record["rungs"][-1][0] for record in lines(tmp_path / "cut")) == [1] * 6 + [3, 6]
+    assert watch.notes == ["goes on from epoch 5"]
+    searching = watch.trained[: len(watch.trained) - 6 * 2]
+    assert searching == [5, 6]
 
 
 @pytest.mark.slow

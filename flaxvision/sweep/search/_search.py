@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import math
 import time
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from flaxvision.errors import UserError
 from flaxvision.sweep.inputs import identity_of
 from flaxvision.sweep.results import Searched
 from flaxvision.sweep.search.found import next_batch, searched
-from flaxvision.sweep.search.records import SEARCHED, SearchRecord, append_batch, keep_batches, read_batches
+from flaxvision.sweep.search.records import SEARCHED, Batch, SearchRecord, append_batch, keep_batches, read_batches
 from flaxvision.sweep.search.rungs import Reached, forget_checkpoints, share_out, train_batch
 from flaxvision.sweep.search.study import Journal, Study
 from flaxvision.sweep.spec import Spec
@@ -45,7 +46,8 @@ def search(
         Every trial, and which of them make cells.
 
     Raises:
-        UserError: If the trials on record are not those that are asked for, or none reached a finite number.
+        UserError: If the trials on record are not those that are asked for, all trials of a batch failed, or none of
+            the search reached a finite number.
     """
     assert spec.search is not None
     rules, lower = spec.search, metric_of(spec.objective).lower_is_better
@@ -74,6 +76,7 @@ def search(
         ended = tuple(
             _record(reached[trial.id], first + k, (batch, count), elapsed, files) for k, trial in enumerate(trials)
         )
+        _check_trained(ended, files)
         append_batch(files.directory, ended)
         forget_checkpoints(files)
         by_id = {record["id"]: record for record in ended}
@@ -87,11 +90,27 @@ def search(
     found = searched(spec, records, study.importances())
     assert found is not None
     if not found.finalists:
+        counts = collections.Counter(record["status"] for record in records)
+        how = ", ".join(f"{count} {status}" for status, count in counts.items())
+        advice = "; give another space, such as lower learning rates" * bool(counts["diverged"])
         raise UserError(
-            f"none of the search's {len(records)} trials reached a finite {spec.objective}: {SEARCHED} in "
-            f"{files.directory} says how each ended; give another space, such as lower learning rates"
+            f"none of the search's {len(records)} trials reached a finite {spec.objective} ({how}): {SEARCHED} in "
+            f"{files.directory} says how each ended{advice}"
         )
     return found
+
+
+def _check_trained(batch: Batch, files: RunFiles) -> None:
+    """Raise `UserError` for a batch of which nothing could be trained: as it is not on record, it is tried again."""
+    messages = collections.Counter(record.get("message") for record in batch if record["status"] == "failed")
+    if messages.total() == len(batch):
+        (message, _), *others = messages.most_common()
+        more = f" (and {len(others)} other errors)" * bool(others)
+        raise UserError(
+            f"batch {batch[0]['batch'] + 1} of the search could not be trained, all {len(batch)} trials of it failed: "
+            f"{message}{more}; it is not on record, and tried again by: flaxvision resume {files.directory}; what can "
+            "never be trained has to leave [search.space], in another --out DIR"
+        )
 
 
 def _record(each: Reached, number: int, batch: tuple[int, int], elapsed: float, files: RunFiles) -> SearchRecord:

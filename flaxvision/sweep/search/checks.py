@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from flaxvision.errors import UserError
@@ -10,7 +10,7 @@ from flaxvision.sweep.inputs import dataset_of, recipe_of
 from flaxvision.sweep.search.rungs import duration_of
 from flaxvision.sweep.search.study import check_installed
 from flaxvision.sweep.spec import Spec
-from flaxvision.sweep.trials import SEARCH_SEEDS, Trial
+from flaxvision.sweep.trials import SEARCH_SEEDS, Record, Trial
 
 if TYPE_CHECKING:
     from flaxvision.sweep.files import RunFiles
@@ -30,6 +30,16 @@ def check_tables(spec: Spec) -> None:
     if max(seeds) >= SEARCH_SEEDS:
         raise UserError(f"seed {max(seeds)} is one of those that a search takes: give seeds below {SEARCH_SEEDS}")
     check_installed()
+
+
+def check_stages(records: Iterable[Record], files: RunFiles) -> None:
+    """Raise `UserError` where a stage that a search's trials start from has failed: all of them would, too."""
+    for record in records:
+        if record["status"] == "failed":
+            raise UserError(
+                f"the search has not begun, as the pretraining that its trials start from failed: {record['message']}; "
+                f"it is tried again by: flaxvision resume {files.directory}"
+            )
 
 
 def check_trials(spec: Spec, trials: Sequence[Trial], files: RunFiles) -> None:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+import decimal
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from flaxvision.errors import UserError, check_choice
-from flaxvision.sweep.axes import axis_of
-from flaxvision.sweep.spec import Choices, Conditions, Range, Search, Settings, Space, as_typed
+from flaxvision.sweep.axes import axis_of, check_plain
+from flaxvision.sweep.spec import LAST_SEED, Choices, Conditions, Range, Search, Settings, Space, as_typed
 
 SAMPLERS = ("random", "sobol", "tpe")
 SPACE = "key of [search.space]"
 _RANGE = tuple(field.name for field in dataclasses.fields(Range))
+ROUNDING = 1e-6  # of a step: by so much the end of a range of floats may miss the last one
 _EXAMPLE = "give { low = 1e-4, high = 1, log = true } or a list of values"
 
 
@@ -83,7 +84,34 @@ def dimension(key: str, value: object, model: object, above: Space) -> Range | C
         raise UserError(f"{key} low is {as_typed(low)} with log = true: give a low above 0, or leave log out")
     if log and step is not None:
         raise UserError(f"{key} has both log and step: leave one of them out")
+    if step is not None:
+        high = _last_of(key, low, high, step)
     return Range(low, high, log, step, when)
+
+
+def _last_of(key: str, low: float, high: float, step: float) -> float:
+    """The upper end of a range in steps, to which they come; `high` itself but for a rounding."""
+    start, end, each = (decimal.Decimal(str(number)) for number in (low, high, step))
+    count, rest = divmod(end - start, each)
+    if not rest:
+        return high
+    whole = all(isinstance(number, int) for number in (low, high, step))
+    below, above = (start + each * number for number in (count, count + 1))
+    for near in (below, above) if not whole else ():
+        if abs(end - near) < decimal.Decimal(ROUNDING) * each:
+            return float(near)
+    shown = [as_typed(int(number) if whole else float(f"{number:.10g}")) for number in (below, above)]
+    if not count:
+        span = as_typed(int(end - start) if whole else float(f"{end - start:.10g}"))
+        raise UserError(
+            f"{key} goes from {as_typed(low)} to {as_typed(high)}, less than a step of {as_typed(step)}: give "
+            f"high = {shown[1]}, or a step of {span} at most"
+        )
+    nearest = shown if end - below < above - end else shown[::-1]
+    raise UserError(
+        f"{key} goes from {as_typed(low)} in steps of {as_typed(step)}, which do not come to {as_typed(high)}: give "
+        f"high = {nearest[0]}, or {nearest[1]}"
+    )
 
 
 def _when(key: str, given: object, above: Space) -> Conditions:
@@ -113,7 +141,8 @@ def _rungs(value: object) -> tuple[int, ...]:
 
 
 def _number(key: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    check_plain(key, value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise UserError(f"{key} is {as_typed(value)}: give a number")
     return value
 
@@ -124,10 +153,12 @@ def _above(key: str, value: object) -> float:
     return number
 
 
-def _whole(least: int) -> Callable[[str, Any], int]:
+def _whole(least: int, most: int | None = None) -> Callable[[str, Any], int]:
+    allowed = f"{least} or more" if most is None else f"{least} to {most}"
+
     def check(key: str, value: object) -> int:
-        if type(value) is not int or value < least:
-            raise UserError(f"{key} is {as_typed(value)}: give a whole number, {least} or more")
+        if type(value) is not int or value < least or (most is not None and value > most):
+            raise UserError(f"{key} is {as_typed(value)}: give a whole number, {allowed}")
         return value
 
     return check
@@ -139,5 +170,5 @@ _NUMBERS: dict[str, Callable[[str, object], float]] = {
     "batch": _whole(1),
     "factor": _whole(2),
     "finalists": _whole(1),
-    "seed": _whole(0),
+    "seed": _whole(0, LAST_SEED),
 }

@@ -15,6 +15,7 @@ from flaxvision._interrupts import stop_if_asked
 from flaxvision.errors import UserError
 from flaxvision.runtime import cores
 from flaxvision.sweep.arrange import arrange
+from flaxvision.sweep.devices import devices_for
 from flaxvision.sweep.executors import in_threads, reason
 from flaxvision.sweep.inputs import create_model, dataset_of, identity_of, recipe_of
 from flaxvision.sweep.search.records import PRUNED
@@ -62,6 +63,7 @@ class Part:
     going: dict[int, Reached]  # member of the population -> how far it is; those that have ended are gone
     population: Population | None = None  # None: not begun, or all have ended
     report: Report = print  # is told how far it is; another one at each rung
+    held: contextlib.ExitStack = dataclasses.field(default_factory=contextlib.ExitStack)  # its population's devices
 
     @property
     def folder(self) -> str:
@@ -86,7 +88,6 @@ class Part:
 
     def _begin(self) -> Population:
         from flaxvision.training import Population
-        from flaxvision.training.preparing import chosen_devices
 
         trials, files = self.cohort.trials, self.cohort.files
         dataset = dataset_of(trials[0], files)
@@ -94,27 +95,37 @@ class Part:
         recipes = [recipe_of(trial, files) for trial in trials]
         identities = [identity_of(trial, files) for trial in trials]
         told = every_so_often(lambda progress: self.report(progress))
-        devices = self.cohort.devices if self.cohort.devices == BATCH else "auto" if len(models) > 1 else 1
-        keep = self.cohort.keep(self.folder, identities, chosen_devices(devices))
-        mode = self.cohort.mode
-        return Population(models, dataset, recipes, mode=mode, devices=devices, callbacks=[told], checkpoint=keep)
+        taken = self.held.enter_context(devices_for(len(models), self.cohort.devices))
+        devices = BATCH if self.cohort.devices == BATCH else taken
+        keep, mode = self.cohort.keep(self.folder, identities, taken), self.cohort.mode
+        population = Population(models, dataset, recipes, mode=mode, devices=devices, callbacks=[told], checkpoint=keep)
+        self.population = population
+        self._drop_ended(population)
+        return population
 
     def _train(self, until: int | None) -> None:
-        """One that goes on from a checkpoint may be further than that, and lack members that still go here."""
-        if self.population is None:
-            self.population = self._begin()
-            if self.going.keys() < set(self.population.members):
-                self.population.keep(self.going)
-        population = self.population
+        """One that goes on from a checkpoint may be further than that, where fewer went on than still go here.
+
+        It knows what all of them had reached until then. Where it does not, as other trials went on, it begins anew.
+        """
+        population = self.population or self._begin()
         until = population.epochs if until is None else min(until, population.epochs)
+        known = population.members if population.epoch < until else population.scores(until)
+        if not self.going.keys() <= set(known):
+            self.end()
+            self.forget()
+            population = self._begin()
         if population.epoch < until:
             population.train(until - population.epoch)
             until = population.epoch  # or sooner, where all have stopped
-        scores = population.scores(until)
+        newest, selected = population.scores(until), population.scores(until, selected=True)
         for member, each in self.going.items():
             if each.rungs and each.rungs[-1][0] == until:
                 continue
-            each.scores = {k: value for k, value in scores_of(scores[member]).items() if not k.startswith("test_")}
+            scores = scores_of(newest[member])
+            if scores.get(self.objective) is not None:  # else it diverged, whatever it had reached before
+                scores = scores_of(selected[member])
+            each.scores = {k: value for k, value in scores.items() if not k.startswith("test_")}
             each.rungs.append((until, each.scores.get(self.objective)))
             if not math.isfinite(each.value):
                 each.status = "diverged"
@@ -127,15 +138,22 @@ class Part:
             each = self.going[member]
             if each.status == "ok" and population is not None and each.rungs[-1][0] < population.epochs:
                 each.status = PRUNED
-        if not left:
-            self.population = None  # and with it its memory
-        elif population is not None and left.keys() != set(population.members):
-            if left.keys() <= set(population.members):
-                population.keep(left)
-            else:  # a checkpoint of other numbers: they are trained anew
-                self.population = None
-                self.forget()
         self.going = left
+        if not left:
+            self.end()
+        elif population is not None:
+            self._drop_ended(population)
+
+    def _drop_ended(self, population: Population) -> None:
+        """Drop members that have ended; one that is further on may have none of those that still go."""
+        left = [member for member in population.members if member in self.going]
+        if left and len(left) < len(population.members):
+            population.keep(left)
+
+    def end(self) -> None:
+        """Let go of the population, its memory and its devices."""
+        self.population = None
+        self.held.close()
 
     def forget(self) -> None:
         """Delete its checkpoints."""
@@ -186,16 +204,19 @@ def train_batch(parts: Sequence[Part], search: Search, executor: str, callbacks:
     """
     everyone = [each for part in parts for each in part.going.values()]
     lower = metric_of(parts[0].objective).lower_is_better if parts else True
-    for until in (*search.halving, None):
-        if not (going := [part for part in parts if part.going]):
-            break
-        _train_all(going, until, executor, callbacks)
-        began = sum(len(part.going) for part in going)
-        standing = [each for part in going for each in part.going.values() if each.status == "ok"]
-        standing.sort(key=lambda each: each.value if lower else -each.value)
-        most = len(standing) if until is None else -(-began // search.factor)
-        for part in going:
-            part.keep(standing[:most])
+    with contextlib.ExitStack() as stack:
+        for part in parts:
+            stack.callback(part.end)
+        for until in (*search.halving, None):
+            if not (going := [part for part in parts if part.going]):
+                break
+            _train_all(going, until, executor, callbacks)
+            began = sum(len(part.going) for part in going)
+            standing = [each for part in going for each in part.going.values() if each.status == "ok"]
+            standing.sort(key=lambda each: each.value if lower else -each.value)
+            most = len(standing) if until is None else -(-began // search.factor)
+            for part in going:
+                part.keep(standing[:most])
     return everyone
 
 

@@ -22,7 +22,9 @@ from flaxvision.sweep.spec import Choices, Range, Search
 from flaxvision.sweep.trials import NOT_GIVEN
 
 if TYPE_CHECKING:
+    import optuna
     from optuna import Trial
+    from optuna.distributions import BaseDistribution
     from optuna.samplers import BaseSampler
 
 JOURNAL = "study.journal"
@@ -151,13 +153,42 @@ def _optuna() -> types.ModuleType:
 
 
 def _sampler(search: Search) -> BaseSampler:
-    from optuna.samplers import QMCSampler, RandomSampler, TPESampler
+    from optuna.samplers import RandomSampler, TPESampler
 
     if search.sampler == "random":
         return RandomSampler(seed=search.seed)
     if search.sampler == "sobol":
-        return QMCSampler(scramble=True, seed=search.seed, warn_independent_sampling=False)
+        return _sobol(search)
     return TPESampler(seed=search.seed, constant_liar=True)  # apart from those of its batch, which nobody told yet
+
+
+def _sobol(search: Search) -> BaseSampler:
+    """Points of one sequence over all keys, those whose conditions do not hold among them, from the first trial on.
+
+    Optuna's own has the keys of the first trial that ended, and draws what comes before it, and other keys, at random.
+    """
+    from optuna.samplers import QMCSampler
+
+    space = {key: _distribution(each) for key, each in search.space.items()}
+
+    class Sobol(QMCSampler):
+        def infer_relative_search_space(
+            self, study: optuna.Study, trial: optuna.trial.FrozenTrial
+        ) -> dict[str, BaseDistribution]:
+            return space
+
+    return Sobol(scramble=True, seed=search.seed)
+
+
+def _distribution(each: Range | Choices) -> BaseDistribution:
+    """What Optuna calls the values of a key."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if isinstance(each, Choices):
+        return CategoricalDistribution(each.labels)
+    if each.whole:
+        return IntDistribution(int(each.low), int(each.high), log=each.log, step=int(each.step or 1))
+    return FloatDistribution(each.low, each.high, log=each.log, step=each.step)
 
 
 @contextlib.contextmanager
