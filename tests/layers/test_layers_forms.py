@@ -32,6 +32,8 @@ from flaxvision.ops.maps import Maps, alike, flattened
 from flaxvision.ops.policy import CPU_COMPILED, CPU_EVALUATION, CPU_TRAINING, GPU, GPU_STACKED, NATIVE
 from tests.conftest import slow
 
+pytestmark = pytest.mark.quick
+
 FROZEN = ("b", "e_norm", "e_drop", "own_norm")
 
 
