@@ -21,12 +21,12 @@ SCRIPT = textwrap.dedent("""
     precision, examples, batch = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     random = np.random.default_rng(0)
     def split(n):
-        return random.integers(0, 256, (n, 28, 28, 1)).astype(np.uint8), random.integers(0, 10, n)
+        return random.integers(0, 256, (n, 12, 12, 1)).astype(np.uint8), random.integers(0, 10, n)
     data = fv.data.from_arrays(*split(examples), *split(37), classes=[str(c) for c in range(10)])
     sgd = {"learning_rate": 0.05, "momentum": 0.9}
     more = json.loads(sys.argv[4])
     recipe = fv.Recipe(batch_size=batch, steps=examples // batch, precision=precision, seed=1, **sgd, **more)
-    one, many = [fv.fit(fv.models.create("mnist_net"), data, recipe, devices=n) for n in (1, 8)]
+    one, many = [fv.fit(fv.models.create("mnist_net", input_shape=(12, 12, 1)), data, recipe, devices=n) for n in (1, 8)]
     a, b = variables(one.model), variables(many.model)
     print(json.dumps({
         "devices": jax.local_device_count(),
