@@ -9,6 +9,7 @@ from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # PyTorch's threads else spin, on cores that other tests want
 os.environ["FLAXVISION_DATA_DIR"] = tempfile.mkdtemp(prefix="flaxvision-test-")
 
 import jax
