@@ -27,7 +27,8 @@ def test_a_default_sweep_opens_no_connection(tmp_path, spec_file, tiny, files):
     """Worker processes, the report, the export and its comparison; where strace is there, nothing even tries."""
     out, trace = tmp_path / "run", tmp_path / "trace"
     command = [sys.executable, "-m", "flaxvision.sweep", str(spec_file(tiny(seeds=2))), "--out", str(out)]
-    traced = ["strace", "-f", "--seccomp-bpf", "-qq", "-e", "trace=connect,sendto", "-o", str(trace)] if shutil.which("strace") else []
+    calls = ["strace", "-f", "--seccomp-bpf", "-qq", "-e", "trace=connect,sendto", "-o", str(trace)]
+    traced = calls if shutil.which("strace") else []
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("ORT_", "LC_", "PYTHONIO"))}
     environment |= {"LANG": "C", "HOME": str(tmp_path / "home"), "XDG_CACHE_HOME": str(tmp_path / "home" / "cache")}
     inside = f"{NO_SHARED_MEMORY} && exec {shlex.join([*traced, *command, '--executor', 'processes'])}"

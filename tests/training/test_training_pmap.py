@@ -26,7 +26,9 @@ SCRIPT = textwrap.dedent("""
     sgd = {"learning_rate": 0.05, "momentum": 0.9}
     more = json.loads(sys.argv[4])
     recipe = fv.Recipe(batch_size=batch, steps=examples // batch, precision=precision, seed=1, **sgd, **more)
-    one, many = [fv.fit(fv.models.create("mnist_net", input_shape=(12, 12, 1)), data, recipe, devices=n) for n in (1, 8)]
+    one, many = [
+        fv.fit(fv.models.create("mnist_net", input_shape=(12, 12, 1)), data, recipe, devices=n) for n in (1, 8)
+    ]
     a, b = variables(one.model), variables(many.model)
     print(json.dumps({
         "devices": jax.local_device_count(),
