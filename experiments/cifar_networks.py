@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--only": {"nargs": "+", "choices": PARTS, "default": PARTS, "help": "what to do (default: all)"}
     }
     options = read_options("cifar_networks", __doc__, arguments, extra=extra)
-    data = options.load("cifar10", quick_limit=64, size=32, channels=3)
+    data = options.load("cifar10", quick_limit=64, size=16, channels=3)
     about = ["Networks and recipes of two papers on CIFAR-10, and the time of a step beside PyTorch's."]
     about += [f"{data.source.note.capitalize()}."] if data.source.note else []
     study = Study(options, "", "CIFAR-10 on a CPU", " ".join(about))
@@ -85,7 +85,7 @@ def add_airbench94(study: Study, found: dict[str, np.ndarray]) -> None:
 
 def add_resnet20(study: Study) -> None:
     """The last accuracy of the library's sweep."""
-    sizes = {"size": 32, "channels": 3} if study.options.quick else {}
+    sizes = {"size": 16, "channels": 3} if study.options.quick else {}
     (runs,) = fill(study, "cifar-resnet20", seeds=1, quick={"batch_size": 32, **sizes}).values()
     study.row("ResNet-20: parameters", runs.parameters, "", **runs.published("parameters"))
     study.row("ResNet-20: test accuracy", runs.last("test_top1"), **runs.published())

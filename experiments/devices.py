@@ -47,19 +47,22 @@ class Filled:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = parser_of(NAME, __doc__, "small tables, each once")
-    parser.add_argument("--table", nargs=2, metavar=("KIND", "EXAMPLES"), help="fill one here and print it as JSON")
+    parser = parser_of(NAME, __doc__, "small tables, of two cohorts in place of eight, each once")
+    words = "fill one here and print it as JSON"
+    parser.add_argument("--table", nargs=3, metavar=("KIND", "EXAMPLES", "COHORTS"), help=words)
     options = parser.parse_args(arguments)
     if options.table:
-        print(json.dumps(dataclasses.asdict(filled(options.table[0], int(options.table[1])))))
+        kind, *sizes = options.table
+        print(json.dumps(dataclasses.asdict(filled(kind, *map(int, sizes)))))
         return
-    examples, repeats = (200, 1) if options.quick else (4000, REPEATS)
+    examples, cohorts, repeats = (200, 2, 1) if options.quick else (4000, 8, REPEATS)
     found = []
     for _ in range(repeats):
         for kind in KINDS:
             for count in COUNTS:
-                words = [sys.executable, __file__, "--table", kind, str(examples)]
-                environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"}
+                words = [sys.executable, __file__, "--table", kind, str(examples), str(cohorts)]
+                flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
+                environment = {**os.environ, "XLA_FLAGS": flags}
                 done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True, env=environment)
                 found.append(Filled(**json.loads(done.stdout.splitlines()[-1])))
                 print(kind, count, round(found[-1].seconds, 2), flush=True)
@@ -82,8 +85,8 @@ def row_of(kind: str, found: list[Filled]) -> list[str]:
     return [kind, *(f"{each:.1f}" for each in seconds), f"{seconds[1] / seconds[0]:.2f}", f"{len(used)}", f"{off:.1e}"]
 
 
-def filled(kind: str, examples: int) -> Filled:
-    """Fill a table in this process."""
+def filled(kind: str, examples: int, cohorts: int) -> Filled:
+    """Fill a table in this process, of so many cohorts where they are vmapped."""
     fv.runtime.prepare()
     used: set[int] = set()
     steps = training.Run._steps
@@ -92,7 +95,7 @@ def filled(kind: str, examples: int) -> Filled:
         used.update(device.id for leaf in jax.tree.leaves(self.states) for device in leaf.devices())
         return steps(self, members)
 
-    widths = [[16 + 4 * number] for number in range(8)] if KINDS[kind] == "vmap" else [[32]]
+    widths = [[16 + 4 * number] for number in range(cohorts)] if KINDS[kind] == "vmap" else [[32]]
     table = {
         "name": "devices",
         "dataset": "glyphs",

@@ -55,7 +55,7 @@ momentum = [0.0, 0.5, 0.90]
 dropout = [0.1, 3e-1]
 """
     )
-    assert main([str(path), "--out", str(folder / "auto"), "--quiet"]) == 0
+    assert main([str(path), "--out", str(folder / "auto"), "--quiet", "--no-export"]) == 0
     return path, folder / "auto"
 
 
