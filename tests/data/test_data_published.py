@@ -484,7 +484,10 @@ def test_real_cifar10(real_set):
     folders = real_set("cifar10")
     cifar = data.load("cifar10", **folders)
     assert cifar.source.counts == (("train", 50_000), ("test", 10_000))
-    content = _load.located(PUBLISHED["cifar10"], folders["raw_dir"]).contents()["data_batch_5.bin"]
+    published, name = PUBLISHED["cifar10"], "data_batch_5.bin"
+    paths = list(Path(folders["raw_dir"], "cifar10").glob(f"{name}*"))  # alone it is read sooner than all six
+    located = _load.located(published, folders["raw_dir"])
+    content = raw.read(paths[0], published.most_bytes) if paths else located.contents()[name]
     last = np.frombuffer(content, np.uint8)[-RECORD:]
     assert np.array_equal(cifar.train.images[-1], last[1:].reshape(3, 32, 32).transpose(1, 2, 0))
     assert np.bincount(cifar.train.labels).tolist() == [5000] * 10
