@@ -2,15 +2,17 @@
 
     python experiments/devices.py
 
-Fills two tables on one CPU device and on four forced ones (`XLA_FLAGS`): eight vmapped cohorts, each of a width of its
-own, with eight seeds each, and eight single trials in threads. Each table runs in a process of its own, the two
-numbers of devices in turn. Counted are the devices that trained, and compared the tables: single trials are equal to
-the bit, vmapped ones but for rounding, as their programs have fewer rows. About five minutes on two CPU cores.
+Fills tables on one CPU device and on four forced ones (`XLA_FLAGS`): eight vmapped cohorts, each of a width of its own,
+with eight seeds each, and eight single trials in threads, for a few epochs and for many: each device begins with a
+program of its own. Each table runs in a process of its own, the two numbers of devices in turn. Counted are the devices
+that trained, and compared the tables: single trials are equal to the bit, vmapped ones but for rounding, as their
+programs have fewer rows. About six minutes on two CPU cores.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -32,7 +34,8 @@ from flaxvision.training import run as training
 NAME = "devices"
 COUNTS = (1, 4)
 KINDS = {"eight cohorts, vmapped": "vmap", "eight single trials": "threads"}  # -> executor
-REPEATS = 5
+EPOCHS = (5, 50)
+REPEATS = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +43,7 @@ class Filled:
     """A table on so many devices."""
 
     kind: str
+    epochs: int
     devices: int
     seconds: float  # from the call to the results
     used: list[int]  # devices on which trials trained
@@ -49,25 +53,31 @@ class Filled:
 def main(arguments: list[str] | None = None) -> None:
     parser = parser_of(NAME, __doc__, "small tables, of two cohorts in place of eight, each once")
     words = "fill one here and print it as JSON"
-    parser.add_argument("--table", nargs=3, metavar=("KIND", "EXAMPLES", "COHORTS"), help=words)
+    parser.add_argument("--table", nargs=4, metavar=("KIND", "EPOCHS", "EXAMPLES", "COHORTS"), help=words)
     options = parser.parse_args(arguments)
     if options.table:
         kind, *sizes = options.table
         print(json.dumps(dataclasses.asdict(filled(kind, *map(int, sizes)))))
         return
-    examples, cohorts, repeats = (200, 2, 1) if options.quick else (4000, 8, REPEATS)
-    found = []
-    for _ in range(repeats):
-        for kind in KINDS:
-            for count in COUNTS:
-                words = [sys.executable, __file__, "--table", kind, str(examples), str(cohorts)]
-                flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
-                environment = {**os.environ, "XLA_FLAGS": flags}
-                done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True, env=environment)
-                found.append(Filled(**json.loads(done.stdout.splitlines()[-1])))
-                print(kind, count, round(found[-1].seconds, 2), flush=True)
-    rows = [row_of(kind, [each for each in found if each.kind == kind]) for kind in KINDS]
-    head = ["table", "one device, s", "four devices, s", "ratio", "devices used", "largest difference of a test loss"]
+    lengths, sizes, repeats = (EPOCHS[:1], (200, 2), 1) if options.quick else (EPOCHS, (4000, 8), REPEATS)
+    tables, found = list(itertools.product(KINDS, lengths)), []
+    for _, (kind, epochs), count in itertools.product(range(repeats), tables, COUNTS):
+        words = [sys.executable, __file__, "--table", kind, *map(str, (epochs, *sizes))]
+        flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
+        environment = {**os.environ, "XLA_FLAGS": flags}
+        done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True, env=environment)
+        found.append(Filled(**json.loads(done.stdout.splitlines()[-1])))
+        print(kind, epochs, count, round(found[-1].seconds, 2), flush=True)
+    rows = [row_of(table, [each for each in found if (each.kind, each.epochs) == table]) for table in tables]
+    head = [
+        "table",
+        "epochs",
+        "one device, s",
+        "four devices, s",
+        "ratio",
+        "devices used",
+        "largest difference of a test loss",
+    ]
     section = (
         markdown_table(head, rows) + f"\nMedians of {repeats}, forced devices of one CPU: they share its cores, so "
         "that at best they cost nothing.\n"
@@ -76,16 +86,22 @@ def main(arguments: list[str] | None = None) -> None:
     write_page(options, NAME, "Trials over devices", [section], (), commit=commit(), tables=filled_tables)
 
 
-def row_of(kind: str, found: list[Filled]) -> list[str]:
-    """A kind of table: what it takes on one device and on several, and whether it is the same."""
+def row_of(table: tuple[str, int], found: list[Filled]) -> list[str]:
+    """A table: what it takes on one device and on several, and whether it is the same."""
     one, many = ([each for each in found if each.devices == count] for count in COUNTS)
     seconds = [statistics.median(each.seconds for each in some) for some in (one, many)]
     used = sorted({device for each in many for device in each.used})
     off = max(abs(a - b) for a, b in zip(one[0].losses, many[0].losses, strict=True))
-    return [kind, *(f"{each:.1f}" for each in seconds), f"{seconds[1] / seconds[0]:.2f}", f"{len(used)}", f"{off:.1e}"]
+    return [
+        *map(str, table),
+        *(f"{each:.1f}" for each in seconds),
+        f"{seconds[1] / seconds[0]:.2f}",
+        f"{len(used)}",
+        f"{off:.1e}",
+    ]
 
 
-def filled(kind: str, examples: int, cohorts: int) -> Filled:
+def filled(kind: str, epochs: int, examples: int, cohorts: int) -> Filled:
     """Fill a table in this process, of so many cohorts where they are vmapped."""
     fv.runtime.prepare()
     used: set[int] = set()
@@ -101,7 +117,7 @@ def filled(kind: str, examples: int, cohorts: int) -> Filled:
         "dataset": "glyphs",
         "model": "mlp",
         "data": {"limit": examples},
-        "recipe": {"epochs": 5},
+        "recipe": {"epochs": epochs},
         "grid": {"hidden": widths},
         "seeds": 8,
     }
@@ -110,7 +126,7 @@ def filled(kind: str, examples: int, cohorts: int) -> Filled:
         result = fv.sweep.run(table, Path(folder) / "run", executor=KINDS[kind], export=False, report=False)
         seconds = time.perf_counter() - began
         losses = [outcome.final["test_loss"] or math.nan for outcome in result.outcomes]
-    return Filled(kind, jax.local_device_count(), seconds, sorted(used), losses)
+    return Filled(kind, epochs, jax.local_device_count(), seconds, sorted(used), losses)
 
 
 if __name__ == "__main__":
