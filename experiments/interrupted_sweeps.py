@@ -40,7 +40,7 @@ KEPT = RESULTS.parents[1] / "runs" / "interrupted_sweeps" / "endings.jsonl"
 TRIES = 20  # to end a sweep before it is over
 INTERVAL = 1.0  # seconds between checkpoints
 SWEEP = "fashion-learning-rate --limit 2000 --epochs 40 --seeds 1"
-QUICK = "demo --dataset glyphs --limit 1000 --epochs 15 --set learning_rate=0.1,0.01 --seeds 1 --no-export"
+QUICK = "demo --limit 1000 --epochs 50 --set learning_rate=0.1,0.01 hidden=[32] --seeds 1 --no-export"
 ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PHASES = {"training": "training", "exporting the winner": "export"}  # what status.json says -> phase
 BEFORE, AFTER = "start", "report"  # the other phases: until something trained, and afterwards
@@ -116,9 +116,16 @@ def heard(signals: Iterable[signal.Signals]) -> Iterator[None]:
 
 
 def quickly_ended(jobs: Sequence[Job], folder: Path) -> list[Ending]:
-    """End and continue one small sweep after the other; all executors are compared with the first one's run."""
-    run = straight(QUICK, EXECUTORS[0], folder)
-    return [once_ended(QUICK, EXECUTORS[turn % 4], how, run, f"{kind}{turn}", quick=True) for kind, turn, how in jobs]
+    """End and continue one small sweep after the other; what nobody ends runs here, but for the first one."""
+    first, *others = used = EXECUTORS[:4]
+    runs = {first: straight(QUICK, first, folder)}
+    for executor in others:
+        status, said = quietly(command(QUICK, executor, folder / executor))
+        if status:
+            raise RuntimeError(said)
+        runs[executor] = Straight(folder / executor, runs[first].seconds)
+    endings = [(used[turn % 4], how, f"{kind}{turn}") for kind, turn, how in jobs]
+    return [once_ended(QUICK, executor, how, runs[executor], name, quick=True) for executor, how, name in endings]
 
 
 def all_ended(jobs: Sequence[Job], folder: Path, at_a_time: int) -> list[Ending]:
@@ -216,14 +223,22 @@ def ended(
 def continued(line: Sequence[str], *, quick: bool) -> tuple[int, str]:
     """Continue a sweep: its status and last line; quick: in this process, which has all that it compiles."""
     if quick:
-        said = io.StringIO()
-        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
-            status = sweep([*line[3:], "--resume"])
-    else:
-        pipe, both = subprocess.PIPE, subprocess.STDOUT
-        done = subprocess.run([*line, "--resume"], stdout=pipe, stderr=both, text=True, check=False)
-        said, status = io.StringIO(done.stdout), done.returncode
-    return status, said.getvalue().strip().rpartition("\n")[2]
+        return quietly([*line, "--resume"])
+    pipe, both = subprocess.PIPE, subprocess.STDOUT
+    done = subprocess.run([*line, "--resume"], stdout=pipe, stderr=both, text=True, check=False)
+    return done.returncode, last_line(done.stdout)
+
+
+def quietly(line: Sequence[str]) -> tuple[int, str]:
+    """Run a sweep's command line in this process: its status and last line."""
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+        status = sweep([*line[3:]])
+    return status, last_line(said.getvalue())
+
+
+def last_line(text: str) -> str:
+    return text.strip().rpartition("\n")[2]
 
 
 def phase_of(out: Path) -> str:
