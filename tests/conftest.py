@@ -43,11 +43,6 @@ def _without_emitters(options: Callable[..., object]) -> Callable[..., object]:
 compiler.get_compile_options = _without_emitters(compiler.get_compile_options)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Those that wait for other processes come first: while they do, other tests have the cores."""
-    items.sort(key=lambda item: item.get_closest_marker("waits") is None)
-
-
 @pytest.fixture(autouse=True, scope="module")
 def programs(request: pytest.FixtureRequest):
     """What a module compiles is optimized, unless it is marked as quick."""

@@ -76,7 +76,6 @@ def test_every_script_is_here():
 
 
 @pytest.mark.slow
-@pytest.mark.waits
 def test_interrupted_sweeps(tmp_path):
     """Four sweeps that are killed and four that are asked to end, by every executor, go on to the same bytes."""
     command = [sys.executable, FOLDER / "interrupted_sweeps.py", "--quick", "--out", tmp_path]

@@ -153,7 +153,6 @@ def in_a_loop(folder: Path, spec: Path, out: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.slow
-@pytest.mark.waits
 def test_gpus_train_cohorts_and_cores_single_trials(cluster, mine, tmp_path, spec_file, files, monkeypatch):
     """And a trial that fails on a node is one that failed; one that a core would be at for ever ends on a GPU."""
     grid = {"width": [2, 3, 5], "learning_rate": [0.1, 0.01]}
@@ -174,7 +173,6 @@ def test_gpus_train_cohorts_and_cores_single_trials(cluster, mine, tmp_path, spe
 
 
 @pytest.mark.slow
-@pytest.mark.waits
 def test_nodes_that_share_no_file_and_one_of_which_is_lost(cluster, mine, tmp_path, spec_file, files, monkeypatch):
     """Data, code and pretrained weights go to the nodes, and what they train comes back."""
     address, kill_a_node = cluster

@@ -357,7 +357,6 @@ def kept(out: Path) -> list[Path]:
 
 
 @pytest.mark.slow
-@pytest.mark.waits
 def test_tasks_of_ray_go_on(tmp_path, files):
     """As those of the other executors do in experiments/interrupted_sweeps.py."""
     pytest.importorskip("ray")
