@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -206,13 +207,20 @@ def test_processes_that_prepare_at_once_do_no_harm(pets, home):
     load = f"data.load('images:{pets}').source.checksum"
     code = f"from flaxvision import data; print('here', flush=True); input(); print({load})"
     pipe = subprocess.PIPE
-    processes = [subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, text=True) for _ in range(3)]
-    assert [process.stdout.readline() for process in processes] == ["here\n"] * 3
-    for process in processes:
-        process.stdin.write("\n")
-        process.stdin.flush()
-    found = [process.communicate(timeout=60)[0].strip() for process in processes]
+    with contextlib.ExitStack() as stack:
+        processes = []
+        for _ in range(3):
+            process = subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, text=True)
+            processes.append(stack.enter_context(process))
+            stack.callback(process.kill)
+        assert [process.stdout.readline() for process in processes] == ["here\n"] * 3
+        for process in processes:
+            process.stdin.write("\n")
+            process.stdin.flush()
+        found = [process.communicate(timeout=60)[0].strip() for process in processes]
+    assert [process.returncode for process in processes] == [0] * 3
     assert len(set(found)) == 1
+    assert found[0]
     assert len(copies(home)) == 1
     assert not list(home.rglob(".preparing-*"))
     assert data.load(f"images:{pets}").source.checksum == found[0]

@@ -192,8 +192,10 @@ def test_a_fit_that_stopped_early_is_kept(data, tmp_path):
     recipe = Recipe(epochs=8, batch_size=16, learning_rate=1e-30, early_stopping=2)
     once = fv.fit(model, data, recipe, checkpoint=tmp_path / "kept")
     assert once.history.epochs == 3
-    again = fv.fit(model, data, dataclasses.replace(recipe, epochs=9), checkpoint=tmp_path / "kept")
+    longer, seen = dataclasses.replace(recipe, epochs=9), []
+    again = fv.fit(model, data, longer, callbacks=[seen.append], checkpoint=tmp_path / "kept")
     assert equal(once, again)
+    assert not any(progress.metrics for progress in seen)  # nothing was trained again
 
 
 @pytest.mark.parametrize("mode", ["loop", slow("vmap")])
