@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import csv
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,6 @@ import numpy as np
 import pytest
 import tomli_w
 from safetensors.numpy import load_file
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 from flaxvision.sweep.__main__ import main
 
