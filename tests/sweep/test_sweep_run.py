@@ -279,7 +279,7 @@ def test_pretrained_and_frozen(tmp_path, files, tiny):
     assert result.cells[0].outcomes[0].parameters == result.cells[2].outcomes[0].parameters
 
 
-@pytest.mark.parametrize("executor", ["threads", slow("processes")])
+@pytest.mark.parametrize("executor", ["loop", "threads", slow("processes")])
 def test_what_starts_pretrained_waits_for_it(tmp_path, files, tiny, executor):
     spec = parse_spec(
         tiny(
@@ -292,17 +292,17 @@ def test_what_starts_pretrained_waits_for_it(tmp_path, files, tiny, executor):
         return {path.name: path.read_bytes() for path in (directory / "trials").glob("*.safetensors")}
 
     out = tmp_path / executor
-    run(spec, tmp_path / "loop", executor="loop", export=False, report=False)
+    run(spec, tmp_path / "whole", executor="loop", export=False, report=False)
     run(spec, out, executor=executor, export=False, report=False)
     whole = weights(out)
     assert len(whole) == 3
-    assert whole == weights(tmp_path / "loop")
+    assert whole == weights(tmp_path / "whole")
 
     # Killed when the pretraining had ended and nothing else: its weights are not yet where others look for them.
     lines = (out / "trials.jsonl").read_text().splitlines(keepends=True)
     (out / "trials.jsonl").write_text("".join(line for line in lines if '"stage": "pretrain"' in line))
     (out / "pretrain.safetensors").unlink()
-    for record in files["trials"](tmp_path / "loop")[1:]:
+    for record in files["trials"](tmp_path / "whole")[1:]:
         (out / "trials" / f"{record['id']}.safetensors").unlink()
     run(spec, out, executor=executor, resume=True, export=False, report=False)
     assert weights(out) == whole
