@@ -63,6 +63,12 @@ def compile_programs(*, quick: bool) -> None:
     jax.config.update("jax_disable_most_optimizations", quick)
 
 
+@pytest.fixture
+def quick_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test compiles in processes of their own is not optimized, either."""
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
+
 @pytest.fixture(scope="session")
 def torch():
     """PyTorch; the test is skipped where it is not installed."""

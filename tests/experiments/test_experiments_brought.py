@@ -35,10 +35,10 @@ def test_every_network_has_its_sweep(script, torch):
 
 
 @pytest.mark.slow
-def test_the_smallest_comes_home(script, torch, tmp_path, monkeypatch):
+@pytest.mark.usefixtures("quick_processes")
+def test_the_smallest_comes_home(script, torch, tmp_path):
     """By the command line: PyTorch's steps, PyTorch's outputs; the script itself does it on real digits."""
     pytest.importorskip("keras")
-    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # most of the time is compiling
     found = script.from_module_to_home("sequential", tmp_path, None, quick=True, seeds=1)
     assert found["losses"] < 1e-9
     assert found["home"]["ours"] < 1e-5 * max(1, found["home"]["largest"])

@@ -46,12 +46,6 @@ def script(monkeypatch):
             del sys.modules[name]
 
 
-@pytest.fixture
-def _quick_processes(monkeypatch):
-    """What scripts compile in processes of their own is not optimized, either."""
-    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-
-
 def test_every_script_is_here():
     scripts = {path.stem for path in FOLDER.glob("*.py") if "\ndef main(" in path.read_text(encoding="utf-8")}
     others = {
@@ -91,7 +85,7 @@ def test_interrupted_sweeps(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_quick_processes")
+@pytest.mark.usefixtures("quick_processes")
 def test_devices(tmp_path):
     """Four forced devices all train, and single trials are those of one."""
     command = [sys.executable, FOLDER / "devices.py", "--quick", "--out", tmp_path]
@@ -103,7 +97,7 @@ def test_devices(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_quick_processes")
+@pytest.mark.usefixtures("quick_processes")
 def test_many_trials(tmp_path):
     """Fifty trials more take no memory, and the browser, where there is one, has every row."""
     command = [sys.executable, FOLDER / "many_trials.py", "--quick", "--out", tmp_path]
@@ -118,7 +112,6 @@ def test_many_trials(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_quick_processes")
 def test_predicted_time(tmp_path):
     """Two sweeps are told and trained, and are not trained again by a second call."""
     command = [sys.executable, FOLDER / "predicted_time.py", "--quick", "--out", tmp_path]
@@ -134,7 +127,7 @@ def test_predicted_time(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_quick_processes")
+@pytest.mark.usefixtures("quick_processes")
 def test_large_data(tmp_path):
     command = [sys.executable, FOLDER / "large_data.py", "--quick", "--part", "folder", "--part", "linear"]
     subprocess.run([*command, "--out", tmp_path], check=True, stdout=subprocess.DEVNULL)
@@ -232,7 +225,7 @@ def test_a_table_goes_on_with_other_points_and_seeds(script, tmp_path, monkeypat
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_quick_processes")
+@pytest.mark.usefixtures("quick_processes")
 def test_a_study_runs_as_a_script(tmp_path):
     command = [sys.executable, str(FOLDER / f"{QUICKEST[0]}.py"), "--quick", "--out", str(tmp_path)]
     subprocess.run(command, capture_output=True, check=True)

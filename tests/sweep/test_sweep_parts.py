@@ -123,8 +123,8 @@ def test_processes_that_are_joined_are_refused(fill, monkeypatch):
 
 
 @pytest.mark.slow
-def test_parts_that_begin_at_a_time(tiny, spec_file, tmp_path, files, monkeypatch):
-    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # as in this process
+@pytest.mark.usefixtures("quick_processes")
+def test_parts_that_begin_at_a_time(tiny, spec_file, tmp_path, files):
     grid = {"learning_rate": [0.3, 0.1]}
     table = [sys.executable, "-m", "flaxvision.sweep", str(spec_file(tiny(seeds=3, grid=grid))), "--no-export"]
     words = [*table, "--executor", "loop", "--quiet", "--out", str(tmp_path / "run"), "--part"]

@@ -387,10 +387,10 @@ def children(parent: int) -> list[int]:
 
 
 @pytest.mark.slow
-def test_a_worker_killed_by_the_kernel_costs_no_other_trial(tmp_path, files, monkeypatch):
+@pytest.mark.usefixtures("quick_processes")
+def test_a_worker_killed_by_the_kernel_costs_no_other_trial(tmp_path, files):
     """As for want of memory: its trial is recorded as failed, the others go on, and it goes on when resumed."""
     out = tmp_path / "run"
-    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     small = ["--limit", "200", "--epochs", "400", "--set", "learning_rate=0.1", "size=8", "hidden=[8]"]
     words = command(out, "processes", *small)
     with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as job:
