@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -87,6 +88,14 @@ def raw_dir(monkeypatch: pytest.MonkeyPatch) -> Path:
 def slow(*values: object):
     """A set of parameters that is left out by default: a quicker one beside it runs the same code."""
     return pytest.param(*values, marks=pytest.mark.slow)
+
+
+def until(condition: Callable[[], object], seconds: float = 120) -> bool:
+    """Whether something comes true."""
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.05)
+    return bool(condition())
 
 
 def made_dataset(shape: tuple[int, ...], classes: int, train: int = 256, test: int = 100, seed: int = 0) -> Dataset:

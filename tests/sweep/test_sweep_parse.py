@@ -7,11 +7,12 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flaxvision.errors import UserError
 from flaxvision.models import count_parameters, create
-from flaxvision.sweep import list_specs, load_spec, parse_spec
+from flaxvision.sweep import list_specs, load_spec, override, parse_spec
 from flaxvision.sweep.spec import Typed, as_typed, config_hash
-from flaxvision.sweep.spec_file import dump_spec
-from flaxvision.sweep.trials import expand
+from flaxvision.sweep.spec_file import dump_spec, write_spec
+from flaxvision.sweep.trials import every_trial, expand
 
 # The issue's table: data, model, varied keys, cells, seeds.
 SPECS = {
@@ -194,6 +195,40 @@ def test_sizes_of_a_model_of_ones_own_may_vary(tiny):
     assert [trial.config.model.arguments["branches"] for trial in expand(parse_spec(table))] == [1, 2]
     table = tiny(model="some.module:function", variants=[{"name": "a", "branches": 1}])
     assert expand(parse_spec(table))[0].config.model.arguments["branches"] == 1
+
+
+CHANGES = [
+    {"epochs": 1},
+    {"epochs": 0.5, "seeds": 2, "limit": 500},
+    {"settings": ["learning_rate=0.1,1e-3", "epochs=2"]},
+    {"settings": ["batch_size=32,64"], "epochs": 2},
+    {"settings": {"activation": "tanh"}},
+]
+
+# Settings among these that points with names have.
+REFUSED = {
+    "emnist-autoencoder": ["learning_rate is given by optimizer"],
+    "emnist-final": ["learning_rate is given by variant"],
+    "emnist-holdout": ["learning_rate is given by optimizer"],
+    "mnist-ablations": ["activation is given by variant"],
+}
+
+
+@pytest.mark.parametrize("name", list_specs())
+def test_a_sweep_with_changes_is_read_as_it_is_written(name, tmp_path):
+    refused = []
+    for changes in CHANGES:
+        try:
+            spec = override(load_spec(name), **changes)
+        except UserError as error:
+            refused.append(str(error).partition(":")[0])
+            continue
+        write_spec(tmp_path, spec)
+        again = load_spec(tmp_path / "spec.toml")
+        assert dump_spec(again) == dump_spec(spec)
+        assert again.search == spec.search
+        assert {trial.id for trial in every_trial(again)} == {trial.id for trial in every_trial(spec)}
+    assert refused == REFUSED.get(name, [])
 
 
 words = st.text(string.ascii_letters + string.digits + " .=#\"'\\é[]{}", min_size=1, max_size=8)

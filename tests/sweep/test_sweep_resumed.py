@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import jax
@@ -29,6 +28,7 @@ from flaxvision.sweep.records import line_of
 from flaxvision.sweep.spec_file import dump_spec
 from flaxvision.sweep.store import read_records, usable
 from flaxvision.training import checkpoint
+from tests.conftest import until
 
 NOW = 1e-9
 
@@ -342,14 +342,6 @@ WORDS = "-m flaxvision.sweep demo --set learning_rate=0.1 --epochs 80 --limit 30
 
 def command(out: Path, executor: str, *more: str) -> list[str]:
     return [sys.executable, *WORDS.split(), "--seeds", "2", "--executor", executor, "--out", str(out), *more]
-
-
-def until(condition, seconds: float = 120) -> bool:
-    """Whether something comes true."""
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.05)
-    return bool(condition())
 
 
 def kept(out: Path) -> list[Path]:

@@ -25,6 +25,7 @@ from flaxvision.sweep.executors import check_functions, out_of_memory, reason
 from flaxvision.sweep.keeping import own_functions
 from flaxvision.sweep.results import Cell, Outcome, SweepResult, best_cell, nearest_to_mean
 from flaxvision.sweep.trials import expand
+from tests.conftest import slow
 
 pytestmark = pytest.mark.quick
 
@@ -80,7 +81,7 @@ def table(networks: str, **changes) -> dict:
     }
 
 
-@pytest.mark.parametrize("executor", ["loop", pytest.param("threads", marks=pytest.mark.slow), "vmap"])
+@pytest.mark.parametrize("executor", ["loop", slow("threads"), "vmap"])
 def test_a_trial_that_raises_costs_no_other(networks, tmp_path, files, spec_file, capsys, executor):
     """Alone, in a thread, and in a cohort with a sound neighbour, which is trained after all."""
     path, out = spec_file(table(networks)), tmp_path / "run"
