@@ -14,7 +14,9 @@ import pytest
 import tomli_w
 from safetensors.numpy import load_file
 
+import flaxvision.training
 from flaxvision.sweep.__main__ import main
+from tests.sweep.searches import SPACE, Population
 
 TINY: dict[str, Any] = {
     "name": "tiny",
@@ -38,6 +40,27 @@ def tiny() -> Callable[..., dict[str, Any]]:
         return table
 
     return make
+
+
+@pytest.fixture
+def searched(tiny: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """The table of a small search: 12 trials, 8 at a time, of 9 epochs, of which the best quarter goes on after 1."""
+
+    def make(**changes: Any) -> dict[str, Any]:
+        search = {"trials": 12, "batch": 8, "halving": [1, 3], "finalists": 2, "space": SPACE}
+        search |= changes.pop("search", {})
+        given = {"data": {"validation": 0.25}, "recipe": {"epochs": 9}, "seeds": 2, "objective": "val_loss"}
+        return tiny(**given | changes, search=search)
+
+    return make
+
+
+@pytest.fixture
+def population(monkeypatch: pytest.MonkeyPatch) -> type[Population]:
+    """Stands for the real ones, which searches of other tests train."""
+    fresh = type("Fresh", (Population,), {"begun": []})
+    monkeypatch.setattr(flaxvision.training, "Population", fresh)
+    return fresh
 
 
 @pytest.fixture
