@@ -70,7 +70,7 @@ def mapped(place: Place, make: Callable[[Space], Dataset], *, least: int = SMALL
         try:
             if _written(dataset, space, damaged):
                 return told(_read(place.home), notes)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # of a damaged copy, too, that is somebody else's and stays
             space.give_up(error)
         return told(dataset, [f"no prepared copy could be kept in {place.folder.parent}: {space.why}"])
     finally:

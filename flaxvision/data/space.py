@@ -72,7 +72,7 @@ class Space:
                 self.give_up(error)
         return self._folder
 
-    def give_up(self, error: OSError) -> None:
+    def give_up(self, error: Exception) -> None:
         """Delete the folder, and give memory from now on; arrays in files stay as long as somebody holds them."""
         self.close()
         self.place, self.why = None, reason(error)

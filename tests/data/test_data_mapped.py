@@ -130,6 +130,26 @@ def test_a_damaged_copy_is_made_anew(pets, home, damage):
     assert copies(home) == [copy]
 
 
+def test_a_damaged_copy_that_may_not_be_replaced(pets, home, monkeypatch):
+    first = data.load(f"images:{pets}")
+    (copy,) = copies(home)
+    (copy / "about.json").write_text("{}")
+    rename = os.rename
+
+    def refused(source, target):
+        if Path(source) == copy:  # which is somebody else's
+            raise PermissionError(1, "Operation not permitted")
+        rename(source, target)
+
+    monkeypatch.setattr(mapped.os, "rename", refused)
+    again = data.load(f"images:{pets}")
+    reason = "about.json differs from its checksum"
+    assert again.loading_notes == (f"no prepared copy could be kept in {home}/mapped/images: {reason}",)
+    same(first, again)
+    assert copies(home) == [copy]
+    assert not list(home.rglob(".preparing-*"))
+
+
 @pytest.mark.parametrize("change", ["content", "added", "removed", "renamed"])
 def test_a_folder_that_has_changed_is_read_anew(pets, home, change):
     first = data.load(f"images:{pets}")
