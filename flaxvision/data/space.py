@@ -37,7 +37,7 @@ class Place:
     @classmethod
     def of(cls, folder: Path, source: Path, state: str, *options: object) -> Place:
         """The place below `folder` of a source that lies at a path."""
-        return cls(folder / _hash(source.absolute()), _hash(VERSION, state), _hash(*options))
+        return cls(folder / _hash(source.absolute()), _hash(state), _hash(*options))
 
     def of_part(self, *options: object) -> Place:
         """That of what is made of this copy with more options."""
@@ -46,7 +46,7 @@ class Place:
     @property
     def home(self) -> Path:
         """The folder of the copy."""
-        return self.folder / f"{self.state}-{self.options}"
+        return self.folder / f"{self.state}-{VERSION}-{self.options}"
 
 
 class Space:

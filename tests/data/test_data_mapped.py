@@ -171,6 +171,17 @@ def test_a_folder_that_has_changed_is_read_anew(pets, home, change):
     assert (last.source, last.loading_notes) == (again.source, ())
 
 
+def test_another_version_makes_a_copy_of_its_own(pets, home, monkeypatch):
+    """And calls the earlier one neither damaged nor made of other files."""
+    with monkeypatch.context() as patch:
+        patch.setattr(space, "VERSION", 1)
+        data.load(f"images:{pets}")
+    (earlier,) = copies(home)
+    (earlier / "about.json").write_text("of another form")
+    assert data.load(f"images:{pets}").loading_notes == ()
+    assert len(copies(home)) == 2
+
+
 def test_hidden_files_change_nothing(pets, home, monkeypatch):
     data.load(f"images:{pets}")
     (pets / "train" / ".DS_Store").write_text("x")

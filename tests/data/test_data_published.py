@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 
 from flaxvision import data
-from flaxvision.data import _load, raw
+from flaxvision.data import _load, mapped, raw, space
 from flaxvision.data.cifar import RECORD
 from flaxvision.data.idx import parse_idx
 from flaxvision.data.published import PUBLISHED, Download
@@ -322,6 +322,19 @@ def test_damaged_prepared_copy_is_made_anew(files, tmp_path, name, damage):
     assert re.fullmatch(r"the prepared copy of mnist was damaged \(.+\) and made anew", *again.loading_notes)
     assert again.source == whole.source
     assert load().loading_notes == ()  # said once
+
+
+def test_a_mapped_copy_of_another_version_is_not_damaged(files, tmp_path, monkeypatch):
+    monkeypatch.setattr(mapped.mapped, "__kwdefaults__", {"least": 0})
+    files.idx_set(tmp_path / "mnist")
+    load = functools.partial(data.load, "mnist", raw_dir=tmp_path, data_dir=tmp_path / "data")
+    with monkeypatch.context() as patch:
+        patch.setattr(space, "VERSION", 1)
+        load()
+    (about,) = tmp_path.rglob("about.json")
+    about.write_text("of another form")
+    assert load().loading_notes == ()
+    assert len(list(tmp_path.rglob("about.json"))) == 2
 
 
 # --- downloads -------------------------------------------------------------------------------------------------------
