@@ -100,7 +100,10 @@ def _trained_on(winner: Winner, folder: Path) -> bool:
     kind, _, path = str(winner.trial.get("dataset", "")).partition(":")
     if kind != "images":
         return False
-    trained, given = expanded(path).resolve(), folder.resolve()
+    try:
+        trained, given = expanded(path).resolve(), folder.resolve()
+    except (UserError, OSError, RuntimeError):  # a path of whoever trained it: no such user here, a loop of links
+        return False
     return given == trained or (given.parent == trained and split_of(given.name) == "train")
 
 

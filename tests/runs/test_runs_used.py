@@ -100,6 +100,10 @@ def test_the_folder_that_it_was_trained_on(received, pictures, monkeypatch, caps
     winner = SimpleNamespace(trial={"dataset": f"images:{pictures}"})
     for folder, expected in ((pictures, True), (pictures / "train", True), (pictures / "test", False)):
         assert _trained_on(winner, folder) == expected
+    loop = pictures.parent / "loop"
+    loop.symlink_to(loop)
+    for elsewhere in ("~nosuchuser/pets", loop):
+        assert not _trained_on(SimpleNamespace(trial={"dataset": f"images:{elsewhere}"}), pictures)
     monkeypatch.setattr(Winner, "load", lambda path, load=Winner.load: dataclasses.replace(load(path), **vars(winner)))
     assert main(["evaluate", str(received), str(pictures)]) == 0
     assert f"note: the network was trained on images of {pictures}, and" in capsys.readouterr().err
