@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flaxvision.cli.parser import Call, Parser, add_data_options, positive
+from flaxvision.cli.text import print_notes
 from flaxvision.errors import UserError
 
 if TYPE_CHECKING:
@@ -167,6 +168,7 @@ def _trajectory(options: argparse.Namespace) -> Trajectory:
 
     settings = {key: values[0] for key, values in map(parse_setting, options.set)}
     dataset = load(options.dataset, raw_dir=options.raw_dir, data_dir=options.data_dir)
+    print_notes(dataset.loading_notes)
     return export.trajectory(options.source, dataset, from_dict(settings), steps=options.steps, orders=options.orders)
 
 
@@ -188,7 +190,9 @@ def _dataset(options: argparse.Namespace, notes: dict[str, Any]) -> Dataset:
     if "dataset" not in settings:
         raise UserError(f"{options.source} does not say its data set: give --dataset NAME")
     given = GivenData.stored(Path(options.source))
-    return load_dataset(DataConfig.of(settings), DataFolders(options.raw_dir, options.data_dir, given))
+    dataset = load_dataset(DataConfig.of(settings), DataFolders(options.raw_dir, options.data_dir, given))
+    print_notes(dataset.loading_notes)
+    return dataset
 
 
 def _writable(folder: Path | None) -> Path | None:

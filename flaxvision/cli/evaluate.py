@@ -13,7 +13,7 @@ import numpy as np
 from flaxvision._files import expanded
 from flaxvision._text import visible
 from flaxvision.cli.parser import Call, Parser, add_data_options, positive
-from flaxvision.cli.text import print_table
+from flaxvision.cli.text import print_notes, print_table
 from flaxvision.cli.winner import Winner
 from flaxvision.errors import UserError, check_choice
 
@@ -117,8 +117,7 @@ def _of_folder(winner: Winner, folder: Path, options: argparse.Namespace) -> tup
     from flaxvision.data.listing import list_images, shown
 
     listing = list_images(folder)
-    for note in listing.notes:
-        print(visible(f"note: {note}"), file=sys.stderr)
+    print_notes(listing.notes)
     name = options.split or ("test" if "test" in listing.splits else "train")
     if name not in listing.splits:
         raise UserError(f"{folder} has no {name} split: it has {', '.join(listing.splits)}")
@@ -164,6 +163,7 @@ def _of_data_set(winner: Winner, options: argparse.Namespace) -> tuple[Split, st
         raise UserError(f"{options.run} does not say its data set: give its name, or a folder of images")
     folders = DataFolders(options.raw_dir, options.data_dir, GivenData.stored(options.run))
     dataset = load_dataset(DataConfig.of(settings), folders)
+    print_notes(dataset.loading_notes)
     name = options.split or "test"
     if name not in dataset.splits:
         raise UserError(f"{dataset.name} has no {name} split: it has {', '.join(dataset.splits)}")

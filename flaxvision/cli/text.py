@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import textwrap
 from collections.abc import Collection, Iterable, Sequence
+
+from flaxvision._text import visible
 
 
 def columns() -> int:
@@ -28,6 +31,12 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Col
     if not console.is_terminal:  # a line for each row, for programs
         console.width = max(console.width, Console(width=10_000).measure(table).maximum)
     console.print(table)
+
+
+def print_notes(notes: Iterable[str]) -> None:
+    """Print what is to be known beside a command's output."""
+    for note in notes:
+        print(visible(f"note: {note}"), file=sys.stderr)
 
 
 def paragraph(text: str, indent: int = 0, first: str | None = None) -> str:

@@ -93,7 +93,7 @@ class Dataset:
     source: Source
     validation: Split | None = None
     stream: Stream | None = None  # in which order training takes examples that are more than the memory
-    loading_notes: tuple[str, ...] = ()  # what loading it met with this time, for the terminal: no page has it
+    loading_notes: tuple[str, ...] = ()  # what loading it met with this time, for who loads it: no page has it
 
     def __repr__(self) -> str:
         splits = ", ".join(f"{name} {len(split):,}" for name, split in self.splits.items())

@@ -91,7 +91,7 @@ def dataset_html(dataset: Dataset) -> str:
     pictures = [] if images or dataset.input_shape != (2,) else [Picture(plot(dataset), 600, "the points by class")]
     more = dataset.num_classes - len(shown)
     notes = [f"{more:,} classes more"] if more else []
-    notes += [*filter(None, (dataset.source.note,)), *dataset.source.notes]
+    notes += [*dataset.loading_notes, *filter(None, (dataset.source.note,)), *dataset.source.notes]
     facts = [shape_text(dataset), *(f"{len(split):,} {name}" for name, split in dataset.splits.items())]
     return _html(data_name(dataset.name), facts, [Rows(header, rows, labels=1 + images)], pictures, notes)
 

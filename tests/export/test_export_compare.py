@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 
@@ -289,10 +290,12 @@ def test_a_sweep_exports_its_winner(tmp_path, capsys, monkeypatch):
     assert compared["rows"][0]["accuracy"] == result.winner.final["test_top1"]
 
 
-def test_trajectory_on_the_command_line(tmp_path, capsys, torch):
+def test_trajectory_on_the_command_line(tmp_path, monkeypatch, capsys, torch):
+    noted = dataclasses.replace(fv.data.load("glyphs", limit=64), loading_notes=("no copy could be kept",))
+    monkeypatch.setattr("flaxvision.data.load", lambda *_, **__: noted)
     settings = ["--set", "batch_size=16", "learning_rate=0.05", "--steps", "2"]
     assert main(["trajectory", "mlp", *settings, "-o", str(tmp_path)]) == 0
-    assert capsys.readouterr().out == (tmp_path / "trajectory.md").read_text()
+    assert capsys.readouterr() == ((tmp_path / "trajectory.md").read_text(), "note: no copy could be kept\n")
     losses = json.loads((tmp_path / "trajectory.json").read_text())["losses"]
     assert [len(losses["float64"][run]) for run in ("flax", "torch")] == [2, 2]
     assert losses["float64"]["flax"][1] == pytest.approx(losses["float64"]["torch"][1], rel=1e-12)

@@ -117,6 +117,8 @@ def test_a_data_set_shows_its_first_examples():
     of_three = data.train.images[data.train.labels == 3][:6]
     np.testing.assert_array_equal(pixels(page.sources[3]), np.concatenate(list(of_three), axis=1))
     assert "pixelated" in page.images[3]["style"]
+    noted = dataclasses.replace(data, loading_notes=(f"files have changed in {HOSTILE}",))
+    assert "files have changed in" in Page(noted._repr_html_()).text[-1]
     points = Page(made_dataset((2,), 2, train=20)._repr_html_())
     assert len(points.images) == 1
 

@@ -109,7 +109,7 @@ def test_the_folder_that_it_was_trained_on(received, pictures, monkeypatch, caps
     assert f"note: the network was trained on images of {pictures}, and" in capsys.readouterr().err
 
 
-def test_its_own_data_score_what_is_on_record(author, received, capsys):
+def test_its_own_data_score_what_is_on_record(author, received, monkeypatch, capsys):
     assert main(["evaluate", str(received)]) == 0
     lines = capsys.readouterr().out.splitlines()
     top1 = 100 * author.result.winner.final["test_top1"]
@@ -119,6 +119,10 @@ def test_its_own_data_score_what_is_on_record(author, received, capsys):
     assert "made has no validation split: it has train, test" in capsys.readouterr().err
     assert main(["evaluate", str(received), "two_clusters"]) == 2
     assert "two_clusters has" in capsys.readouterr().err
+    noted = dataclasses.replace(author.data, loading_notes=("no copy could be kept in \x1b",))
+    monkeypatch.setattr("flaxvision.sweep.inputs.load_dataset", lambda *_: noted)
+    assert main(["evaluate", str(received)]) == 0
+    assert "note: no copy could be kept in \\x1b\n" in capsys.readouterr().err
 
 
 def test_networks_without_classes_and_of_points(author, tmp_path, monkeypatch, capsys):
