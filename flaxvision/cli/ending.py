@@ -39,8 +39,9 @@ def exit_status(program: Callable[[], int], last_words: LastWords | None = None,
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
         except OSError as error:  # of a file or a folder, such as one below a folder that one may not look into
+            reason = error.strerror or str(error) or type(error).__name__
             where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
-            print(f"error: {visible(' '.join(f'{where}{error.strerror or error}'.split()))}", file=sys.stderr)
+            print(f"error: {visible(' '.join(f'{where}{reason}'.split()))}", file=sys.stderr)
             return 2
         except KeyboardInterrupt:
             print(last_words.of("interrupted"), file=sys.stderr)
