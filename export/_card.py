@@ -115,9 +115,7 @@ class Card:
             "kind": markdown_text(model.kind),
             "data": markdown_text(data_name(dataset.name)),
             "title": markdown_text(result.title),
-            "where": markdown_text(", ".join(f"{key} {value}" for key, value in result.winner.cell))
-            if result.winner
-            else "",
+            "where": markdown_text(self._where()),
             "seeds": next((cell.n for cell in result.cells if result.winner in cell.outcomes), 1),
             "parameters": f"{count_parameters(model):,}",
             "does": self._does(),
@@ -145,6 +143,11 @@ class Card:
             "date": result.provenance.get("date", ""),
             "command": str(result.provenance.get("command", "")).replace("`", "'"),
         }
+
+    def _where(self) -> str:
+        """The winner's cell in words."""
+        cell = self.result.winner.cell if self.result.winner else ()
+        return ", ".join(f"{key} {data_name(value) if key == 'dataset' else value}" for key, value in cell)
 
     def _does(self) -> str:
         shape, classes = self.model.input_shape, len(self.classes)

@@ -123,6 +123,9 @@ def test_the_card_tells_all(run, card):
     ours = Card(run, named, fv.load_model(run.directory), {}, None, ()).markdown()
     assert "# mlp trained on images:pets\n" in ours
     assert "/home/me" not in ours
+    winner = dataclasses.replace(run.winner, cell=(("dataset", "images:/home/me/pets"),))
+    chosen = dataclasses.replace(run, winner=winner)
+    assert "at dataset images:pets." in Card(chosen, named, fv.load_model(run.directory), {}, None, ()).markdown()
     (model,) = about["model-index"]
     metrics = {metric["type"]: metric["value"] for metric in model["results"][0]["metrics"]}
     assert metrics["accuracy"] == run.winner.final["test_top1"]
