@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from flaxvision.errors import UserError
@@ -22,6 +22,9 @@ from flaxvision.training.metrics import metric_of
 if TYPE_CHECKING:
     from flaxvision.sweep.files import RunFiles
     from flaxvision.sweep.progress import Watcher
+
+
+AT_LEAST = 4  # trials that failed in a row before a search ends: one may have been too large for the memory
 
 
 def search(
@@ -46,8 +49,8 @@ def search(
         Every trial, and which of them make cells.
 
     Raises:
-        UserError: If the trials on record are not those that are asked for, all trials of a batch failed, or none of
-            the search reached a finite number.
+        UserError: If the trials on record are not those that are asked for, all of the last trials failed, or none
+            of the search reached a finite number.
     """
     assert spec.search is not None
     rules, lower = spec.search, metric_of(spec.objective).lower_is_better
@@ -76,7 +79,7 @@ def search(
         ended = tuple(
             _record(reached[trial.id], first + k, (batch, count), elapsed, files) for k, trial in enumerate(trials)
         )
-        _check_trained(ended, files)
+        _check_trained(records, ended, files)
         append_batch(files.directory, ended)
         forget_checkpoints(files)
         by_id = {record["id"]: record for record in ended}
@@ -100,14 +103,16 @@ def search(
     return found
 
 
-def _check_trained(batch: Batch, files: RunFiles) -> None:
-    """Raise `UserError` for a batch of which nothing could be trained: as it is not on record, it is tried again."""
-    messages = collections.Counter(record.get("message") for record in batch if record["status"] == "failed")
-    if messages.total() == len(batch):
+def _check_trained(before: Sequence[SearchRecord], batch: Batch, files: RunFiles) -> None:
+    """Raise `UserError` where nothing trains any more; the batch is not on record then, and tried again."""
+    recent = [*before, *batch][-max(AT_LEAST, len(batch)) :]
+    messages = collections.Counter(record.get("message") for record in recent if record["status"] == "failed")
+    if messages.total() == len(recent) >= AT_LEAST:
         (message, _), *others = messages.most_common()
         more = f" (and {len(others)} other errors)" * bool(others)
+        which = f"all {len(batch)} trials of it" if len(batch) == len(recent) else f"the last {len(recent)} trials"
         raise UserError(
-            f"batch {batch[0]['batch'] + 1} of the search could not be trained, all {len(batch)} trials of it failed: "
+            f"batch {batch[0]['batch'] + 1} of the search could not be trained, {which} failed: "
             f"{message}{more}; it is not on record, and tried again by: flaxvision resume {files.directory}; what can "
             "never be trained has to leave [search.space], in another --out DIR"
         )

@@ -1,0 +1,70 @@
+"""Searches that met a fault, or were ended, and go on."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import flaxvision as fv
+from flaxvision.errors import UserError
+from flaxvision.sweep import run
+from flaxvision.sweep.search.records import SEARCHED
+
+pytest.importorskip("optuna")
+pytestmark = pytest.mark.quick
+
+QUICK = {"export": False, "report": False, "executor": "loop"}
+
+
+@pytest.fixture
+def searched(tiny):
+    """The table of a small search, of one program and one epoch."""
+
+    def make(**search):
+        space = {"learning_rate": {"low": 1e-3, "high": 0.5, "log": True}}
+        search = {"trials": 8, "batch": 1, "finalists": 1, "space": space} | search
+        return tiny(data={"validation": 0.25}, seeds=1, objective="val_loss", search=search)
+
+    return make
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """The numbers of trials that fail, one after the other; others reach their learning rate, and nothing trains."""
+    numbers, count = set(), [0]
+
+    def train(parts, *_):
+        reached = [each for part in parts for each in part.going.values()]
+        for each in reached:
+            if count[0] in numbers:
+                each.status, each.message = "failed", "out of memory"
+            else:
+                each.rungs.append((1, each.trial.config.recipe["learning_rate"]))
+            count[0] += 1
+        return reached
+
+    monkeypatch.setattr("flaxvision.sweep.search._search.train_batch", train)
+    return numbers
+
+
+def statuses(directory):
+    return [json.loads(line)["status"] for line in (directory / SEARCHED).read_text().splitlines()]
+
+
+def test_a_setting_that_cannot_be_trained_does_not_end_the_search(searched, failing, tmp_path):
+    """As the only trial of its batch, the first, the last, or one of a few in a row."""
+    failing |= {0, 1, 2, 5, 7}
+    run(searched(), tmp_path / "run", **QUICK)
+    assert statuses(tmp_path / "run") == ["failed"] * 3 + ["ok"] * 2 + ["failed", "ok", "failed"]
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_search_ends_where_its_last_trials_all_failed(searched, failing, tmp_path, batch):
+    failing |= {2, 3, 4, 5}
+    with pytest.raises(UserError, match=r"the last 4 trials failed: out of memory; it is not on record.*resume"):
+        run(searched(batch=batch), tmp_path / "run", **QUICK)
+    assert len(statuses(tmp_path / "run")) == 6 - batch
+    failing.clear()
+    fv.sweep.resume(tmp_path / "run", **QUICK)
+    assert statuses(tmp_path / "run") == ["ok"] * 2 + ["failed"] * (4 - batch) + ["ok"] * (2 + batch)
