@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
@@ -16,20 +15,12 @@ from flaxvision._own_code import check_not_reading
 from flaxvision._text import visible
 from flaxvision.errors import UserError
 from flaxvision.sweep import store
-from flaxvision.sweep.arrange import (
-    Arrangement,
-    asked_before,
-    go_on,
-    keep_asked,
-    platform_of,
-    read_arrangement,
-    recorded,
-    write_arrangement,
-)
+from flaxvision.sweep.arrange import asked_before
 from flaxvision.sweep.checks import check
 from flaxvision.sweep.cluster import connect
-from flaxvision.sweep.executors import CHECKPOINT_EVERY, execute, reason
-from flaxvision.sweep.files import ARRAYS, DataFolders, RunFiles
+from flaxvision.sweep.executors import CHECKPOINT_EVERY, reason
+from flaxvision.sweep.files import ARRAYS, DataFolders
+from flaxvision.sweep.filling import Training
 from flaxvision.sweep.inputs import dataset_of
 from flaxvision.sweep.keeping import given_data, keep_inputs
 from flaxvision.sweep.live import Live
@@ -38,27 +29,24 @@ from flaxvision.sweep.logged import TrialLogs
 from flaxvision.sweep.notebook_bar import suited
 from flaxvision.sweep.overrides import override
 from flaxvision.sweep.parse import load_spec
-from flaxvision.sweep.parts import Part, of_part
+from flaxvision.sweep.parts import Part
 from flaxvision.sweep.plan import Plan, one_each
-from flaxvision.sweep.progress import Together, Watcher, subject
+from flaxvision.sweep.progress import Together, Watcher
 from flaxvision.sweep.provenance import provenance_of
-from flaxvision.sweep.records import TRIALS
 from flaxvision.sweep.reporting import report_on
-from flaxvision.sweep.results import Outcome, Problem, SweepResult, best_cell, cells_of, winner_of
+from flaxvision.sweep.results import Problem, SweepResult, best_cell, cells_of, winner_of
 from flaxvision.sweep.search._search import search
 from flaxvision.sweep.search.checks import check_stages
 from flaxvision.sweep.search.found import finalists
 from flaxvision.sweep.search.records import read_batches
 from flaxvision.sweep.spec import Spec
 from flaxvision.sweep.spec_file import damage_of
-from flaxvision.sweep.trials import Record, Trial, finals_of
-from flaxvision.sweep.work import Cohort, name_of
+from flaxvision.sweep.trials import Trial, finals_of
 
 if TYPE_CHECKING:
     from flaxvision._after import After
     from flaxvision.data import Dataset
     from flaxvision.logs import Opens
-    from flaxvision.training.callbacks import Callback
 
 
 class Options(TypedDict, total=False):
@@ -214,106 +202,6 @@ def run(
         return report_on(result, trials, files, [export_winner, *after] if export else after, report, watch)
 
 
-@dataclasses.dataclass(slots=True, eq=False)
-class Training:
-    """Trains trials of a sweep, each once."""
-
-    plan: Plan
-    files: RunFiles
-    executor: str  # of `flaxvision.sweep.run`, as are the next three
-    checkpoint_every: float
-    watch: Watcher
-    logs: TrialLogs
-    planned: Callable[[Plan], object]
-    done: dict[str, Record]  # by id, those on record at first
-    used: list[str] = dataclasses.field(default_factory=list)  # executors, in words
-    told: bool = False
-
-    def __call__(self, wanted: Sequence[Trial]) -> dict[str, Outcome]:
-        """The outcomes of trials by id; those that are not done are trained."""
-        left = [trial for trial in wanted if trial.id not in self.done]
-        if left:
-            self.begins()
-            self.watch.stage("arranging trials")
-            stages = {trial.stage for trial in left}
-            kept = [self.done[t.id] for t in wanted if t.id in self.done and t.stage in stages]
-            self._train(self._arrange(wanted, left), kept)
-        return {trial.id: store.outcome_of(self.done[trial.id], self.files) for trial in wanted}
-
-    def begins(self) -> None:
-        """Say once what will run."""
-        if not self.told:
-            self.planned(self.plan)
-        self.told = True
-
-    def _arrange(self, wanted: Sequence[Trial], left: Sequence[Trial]) -> Arrangement:
-        """Share out what is left as before, where it was, else as one that trains all that is wanted; and keep how."""
-        directory, stage = self.files.directory, wanted[-1].stage
-        ids = {trial.id for trial in left}
-        stages = read_arrangement(directory, self.files.part)
-        if stages is None:
-            self.watch.note("arrangement.json is damaged, or of another version: trials are shared out as in a new run")
-            stages = {}
-        before = stages.get(stage)
-        platform = platform_of(self.executor)
-        whole = [trial for trial in wanted if trial.id in ids or trial.stage == stage]
-        arranged = go_on(before, whole, ids, self.files, self.executor, platform)
-        names = {name_of([trial.id for trial in cohort]) for cohort in arranged.cohorts}
-        for cohort in before.cohorts if before else ():
-            folder = self.files.checkpoints / name_of(cohort)
-            if folder.exists() and folder.name not in names and ids.intersection(cohort):
-                self.watch.note(f"{subject(cohort)} begins anew: its cohort has changed")
-                shutil.rmtree(folder, ignore_errors=True)
-        stages |= {stage: recorded(arranged, before, self.executor, platform)}
-        write_arrangement(directory, stages, self.files.part)
-        return arranged
-
-    def _train(self, arranged: Arrangement, kept: Sequence[Record]) -> None:
-        files, spec, watch, logs = self.files, self.plan.spec, self.watch, self.logs
-
-        def callbacks(cohort: Cohort) -> list[Callback]:
-            return [*watch.callbacks(cohort), *logs.callbacks(cohort)]
-
-        shared = files, arranged.mode, spec.convergence_threshold, self.checkpoint_every
-        seconds = [len(trials) * arranged.seconds.get(trials[0].program, 0.0) for trials in arranged.cohorts]
-        work = [
-            Cohort(trials, *shared, each, spec.devices) for trials, each in zip(arranged.cohorts, seconds, strict=True)
-        ]
-        watch.begin(work, spec.objective, kept)
-        for cohort, finished in execute(work, arranged.executor, callbacks):
-            for each in finished:
-                store.check_unchanged(each.record, self.plan.identity)
-            records = [each.write(files) for each in finished]
-            store.append_record(files.directory, *records, name=of_part(TRIALS, files.part))
-            self.done |= {record["id"]: record for record in records}
-            if cohort.pretrains and records[0]["status"] != "failed":
-                store.take_weights(records[0], files, files.pretrained)
-            self._forget(cohort, records)
-            watch.end(cohort, records)
-            logs.end(cohort, records)
-        together = arranged.executor == "threads" and max(map(len, arranged.cohorts)) > 1
-        self.used.append(f"{arranged.executor}, cohorts by vmap" if together else arranged.executor)
-
-    def _forget(self, cohort: Cohort, records: Sequence[Record]) -> None:
-        """Delete the checkpoints of trials that are over; one that failed alone goes on when the run is resumed."""
-        over = {record["id"] for record in records if record["status"] != "failed"}
-        for name in over | ({cohort.name} if len(cohort.trials) > 1 else set()):
-            shutil.rmtree(self.files.checkpoints / name, ignore_errors=True)
-        if self.files.part is None:  # another part may be about to keep one
-            with contextlib.suppress(OSError):  # where others are kept, or none ever was
-                self.files.checkpoints.rmdir()
-
-    def forget_others(self) -> None:
-        """Delete checkpoints that a kill left of trials that are over, or of cohorts that are no more."""
-        failed = {name for name, record in self.done.items() if record["status"] == "failed"}
-        folder = self.files.checkpoints
-        for path in folder.iterdir() if folder.is_dir() else ():
-            if path.name not in failed:
-                shutil.rmtree(path, ignore_errors=True)
-        with contextlib.suppress(OSError):  # of failed ones
-            folder.rmdir()
-
-
 def _filled(train: Training, command: str, notes: Sequence[str]) -> tuple[SweepResult, dict[str, Trial]]:
     """Train what is not on record; the whole table, and all its trials by id. A part has no final stage, nor winner."""
     spec, stages, files = train.plan.spec, train.plan.stages, train.files
@@ -326,7 +214,7 @@ def _filled(train: Training, command: str, notes: Sequence[str]) -> tuple[SweepR
         train(stages)
     if spec.search is not None:
         check_stages((train.done[stage.id] for stage in stages), files)
-        keep_asked(files.directory, "search", train.executor)
+        train.keep_asked("search")
         found = search(spec, files, train.executor, train.watch, train.begins, train.checkpoint_every)
         trials = finalists(spec, found)
     cells = cells_of(spec, trials, train([*stages, *trials]))

@@ -7,7 +7,7 @@ import functools
 import itertools
 import json
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from flaxvision._files import write_atomically
@@ -148,11 +148,11 @@ def read_arrangement(directory: Path, part: Part | None = None) -> dict[str, Arr
     try:
         found = json.loads((directory / of_part(FILE, part)).read_text(encoding="utf-8"))
         stages = {stage: Arranged(**each) for stage, each in found.items()}
+        return stages if all(map(_is_whole, stages.values())) else None
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, AttributeError, TypeError, RecursionError):
         return None
-    return stages if all(map(_is_whole, stages.values())) else None
 
 
 def asked_before(directory: Path, part: Part | None = None) -> str | None:
@@ -162,10 +162,14 @@ def asked_before(directory: Path, part: Part | None = None) -> str | None:
     return next((stage.asked for stages in found for stage in reversed(stages.values())), None)
 
 
-def keep_asked(directory: Path, stage: str, executor: str) -> None:
-    """Keep which executor a stage that shares out its trials by itself was asked for."""
-    asked = Arranged(executor, platform_of("auto"), executor, "vmap" if executor == "vmap" else "auto", [])
-    write_arrangement(directory, {stage: asked, **(read_arrangement(directory) or {})})
+def renewed(stages: Mapping[str, Arranged], stage: str, arranged: Arranged) -> dict[str, Arranged]:
+    """Those on record with the newest of a stage, which `asked_before` goes by, as the last."""
+    return {name: each for name, each in stages.items() if name != stage} | {stage: arranged}
+
+
+def asked_for(executor: str) -> Arranged:
+    """The record of a stage that shares out its trials by itself: which executor it was asked for."""
+    return Arranged(executor, platform_of("auto"), executor, "vmap" if executor == "vmap" else "auto", [])
 
 
 def _is_whole(read: Arranged) -> bool:

@@ -18,10 +18,11 @@ from flaxvision.sweep.arrange import (
     Cost,
     arrange,
     asked_before,
+    asked_for,
     cost_of,
     go_on,
-    keep_asked,
     read_arrangement,
+    renewed,
     write_arrangement,
 )
 from flaxvision.sweep.checks import check_devices
@@ -144,8 +145,11 @@ def test_who_goes_on_keeps_the_executor(trials, machine, tmp_path):
     write_arrangement(tmp_path, {"sweep": Arranged("threads", "cpu", "threads", "auto", [])}, Part(2, 3))
     assert [asked_before(tmp_path, part) for part in (None, Part(2, 3), Part(1, 3))] == ["threads", "threads", None]
     write_arrangement(tmp_path, {"sweep": before, "final": Arranged("loop", "cpu", "loop", "auto", [])})
-    keep_asked(tmp_path, "search", "threads")
-    assert asked_before(tmp_path) == "loop"
+    for executor in ("threads", "loop"):
+        write_arrangement(tmp_path, renewed(read_arrangement(tmp_path), "search", asked_for(executor)))
+        assert asked_before(tmp_path) == executor
+    write_arrangement(tmp_path, renewed(read_arrangement(tmp_path), "sweep", before))
+    assert asked_before(tmp_path) == "vmap"
 
 
 def test_workers_do_not_import_the_script(tiny, machine):
@@ -181,7 +185,8 @@ def test_sweeps_of_one_machine_take_cores_of_their_own(tmp_path, monkeypatch):
     [
         ({}, True), ({"cohorts": 3}, False), ({"cohorts": ["ab"]}, False), ({"cohorts": [[{}]]}, False),
         ({"asked": "lop"}, False),
-        ({"executor": "lop"}, False), ({"mode": []}, False), ({"platform": None}, False), ({"more": 1}, False),
+        ({"executor": "lop"}, False), ({"executor": ["loop"]}, False),
+        ({"mode": []}, False), ({"platform": None}, False), ({"more": 1}, False),
     ],
 )  # fmt: skip
 def test_what_is_on_record_is_looked_at(tmp_path, change, whole):

@@ -81,10 +81,10 @@ def test_every_trial_is_a_run(data, tmp_path, executor):
 
 def test_what_was_not_told_is_logged_in_the_end(data, tmp_path, monkeypatch):
     """As of a cohort that several nodes of a cluster train, each some of it."""
-    from flaxvision.sweep import _run
+    from flaxvision.sweep import filling
     from flaxvision.sweep.executors import execute
 
-    monkeypatch.setattr(_run, "execute", lambda work, how, _: execute(work, how, lambda _: ()))
+    monkeypatch.setattr(filling, "execute", lambda work, how, _: execute(work, how, lambda _: ()))
     tool = Memory()
     check(fill(data, tmp_path / "run", tool, executor="loop"), tool)
 

@@ -8,7 +8,8 @@ import pytest
 
 import flaxvision as fv
 from flaxvision.errors import UserError
-from flaxvision.sweep import run
+from flaxvision.sweep import Watcher, run
+from flaxvision.sweep.arrange import asked_before
 from flaxvision.sweep.search.records import SEARCHED
 
 pytest.importorskip("optuna")
@@ -68,3 +69,25 @@ def test_a_search_ends_where_its_last_trials_all_failed(searched, failing, tmp_p
     failing.clear()
     fv.sweep.resume(tmp_path / "run", **QUICK)
     assert statuses(tmp_path / "run") == ["ok"] * 2 + ["failed"] * (4 - batch) + ["ok"] * (2 + batch)
+
+
+class Notes(Watcher):
+    def __init__(self):
+        self.notes = []
+
+    def note(self, text):
+        self.notes.append(text)
+
+
+def test_a_search_goes_on_by_the_executor_that_was_asked_for_last(searched, failing, tmp_path):
+    run(searched(), tmp_path / "run", **QUICK)
+    run(searched(trials=9), tmp_path / "run", resume=True, **QUICK | {"executor": "threads"})
+    assert asked_before(tmp_path / "run") == "threads"
+
+
+def test_a_damaged_arrangement_is_told_of_a_search_too(searched, failing, tmp_path):
+    run(searched(), tmp_path / "run", **QUICK)
+    (tmp_path / "run" / "arrangement.json").write_text("{")
+    watch = Notes()
+    run(searched(trials=9), tmp_path / "run", resume=True, watch=watch, **QUICK)
+    assert [note.partition(",")[0] for note in watch.notes] == ["arrangement.json is damaged"]
