@@ -133,11 +133,16 @@ class Training:
                 self.files.checkpoints.rmdir()
 
     def forget_others(self) -> None:
-        """Delete checkpoints that a kill left of trials that are over, or of cohorts that are no more."""
-        failed = {name for name, record in self.done.items() if record["status"] == "failed"}
+        """Delete checkpoints that a kill left of trials that are over, or of cohorts that are no more.
+
+        Those that were not asked for this time, or failed, are not over: they go on when they are asked for again.
+        """
+        over = {name for name, record in self.done.items() if record["status"] != "failed"}
+        cohorts = [cohort for stage in self._stages().values() for cohort in stage.cohorts]
+        kept = {name_of(cohort) for cohort in cohorts if not over.issuperset(cohort)} | (self.done.keys() - over)
         folder = self.files.checkpoints
         for path in folder.iterdir() if folder.is_dir() else ():
-            if path.name not in failed:
+            if path.name not in kept:
                 shutil.rmtree(path, ignore_errors=True)
-        with contextlib.suppress(OSError):  # of failed ones
+        with contextlib.suppress(OSError):  # of others
             folder.rmdir()

@@ -207,6 +207,18 @@ def test_what_a_kill_left_of_trials_that_are_over_is_deleted(tmp_path, straight)
     assert not go(out)
 
 
+def test_a_trial_that_was_not_asked_for_this_time_goes_on_later(tmp_path, files, straight):
+    out = tmp_path / "run"
+    go(out, 14)
+    (record,) = read_records(out)
+    assert run(spec(seeds=1), out, executor="loop", resume=True, export=False, report=False).outcomes[0].seed == 0
+    (folder,) = (out / "checkpoints").iterdir()
+    assert folder.name != record["id"]
+    (said,) = go(out)
+    assert said.startswith(f"trial {folder.name} goes on from epoch ")
+    assert equal(out, straight("loop"), files)
+
+
 def test_checkpoints_change_nothing(tmp_path, files, straight):
     go(tmp_path / "run", checkpoint_every=float("inf"))
     assert equal(tmp_path / "run", straight("loop"), files)
