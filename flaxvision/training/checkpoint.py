@@ -115,8 +115,11 @@ class Checkpoints:
         now = time.monotonic()
         self.calls.append(now - self.asked)
         self.asked = now
-        # After the next call the state must be on disk within the interval, on a busy machine too.
-        return self.on and now + SLACK * (max(self.calls) + self.saving) - self.last >= self.keep.every
+        # After the next call the state must be on disk within the interval, on a busy machine too. Where keeping it
+        # takes most of that, it trains for as long before, or for the interval if that is shorter.
+        elapsed = now - self.last
+        pays = elapsed >= min(self.saving, self.keep.every)
+        return self.on and pays and elapsed + SLACK * (max(self.calls) + self.saving) >= self.keep.every
 
     def save(self, kept: Kept) -> None:
         """Keep a state."""

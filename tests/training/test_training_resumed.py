@@ -235,3 +235,22 @@ def test_a_state_is_kept_before_the_interval_is_over(tmp_path, monkeypatch):
     between = np.diff(on_disk)
     assert between.max() <= 4.0
     assert between.min() >= 2.0  # not after every call
+
+
+@pytest.mark.parametrize(("every", "most"), [(4.0, 15), (1.0, 30), (0.0, 300)])
+def test_a_state_that_takes_long_to_keep_is_not_kept_after_every_call(tmp_path, monkeypatch, every, most):
+    """Two seconds each, of 30 in which it trains: no more than trained between two, unless that is asked for."""
+    clock, kept = [0.0], [0]
+    monkeypatch.setattr("flaxvision.training.checkpoint.time.monotonic", lambda: clock[0])
+    checkpoints = Checkpoints(Keep(tmp_path, every), {}, print)
+
+    def save(state: None) -> None:
+        clock[0] += 2.0
+        kept[0] += 1
+
+    monkeypatch.setattr(checkpoints, "_save", save)
+    for _ in range(300):
+        clock[0] += 0.1
+        if checkpoints.wanted(over=False):
+            checkpoints.save(None)
+    assert 0.8 * most < kept[0] <= most
