@@ -184,8 +184,8 @@ def run(
             notes = store.check_identity(files.directory, [*sound, *searched], checked.identity)
             files, own = keep_inputs(checked.spec, files)
         notes += own
-        for note in unlocked:
-            watch.note(note)
+        if unlocked:
+            watch.note(unlocked)
         damaged = [*unless_whole, *there.notes, *again]
         for note in damaged:
             watch.note(note)

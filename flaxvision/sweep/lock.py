@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import platform
 from collections.abc import Iterator
@@ -16,15 +17,16 @@ from flaxvision.sweep.parts import Part, files_of_parts, of_part
 
 LOCK, HOLDER = ".lock", ".holder"
 UNKNOWN = "another process"  # where its holder is not told
+NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}  # of a file system, in the system's words
 TURN = 0.5  # seconds after which one that waits for others to open the directory looks who it is
 
 
 @contextlib.contextmanager
-def locked(directory: Path, part: Part | None = None) -> Iterator[list[str]]:
+def locked(directory: Path, part: Part | None = None) -> Iterator[str]:
     """Make a run directory and keep other processes from filling it, or this part; it ends with the process.
 
-    Yields what is to be said where that cannot be done. `UserError` if another process fills the same, or a part of
-    it, which it names.
+    Yields what is to be said where that cannot be done, else "". `UserError` if another process fills the same, or a
+    part of it, which it names, or if the directory cannot be written.
     """
     holder = directory / of_part(HOLDER, part)  # of its own: some versions of filelock empty their files when they try
     with writable(directory):
@@ -38,7 +40,7 @@ def locked(directory: Path, part: Part | None = None) -> Iterator[list[str]]:
         write_atomically(holder, f"process {os.getpid()} on {platform.node() or 'this machine'}\n")
         alone = "its file system has no locks: see to it that no other process fills this folder"
         try:
-            yield [] if there else [alone]
+            yield "" if there else alone
         finally:
             with contextlib.suppress(OSError):  # the folder may be gone
                 holder.unlink()
@@ -53,7 +55,9 @@ def opening(directory: Path, part: Part | None) -> Iterator[None]:
     with contextlib.ExitStack() as held:
         while part is not None:
             stop_if_asked()
-            if _try(held, directory / LOCK, TURN) is not False:
+            with writable(directory):
+                free = try_lock(held, directory / LOCK, TURN) is not False
+            if free:
                 (directory / HOLDER).unlink(missing_ok=True)  # of one that was killed
                 break
             if (directory / HOLDER).exists():
@@ -80,25 +84,34 @@ def writable(directory: Path) -> Iterator[None]:
         ) from error
 
 
-def _hold(held: contextlib.ExitStack, directory: Path, part: Part | None) -> bool:
-    """Hold the lock of a run directory or a part, unless its file system has none."""
-    found = _try(held, directory / of_part(LOCK, part), 0)
-    if found is False:
-        raise _filling(directory, part)
-    return found is True
+def try_lock(held: contextlib.ExitStack, lock: Path, seconds: float = 0) -> bool | None:
+    """Hold a lock until `held` ends, if nobody else does for so long; None: the file system has no locks.
 
-
-def _try(held: contextlib.ExitStack, lock: Path, seconds: float) -> bool | None:
-    """Hold a lock, if nobody else does for so long; None: the file system has no locks."""
+    Raises:
+        OSError: If the lock's file cannot be opened.
+    """
     import filelock
 
     try:  # a marker in place of a lock would outlive its process
         held.enter_context(filelock.FileLock(lock, timeout=seconds, fallback_to_soft=False))
     except filelock.Timeout:
         return False
-    except (OSError, NotImplementedError):
+    except NotImplementedError:
         return None
+    except OSError as error:
+        if error.errno in NO_LOCKS:
+            return None
+        raise
     return True
+
+
+def _hold(held: contextlib.ExitStack, directory: Path, part: Part | None) -> bool:
+    """Hold the lock of a run directory or a part, unless its file system has none."""
+    with writable(directory):
+        found = try_lock(held, directory / of_part(LOCK, part))
+    if found is False:
+        raise _filling(directory, part)
+    return found is True
 
 
 def _filling(directory: Path, part: Part | None) -> UserError:

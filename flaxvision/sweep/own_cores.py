@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from flaxvision.runtime import cores
+from flaxvision.sweep.lock import try_lock
 
 
 @contextlib.contextmanager
@@ -17,8 +18,6 @@ def own_cores(most: int) -> Iterator[list[int]]:
 
     They are this one's until the end of the block, or of its process. Where all are taken, it shares some.
     """
-    import filelock
-
     allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores()
     count, start = min(most, len(cores())), os.getpid() % len(allowed)
     in_turn = allowed[start:] + allowed[:start]  # containers of one machine do not see each other's locks
@@ -26,9 +25,9 @@ def own_cores(most: int) -> Iterator[list[int]]:
     with contextlib.ExitStack() as held:
         for core in in_turn:
             if len(taken) < count:
-                with contextlib.suppress(filelock.Timeout, OSError, NotImplementedError):
-                    held.enter_context(filelock.FileLock(_lock_of(core), timeout=0))
-                    taken.append(core)
+                with contextlib.suppress(OSError):
+                    if try_lock(held, _lock_of(core)):
+                        taken.append(core)
         yield taken + [core for core in in_turn if core not in taken][: count - len(taken)]
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -203,3 +205,17 @@ def test_a_compiler_that_fails_is_said_once(monkeypatch, fresh_library, caplog, 
     window = Window((32, 32), (3, 3), pads=((1, 1), (1, 1)))
     assert form_of((8, 32, 32, 16), (3, 3, 16, 16), window, jnp.float32, CPU_COMPILED) == Form.BATCH_LAST
     assert not list((tmp_path / "flaxvision" / "kernels").glob("*.so"))
+
+
+def test_without_locks_it_compiles_all_the_same(tmp_path, monkeypatch):
+    """And leaves no marker in place of a lock, for which the next process would wait for ever."""
+
+    def none(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", none)
+    monkeypatch.setattr(library, "cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(library.subprocess, "run", lambda command, **_: Path(command[-1]).write_text("compiled"))
+    monkeypatch.setattr(library.ctypes, "CDLL", lambda path: Path(path).read_text())
+    assert library._loaded(sys.executable) == "compiled"
+    assert [path.read_text() for path in (tmp_path / "kernels").glob("*.lock")] in ([], [""])

@@ -22,7 +22,9 @@ from flaxvision.errors import UserError
 from flaxvision.report import report_html
 from flaxvision.sweep import parse_spec, rerun, run
 from flaxvision.sweep.files import RunFiles
-from flaxvision.sweep.lock import locked
+from flaxvision.sweep.lock import locked, opening
+from flaxvision.sweep.own_cores import own_cores
+from flaxvision.sweep.parts import Part
 from flaxvision.sweep.plan import plan
 from flaxvision.sweep.provenance import on_other_hardware
 from flaxvision.sweep.store import (
@@ -294,16 +296,42 @@ def test_one_process_fills_a_directory(fill, tmp_path):
 
 
 def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch):
-    """And gets no marker, which would outlive its process."""
+    """And gets no marker, which would outlive its process; nor do cores and kernels."""
 
     def none(*_):
         raise OSError(errno.ENOSYS, "Function not implemented")
 
     monkeypatch.setattr("fcntl.flock", none)
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
     with locked(tmp_path / "run") as said:
-        assert said == ["its file system has no locks: see to it that no other process fills this folder"]
+        assert said == "its file system has no locks: see to it that no other process fills this folder"
         with locked(tmp_path / "run"):
             pass
+    with own_cores(1) as one, own_cores(1) as other:
+        assert one == other
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ENOSPC, errno.EISDIR])
+def test_a_lock_that_cannot_be_made_is_an_error(tmp_path, monkeypatch, number):
+    """As by permissions or a full disk, of which the file system is not to blame."""
+
+    def fails(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("filelock.FileLock", fails)
+    with (
+        pytest.raises(UserError, match=f"^cannot write {tmp_path}/run: {os.strerror(number)}; give"),
+        locked(tmp_path / "run"),
+    ):
+        pass
+    with pytest.raises(UserError, match=r"^cannot write"), opening(tmp_path / "run", Part(1, 2)):
+        pass
+
+
+def test_a_folder_in_the_place_of_the_lock_is_an_error(tmp_path):
+    (tmp_path / "run" / ".lock").mkdir(parents=True)
+    with pytest.raises(UserError, match=f"^cannot write {tmp_path}/run: .*; give"), locked(tmp_path / "run"):
+        pass
 
 
 def test_a_run_that_was_killed_as_it_began_can_begin(fill, tmp_path):

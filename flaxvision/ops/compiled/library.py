@@ -7,6 +7,7 @@ by a kernel that keeps them in the cache. Without a compiler, or with FLAXVISION
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -76,7 +77,10 @@ def _loaded(tool: str) -> ctypes.CDLL:
 
     path = cache_folder() / "kernels" / f"{_key(tool)}.so"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):  # one of several processes compiles
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(OSError, NotImplementedError):  # without locks several compile, each its own file
+            lock = path.with_suffix(".lock")  # one of several processes compiles
+            held.enter_context(FileLock(lock, fallback_to_soft=False))  # a marker would outlive its process
         if not path.exists():
             log.info("compiling convolutions for this processor by %s, once: about ten seconds", tool)
             temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
