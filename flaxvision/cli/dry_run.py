@@ -7,7 +7,6 @@ import functools
 import operator
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flaxvision.cli.text import paragraph
@@ -26,40 +25,41 @@ VALUES, NOTES = 8, 4  # of a row at most
 
 def dry_run(spec: Spec, options: argparse.Namespace) -> int:
     """Check what a run would check, and print what it would do."""
-    from flaxvision.sweep.arrange import asked_before
+    from flaxvision.sweep.arrange import goes_on_with
     from flaxvision.sweep.checks import check
     from flaxvision.sweep.files import DataFolders, GivenData
+    from flaxvision.sweep.search.records import records_of_search
     from flaxvision.sweep.store import check_directory, check_identity, read_records, usable
 
     if options.measure and spec.search is not None:
         raise UserError("--measure has no effect on a search, whose trials are chosen as it goes: leave it out")
     given = GivenData.stored(options.out) if options.out and options.resume else None
     folders = DataFolders(options.raw_dir, options.data_dir, given)
-    if options.executor == "auto" and options.out and options.resume:
-        options.executor = asked_before(Path(options.out)) or options.executor
-        check_measurable(options)
-    plan, files = check(spec, options.out, folders, options.executor, resume=options.resume)
+    executor = goes_on_with(options.executor, options.out) if options.resume else options.executor
+    check_measurable(executor, measure=options.measure)
+    plan, files = check(spec, options.out, folders, executor, resume=options.resume)
     check_directory(files.directory, plan.spec, resume=options.resume)
     records, _ = usable(read_records(files.directory), files)
-    check_identity(files.directory, records, plan.identity)
+    check_identity(files.directory, [*records, *records_of_search(files.directory)], plan.identity)
     print(paragraph(plan.spec.heading))
     done = {record["id"] for record in records}
     for label, text in _rows(plan, files, done):
         print(paragraph(text, LABEL, first=f"{label:<{LABEL}}"), flush=True)
     if spec.search is None:
-        print(paragraph(_time(plan, files, done, options), LABEL, first=f"{'time':<{LABEL}}"))
+        text = _time(plan, files, done, executor, by_training=options.measure)
+        print(paragraph(text, LABEL, first=f"{'time':<{LABEL}}"))
     kept = "nothing was kept but compiled programs, which the sweep will find in the cache"
     print(kept if options.measure else "nothing was trained or written")
     return 0
 
 
-def check_measurable(options: argparse.Namespace) -> None:
+def check_measurable(executor: str, *, measure: bool) -> None:
     """Raise `UserError` for `--measure` where trials run elsewhere."""
-    if options.measure and options.executor == "ray":
+    if measure and executor == "ray":
         raise UserError("--measure has no effect with executor ray, whose nodes it cannot measure: leave it out")
 
 
-def _time(plan: Plan, files: RunFiles, done: set[str], options: argparse.Namespace) -> str:
+def _time(plan: Plan, files: RunFiles, done: set[str], executor: str, *, by_training: bool) -> str:
     """How long training will take, and by what that is known."""
     import jax
 
@@ -73,14 +73,14 @@ def _time(plan: Plan, files: RunFiles, done: set[str], options: argparse.Namespa
     left = [[trial for trial in stage if trial.id not in done] for stage in ([*plan.stages, *plan.trials], finals)]
     if not any(left):
         return "none: all trials are there"
-    if options.executor == "ray":
+    if executor == "ray":
         return "of training by ray: it depends on the cluster"
-    stages = [arrange(trials, files, options.executor, platform) for trials in left if trials]
-    executor, workers = stages[0].executor, workers_of(stages[0])
-    how = f"of training by {executor}" + f", on {len(cores())} cores" * (platform == "cpu" and workers > 1)
-    if not options.measure and platform != "cpu":
+    stages = [arrange(trials, files, executor, platform) for trials in left if trials]
+    workers = workers_of(stages[0])
+    how = f"of training by {stages[0].executor}" + f", on {len(cores())} cores" * (platform == "cpu" and workers > 1)
+    if not by_training and platform != "cpu":
         return f"{how}: not known before it is measured, add --measure"
-    if not options.measure:
+    if not by_training:
         return f"{_total(map(guessed, stages))} {how}, by the networks' operations; --measure times them"
 
     from flaxvision.sweep.measure import measure

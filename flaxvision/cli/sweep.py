@@ -52,14 +52,12 @@ def run(options: argparse.Namespace, call: Call) -> int:
 
     if options.measure and not options.dry_run:
         raise UserError("--measure has no effect without --dry-run: add it, or leave --measure out")
-    if options.dry_run:
-        from flaxvision.cli.dry_run import check_measurable, dry_run
 
-        check_measurable(options)
-
+    from flaxvision.cli.dry_run import check_measurable, dry_run
     from flaxvision.logs import opens
     from flaxvision.sweep.progress import watcher
 
+    check_measurable(options.executor, measure=options.measure)  # before Ray is asked for
     check_executor(options.executor)
     for tool in options.log:
         opens(tool)

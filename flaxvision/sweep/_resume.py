@@ -13,7 +13,7 @@ from flaxvision.sweep.notebook_bar import suited
 from flaxvision.sweep.overrides import override
 from flaxvision.sweep.own_code import copies_wanted
 from flaxvision.sweep.results import SweepResult
-from flaxvision.sweep.search.records import read_batches
+from flaxvision.sweep.search.records import records_of_search
 from flaxvision.sweep.spec_file import check_whole
 from flaxvision.sweep.store import read_run
 from flaxvision.sweep.trials import every_trial
@@ -41,7 +41,7 @@ def resume(directory: str | Path, *, seeds: int | None = None, **options: Unpack
     spec, log = read_run(directory)
     if seeds is not None:
         spec = override(spec, seeds=seeds)
-    records = [*log.records, *(record for batch in read_batches(Path(directory))[0] for record in batch)]
+    records = [*log.records, *records_of_search(Path(directory))]
     codes = [record.get("identity", {}).items() for record in records]
     recorded = {key.removeprefix("code ").removeprefix("torch:"): code for items in codes for key, code in items}
     copies, notes = copies_wanted(own_functions(every_trial(spec)), RunFiles(Path(directory)).code, recorded)

@@ -15,7 +15,7 @@ from flaxvision._own_code import check_not_reading
 from flaxvision._text import visible
 from flaxvision.errors import UserError
 from flaxvision.sweep import store
-from flaxvision.sweep.arrange import asked_before
+from flaxvision.sweep.arrange import goes_on_with
 from flaxvision.sweep.checks import check
 from flaxvision.sweep.cluster import connect
 from flaxvision.sweep.executors import CHECKPOINT_EVERY, reason
@@ -38,7 +38,7 @@ from flaxvision.sweep.results import Problem, SweepResult, best_cell, cells_of, 
 from flaxvision.sweep.search._search import search
 from flaxvision.sweep.search.checks import check_stages
 from flaxvision.sweep.search.found import finalists
-from flaxvision.sweep.search.records import read_batches
+from flaxvision.sweep.search.records import records_of_search
 from flaxvision.sweep.spec import Spec
 from flaxvision.sweep.spec_file import damage_of
 from flaxvision.sweep.trials import Trial, finals_of
@@ -164,8 +164,8 @@ def run(
             grid=grid,
         )
         folders = DataFolders(raw_dir, data_dir, given)
-        if executor == "auto" and there_already and out_dir is not None:
-            executor = asked_before(Path(out_dir), Part.parse(part) if part else None) or executor
+        if there_already:
+            executor = goes_on_with(executor, out_dir, Part.parse(part) if part else None)
         checked, files = check(spec, out_dir, folders, executor, resume=resume, part=part)
         if executor == "ray":
             connect()
@@ -180,8 +180,8 @@ def run(
             there = store.open_run(files.directory, checked.spec, resume=there_already, part=files.part)
             watch.open(files.directory)
             sound, again = store.usable(there.records, files)
-            searched = [record for batch in read_batches(files.directory)[0] for record in batch]
-            notes = store.check_identity(files.directory, [*sound, *searched], checked.identity)
+            on_record = [*sound, *records_of_search(files.directory)]
+            notes = store.check_identity(files.directory, on_record, checked.identity)
             files, own = keep_inputs(checked.spec, files)
         notes += own
         if unlocked:

@@ -162,6 +162,12 @@ def asked_before(directory: Path, part: Part | None = None) -> str | None:
     return next((stage.asked for stages in found for stage in reversed(stages.values())), None)
 
 
+def goes_on_with(executor: str, directory: str | Path | None, part: Part | None = None) -> str:
+    """The executor of a run that may go on: "auto" is the one that it, or this part, was last asked for, if any."""
+    before = asked_before(Path(directory), part) if executor == "auto" and directory is not None else None
+    return before or executor
+
+
 def renewed(stages: Mapping[str, Arranged], stage: str, arranged: Arranged) -> dict[str, Arranged]:
     """Those on record with the newest of a stage, which `asked_before` goes by, as the last."""
     return {name: each for name, each in stages.items() if name != stage} | {stage: arranged}

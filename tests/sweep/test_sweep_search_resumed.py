@@ -8,9 +8,11 @@ import pytest
 
 import flaxvision as fv
 from flaxvision.errors import UserError
-from flaxvision.sweep import Watcher, run
+from flaxvision.sweep import Watcher, parse_spec, run
 from flaxvision.sweep.arrange import asked_before
+from flaxvision.sweep.records import line_of
 from flaxvision.sweep.search.records import SEARCHED
+from flaxvision.sweep.search.study import Study
 
 pytest.importorskip("optuna")
 pytestmark = pytest.mark.quick
@@ -91,3 +93,32 @@ def test_a_damaged_arrangement_is_told_of_a_search_too(searched, failing, tmp_pa
     watch = Notes()
     run(searched(trials=9), tmp_path / "run", resume=True, watch=watch, **QUICK)
     assert [note.partition(",")[0] for note in watch.notes] == ["arrangement.json is damaged"]
+
+
+@pytest.mark.parametrize(("low", "high", "step"), [(0, 1, 1e-30), (0.0, 1e300, 1.0)])
+def test_more_steps_than_can_be_counted_are_one_line(searched, low, high, step):
+    space = {"momentum": {"low": low, "high": high, "step": step}}
+    with pytest.raises(UserError, match=r"momentum goes from .* are too many to be counted: give a larger step"):
+        parse_spec(searched(space=space))
+
+
+def test_trials_of_other_versions_name_both(searched):
+    study = Study(parse_spec(searched()).search, lower_is_better=True)
+    record = {"number": 0, "cell": {"learning_rate": "0.5"}}
+    with pytest.raises(UserError, match=r"asks for, by flaxvision \S+ and Optuna \S+: install the versions that began"):
+        study.repeat([(record,)])
+
+
+def test_a_dry_run_refuses_what_the_run_would(searched, spec_file, failing, command, tmp_path):
+    """Where the search alone has begun, under another setting of JAX."""
+    out = tmp_path / "run"
+    run(searched(), out, **QUICK)
+    (out / "trials.jsonl").write_text("")
+    records = [json.loads(line) for line in (out / SEARCHED).read_text().splitlines()]
+    records[0]["identity"]["jax_enable_x64"] = True
+    (out / SEARCHED).write_text("".join(map(line_of, records)))
+    words = spec_file(searched()), "--out", out, "--resume"
+    refused, dry = command(*words), command(*words, "--dry-run")
+    assert dry[0] == refused[0] == 2
+    assert dry[2] == refused[2].removeprefix(f"run folder: {out}\n")
+    assert "jax_enable_x64 was true, is false" in dry[2]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import cast
 
 from flaxvision.sweep.results import Searched
-from flaxvision.sweep.search.records import PRUNED, SearchRecord, read_batches
+from flaxvision.sweep.search.records import PRUNED, SearchRecord, records_of_search
 from flaxvision.sweep.spec import Search, Spec
 from flaxvision.sweep.trials import Record, Trial
 from flaxvision.training.metrics import metric_of
@@ -35,7 +35,7 @@ def next_batch(rules: Search, records: Sequence[SearchRecord]) -> int:
 
 def search_of_run(spec: Spec, directory: Path) -> Searched | None:
     """What is on record of a run's search; None of a sweep without one."""
-    return searched(spec, (record for batch in read_batches(directory)[0] for record in batch))
+    return searched(spec, records_of_search(directory))
 
 
 def finalists(spec: Spec, found: Searched) -> list[Trial]:

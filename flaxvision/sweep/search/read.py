@@ -92,7 +92,13 @@ def dimension(key: str, value: object, model: object, above: Space) -> Range | C
 def _last_of(key: str, low: float, high: float, step: float) -> float:
     """The upper end of a range in steps, to which they come; `high` itself but for a rounding."""
     start, end, each = (decimal.Decimal(str(number)) for number in (low, high, step))
-    count, rest = divmod(end - start, each)
+    try:
+        count, rest = divmod(end - start, each)
+    except decimal.InvalidOperation as error:  # the quotient has too many digits
+        raise UserError(
+            f"{key} goes from {as_typed(low)} to {as_typed(high)} in steps of {as_typed(step)}, which are too many to "
+            "be counted: give a larger step, or leave step out"
+        ) from error
     if not rest:
         return high
     whole = all(isinstance(number, int) for number in (low, high, step))

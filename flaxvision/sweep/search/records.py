@@ -50,6 +50,11 @@ def read_batches(directory: Path) -> tuple[list[Batch], list[str]]:
     return whole, [f"{SEARCHED} is damaged: the search goes on from its trial {count}"] if lost else []
 
 
+def records_of_search(directory: Path) -> list[SearchRecord]:
+    """The trials on record of a run's search, in order; none of a sweep without one."""
+    return [record for batch in read_batches(directory)[0] for record in batch]
+
+
 def keep_batches(directory: Path, batches: Sequence[Batch]) -> None:
     """Leave these batches alone in search.jsonl."""
     text = "".join(line_of(record) for batch in batches for record in batch)

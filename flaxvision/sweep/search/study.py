@@ -11,10 +11,11 @@ import contextlib
 import math
 import types
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import flaxvision
 from flaxvision.errors import UserError
 from flaxvision.sweep.search.draw import Drawn, draw
 from flaxvision.sweep.search.records import SEARCHED, Batch
@@ -24,8 +25,10 @@ from flaxvision.sweep.trials import NOT_GIVEN
 if TYPE_CHECKING:
     import optuna
     from optuna import Trial
-    from optuna.distributions import BaseDistribution
+    from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
     from optuna.samplers import BaseSampler
+
+    Distribution = CategoricalDistribution | FloatDistribution | IntDistribution
 
 JOURNAL = "study.journal"
 
@@ -35,10 +38,11 @@ class Study:
 
     def __init__(self, search: Search, *, lower_is_better: bool):
         self.search = search
+        self.space = {key: _distribution(each) for key, each in search.space.items()}
         self.asked: list[Trial] = []
         self.direction = "minimize" if lower_is_better else "maximize"
         with _quiet():
-            self.study = _optuna().create_study(sampler=_sampler(search), direction=self.direction)
+            self.study = _optuna().create_study(sampler=_sampler(search, self.space), direction=self.direction)
 
     def ask(self, count: int) -> list[Drawn]:
         """Settings for so many trials, none of which waits for another."""
@@ -49,13 +53,15 @@ class Study:
                 drawn.append(draw(self.search.space, self._suggested))
         return drawn
 
-    def _suggested(self, key: str, each: Range | Choices) -> float | str:
-        trial = self.asked[-1]
-        if isinstance(each, Choices):
-            return trial.suggest_categorical(key, each.labels)
-        if each.whole:
-            return trial.suggest_int(key, int(each.low), int(each.high), step=int(each.step or 1), log=each.log)
-        return trial.suggest_float(key, each.low, each.high, step=each.step, log=each.log)
+    def _suggested(self, key: str, _: Range | Choices) -> float | str:
+        from optuna.distributions import CategoricalDistribution, IntDistribution
+
+        trial, values = self.asked[-1], self.space[key]
+        if isinstance(values, CategoricalDistribution):
+            return str(trial.suggest_categorical(key, values.choices))  # a label
+        if isinstance(values, IntDistribution):
+            return trial.suggest_int(key, values.low, values.high, step=values.step, log=values.log)
+        return trial.suggest_float(key, values.low, values.high, step=values.step, log=values.log)
 
     def tell(self, batch: Batch) -> None:
         """What the trials of a batch reached.
@@ -88,9 +94,9 @@ class Study:
                 labels = {key: drawn[key].label if key in drawn else NOT_GIVEN for key in self.search.space}
                 if record["cell"] != labels:
                     raise UserError(
-                        f"{SEARCHED} has other settings for trial {record['number']} than the sampler asks for, which "
-                        f"is that of Optuna {_optuna().__version__}: install the version that began the search, or "
-                        "give another --out DIR"
+                        f"{SEARCHED} has other settings for trial {record['number']} than the sampler asks for, by "
+                        f"flaxvision {flaxvision.__version__} and Optuna {_optuna().__version__}: install the versions "
+                        "that began the search, or give another --out DIR"
                     )
             self.tell(batch)
 
@@ -152,35 +158,33 @@ def _optuna() -> types.ModuleType:
     return optuna
 
 
-def _sampler(search: Search) -> BaseSampler:
+def _sampler(search: Search, space: Mapping[str, Distribution]) -> BaseSampler:
     from optuna.samplers import RandomSampler, TPESampler
 
     if search.sampler == "random":
         return RandomSampler(seed=search.seed)
     if search.sampler == "sobol":
-        return _sobol(search)
+        return _sobol(search.seed, space)
     return TPESampler(seed=search.seed, constant_liar=True)  # apart from those of its batch, which nobody told yet
 
 
-def _sobol(search: Search) -> BaseSampler:
+def _sobol(seed: int, space: Mapping[str, Distribution]) -> BaseSampler:
     """Points of one sequence over all keys, those whose conditions do not hold among them, from the first trial on.
 
     Optuna's own has the keys of the first trial that ended, and draws what comes before it, and other keys, at random.
     """
     from optuna.samplers import QMCSampler
 
-    space = {key: _distribution(each) for key, each in search.space.items()}
-
     class Sobol(QMCSampler):
         def infer_relative_search_space(
             self, study: optuna.Study, trial: optuna.trial.FrozenTrial
         ) -> dict[str, BaseDistribution]:
-            return space
+            return dict(space)
 
-    return Sobol(scramble=True, seed=search.seed)
+    return Sobol(scramble=True, seed=seed)
 
 
-def _distribution(each: Range | Choices) -> BaseDistribution:
+def _distribution(each: Range | Choices) -> Distribution:
     """What Optuna calls the values of a key."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
