@@ -171,18 +171,13 @@ def open(directory: str | Path) -> Run:
     before = [stage for stage in pretraining(spec, planned) if stage.id not in outcomes]
     whole = len(there) >= expected and not before and over
     winner = outcomes.get(about.winner) if whole else None
-    result = SweepResult(
-        name=spec.name,
-        title=spec.heading,
-        description=spec.description,
-        keys=spec.keys,
-        cells=cells,
-        objective=spec.objective,
+    result = SweepResult.of(
+        spec,
+        cells,
         winner=winner or winner_of(cells, spec.objective),
         classes=about.classes or _classes(files, outcomes),
         provenance=about.provenance,
         directory=directory,
-        convergence_threshold=spec.convergence_threshold,
         problems=about.problems,
         search=search,
     )

@@ -245,18 +245,13 @@ def _filled(train: Training, command: str, notes: Sequence[str]) -> tuple[SweepR
     executors = ", ".join(dict.fromkeys(train.used)) or train.executor
     datasets = [dataset_of(trial, files) for trial in one_each(everything.values())]
     shown = list(everything.values())[-1] if winner is None else everything[winner.id]
-    result = SweepResult(
-        name=spec.name,
-        title=spec.heading,
-        description=spec.description,
-        keys=spec.keys,
-        cells=cells,
-        objective=spec.objective,
+    result = SweepResult.of(
+        spec,
+        cells,
         winner=winner,
         classes=dataset_of(shown, files).classes,
         provenance=provenance_of(spec, command, executors, datasets, [train.done[name] for name in everything], notes),
         directory=files.directory,
-        convergence_threshold=spec.convergence_threshold,
         problems=tuple(problems),
         search=found,
     )

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -170,6 +170,20 @@ class SweepResult:
     convergence_threshold: float | None = None  # change of test_top1 below which an epoch counts as converged
     problems: tuple[Problem, ...] = ()
     search: Searched | None = None  # which found the cells
+
+    @classmethod
+    def of(cls, spec: Spec, cells: tuple[Cell, ...], **others: Any) -> Self:
+        """That of a spec and its cells; others are the fields of which a spec says nothing."""
+        return cls(
+            name=spec.name,
+            title=spec.heading,
+            description=spec.description,
+            keys=spec.keys,
+            cells=cells,
+            objective=spec.objective,
+            convergence_threshold=spec.convergence_threshold,
+            **others,
+        )
 
     def __repr__(self) -> str:
         counts = f"{len(self.cells)} cells, {len(self.outcomes)} trials"
