@@ -115,7 +115,8 @@ def run(
             differ there in their last bits.
         checkpoint_every: Seconds after which the state of a trial that trains is kept, again and again, until it is
             over; so much a kill costs at most, or one compiled call where that takes longer, and a whole epoch on an
-            accelerator. 0: at the end of every epoch; `math.inf`: never.
+            accelerator; and the time that keeping a state takes, where that is most of it. 0: at the end of every
+            epoch; `math.inf`: never.
         raw_dir: Folder of original data files, see `flaxvision.data.load`.
         data_dir: Folder of prepared data sets, see `flaxvision.data.load`.
         command: The command that made it, for the report.
