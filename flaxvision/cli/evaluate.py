@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Score a run's winner: on its own data set, on another one, or on a folder with a folder of images for each class, which
-are converted as those were that it was trained on. Classes count by their names, whatever case and accents are
-written as."""
+are converted as those were that it was trained on. Classes count by their names, whatever their case, and however
+accents are encoded."""
 EXAMPLES = """\
 {program} runs/digits
 {program} runs/digits mnist --raw-dir DATA
@@ -174,7 +174,7 @@ def _of_data_set(winner: Winner, options: argparse.Namespace) -> tuple[Split, st
 
 
 def _numbers(winner: Winner, names: Iterable[str], where: str) -> dict[str, int]:
-    """The winner's number of each class, whatever case and accents are written as.
+    """The winner's number of each class by its name, as `folded` takes names for equal.
 
     Raises:
         UserError: For names that it does not know.

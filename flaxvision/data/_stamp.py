@@ -27,14 +27,14 @@ def stamp(
     """
     path = name.partition(":")[2]
     files: Sequence[Path]
-    with _load.readable(Path(path)):
-        if name.startswith("tfds:"):
+    if name.startswith("tfds:"):
+        with _load.readable(Path(path)):
             files = [tfds_sets.folder_of(name, Path(data_dir) if data_dir else None)]
-        elif path:
-            files = [expanded(path)]
-        else:
-            located = _load.located(PUBLISHED[name], raw_dir) if name in PUBLISHED else None
-            if located is None:
-                return ""
-            files = located.paths
-        return state_of(files)
+    elif path:
+        files = [expanded(path)]
+    else:
+        located = _load.located(PUBLISHED[name], raw_dir) if name in PUBLISHED else None
+        if located is None:
+            return ""
+        files = located.paths
+    return state_of(files)

@@ -288,7 +288,7 @@ class _Sorter:
             )
 
     def _named_alike(self, splits: dict[str, Files]) -> tuple[tuple[str, ...], dict[str, Files]]:
-        """The classes in their order, and every split under their names, whatever case and accents are written as."""
+        """The classes in their order, and every split under their names, as `folded` takes them for equal."""
         names: dict[str, str] = {}
         for label in splits["train"]:
             other = names.setdefault(folded(label), label)
@@ -338,7 +338,7 @@ def _plural(number: int, noun: str) -> str:
 
 
 def folded(name: str) -> str:
-    """Equal for names of classes that are one, whatever case and accents are written as."""
+    """Equal for names of classes that are one, whatever their case, and however accents are encoded."""
     return unicodedata.normalize("NFC", name).casefold().strip()
 
 

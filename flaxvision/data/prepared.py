@@ -42,7 +42,7 @@ _CHUNK = 10_000  # records held as bytes at a time
 def load_published(published: Published, located: Located | None, data_dir: Path, limit: int | None) -> Dataset:
     """A published set, from the prepared copy or, the first time, from its files or the web.
 
-    A prepared copy that is damaged is made anew, and a note of the data set's source says so.
+    A prepared copy that is damaged is made anew, and its `loading_notes` say so.
 
     Args:
       published: which set.

@@ -28,7 +28,7 @@ _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "|": r"\textbar{}", '"': "''", "±": r"$\pm$", "−": "$-$", "–": "--", "†": r"$^\dagger$", "‡": r"$^\ddagger$",
-    "[": "{[}", "]": "{]}", "*": "{*}",  # which \\\\ and \\midrule would take for their own at a row's beginning
+    "[": "{[}", "]": "{]}", "*": "{*}",  # which \\ and \midrule would take for their own at a row's beginning
     "…": r"\ldots{}", "\u200b": "{}", "×": r"$\times$", "→": r"$\rightarrow$", "≈": r"$\approx$",
 }  # fmt: skip
 WIDTH = 345.0  # points of a line in LaTeX's `article`
