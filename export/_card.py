@@ -141,13 +141,20 @@ class Card:
             ),
             "device": markdown_text(str(result.provenance.get("device", ""))),
             "date": result.provenance.get("date", ""),
-            "command": str(result.provenance.get("command", "")).replace("`", "'"),
+            "command": self._command().replace("`", "'"),
         }
 
     def _where(self) -> str:
         """The winner's cell in words."""
         cell = self.result.winner.cell if self.result.winner else ()
         return ", ".join(f"{key} {data_name(value) if key == 'dataset' else value}" for key, value in cell)
+
+    def _command(self) -> str:
+        """What filled the table, without the paths of one's own data."""
+        typed = str(self.result.provenance.get("command", ""))
+        for name in {self.dataset.name, *(cell.where.get("dataset", "") for cell in self.result.cells)} - {""}:
+            typed = typed.replace(name, data_name(name))
+        return typed
 
     def _does(self) -> str:
         shape, classes = self.model.input_shape, len(self.classes)
@@ -174,7 +181,7 @@ class Card:
         """The sweep's table, its headings below the card's own."""
         if len(self.result.cells) > CELLS:
             return f"The table has {len(self.result.cells)} cells: see results.csv of the run."
-        _, _, text = results_markdown(self.result).partition("\n")
+        _, _, text = results_markdown(_as_handed_on(self.result)).partition("\n")
         return text.partition("\n## The data")[0].strip()
 
     def _confusion(self) -> Iterator[str]:
@@ -194,6 +201,16 @@ class Card:
             yield markdown_table(["class", "taken for", "how often", "of"], rows, labels=2)
         else:
             yield "No errors."
+
+
+def _as_handed_on(result: SweepResult) -> SweepResult:
+    """A table that names data as the card does; unless folders in different places then are called the same."""
+    cells = [
+        dataclasses.replace(cell, where={k: data_name(v) if k == "dataset" else v for k, v in cell.where.items()})
+        for cell in result.cells
+    ]
+    told = {(cell.stage, *cell.where.items()) for cell in cells}
+    return dataclasses.replace(result, cells=tuple(cells)) if len(told) == len(cells) else result
 
 
 def _first(shape: tuple[int, ...]) -> tuple[int, ...]:

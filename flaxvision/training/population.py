@@ -109,6 +109,15 @@ class Population:
         """How many there are in all, by the recipes' duration."""
         return self._run.plan.epochs
 
+    @property
+    def seconds(self) -> dict[int, float]:
+        """Seconds that members have trained for, dropped ones too and before an interruption, without compiling."""
+        run, found = self._run, {}
+        for member, track in enumerate(run.tracks):
+            until = run.clock.total if member in run.members else run.ends[track.history.epochs - 1][1]
+            found[member] = max(0.0, until - run.clock.compiling)
+        return found
+
     def train(self, epochs: int | None = None) -> dict[int, dict[str, float]]:
         """Train so many more epochs, or until the end; a callback, or all members stopping, may end it sooner.
 

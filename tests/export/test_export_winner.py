@@ -126,6 +126,18 @@ def test_the_card_tells_all(run, card):
     winner = dataclasses.replace(run.winner, cell=(("dataset", "images:/home/me/pets"),))
     chosen = dataclasses.replace(run, winner=winner)
     assert "at dataset images:pets." in Card(chosen, named, fv.load_model(run.directory), {}, None, ()).markdown()
+    first, second, *_ = run.cells
+    for others, said in (("/home/you/birds", "| images:birds |"), ("/home/you/pets", "| images:/home/me/pets |")):
+        cells = [
+            dataclasses.replace(cell, where={"dataset": f"images:{folder}"})
+            for cell, folder in ((first, "/home/me/pets"), (second, others))
+        ]
+        command = {"command": f"flaxvision sweep mine --dataset images:/home/me/pets,images:{others}"}
+        asked = dataclasses.replace(run, keys=("dataset",), cells=tuple(cells), provenance=command)
+        text = Card(asked, named, fv.load_model(run.directory), {}, None, ()).markdown()
+        assert said in text
+        assert ("/home/me" in text.partition("## Versions")[0]) == ("images:/home" in said)
+        assert "    flaxvision sweep mine --dataset images:pets,images:" in text
     (model,) = about["model-index"]
     metrics = {metric["type"]: metric["value"] for metric in model["results"][0]["metrics"]}
     assert metrics["accuracy"] == run.winner.final["test_top1"]

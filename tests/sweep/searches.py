@@ -32,6 +32,7 @@ class Population:
         self.recipes, self.epoch, self.epochs = dict(enumerate(recipes)), 0, recipes[0].epochs
         self.begun.append(len(recipes))
         self.devices = devices
+        self.seconds = dict.fromkeys(self.recipes, 0.0)
 
     @property
     def members(self):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+import time
 
 import jax
 import pytest
@@ -188,10 +189,10 @@ def test_a_batch_trains_as_its_trials_would_alone_and_compiles_nothing_new(tiny,
 
 
 class Ender(Watcher):
-    """Ends a search at an epoch's end, after so many of them."""
+    """Ends a search at an epoch's end, after so many of them, each of which takes some seconds more."""
 
-    def __init__(self, epochs):
-        self.left, self.notes, self.trained = epochs, [], []
+    def __init__(self, epochs, seconds=0.0):
+        self.left, self.seconds, self.notes, self.trained = epochs, seconds, [], []
 
     def callbacks(self, cohort):
         return [*super().callbacks(cohort), self.see]
@@ -199,6 +200,7 @@ class Ender(Watcher):
     def see(self, progress):
         self.notes += [progress.note] if progress.note else []
         self.left -= bool(progress.metrics)
+        time.sleep(self.seconds if progress.metrics else 0.0)
         self.trained += [progress.epoch] if progress.metrics else []
         if self.left <= 0:
             raise KeyboardInterrupt
@@ -227,11 +229,15 @@ def test_a_batch_that_was_ended_after_its_last_rung_trains_nothing_twice(searche
     table = searched(search={"trials": 8, "space": ONE, "finalists": 1}, recipe={"epochs": 6}, seeds=1)
     run(table, tmp_path / "whole", **options, checkpoint_every=math.inf)
     with pytest.raises(KeyboardInterrupt):
-        run(table, tmp_path / "cut", **options, watch=Ender(5), checkpoint_every=1e-9)
+        run(table, tmp_path / "cut", **options, watch=Ender(5, seconds=0.5), checkpoint_every=1e-9)
     watch = Ender(math.inf)
     run(table, tmp_path / "cut", **options, watch=watch, checkpoint_every=math.inf, resume=True)
     assert without_times(tmp_path / "cut") == without_times(tmp_path / "whole")
-    assert sorted(record["rungs"][-1][0] for record in lines(tmp_path / "cut")) == [1] * 6 + [3, 6]
+    records = sorted(lines(tmp_path / "cut"), key=lambda record: record["rungs"][-1][0])
+    assert [record["rungs"][-1][0] for record in records] == [1] * 6 + [3, 6]
+    second, best = 0.5 / 8 + 0.5 / 2, 0.5 / 8 + 2 * 0.5 / 2 + 0.5  # least seconds of the epochs before the end
+    assert records[-2]["seconds"] >= second
+    assert records[-1]["seconds"] >= best
     assert watch.notes == ["goes on from epoch 5"]
     assert watch.trained == [5, 6, *range(1, 7)]  # those of the search, and the table's trial
 

@@ -101,6 +101,9 @@ class Part:
         population = Population(models, dataset, recipes, mode=mode, devices=devices, callbacks=[told], checkpoint=keep)
         self.population = population
         self._drop_ended(population)
+        before = population.seconds  # an interruption
+        for member, each in self.going.items():
+            each.seconds = before[member]
         return population
 
     def _train(self, until: int | None) -> None:
