@@ -9,13 +9,26 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import DTypeLike
 
+from flaxvision._limits import free_memory
+from flaxvision.errors import UserError
+
 BOUNDARY = 64  # bytes: XLA takes no array that begins elsewhere, and NumPy's own begin 16 after
+CHECKED = 2**26  # bytes from which on the free memory is looked at before
 _PARTS = 32  # of a row that are moved in turn: the share of the array that is held twice
 
 
 def empty(shape: tuple[int, ...], dtype: DTypeLike = np.uint8) -> np.ndarray:
-    """An array of `shape` whose memory begins on a boundary of 64 bytes."""
+    """An array of `shape` whose memory begins on a boundary of 64 bytes.
+
+    Raises:
+        UserError: If there is no memory for it: the system would give it, and end the process where it is filled.
+    """
     size = math.prod(shape) * np.dtype(dtype).itemsize
+    if size > CHECKED and size > (free := free_memory()):
+        raise UserError(
+            f"{size / 2**30:,.1f} GB of examples have no room in the {free / 2**30:,.1f} GB of memory that are free: "
+            "give a smaller limit, or smaller images"
+        )
     memory = np.empty(size + BOUNDARY, np.uint8)
     start = -memory.ctypes.data % BOUNDARY
     return memory[start : start + size].view(dtype).reshape(shape)

@@ -20,7 +20,7 @@ from typing import Any
 
 from flaxvision import __version__
 from flaxvision._describe import digest
-from flaxvision.data import Dataset
+from flaxvision.data import Dataset, Split
 from flaxvision.data.arrays import array_checksum
 from flaxvision.errors import UserError
 from flaxvision.runtime import SWITCHES, instructions
@@ -60,9 +60,14 @@ def _of_process() -> dict[str, str]:
 
 def checksum_of(dataset: Dataset) -> Identity:
     """The examples as they are trained on: a checksum of each split's arrays, in order, the classes, and the stream."""
-    splits = {name: array_checksum((split.images, split.labels))[:16] for name, split in dataset.splits.items()}
+    splits = {name: checksum_of_split(split) for name, split in dataset.splits.items()}
     order = {} if dataset.stream is None else {"stream": dataclasses.asdict(dataset.stream)}
     return {**splits, "classes": digest(list(dataset.classes)), **order}
+
+
+def checksum_of_split(split: Split) -> str:
+    """That of a split's arrays."""
+    return array_checksum((split.images, split.labels))[:16]
 
 
 def checksum_of_file(path: str | Path) -> str:

@@ -46,7 +46,7 @@ def run(options: argparse.Namespace, call: Call) -> int:
     try:
         return _show(options)
     except UserError as error:
-        words = str(error).replace("--set skip_damaged=true", "--skip-damaged")
+        words = str(error).replace("--set skip_damaged=true", "--skip-damaged")  # those of `data/image_folder.py`
         raise UserError(re.sub(r"--set (size|fit|channels)=", r"--\1 ", words)) from error
 
 
@@ -62,7 +62,10 @@ def _show(options: argparse.Namespace) -> int:
     from flaxvision._files import write_atomically
     from flaxvision.data.look import look
     from flaxvision.data.page import data_page
+    from flaxvision.data.published import PUBLISHED
 
+    if options.raw_dir is not None and options.name not in PUBLISHED:
+        raise UserError(f"--raw-dir is for published sets, and has no effect on {options.name}: leave it out")
     dataset = data.load(
         options.name,
         raw_dir=options.raw_dir,

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flaxvision._files import expanded
+from flaxvision._memory import empty
 from flaxvision._text import visible
 from flaxvision.cli.parser import Call, Parser, add_data_options, positive
-from flaxvision.cli.text import print_notes, print_table
+from flaxvision.cli.text import print_notes, print_table, print_unread
 from flaxvision.cli.winner import Winner
 from flaxvision.errors import UserError, check_choice
 
@@ -37,7 +38,11 @@ def add_options(parser: Parser) -> None:
     add = parser.add_argument
     add("run", metavar="RUN", type=Path, help="a run directory (its winner) or a weights file")
     add("data", metavar="DATASET|FOLDER", nargs="?", help="a data set, or a folder of images (default: the run's own)")
-    add("--split", metavar="S", help="train, validation or test (default: test; of a folder without splits all of it)")
+    add(
+        "--split",
+        metavar="S",
+        help="train, validation or test (default: test; of a folder, the last that it has)",
+    )
     add("--limit", metavar="N", type=positive(int), help="use N examples")
     add_data_options(parser)
 
@@ -49,6 +54,9 @@ def run(options: argparse.Namespace, call: Call) -> int:
     winner = Winner.load(options.run)
     folder = _folder(options.data)
     own = options.data is None
+    for option, given in (("--raw-dir", options.raw_dir), ("--data-dir", options.data_dir)):
+        if folder and given is not None:
+            raise UserError(f"{option} has no effect on a folder of images, which is read as it is: leave it out")
     split, what, damaged = _of_folder(winner, folder, options) if folder else _of_data_set(winner, options)
     from flaxvision.training import evaluate
 
@@ -114,11 +122,11 @@ def _of_folder(winner: Winner, folder: Path, options: argparse.Namespace) -> tup
     """
     from flaxvision.data import Split
     from flaxvision.data.for_model import read_images
-    from flaxvision.data.listing import list_images, shown
+    from flaxvision.data.listing import count, list_images, shown
 
     listing = list_images(folder)
     print_notes(listing.notes)
-    name = options.split or ("test" if "test" in listing.splits else "train")
+    name = options.split or next(split for split in reversed(SPLITS) if split in listing.splits)
     if name not in listing.splits:
         raise UserError(f"{folder} has no {name} split: it has {', '.join(listing.splits)}")
     if name == "train" and _trained_on(winner, folder):
@@ -136,19 +144,25 @@ def _of_folder(winner: Winner, folder: Path, options: argparse.Namespace) -> tup
         drawn = np.random.default_rng(0).permutation(len(labelled))[: options.limit]
         labelled = [labelled[number] for number in sorted(drawn)]
     labels_of = dict(labelled)
-    parts = list(read_images(list(labels_of), winner.wanted()))
-    damaged = [(path, why) for part in parts for path, why in part.damaged.items()]
-    for path, why in damaged:
-        print(visible(f"left out: {path} ({why})"), file=sys.stderr)
-    images = np.concatenate([part.images for part in parts])
-    labels = np.array([labels_of[path] for part in parts for path in part.paths], np.int32)
+    images = empty((len(labels_of), *winner.model.input_shape))
+    labels = np.empty(len(labels_of), np.int32)
+    damaged: dict[str, str] = {}
+    end = 0
+    for part in read_images(list(labels_of), winner.wanted()):
+        start, end = end, end + len(part.images)
+        images[start:end], labels[start:end] = part.images, [labels_of[path] for path in part.paths]
+        damaged |= part.damaged
+    print_unread(damaged)
+    if not end:
+        raise UserError(f"{folder}: none of {count(len(damaged), 'file')} can be read as an image")
     of = f"{folder}, split {name}" if len(listing.splits) > 1 else str(folder)
-    return Split(images, labels), of, len(damaged)
+    return Split(images[:end], labels[:end]), of, len(damaged)
 
 
 def _of_data_set(winner: Winner, options: argparse.Namespace) -> tuple[Split, str, int]:
     """A split of a data set, its classes as the winner numbers them."""
     from flaxvision.data import Split
+    from flaxvision.identity import checksum_of_split
     from flaxvision.sweep.config import DataConfig
     from flaxvision.sweep.files import DataFolders, GivenData
     from flaxvision.sweep.inputs import load_dataset
@@ -167,6 +181,12 @@ def _of_data_set(winner: Winner, options: argparse.Namespace) -> tuple[Split, st
     name = options.split or "test"
     if name not in dataset.splits:
         raise UserError(f"{dataset.name} has no {name} split: it has {', '.join(dataset.splits)}")
+    then = winner.data.get(name) if options.data is None and name != "train" else None
+    if then not in (None, checksum_of_split(dataset.splits[name])):
+        raise UserError(
+            f"{dataset.name} is not what it was when the network was trained on it, and its {name} split may hold "
+            f"examples of its training: restore it, or give others, flaxvision evaluate {options.run} FOLDER"
+        )
     numbers = _numbers(winner, dataset.classes, dataset.name)
     split = dataset.splits[name][: options.limit]
     table = np.array([numbers[label] for label in dataset.classes], np.int32)

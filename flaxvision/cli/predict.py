@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from flaxvision._text import visible
 from flaxvision.cli.parser import Call, Parser
-from flaxvision.cli.text import print_table
+from flaxvision.cli.text import print_table, print_unread
 from flaxvision.cli.winner import Winner
 from flaxvision.errors import UserError
 
@@ -26,7 +26,6 @@ EXAMPLES = """\
 {program} runs/pets photo.jpg
 {program} runs/pets FOLDER --csv > classes.csv"""
 SECOND = 0.01  # probability from which the second class is worth naming
-SHOWN = 5  # damaged files that are named
 
 
 def add_options(parser: Parser) -> None:
@@ -59,7 +58,8 @@ def run(options: argparse.Namespace, call: Call) -> int:
         print_table(("file", "class", "probability", "second"), rows, right=(2,))
     if len(counts) > 1 or sum(counts.values()) > 1:
         print(visible(", ".join(f"{name}: {number:,}" for name, number in counts.most_common())), file=sys.stderr)
-    return _tell(damaged)
+    print_unread(damaged)
+    return 3 if damaged else 0
 
 
 def _scores(winner: Winner, paths: Sequence[str], damaged: dict[str, str]) -> Iterator[tuple[str, np.ndarray]]:
@@ -95,12 +95,3 @@ def _images_in(given: Sequence[Path]) -> list[str]:
     if not found:
         raise UserError(f"no images in {', '.join(map(str, given))}: give files, or folders of them")
     return found
-
-
-def _tell(damaged: dict[str, str]) -> int:
-    """Name the files that gave no image."""
-    for path, why in list(damaged.items())[:SHOWN]:
-        print(visible(f"not read: {path} ({why})"), file=sys.stderr)
-    if len(damaged) > SHOWN:
-        print(f"not read: {len(damaged) - SHOWN:,} files more", file=sys.stderr)
-    return 3 if damaged else 0

@@ -5,9 +5,11 @@ from __future__ import annotations
 import shutil
 import sys
 import textwrap
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from flaxvision._text import visible
+
+SHOWN = 5  # damaged files that are named
 
 
 def columns() -> int:
@@ -37,6 +39,14 @@ def print_notes(notes: Iterable[str]) -> None:
     """Print what is to be known beside a command's output."""
     for note in notes:
         print(visible(f"note: {note}"), file=sys.stderr)
+
+
+def print_unread(damaged: Mapping[str, str]) -> None:
+    """Name the files that gave no image, a few of them, and why."""
+    for path, why in list(damaged.items())[:SHOWN]:
+        print(visible(f"not read: {path} ({why})"), file=sys.stderr)
+    if len(damaged) > SHOWN:
+        print(f"not read: {len(damaged) - SHOWN:,} files more", file=sys.stderr)
 
 
 def paragraph(text: str, indent: int = 0, first: str | None = None) -> str:

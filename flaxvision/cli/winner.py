@@ -23,6 +23,7 @@ class Winner:
     model: Network
     trial: dict[str, Any]  # the trial's settings; empty for weights that no sweep wrote
     final: dict[str, float | None]  # what it scored
+    data: dict[str, Any]  # the checksum of each split of what it was trained on
 
     @classmethod
     def load(cls, path: Path) -> Winner:
@@ -36,7 +37,7 @@ class Winner:
         model, notes = load_noted(path, keep_types=True)
         if len(model.output_shape) != 1:
             raise UserError(f"{path} holds {model.kind}, which gives images and no classes")
-        return cls(path, model, notes.get("trial", {}), notes.get("final", {}))
+        return cls(path, model, notes.get("trial", {}), notes.get("final", {}), notes.get("data", {}))
 
     @property
     def classes(self) -> tuple[str, ...]:

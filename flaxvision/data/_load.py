@@ -109,6 +109,8 @@ def load(
             raise UserError(f"{key} is for images:FOLDER only: leave it out for {name}")
     if examples is not None and name not in _GLYPHS:
         raise UserError(f"a number of examples to draw is for {' and '.join(_GLYPHS)} only: use limit for {name}")
+    if validation is None and validation_seed != 0:
+        raise UserError(f"validation_seed is {validation_seed!r} but has no effect without validation: leave it out")
     place: Place | None = None
     if name in _GLYPHS:
         dataset = _glyphs(name, limit, examples, width_height, channels)

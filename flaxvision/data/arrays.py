@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from flaxvision._memory import is_mapped
 from flaxvision._text import some, visible
 from flaxvision.data.balance import sorted_by_class
 from flaxvision.data.dataset import SPLITS, Dataset, Source, Split
 from flaxvision.data.examples import as_examples, as_labels, check_labels, numbered, read_as, spelt
+from flaxvision.data.space import Space
 from flaxvision.errors import UserError
 
 _SEED = 0  # of the order of examples that came sorted
@@ -63,14 +65,15 @@ def build(
     notes: Iterable[str] = (),
     mixed: bool = False,
     owned: bool = False,
+    space: Space | None = None,
     places: Mapping[str, str] | None = None,
     files: Mapping[str, np.ndarray] | None = None,
 ) -> Dataset:
     """`from_arrays` of examples and labels by split, with what is known of the source.
 
     The checksum is that of the arrays as given, unless one is given; `mixed` says that a loader has mixed them,
-    `owned` that nobody else holds the arrays, which may then be mixed in place, `places` what errors call each split,
-    `files` the file of each of its examples.
+    `owned` that nobody else holds the arrays, which may then be mixed in place, or in `space` where they are mapped,
+    `places` what errors call each split, `files` the file of each of its examples.
     """
     name = visible(name)
     images, labels, columns, said = {}, {}, set(), list(notes)
@@ -125,13 +128,31 @@ def build(
         note=note,
         counts=tuple((split, len(splits[split])) for split in SPLITS if split in splits),
     )
-    for split in pairs:
-        if not mixed and sorted_by_class(splits[split].labels):
-            order = np.random.default_rng(_SEED).permutation(len(splits[split]))
+    in_order = [split for split in pairs if not mixed and sorted_by_class(splits[split].labels)]
+    orders = {split: np.random.default_rng(_SEED).permutation(len(splits[split])) for split in in_order}
+    said += [f"{split}: examples sorted by class were mixed (seed {_SEED})" for split in orders]
+    if space is not None and any(is_mapped(splits[split].images) for split in orders):
+        splits = _mixed(splits, orders, space)
+    else:
+        for split, order in orders.items():
             (splits[split],) = splits[split].divide(order, in_place=owned)
-            said.append(f"{split}: examples sorted by class were mixed (seed {_SEED})")
     dataset = Dataset(name, splits["train"], splits["test"], names, source, splits.get("validation"))
     return dataset.noted(map(visible, said))
+
+
+def _mixed(splits: Mapping[str, Split], orders: Mapping[str, np.ndarray], space: Space) -> dict[str, Split]:
+    """Splits in other orders, some of them perhaps, as copies in a space: they may be more than the memory."""
+    found = {}
+    others = [split for split in splits if split != "train"]
+    for part, names in (("train", ["train"]), ("held_out", others)):
+        if orders.keys().isdisjoint(names):
+            found |= {split: splits[split] for split in names}
+            continue
+        copies = space.take(part, *((splits[split].images, orders.get(split)) for split in names))
+        for split, images in zip(names, copies, strict=True):
+            every = np.arange(len(splits[split]))
+            found[split] = splits[split].relabelled(images, orders.get(split, every))
+    return {split: found[split] for split in splits}
 
 
 def _nearly_alike(names: Iterable[str]) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from flaxvision._memory import empty
 from flaxvision._text import some
 from flaxvision.errors import UserError
 
@@ -118,7 +119,7 @@ def read_as(shape: tuple[int, ...]) -> Said:
 
 def _whole(x: np.ndarray, scale: int = 1, close: float = 0.0) -> np.ndarray | None:
     """Floats times `scale` as uint8, a part at a time; None where they are not as `close` to whole numbers."""
-    pixels = np.empty(x.shape, np.uint8)
+    pixels = empty(x.shape)
     step = max(1, _CHUNK // (8 * x[0].size))
     for start in range(0, len(x), step):
         scaled = x[start : start + step] * np.float64(scale)

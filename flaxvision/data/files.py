@@ -12,8 +12,8 @@ def state_of(paths: Iterable[Path]) -> str:
     """What is equal as long as nobody writes to files, or to those in folders.
 
     Their names, sizes and times, the time of change (`st_ctime`) among them, which copying tools do not set back; the
-    names of folders, empty ones and links too, and which folder each is. Links are followed; what is hidden does not
-    count, as no reader of data looks at it.
+    names of folders, empty ones and links too. No inodes, which FAT and FUSE number anew at each mount. Links are
+    followed; what is hidden does not count, as no reader of data looks at it.
     """
     digest = hashlib.sha256()
     for path in paths:
@@ -37,7 +37,7 @@ def _rows(path: bytes) -> Iterator[bytes]:
         except OSError:
             yield folder
             continue
-        yield b"%s\0%d\n" % (folder, status.st_ino)
+        yield b"%s\0\n" % folder
         with entries:
             if (status.st_dev, status.st_ino) in seen:  # a link to a folder around it, perhaps
                 continue
@@ -55,5 +55,5 @@ def _rows(path: bytes) -> Iterator[bytes]:
 
 
 def _row(path: bytes, status: os.stat_result) -> bytes:
-    numbers = status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
-    return b"%s\0%d %d %d %d\n" % (path, *numbers)
+    numbers = status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    return b"%s\0%d %d %d\n" % (path, *numbers)

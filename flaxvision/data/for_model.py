@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flaxvision.data.pixels import CHANNELS, FITS, Unreadable, Wanted, pillow, read_pixels
+from flaxvision.data.pixels import CHANNELS, FITS, THREADS, Unreadable, Wanted, pillow, read_pixels
 from flaxvision.errors import UserError, check_choice
 
 AT_A_TIME = 512  # files
@@ -48,7 +48,7 @@ def wanted_by(input_shape: tuple[int, ...], fit: str | None = None) -> Wanted:
 def read_images(paths: Sequence[str | Path], wanted: Wanted) -> Iterator[Images]:
     """Read files, some hundreds at a time, in their order."""
     width, height = wanted.size
-    with pillow(), ThreadPoolExecutor() as pool:
+    with pillow(), ThreadPoolExecutor(THREADS) as pool:
         for start in range(0, len(paths), AT_A_TIME):
             part = [str(path) for path in paths[start : start + AT_A_TIME]]
             images = np.zeros((len(part), height, width, CHANNELS[wanted.mode]), np.uint8)

@@ -21,14 +21,23 @@ from flaxvision.data.balance import first_few
 from flaxvision.data.dataset import SPLITS, Dataset
 from flaxvision.data.image_notes import by_name, by_size, conversions
 from flaxvision.data.listing import Listing, count, list_images, shown
-from flaxvision.data.pixels import CHANNELS, FITS, Header, Pixels, Unreadable, Wanted, pillow, read_header, read_pixels
+from flaxvision.data.pixels import (
+    CHANNELS,
+    FITS,
+    THREADS,
+    Header,
+    Pixels,
+    Unreadable,
+    Wanted,
+    pillow,
+    read_header,
+    read_pixels,
+)
 from flaxvision.data.space import Space
 from flaxvision.errors import UserError, check_choice
-from flaxvision.runtime import cores
 
 _SEED = 0  # of the order of the images, and of the test split where the folder has none
 _TEST_SHARE = 0.2
-_THREADS = min(8, len(cores()))
 _TURNS = 64  # in which a thread reads its share of the files
 
 
@@ -120,7 +129,7 @@ class _Reader:
         self.splits: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         self.kept: dict[str, np.ndarray] = {}  # of each split, the files of its examples
         self.shared: dict[Any, Any] = {}
-        with pillow(), ThreadPoolExecutor(_THREADS) as self.pool:
+        with pillow(), ThreadPoolExecutor(THREADS) as self.pool:
             while not self._read():  # then some are damaged, and others take their places
                 pass
 
@@ -171,7 +180,7 @@ class _Reader:
                 except Unreadable as error:
                     self.damaged[number] = str(error)
 
-        size = len(numbers) // (_THREADS * _TURNS) + 1
+        size = len(numbers) // (THREADS * _TURNS) + 1
         for _ in self.pool.map(attempt, (numbers[i : i + size] for i in range(0, len(numbers), size))):
             pass
 
@@ -241,7 +250,7 @@ class _Reader:
         return (
             f"{count(sizes.total(), 'image')} of {len(sizes):,} sizes, {by_size(sizes)}, and of "
             f"{count(len(modes), 'mode')}, {by_name(modes)}: --set size={size} (in Python size={size!r}) makes "
-            "all of the commonest size; add fit=crop, pad or stretch, and channels=1, 3 or 4"
+            "all of the commonest size; add --set fit=crop, pad or stretch, and --set channels=1, 3 or 4"
         )
 
     def _load(self, images: np.ndarray, numbers: np.ndarray) -> None:
@@ -287,7 +296,7 @@ class _Reader:
     def _and_damaged(self) -> str:
         if not self.damaged or self.conversion.skip_damaged:
             return ""
-        return f"; and {self._unreadable()}: mend or remove them, or add skip_damaged=true"
+        return f"; and {self._unreadable()}: mend or remove them, or add --set skip_damaged=true"
 
     def _unreadable(self) -> str:
         total = count(len(self.damaged.keys() | set(self._all_kept())), "file")

@@ -17,15 +17,16 @@ import os
 import shutil
 import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from flaxvision._locks import share, try_lock, unshared
 from flaxvision.data.dataset import Dataset, Split
-from flaxvision.data.space import BEGUN, MORE_ROOM, Place, Space, filled, like, reason
+from flaxvision.data.space import BEGUN, MORE_ROOM, VERSION, Place, Space, filled, like, reason
 from flaxvision.data.stored import about, rebuilt
 from flaxvision.errors import UserError
 from flaxvision.runtime import cores
@@ -36,6 +37,7 @@ _OWN = "checksum"  # of all else in it
 _BLOCK = 2**22  # bytes under one checksum
 _CHECKED = 2**30  # bytes of a file that are compared with their checksums at each start, spread over it
 _ABANDONED = 86_400.0  # seconds after which nobody is making a copy any more
+_STALE = 86_400.0  # likewise, of files that have changed: hosts whose data lie at one path take each other's for that
 _UNUSED = 90 * 86_400.0  # seconds after which a copy that nobody has used is deleted
 
 
@@ -49,19 +51,48 @@ def mapped(place: Place, make: Callable[[Space], Dataset], *, least: int = SMALL
         make: What reads the data set; it may put the examples into the space that it is given.
         least: Bytes of examples below which no copy is kept.
     """
-    notes: list[str] = []
-    damaged = None
-    if os.path.isdir(place.home):  # False, too, where one may not look
-        there = _number(place.home)
-        try:
-            return _read(place.home)
-        except MemoryError:
-            raise
-        except Exception as error:  # whatever json, zlib or NumPy raise for a damaged file
-            damaged = there
-            notes.append(f"the prepared copy was damaged ({reason(error)}) and made anew")
-    elif _stale(place):
-        notes.append("files have changed since they were prepared, and were prepared anew")
+    dataset, damaged, notes = _found(place)
+    if dataset is not None:
+        return dataset
+    with contextlib.nullcontext() if least else _one_at_a_time(place):
+        if _number(place.home) not in (None, damaged):  # others have made it meanwhile
+            dataset, damaged, more = _found(place)
+            if dataset is not None:
+                return told(dataset, notes)
+            notes = more
+        return _made(place, make, least, damaged, notes)
+
+
+def _found(place: Place) -> tuple[Dataset | None, int | None, list[str]]:
+    """The data set of the copy that is there, or the number of one that is damaged; and what is to be said."""
+    there = _number(place.home)
+    if there is None:  # or one may not look
+        changed = "files have changed since they were prepared, and were prepared anew"
+        return None, None, [changed] if _stale(place) else []
+    try:
+        return _read(place.home), None, []
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever json, zlib or NumPy raise for a damaged file
+        return None, there, [f"the prepared copy was damaged ({reason(error)}) and made anew"]
+
+
+@contextlib.contextmanager
+def _one_at_a_time(place: Place) -> Iterator[None]:
+    """Wait until no other process makes the same copy, where the file system has locks."""
+    lock = place.folder.parent / f"{BEGUN}{place.folder.name}-{place.home.name}.lock"
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(OSError):  # of a folder that cannot be written, where each process reads for itself
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            if try_lock(held, lock, math.inf):
+                held.callback(lock.unlink, missing_ok=True)
+        yield
+
+
+def _made(
+    place: Place, make: Callable[[Space], Dataset], least: int, damaged: int | None, notes: Sequence[str]
+) -> Dataset:
+    """The data set that `make` gives, mapped from its copy if one can be kept."""
     space = Space(place)
     try:
         dataset = make(space)
@@ -158,8 +189,11 @@ def _publish(made: Path, place: Place, damaged: int | None) -> None:
             raise
     unused = (path.parent for path in place.folder.parent.glob(f"*/*/{ABOUT}") if _age(path) > _UNUSED)
     abandoned = (path for path in place.folder.glob(f"{BEGUN}*") if _age(path) > _ABANDONED)
-    for folder in [*_stale(place), *unused, *abandoned]:
-        shutil.rmtree(folder, ignore_errors=True)
+    stale = (folder for folder in _stale(place) if _age(folder / ABOUT) > _STALE)
+    for folder in [*stale, *unused, *abandoned]:
+        # A network's file system takes from other hosts what they have mapped, and their processes end by a signal.
+        if unshared(folder / ABOUT):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _number(folder: Path) -> int | None:
@@ -173,7 +207,8 @@ def _stale(place: Place) -> list[Path]:
     """The copies of what a source was before its files changed."""
     with contextlib.suppress(OSError):  # of a folder that is not there yet, or somebody else's
         found = [path.parent for path in place.folder.glob(f"*/{ABOUT}")]
-        return [folder for folder in found if not folder.name.startswith(f"{place.state}-")]
+        others = [folder for folder in found if not folder.name.startswith(f"{place.state}-")]
+        return [folder for folder in others if f"-{VERSION}-" in folder.name]
     return []
 
 
@@ -200,6 +235,7 @@ def _read(home: Path) -> Dataset:
         splits[name] = Split(images, arrays["labels"][of_all], files)
         first[part] += length
         first["all"] += length
+    share(home / ABOUT)
     with contextlib.suppress(OSError):  # a copy of somebody else's
         os.utime(home / ABOUT)
     return rebuilt(found, splits)

@@ -7,7 +7,6 @@ import re
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -65,6 +64,7 @@ def read_npz(name: str, place: Path, space: Space | None = None) -> Dataset:
         note=note,
         notes=notes,
         owned=True,
+        space=space,
         places=places,
     )
 
@@ -98,12 +98,12 @@ def _read(path: Path, space: Space) -> tuple[_Pairs, list[str]]:
             pairs = {split: (_array(path, archive, x, space), np.asarray(archive[y])) for split, (x, y) in keys.items()}
             used = {key for pair in keys.values() for key in pair}
             unread = [key for key in archive if key not in used]
-    except UserError:
+    except (UserError, MemoryError):
         raise
     except Exception as error:  # NumPy, zipfile and zlib tell of damage in many ways
         raise UserError(f"{path} cannot be read as plain NumPy arrays without pickled objects ({error})") from error
     notes = [f"left out of {path.name}: {', '.join(unread)}"] if unread else []
-    return {split: (_points(x), y) for split, (x, y) in pairs.items()}, notes
+    return pairs, notes
 
 
 def _array(where: Path, archive: np.lib.npyio.NpzFile, name: str, space: Space) -> np.ndarray:
@@ -161,8 +161,3 @@ def _kind(words: list[str]) -> str:
     """Whether a name is that of examples ("x"), labels ("y") or neither, by the last word that tells more than data."""
     kinds = {word: "x" if word in _EXAMPLES else "y" for word in words if word in (*_EXAMPLES, *_LABELS)}
     return next((kinds[word] for word in reversed(kinds) if word != "data"), next(iter(kinds.values()), ""))
-
-
-def _points(samples: Any) -> Any:
-    """Whole numbers of two axes as points on a grid."""
-    return samples.astype(np.float32) if samples.dtype.kind in "iu" and samples.ndim == 2 else samples

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import hashlib
 import os
@@ -15,6 +16,11 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from flaxvision._text import visible
+from flaxvision.errors import UserError
+from flaxvision.runtime import cores
+
+THREADS = min(8, len(cores()))  # that read files at a time
 CHANNELS = {"L": 1, "RGB": 3, "RGBA": 4}  # Pillow's names of the modes that a data set may have
 FITS = ("crop", "pad", "stretch")
 NO_IMAGE = "file without an image"
@@ -29,6 +35,11 @@ _PLUGINS = {".heic": "pillow-heif", ".heif": "pillow-heif", ".hif": "pillow-heif
 _CAMERA = {".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".rw2", ".srw"}  # TIFF files of a thumbnail
 _LARGE = 2**24  # pixels
 _LARGE_ONES = threading.Lock()
+# What the system says of a file that stays as it is; other errors are of the moment, or of the disk.
+_OF_FILE = {
+    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG),
+    *(errno.EACCES, errno.EPERM, errno.EINVAL, errno.ENXIO, errno.ENODEV),
+}
 _ORIENTATION = 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -179,6 +190,13 @@ def _opened(path: str) -> Iterator[tuple[Any, Image.Image]]:
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise Unreadable(f"more than {Image.MAX_IMAGE_PIXELS:,} pixels") from error
+    except OSError as error:
+        if error.errno is not None and error.errno not in _OF_FILE:
+            raise UserError(
+                f"cannot read {visible(path)}: {os.strerror(error.errno).lower()}, which may be no fault of the file: "
+                "try again"
+            ) from error
+        raise Unreadable(_why(path, error)) from error
     except Exception as error:  # Pillow's readers raise almost anything for a damaged file
         raise Unreadable(_why(path, error)) from error
 
@@ -238,5 +256,17 @@ def _fit(image: Image.Image, wanted: Wanted) -> Image.Image:
     if wanted.fit == "crop":
         return ImageOps.fit(image, wanted.size, smooth)
     if wanted.fit == "pad":
-        return ImageOps.pad(image, wanted.size, smooth)
+        return _padded(image, wanted.size, smooth)
     return image.resize(wanted.size, smooth)
+
+
+def _padded(image: Image.Image, size: tuple[int, int], smooth: Image.Resampling) -> Image.Image:
+    """Pillow's `ImageOps.pad`, which leaves nothing of an image so narrow that it rounds to no pixel."""
+    width, height = size
+    if image.width * height >= image.height * width:
+        inner = width, max(1, round(image.height / image.width * width))
+    else:
+        inner = max(1, round(image.width / image.height * height)), height
+    whole = Image.new(image.mode, size)
+    whole.paste(image.resize(inner, smooth), (round((width - inner[0]) / 2), round((height - inner[1]) / 2)))
+    return whole

@@ -19,7 +19,7 @@ from flaxvision._limits import free_memory
 from flaxvision._memory import empty
 from flaxvision.errors import UserError
 
-VERSION = 2  # of what a copy is; another one makes all copies anew
+VERSION = 3  # of what a copy is; another one makes all copies anew
 BEGUN = ".preparing-"  # how a folder in the making is called
 MORE_ROOM = "set FLAXVISION_DATA_DIR or --data-dir to a folder with more room"
 _TURN = 2**22  # bytes that are copied at a time

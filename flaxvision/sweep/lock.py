@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import platform
 from collections.abc import Iterator
@@ -11,13 +10,13 @@ from pathlib import Path
 
 from flaxvision._files import write_atomically
 from flaxvision._interrupts import stop_if_asked
+from flaxvision._locks import try_lock
 from flaxvision._text import visible
 from flaxvision.errors import UserError
 from flaxvision.sweep.parts import Part, files_of_parts, of_part
 
 LOCK, HOLDER = ".lock", ".holder"
 UNKNOWN = "another process"  # where its holder is not told
-NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}  # of a file system, in the system's words
 TURN = 0.5  # seconds after which one that waits for others to open the directory looks who it is
 
 
@@ -82,27 +81,6 @@ def writable(directory: Path) -> Iterator[None]:
         raise UserError(
             f"cannot write {directory}: {error.strerror}; give a folder that you can write: --out DIR"
         ) from error
-
-
-def try_lock(held: contextlib.ExitStack, lock: Path, seconds: float = 0) -> bool | None:
-    """Hold a lock until `held` ends, if nobody else does for so long; None: the file system has no locks.
-
-    Raises:
-        OSError: If the lock's file cannot be opened.
-    """
-    import filelock
-
-    try:  # a marker in place of a lock would outlive its process
-        held.enter_context(filelock.FileLock(lock, timeout=seconds, fallback_to_soft=False))
-    except filelock.Timeout:
-        return False
-    except NotImplementedError:
-        return None
-    except OSError as error:
-        if error.errno in NO_LOCKS:
-            return None
-        raise
-    return True
 
 
 def _hold(held: contextlib.ExitStack, directory: Path, part: Part | None) -> bool:

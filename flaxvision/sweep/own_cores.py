@@ -8,8 +8,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from flaxvision._locks import try_lock
 from flaxvision.runtime import cores
-from flaxvision.sweep.lock import try_lock
 
 
 @contextlib.contextmanager

@@ -98,7 +98,8 @@ class Cohort:
         from flaxvision.models.files import packed
 
         final = scores_of(result.history.row(result.best_epoch))
-        weights = packed(result.model, {"trial": trial.as_json(), "final": final})
+        data = next(content for name, content in identity.items() if name.startswith("data "))
+        weights = packed(result.model, {"trial": trial.as_json(), "final": final, "data": data})
         history = packed_history(result.history.arrays)
         accuracy = result.history["test_top1"]
         scored = self.threshold is not None and bool(np.isfinite(accuracy).all())
