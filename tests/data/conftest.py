@@ -13,6 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+
+from tests.data.copies import RNG
 
 MNIST_FILES = (
     "train-images-idx3-ubyte",
@@ -84,3 +87,26 @@ def real_set(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[s
         return {"raw_dir": REAL_RAW_DIR, "data_dir": str(data_dir)}
 
     return folders
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """The folder of copies, empty."""
+    monkeypatch.setenv("FLAXVISION_DATA_DIR", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def pets(tmp_path):
+    """Images of two classes, no two alike, in training and validation, and some things that are said of them."""
+    for split, number in (("train", 30), ("val", 7)):
+        for label in "ab":
+            (tmp_path / "pets" / split / label).mkdir(parents=True)
+            for index in range(number):
+                pixels = RNG.integers(256, size=(6, 5, 3), dtype=np.uint8)
+                image = Image.fromarray(pixels).convert("L" if index == 3 else "RGB")
+                exif = Image.Exif()
+                exif[0x0112] = 3 if index == 4 else 1
+                image.save(tmp_path / "pets" / split / label / f"{index}.png", exif=exif)
+    (tmp_path / "pets" / "notes.txt").write_text("stray")
+    return tmp_path / "pets"

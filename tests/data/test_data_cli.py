@@ -109,6 +109,21 @@ def test_the_page_tells_neither_where_data_lie_nor_how_loading_went(here, capsys
     assert said not in page
 
 
+def test_what_to_type_is_what_this_command_takes(here, capsys):
+    for number in range(6):
+        folder = here / "pets" / "ab"[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (5 + number // 5, 4), (40 * number, 0, 0)).save(folder / f"{number}.png")
+    (here / "pets" / "a" / "x.png").write_bytes(b"")
+    assert main(["images:pets"]) == 2
+    said = capsys.readouterr().err
+    assert "add --fit crop, pad or stretch, and --channels 1, 3 or 4; and 1 of 7 files" in said
+    assert "mend or remove them, or add --skip-damaged" in said
+    assert main(["images:pets", "--size", "5x4", "--fit", "crop", "--channels", "1", "--skip-damaged"]) == 0
+    assert main(["images:pets", "--raw-dir", "."]) == 2
+    assert "--raw-dir is for published sets, and has no effect on images:pets" in capsys.readouterr().err
+
+
 def test_points_are_drawn(here, capsys):
     assert main(["two_clusters", "--limit", "100"]) == 0
     assert "points of 2 numbers" in capsys.readouterr().out

@@ -138,3 +138,8 @@ def test_unknown_names():
         data.load("two_clusters", examples=10)
     assert data.list_datasets()[0] == "glyphs"
     assert data.list_datasets()[-3:] == ("npz:FOLDER", "images:FOLDER", "tfds:NAME")
+
+
+def test_a_seed_of_no_draw_is_refused():
+    with pytest.raises(UserError, match="validation_seed is 7 but has no effect without validation: leave it out"):
+        data.load("two_clusters", validation_seed=7)

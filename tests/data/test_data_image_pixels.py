@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 
 from flaxvision import data
 from flaxvision.data import image_folder
+from flaxvision.data.pixels import Wanted, made_into
 from flaxvision.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -207,7 +208,8 @@ def test_one_message_counts_sizes_and_modes(tmp_path):
     images = [Image.new("RGB", size) for size in [(32, 32)] * 3 + [(33, 32), (64, 48)]] + [Image.new("L", (32, 32))]
     refuse(
         r"12 images of 3 sizes, 32 x 32 \(8\), 33 x 32 \(2\), 64 x 48 \(2\), and of 2 modes, RGB \(10\), L \(2\): "
-        r"--set size=32 \(in Python size=32\) makes all of the commonest size; add fit=crop, pad or stretch",
+        r"--set size=32 \(in Python size=32\) makes all of the commonest size; add --set fit=crop, pad or stretch, "
+        r"and --set channels=1, 3 or 4",
         *(tmp_path, *images),
     )
     found = data.load(f"images:{tmp_path}", size=32)
@@ -343,7 +345,7 @@ def test_one_message_tells_of_sizes_and_of_damage_behind_headers(tmp_path):
         (tmp_path / "a" / f"{index}.jpg").write_bytes(content)
     refuse(
         r"3 images of 2 sizes, 32 x 32 \(2\), 40 x 32 \(1\).*; and 2 of 4 files cannot be read as images, "
-        r"a/1.jpg \(truncated\), a/3.jpg \(empty\): mend or remove them, or add skip_damaged=true",
+        r"a/1.jpg \(truncated\), a/3.jpg \(empty\): mend or remove them, or add --set skip_damaged=true",
         tmp_path,
     )
 
@@ -380,3 +382,15 @@ def test_rubbish_is_an_error(tmp_path, format):
         path.write_bytes(changed[: RNG.integers(len(changed))] if number % 3 == 0 else changed)
     with contextlib.suppress(UserError):
         data.load(f"images:{tmp_path}", size=16)
+
+
+def test_a_strip_stays_an_image_with_margins():
+    """`ImageOps.pad` of Pillow 13 leaves nothing of it; of other images ours is the same."""
+    strip = made_into(Image.new("L", (1500, 20), 255), Wanted("L", (28, 28), "pad"))[..., 0]
+    assert strip.any(axis=1).sum() == 1
+    assert strip.max(axis=1)[13:15].tolist() in ([255, 0], [0, 255])
+    noise = np.random.default_rng(0)
+    for width, height in ((40, 30), (30, 41), (7, 90), (28, 28), (3, 2)):
+        image = Image.fromarray(noise.integers(256, size=(height, width, 3), dtype=np.uint8))
+        theirs = ImageOps.pad(image, (28, 20), Image.Resampling.BILINEAR)
+        np.testing.assert_array_equal(made_into(image, Wanted("RGB", (28, 20), "pad")), np.asarray(theirs))

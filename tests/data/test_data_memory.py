@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flaxvision import data
+from flaxvision import _memory, data
 from flaxvision._memory import reorder
+from flaxvision.errors import UserError
 
 SIDE = 96
 IMAGES = 200
@@ -123,3 +124,13 @@ def test_reorder(shape, dtype):
         found = reorder(given, order)
         np.testing.assert_array_equal(found, array[order])
         assert np.shares_memory(found, given) or not number
+
+
+def test_more_than_there_is_memory_for_is_one_line(monkeypatch):
+    """Linux would give it, and kill the process where it is filled."""
+    monkeypatch.setattr(_memory, "free_memory", lambda: 2.0**30)
+    _memory.empty((2**9, 2**10, 2**10))
+    with pytest.raises(
+        UserError, match=r"1\.5 GB of examples have no room in the 1\.0 GB of memory that are free: give"
+    ):
+        _memory.empty((3 * 2**9, 2**10, 2**10))

@@ -85,6 +85,17 @@ def test_npz(tmp_path):
     assert images.source.checksum != points.source.checksum
 
 
+def test_whole_numbers_in_archives_are_taken_as_in_arrays(tmp_path):
+    """Points on a grid, with a word; flattened images are refused."""
+    grid = {"samples": np.array([[1, 2], [300, 4], [5, 6]]), "annotations": [0, 1, 2]}
+    points = data.load(_npz(tmp_path, grid, grid))
+    assert points.train.images.tolist() == [[1, 2], [300, 4], [5, 6]]
+    assert "train: int64 points became float32" in points.source.notes
+    flat = {"samples": np.eye(64, dtype=np.uint8), "annotations": np.arange(64) % 3}
+    with pytest.raises(UserError, match=r"train.npz: examples are uint8 \(64, 64\): .* by x.reshape\(-1, 8, 8\)"):
+        data.load(_npz(tmp_path, flat, flat))
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

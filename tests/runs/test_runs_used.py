@@ -125,6 +125,35 @@ def test_its_own_data_score_what_is_on_record(author, received, monkeypatch, cap
     assert "note: no copy could be kept in \\x1b\n" in capsys.readouterr().err
 
 
+def test_a_test_split_that_may_hold_training_images_is_refused(author, received, monkeypatch, capsys):
+    """As where a folder has other images than then, and the test split was drawn among all of them."""
+    given = author.data
+    for split, status in (("train", 0), ("test", 2)):
+        changed = given.splits[split][:-1]
+        other = given.with_splits(**{split: changed})
+        monkeypatch.setattr("flaxvision.sweep.inputs.load_dataset", lambda *_, other=other: other)
+        assert main(["evaluate", str(received)]) == status
+    said = "made is not what it was when the network was trained on it, and its test split may hold examples of its"
+    assert said in capsys.readouterr().err
+    assert main(["evaluate", str(received), "--split", "train"]) == 0
+
+
+def test_of_a_folder_s_splits_the_one_farthest_from_training_counts(received, pictures, capsys):
+    for split in ("train", "val"):
+        shutil.copytree(pictures, pictures.parent / "splits" / split)
+    (pictures.parent / "splits" / "val" / "0" / "bad.png").write_bytes(b"")
+    assert main(["evaluate", str(received), "splits"]) == 3
+    out, err = capsys.readouterr()
+    assert "on splits, split validation: 60 examples" in out
+    assert re.search(r"not read: .*bad\.png \(empty\)", err)
+    assert main(["evaluate", str(received), "splits", "--raw-dir", "."]) == 2
+    assert "--raw-dir has no effect on a folder of images" in capsys.readouterr().err
+    for path in (pictures.parent / "splits" / "val").rglob("*.png"):
+        path.write_bytes(b"")
+    assert main(["evaluate", str(received), "splits"]) == 2
+    assert "splits: none of 61 files can be read as an image" in capsys.readouterr().err
+
+
 def test_networks_without_classes_and_of_points(author, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Image.new("L", (28, 28)).save("a.png")
