@@ -93,19 +93,9 @@ class Course:
     worth: np.ndarray  # the mean loss with fresh seeds; NaN of those that were not trained anew
 
     @property
-    def best(self) -> np.ndarray:
-        """The best so far."""
-        return np.fmin.accumulate(self.reached)
-
-    @property
     def found(self) -> float:
         """What the best one is worth."""
         return float(self.worth[np.nanargmin(self.reached)])
-
-    def until(self, level: float) -> float:
-        """Seconds until something as good was found; NaN if nothing was."""
-        there = np.flatnonzero(self.best <= level)
-        return float(self.seconds[there[0]]) if len(there) else math.nan
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -118,6 +108,7 @@ def main(arguments: list[str] | None = None) -> None:
     rows: list[tuple[str, ...]] = []
     reaches: list[bool] = []
     sooner: list[float] = []
+    as_good: list[bool] = []
     for task in TASKS[1:2] if options.quick else TASKS:
         study.uses(task.data(options))
         drawn = course(
@@ -128,30 +119,29 @@ def main(arguments: list[str] | None = None) -> None:
         found, spent = (float(np.mean(each)) for each in ([o.found for o in ours], [o.epochs.sum() for o in ours]))
         random = {times: random_search(times * spent / EPOCHS, drawn) for times in (1.0, TIMES)}
         reaches.append(found <= random[TIMES])
-        came = [mine.until(other.best[-1]) for mine, other in zip(ours, theirs, strict=True)]
-        times = [other.seconds[-1] / seconds for other, seconds in zip(theirs, came, strict=True)]
-        sooner.append(float(np.median(np.nan_to_num(times))))  # one that never got there: 0 times as fast
+        took, theirs_took = (float(np.median([one.seconds[-1] for one in some])) for some in (ours, theirs))
+        found_by_torch = float(np.mean([other.found for other in theirs]))
+        sooner.append(theirs_took / took)
+        as_good.append(found <= found_by_torch)
         row = study.row(
             f"{task.name}: validation loss of what was found",
             [one.found for one in ours],
             "",
             peer=[one.found for one in theirs],
         )
-        losses = [f"{each:.4f}" for each in (row.ours, random[1.0], random[TIMES], np.mean(row.peer))]
-        took = [
-            f"{np.median([one.seconds[-1] for one in theirs]):.0f}",
-            f"{np.median([seconds for seconds in came if math.isfinite(seconds)] or [math.nan]):.1f}",
-            f"{sooner[-1]:.1f}",
-            f"{np.isfinite(came).sum()}",
-        ]
-        rows.append((task.name, f"{spent:,.0f}", *losses, *took))
+        losses = [f"{each:.4f}" for each in (found, random[1.0], random[TIMES], found_by_torch)]
+        better = sum(mine.found <= other.found for mine, other in zip(ours, theirs, strict=True))
+        times = [f"{theirs_took:.1f}", f"{took:.1f}", f"{sooner[-1]:.1f}", f"{better} of {options.seeds}"]
+        rows.append((task.name, f"{spent:,.0f}", *losses, *times))
     header = ("task", "trial-epochs", "loss", "random search's", f"{TIMES:g} times as long", "Optuna and PyTorch's")
-    header += ("its seconds", "ours", "times sooner", "seeds that came there")
+    header += ("its seconds", "ours", "times sooner", "seeds as good")
     note = (
         f"Means over seeds: the epochs that all {halving['trials']} trials of TPE with halving trained; the loss, with "
         "fresh seeds, of what it found, of what random search finds in as many trial-epochs and in "
         f"{TIMES:g} times as many, and of what {torch} trials of Optuna's TPE find with plain PyTorch. Medians: the "
-        "seconds that these took, and those until ours had reached as much, with all that it compiled."
+        "seconds of whole searches, ours with all that they compile. The last column counts the seeds with which ours "
+        "found a setting worth as much as PyTorch's with that seed. On EMNIST none of the three finds anything: within "
+        "these ten epochs no setting leaves the loss of chance, ln 47 = 3.850."
     )
     study.table("Cost of a search", header, rows, note)
     study.claim(
@@ -161,8 +151,8 @@ def main(arguments: list[str] | None = None) -> None:
     )
     study.claim(
         f"and reaches what Optuna with plain PyTorch reaches trial by trial at least {TIMES:g} times sooner",
-        [each >= TIMES for each in sooner],
-        ", ".join(f"{each:.1f}" for each in sooner),
+        [each >= TIMES and good for each, good in zip(sooner, as_good, strict=True)],
+        "; ".join(f"{row[2]} against {row[5]}, {row[8]} times sooner" for row in rows),
     )
     print(study.write())
 

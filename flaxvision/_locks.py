@@ -49,7 +49,7 @@ def share(path: Path) -> None:
 
 
 def unshared(path: Path) -> bool:
-    """Whether nobody holds a file, as far as its file system tells."""
+    """Whether nobody holds a file, as far as its file system tells; nobody holds one that is not there."""
     if importlib.util.find_spec("fcntl") is None:
         return True
     import fcntl
@@ -58,5 +58,5 @@ def unshared(path: Path) -> bool:
         with open(path, "r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        return error.errno in NO_LOCKS
+        return error.errno in (*NO_LOCKS, errno.ENOENT)
     return True
