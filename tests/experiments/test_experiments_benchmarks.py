@@ -71,7 +71,7 @@ def test_contestants_may_get_ready_at_the_same_time(tmp_path, capfd):
         "a": (sleeper, {"log": log, "name": "a", "seconds": 0.02, "first": 0.5}),
         "b": (sleeper, {"log": log, "name": "b", "seconds": 0.02, "first": 0.5}),
     }
-    times = contest(entries, repeats=2, warm_up=0, patience=8)
+    times = contest(entries, repeats=2, warm_up=0, patience=25)  # of a busy machine
     assert list(times) == ["a", "b"]
     assert log.read_text()[2:] == "abab"
     assert [len(times[name].blocks) for name in "ab"] == [2, 2]
