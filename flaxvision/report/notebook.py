@@ -116,9 +116,7 @@ def sweep_html(result: SweepResult) -> str:
 
     tables, notes = [], cautions(result)
     for table in display_tables(result):
-        header = list(table.header)
-        header[0] += f" / {table.across}" if table.across else ""
-        tables.append(Rows(header, table.rows, table.labels, table.caption))
+        tables.append(Rows(table.header, table.rows, table.labels, table.caption))
         notes += table.notes
     draw = drawings(result)
     figures = {name: draw[name]() for name in ("accuracy", "loss")}
