@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -10,6 +11,7 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 
@@ -254,6 +256,46 @@ def test_runs_are_compared(author, received, tmp_path):
         fv.runs.compare([received, received])
     with pytest.raises(UserError, match="no trial of own has 'val_top1': give one of train_loss"):
         fv.runs.compare([received, other], metric="val_top1")
+
+
+@pytest.mark.parametrize("metric", ["seconds", "best_epoch", "train_balanced", "val_top3", "top1"])
+def test_what_is_no_column_judges_no_cells(received, tmp_path, capsys, metric):
+    other = shutil.copytree(received, tmp_path / "other")
+    assert main(["compare", "own", str(other), "--metric", metric]) == 2
+    assert f"unknown metric '{metric}'" in capsys.readouterr().err
+    run = fv.runs.open(received)
+    by_top3 = dataclasses.replace(
+        run,
+        spec=dataclasses.replace(run.spec, objective="val_top3"),
+        result=dataclasses.replace(run.result, objective="val_top3"),
+    )
+    found = fv.runs.compare([by_top3, other])
+    assert (found.result.objective, found.notes) == ("test_top1", ("own: its winner was chosen by val_top3.",))
+
+
+def test_other_code_versions_and_thresholds_are_differences(received, tmp_path):
+    other = shutil.copytree(received, tmp_path / "other")
+    for record in (changed := records(other)):
+        record["identity"]["code door_net.py:small"] = {"small": "1a"}
+        record["identity"]["around"]["jax"] = "0.0.\x1b1"
+    written(other, changed)
+    found = fv.runs.compare([received, other])
+    differences = {each.key: each.values for each in found.differences}
+    assert differences.keys() == {"code door_net.py:small", "jax"}
+    assert differences["jax"] == (jax.__version__, "0.0.\x1b1")
+    assert len(set(differences["code door_net.py:small"])) == 2
+    assert f"| jax | {jax.__version__} | 0.0.\\\\x1b1 |" in found.markdown()
+
+    runs = []
+    for threshold, devices in ((0.01, "trials"), (0.001, "batch")):
+        run, given = fv.runs.open(received), {"convergence_threshold": threshold}
+        spec, result = dataclasses.replace(run.spec, devices=devices, **given), dataclasses.replace(run.result, **given)
+        runs.append(dataclasses.replace(run, directory=tmp_path / devices, spec=spec, result=result))
+    found = fv.runs.compare(runs)
+    differences = {each.key: each.values for each in found.differences}
+    assert differences == {"convergence_threshold": ("0.01", "0.001"), "devices": ("trials", "batch")}
+    assert "onverged at" not in found.markdown()  # by neither threshold
+    assert "Converged at" in fv.runs.compare([runs[0], dataclasses.replace(runs[0], directory=received)]).markdown()
 
 
 def test_frames_need_pandas(received, monkeypatch):
