@@ -186,7 +186,9 @@ def _dataset(options: argparse.Namespace, notes: dict[str, Any]) -> Dataset:
     from flaxvision.sweep.files import DataFolders, GivenData
     from flaxvision.sweep.inputs import load_dataset
 
-    settings = {"dataset": options.dataset} if options.dataset else notes.get("trial", {})
+    settings = notes.get("trial", {})
+    if options.dataset:  # of a winner the same examples at another place, taken as they were
+        settings = {**(settings if options.verb == "winner" else {}), "dataset": options.dataset}
     if "dataset" not in settings:
         raise UserError(f"{options.source} does not say its data set: give --dataset NAME")
     given = GivenData.stored(Path(options.source))

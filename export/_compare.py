@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import itertools
 import json
 import tempfile
 import time
@@ -18,8 +19,10 @@ from export._onnx import fed, to_onnx
 from export._precision import calibration_of
 from flaxvision._files import write_atomically
 from flaxvision._onnxruntime import onnxruntime
-from flaxvision._text import data_name
+from flaxvision._text import data_name, visible
 from flaxvision.data import Dataset
+from flaxvision.data.examples import check_labels
+from flaxvision.errors import UserError
 from flaxvision.layers import Chain
 from flaxvision.models import save_model
 from flaxvision.models._ending import ending_of, with_ending
@@ -119,11 +122,13 @@ def compare(
             training images.
 
     Raises:
-        UserError: If a layer cannot be exported or the images do not fit the model.
+        UserError: If a layer cannot be exported, or the images or their classes are not those of the model.
     """
     images, labels = dataset.test.images, dataset.test.labels
     as_model_takes(model, images)
     loss = loss_of(model.output_shape)
+    if loss != "squared_error":
+        _check_classes(model, dataset)
     middle = 0.5 if ending_of(model) == "sigmoid" else 0.0  # where one class takes over from the other
 
     with tempfile.TemporaryDirectory() as folder:
@@ -158,6 +163,18 @@ def compare(
         top = np.sort(best, axis=1)
         ties = int((top[:, -1] - top[:, -2] < NEAR_TIE).sum())
     return ParityTable(model.kind, data_name(dataset.name), len(labels), ties, tuple(rows))
+
+
+def _check_classes(model: Chain, dataset: Dataset) -> None:
+    """Raise `UserError` for labels that are none of the model's classes, or are numbers of other ones."""
+    check_labels(f"{model.kind} on {dataset.name}", dataset.test.labels, max(model.output_shape[0], 2))
+    both = itertools.zip_longest(map(visible, dataset.classes), map(visible, model.classes))
+    for number, (theirs, ours) in enumerate(both):
+        if model.classes and theirs != ours:
+            raise UserError(
+                f"class {number} of {dataset.name} is {theirs!r}, and of {model.kind} {ours!r}: give a data set of "
+                "the same classes, in the same order"
+            )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

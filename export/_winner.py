@@ -22,6 +22,7 @@ from flaxvision._interrupts import stop_if_asked
 from flaxvision._text import data_name
 from flaxvision.data import Dataset
 from flaxvision.errors import UserError
+from flaxvision.identity import checksum_of_split
 from flaxvision.layers import Chain
 from flaxvision.models.files import load_noted
 from flaxvision.sweep import SweepResult, config_hash
@@ -54,11 +55,12 @@ def export_winner(
         The comparison; None if it failed.
 
     Raises:
-        UserError: If there are no weights of a winner, a layer cannot be exported, or the winner does not score what is
-            on record.
+        UserError: If there are no weights of the winner, the data set is another one, a layer cannot be exported, or
+            the winner does not score what is on record.
     """
     folder = (result.directory / WINNER).parent
     model, notes = load_noted(result.directory / WINNER)
+    _check_notes(notes, result, dataset)
     images, classes = len(model.input_shape) == 3, loss_of(model.output_shape) != "squared_error"
     metadata = about(notes)
 
@@ -87,6 +89,22 @@ def export_winner(
     card = Card(result, dataset, model, notes.get("trial", {}), parity, files)
     attempt("README.md", lambda: write_atomically(folder / "README.md", card.markdown()))
     return parity
+
+
+def _check_notes(notes: Mapping[str, Any], result: SweepResult, dataset: Dataset) -> None:
+    """Raise `UserError` unless the weights are those of the result's winner, and the data set that of its training."""
+    winner = result.winner.id if result.winner else "none"
+    if config_hash(notes.get("trial", {})) != winner:  # as a resume leaves it that was interrupted
+        raise UserError(
+            f"the weights in {WINNER} are not those of the winner of what is there now ({winner}): flaxvision resume "
+            f"{result.directory} ends the table and puts these there"
+        )
+    test = checksum_of_split(dataset.test)
+    if notes.get("data", {}).get("test", test) != test:
+        raise UserError(
+            f"{dataset.name} is not the data set that the winner was trained on, or no longer what it was: its test "
+            "split is another one; give that one, --dataset NAME, with --raw-dir or --data-dir where it lies elsewhere"
+        )
 
 
 def _compared(model: Chain, notes: Mapping[str, Any], dataset: Dataset, folder: Path) -> ParityTable:

@@ -8,7 +8,7 @@ from pathlib import Path
 from flaxvision.cli.parser import Call, Parser
 from flaxvision.cli.text import print_table
 
-DESCRIPTION = "Lay the tables of several runs side by side, with the settings that differ."
+DESCRIPTION = "Lay the tables of several runs side by side, with the settings, code and versions that differ."
 EXAMPLES = """\
 {program} runs/first runs/second
 {program} runs/first runs/second --metric test_loss --latex > table.tex"""

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import sys
 from pathlib import Path
 
-from flaxvision._text import visible
 from flaxvision.cli.parser import Call, Parser, positive
 from flaxvision.errors import UserError
 
@@ -34,6 +32,5 @@ def run(options: argparse.Namespace, call: Call) -> int:
         raise UserError("play needs Gradio: pip install 'flaxvision[play]'")
     from flaxvision.play import serve
 
-    print(visible(f"http://{options.host}:{options.port} shows {options.run}; Ctrl-C ends it"), file=sys.stderr)
     serve(options.run, host=options.host, port=options.port)
     return 0

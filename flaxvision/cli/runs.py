@@ -108,11 +108,12 @@ def _show(directory: Path, *, trials: bool) -> int:
 def _remove(directories: list[Path], *, sure: bool) -> int:
     from flaxvision.runs import open as open_run
     from flaxvision.sweep.lock import HOLDER, filled_by
+    from flaxvision.sweep.records import TRIALS
 
-    runs = [open_run(directory) for directory in directories]
+    runs = [open_run(directory) for directory in {each.absolute(): each for each in directories}.values()]
     for each in runs:
         folder = each.directory
-        if not (folder / "trials").is_dir():  # a folder of one's own in which a spec.toml lies
+        if not any((folder / name).exists() for name in ("trials", TRIALS)):  # one of one's own, with a spec.toml
             raise UserError(f"{folder} has a spec.toml but was not written by a sweep: remove it yourself")
         if each.state == "running":
             raise UserError(

@@ -7,6 +7,7 @@ import functools
 import io
 import os
 import socket
+import sys
 import types
 from collections.abc import Awaitable, Callable
 from html import escape
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from flaxvision._text import visible
 from flaxvision.errors import UserError
 from flaxvision.play._views import Viewer, tiles
 
@@ -117,16 +119,22 @@ def serve(run: str | Path, *, host: str = "127.0.0.1", port: int = 7860) -> None
     """
     if not 0 < port < 2**16:
         raise UserError(f"port {port} is not allowed: give one from 1 to {2**16 - 1}, --port N")
+    of_ipv6 = ":" in host
+    address = f"{f'[{host}]' if of_ipv6 else host}:{port}"
     try:
-        listener = socket.create_server((host, port))
-    except OSError as error:
-        why = os.strerror(error.errno) if error.errno else str(error)
-        raise UserError(f"cannot listen on {host}:{port} ({why}): give another port, --port N") from error
+        listener = socket.create_server((host, port), family=socket.AF_INET6 if of_ipv6 else socket.AF_INET)
+    except (OSError, UnicodeError) as error:  # the latter for a name that is none
+        why = str(getattr(error, "strerror", None) or error).partition(" (while")[0]  # which names the address again
+        raise UserError(
+            f"cannot listen on {address} ({why}): give another port, --port N, or another address, --host H"
+        ) from error
     with listener:
-        _serve(run, listener)
+        page = app(run)
+        print(visible(f"http://{address} shows {run}; Ctrl-C ends it"), file=sys.stderr, flush=True)
+        _serve(page, listener)
 
 
-def _serve(run: str | Path, listener: socket.socket) -> None:
+def _serve(page: gradio.Blocks, listener: socket.socket) -> None:
     gr = _gradio()
     import uvicorn
     from fastapi import FastAPI
@@ -140,7 +148,7 @@ def _serve(run: str | Path, listener: socket.socket) -> None:
         return response
 
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
-    gr.mount_gradio_app(server, app(run), path="/", theme=theme, ssr_mode=False, footer_links=[])
+    gr.mount_gradio_app(server, page, path="/", theme=theme, ssr_mode=False, footer_links=[])
     uvicorn.Server(uvicorn.Config(server, log_level="warning")).run(sockets=[listener])
 
 

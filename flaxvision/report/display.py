@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from flaxvision.errors import unknown
 from flaxvision.report import formats
@@ -66,7 +66,10 @@ class Table:
     @property
     def header(self) -> tuple[str, ...]:
         """The headings."""
-        return tuple(column.heading for column in self.columns)
+        headings = [column.heading for column in self.columns]
+        if self.across:
+            headings[0] += f" / {self.across}"
+        return tuple(headings)
 
     @property
     def rows(self) -> tuple[tuple[Entry, ...], ...]:
@@ -117,6 +120,26 @@ def display_tables(result: SweepResult, choice: Choice | None = None) -> tuple[T
     return (_two_way_table(result, found, choice), rows) if len(result.keys) == 2 and not choice.columns else (rows,)
 
 
+def fitting(
+    tables: Iterable[Table], limit: float, width: Callable[[Table], float]
+) -> Iterator[tuple[Table, list[str]]]:
+    """The tables as they have room, and what has none.
+
+    A two-way table that is too wide has its keys swapped, or stays out, as one with a row a cell follows it.
+    """
+    left_out: list[str] = []
+    for table in tables:
+        if table.across and width(table) > limit:
+            name = f"the table of {table.columns[0].key} by {table.across}"
+            table = min(table, _swapped(table), key=width)
+            if width(table) > limit:
+                left_out.append(name)
+                continue
+        table, columns = narrow(table, limit, width)
+        yield table, [*left_out, *columns]
+        left_out = []
+
+
 def narrow(table: Table, limit: float, width: Callable[[Table], float]) -> tuple[Table, list[str]]:
     """The table without the columns that make it wider than `limit`, and their names.
 
@@ -148,6 +171,15 @@ def _two_way_table(result: SweepResult, found: Differences, choice: Choice) -> T
     caption = f"{formats.metric_name(metric)}, {_spread(result)}".capitalize()
     notes = (*best_notes(result, metric), *tied_notes(found), *marked_notes(result))
     return Table(caption, (_label(down, rows), *values), 1, across, notes)
+
+
+def _swapped(table: Table) -> Table:
+    """A two-way table with its rows as columns."""
+    labels, *columns = table.columns
+    rows = zip(*(column.entries for column in columns), strict=True)
+    turned = [Column(columns[0].key, label.text, row) for label, row in zip(labels.entries, rows, strict=True)]
+    head = _label(table.across, (column.heading for column in columns))
+    return dataclasses.replace(table, columns=(head, *turned), across=labels.key)
 
 
 def _row_table(result: SweepResult, found: Differences, choice: Choice) -> Table:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flaxvision._text import data_name, visible
+from flaxvision.errors import UserError
 from flaxvision.report import formats
 from flaxvision.report.style import COLUMN, DASHED, OKABE_ITO, encode, figure_style, new_panels
 from flaxvision.training.metrics import METRICS, SPLITS, metric_of
@@ -116,13 +117,15 @@ def sweep_html(result: SweepResult) -> str:
 
     tables, notes = [], cautions(result)
     for table in display_tables(result):
-        header = list(table.header)
-        header[0] += f" / {table.across}" if table.across else ""
-        tables.append(Rows(header, table.rows, table.labels, table.caption))
+        tables.append(Rows(table.header, table.rows, table.labels, table.caption))
         notes += table.notes
     draw = drawings(result)
-    figures = {name: draw[name]() for name in ("accuracy", "loss")}
-    pictures = [_figure(figure, f"{name} over epochs") for name, figure in figures.items() if figure is not None]
+    pictures: list[Picture] = []
+    try:
+        figures = {name: draw[name]() for name in ("accuracy", "loss")}
+        pictures = [_figure(figure, f"{name} over epochs") for name, figure in figures.items() if figure is not None]
+    except UserError as error:  # a history that is gone costs no more than the curves
+        notes.append(f"No curves: {error}")
     page = result.directory / "report.html"
     notes.append(f"More on the page {page}" if page.exists() else f"The run: {result.directory}")
     notes += map(str, result.problems)

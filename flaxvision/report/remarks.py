@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any
 
 from flaxvision._text import data_name
+from flaxvision.errors import UserError
 from flaxvision.report import formats
 from flaxvision.sweep._differences import LEVEL, MOST, Differences
 from flaxvision.sweep.results import Cell, Outcome, SweepResult
@@ -162,21 +163,33 @@ def cautions(result: SweepResult) -> list[str]:
 def _epoch_by(outcome: Outcome) -> str:
     """The metric that chose a trial's epoch; "" for the last one, and for a trial that has none."""
     config = outcome.config
-    if not outcome.history or (config.get("select") != "best" and not config.get("early_stopping")):
+    if not outcome.final or (config.get("select") != "best" and not config.get("early_stopping")):
         return ""
-    return config.get("select_on") or ("val_loss" if "val_loss" in outcome.history else "test_loss")
+    return config.get("select_on") or ("val_loss" if "val_loss" in outcome.final else "test_loss")
 
 
 def equal_cells(result: SweepResult) -> list[list[Cell]]:
     """Groups of cells whose trials are equal in every number, although their settings differ."""
-    groups: dict[tuple, list[Cell]] = {}
-    for cell in result.cells:
-        if cell.outcomes and all(outcome.status == "ok" for outcome in cell.outcomes):
-            groups.setdefault((cell.stage, *map(_numbers, cell.outcomes)), []).append(cell)
+    sound = [cell for cell in result.cells if cell.outcomes and cell.sound == cell.n]
+    alike = _groups(sound, lambda cell: (cell.stage, *map(_scores, cell.outcomes)))  # histories lie in files
+    return [group for cells in alike for group in _groups(cells, lambda cell: tuple(map(_losses, cell.outcomes)))]
+
+
+def _groups(cells: Iterable[Cell], key: Callable[[Cell], Hashable]) -> list[list[Cell]]:
+    """The cells whose key others have, too."""
+    groups: dict[Hashable, list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(key(cell), []).append(cell)
     return [group for group in groups.values() if len(group) > 1]
 
 
-def _numbers(outcome: Outcome) -> tuple:
-    """All that a trial scored, as a key."""
-    arrays = (outcome.history.get(name) for name in ("train_loss", "test_loss"))
-    return outcome.seed, outcome.parameters, *(None if rows is None else rows.tobytes() for rows in arrays)
+def _scores(outcome: Outcome) -> Hashable:
+    return outcome.seed, outcome.parameters, outcome.best_epoch, tuple(sorted(outcome.final.items()))
+
+
+def _losses(outcome: Outcome) -> Hashable:
+    try:
+        arrays = [outcome.history.get(name) for name in ("train_loss", "test_loss")]
+    except UserError:  # it is gone, and not known to be equal to any other
+        return object()
+    return tuple(None if rows is None else rows.tobytes() for rows in arrays)

@@ -11,7 +11,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from flaxvision.errors import unknown
-from flaxvision.report.display import Choice, Column, Entry, Table, display_tables, narrow
+from flaxvision.report.display import Choice, Column, Entry, Table, display_tables, fitting
 from flaxvision.report.formats import TIED
 from flaxvision.report.remarks import cautions, data_used
 from flaxvision.sweep._differences import Difference, differences
@@ -90,8 +90,6 @@ def results_markdown(result: SweepResult) -> str:
 
 def _markdown_table(table: Table) -> str:
     header = [markdown_text(name) for name in table.header]
-    if table.across:
-        header[0] += f" / {markdown_text(table.across)}"
     rows = [[_markdown_entry(entry) for entry in row] for row in table.rows]
     notes = "\n".join(f"- {markdown_text(note)}" for note in table.notes)
     return f"{markdown_text(table.caption)}\n\n{markdown_table(header, rows, table.labels)}\n\n{notes}\n"
@@ -153,25 +151,22 @@ def results_latex(
     >>> results_latex(result, columns=["test_top1", "difference"], digits={"test_top1": 1},
     ...               names={"learning_rate": r"$\\eta$"})  # doctest: +SKIP
     """
-    first, *others = display_tables(result, Choice(tuple(columns), digits or {}))
-    tables = [dataclasses.replace(first, notes=(*first.notes, *cautions(result))), *others]
+    tables = display_tables(result, Choice(tuple(columns), digits or {}))
     for name in names or {}:
         known = [column.key for table in tables for column in table.columns] + list(result.keys)
         if name not in known:
             raise unknown("column", name, dict.fromkeys(known))
+    (first, left_out), *others = fitting(tables, WIDTH, lambda table: _points(table, _SIZES[r"\scriptsize"]))
+    fitted = [(dataclasses.replace(first, notes=(*first.notes, *cautions(result))), left_out), *others]
+    label = f"tab:{re.sub(r'[^A-Za-z0-9-]+', '-', result.name)}"
+    cells = label if len(tables) == 1 else f"{label}-cells"
     return "% needs \\usepackage{booktabs}\n" + "\n".join(
-        _latex_table(
-            result.title,
-            table,
-            f"tab:{re.sub(r'[^A-Za-z0-9-]+', '-', result.name)}{'-cells' if i else ''}",
-            names or {},
-        )
-        for i, table in enumerate(tables)
+        _latex_table(result.title, table, left_out, label if table.across else cells, names or {})
+        for table, left_out in fitted
     )
 
 
-def _latex_table(title: str, table: Table, label: str, names: Mapping[str, str]) -> str:
-    table, left_out = narrow(table, WIDTH, lambda table: _points(table, _SIZES[r"\scriptsize"]))
+def _latex_table(title: str, table: Table, left_out: Sequence[str], label: str, names: Mapping[str, str]) -> str:
     columns = len(table.columns)
     size = next((name for name, points in _SIZES.items() if _points(table, points) <= WIDTH), r"\scriptsize")
     across = names.get(table.across, latex_text(table.across))
@@ -236,8 +231,7 @@ class TerminalTables:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         from rich.text import Text
 
-        for table in self.tables:
-            shown, left_out = narrow(table, options.max_width, _width)
+        for shown, left_out in fitting(self.tables, options.max_width, _width):
             room = [f"No room for {', '.join(left_out)}: see results.md."] if left_out else []
             yield _rich_table(f"{self.title}. {shown.caption}", shown, [*shown.notes, *room])
         yield from map(Text, self.cautions)
@@ -251,7 +245,8 @@ def terminal_table(result: SweepResult) -> TerminalTables:
 def _width(table: Table) -> int:
     from rich.cells import cell_len  # a Chinese sign takes two places
 
-    return sum(max(map(cell_len, column.texts)) + _GAP for column in table.columns)
+    columns = zip(table.header, table.columns, strict=True)
+    return sum(max(map(cell_len, (heading, *column.texts))) + _GAP for heading, column in columns)
 
 
 def _rich_table(title: str, table: Table, notes: Sequence[str]) -> RichTable:
@@ -269,8 +264,7 @@ def _rich_table(title: str, table: Table, notes: Sequence[str]) -> RichTable:
         show_edge=False,
     )
     for i, name in enumerate(table.header):
-        heading = f"{name} / {table.across}" if table.across and i == 0 else name
-        shown.add_column(Text(heading), justify="left" if i < table.labels else "right", overflow="fold")
+        shown.add_column(Text(name), justify="left" if i < table.labels else "right", overflow="fold")
     for row in table.rows:
         shown.add_row(*(_rich_entry(entry, column) for entry, column in zip(row, table.columns, strict=True)))
     return shown

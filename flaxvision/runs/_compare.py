@@ -7,7 +7,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from flaxvision.errors import UserError
+from flaxvision._describe import digest
+from flaxvision._text import visible
+from flaxvision.errors import UserError, check_choice
+from flaxvision.identity import AROUND
+from flaxvision.report.formats import shown_metric
 from flaxvision.report.tables import Section, markdown_table, markdown_text, results_latex, results_markdown
 from flaxvision.runs._open import COMPLETE, Run
 from flaxvision.runs._open import open as open_run
@@ -22,10 +26,10 @@ RUN, VARIES = "run", "varies"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SettingDifference:
-    """A setting that is not the same in all runs."""
+    """A setting that is not the same in all runs, or something else that their trials rest on."""
 
     key: str
-    values: tuple[str, ...]  # as typed, one a run; "varies" in a grid, "searched: …" in the space of a search
+    values: tuple[str, ...]  # one a run: as typed, "varies" in a grid, "searched: …" of a search; of code a checksum
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -40,7 +44,7 @@ class Comparison:
     @property
     def section(self) -> Section:
         """What the runs differ in, as a table of text."""
-        rows = tuple((each.key, *each.values) for each in self.differences)
+        rows = tuple(tuple(map(visible, (each.key, *each.values))) for each in self.differences)
         return Section("What the runs differ in", ("setting", *self.names), rows, self.notes)
 
     def markdown(self) -> str:
@@ -69,10 +73,10 @@ def compare(runs: Iterable[Run | str | Path], *, metric: str | None = None) -> C
 
     Args:
         runs: Two runs or more, or their directories.
-        metric: By which cells are judged, such as "test_top1"; None for the objective of the first run.
+        metric: By which cells are judged, such as "test_top1"; None: as the first run's own are.
 
     Returns:
-        One table of all cells, the settings that differ, and what makes the numbers hard to compare.
+        One table of all cells, the settings, code and versions that differ, and what makes numbers hard to compare.
 
     Raises:
         UserError: For fewer than two runs, a folder that is none, or a metric that no trial of one of them has.
@@ -84,12 +88,15 @@ def compare(runs: Iterable[Run | str | Path], *, metric: str | None = None) -> C
     named = {run.name if alone[run.name] == 1 else str(run.directory): run for run in found}
     if len(named) < len(found):
         raise UserError("a run is given twice: give each once")
-    chosen = metric or found[0].spec.objective
+    if metric is not None:
+        check_choice("metric", metric, TABLE_METRICS)
+    chosen = metric or shown_metric(found[0].result)
     for name, run in named.items():
         if not any(cell.values(chosen) for cell in run.table):
             there = [each for each in TABLE_METRICS if any(cell.values(each) for cell in run.table)]
             raise UserError(f"no trial of {name} has {chosen!r}: give one of {', '.join(there) or '(none)'}")
-    return Comparison(tuple(named), _together(named, chosen), _differences(found), tuple(_notes(named, chosen)))
+    differences = (*_differences(found), *_of_surroundings(found))
+    return Comparison(tuple(named), _together(named, chosen), differences, tuple(_notes(named, chosen)))
 
 
 def _together(runs: Mapping[str, Run], metric: str) -> SweepResult:
@@ -102,6 +109,7 @@ def _together(runs: Mapping[str, Run], metric: str) -> SweepResult:
         for cell in run.table
         if cell.stage == "sweep"
     )
+    thresholds = {run.result.convergence_threshold for run in runs.values()}
     return dataclasses.replace(
         first,
         name="-".join(runs),
@@ -113,6 +121,7 @@ def _together(runs: Mapping[str, Run], metric: str) -> SweepResult:
         winner=winner_of(cells, metric),
         provenance={},
         problems=(),
+        convergence_threshold=first.convergence_threshold if len(thresholds) == 1 else None,
     )
 
 
@@ -130,9 +139,30 @@ def _differences(runs: Sequence[Run]) -> tuple[SettingDifference, ...]:
     return tuple(found)
 
 
+def _of_surroundings(runs: Sequence[Run]) -> tuple[SettingDifference, ...]:
+    """What differs of that on which trials rest beside settings and examples."""
+    held = [_surroundings(run) for run in runs]
+    return tuple(
+        SettingDifference(key, tuple(each.get(key, "–") for each in held))
+        for key in dict.fromkeys(key for each in held for key in each)
+        if len({each[key] for each in held if key in each}) > 1
+    )
+
+
+def _surroundings(run: Run) -> dict[str, str]:
+    """Code of one's own, starting weights, JAX's switches, versions, the processor."""
+    known = {**run.identity, **run.identity.get(AROUND, {})}
+    return {
+        key: digest(value) if isinstance(value, dict) else _default(value) or "–"
+        for key, value in known.items()
+        if key != AROUND and not key.startswith("data ")
+    }
+
+
 def _given(spec: Spec) -> dict[str, str]:
     """The settings that a spec gives; of a search what it may choose, and how it goes."""
     given = {key: as_typed(value) for key, value in spec.base.items()} | dict.fromkeys(sorted(spec.varied), VARIES)
+    given |= {key: _default(getattr(spec, key)) for key in ("convergence_threshold", "devices")}
     if spec.search is None:
         return given
     rules = {"sampler": spec.search.sampler, **search_table(spec.search)}

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flaxvision.errors import UserError, unknown
+from flaxvision.identity import Identity
 from flaxvision.sweep import store
 from flaxvision.sweep.about import About, read_about
 from flaxvision.sweep.files import RunFiles
@@ -43,6 +44,7 @@ class Run:
     state: str  # "running", "complete" or "ended early"
     ended: datetime.datetime  # when its newest trial ended, or else it began
     notes: tuple[str, ...] = ()  # what is damaged in it
+    identity: Identity = dataclasses.field(default_factory=dict)  # what its trials rest on, by content
 
     def __repr__(self) -> str:
         trials = f"{len(self.trials)} of {self.expected} trials"
@@ -101,19 +103,31 @@ class Run:
         """The network of a trial, with the weights that it ended with.
 
         Args:
-            trial: Its id, or the beginning of it; None for the winner.
+            trial: Its id, or the beginning of it; None for the winner, of what there is so far.
 
         Raises:
-            UserError: If there is no such trial, or no winner.
+            UserError: If there is no such trial, several begin so, or it failed; or if there is no winner.
         """
         from flaxvision.models import load_model
 
-        if trial is None:
+        if trial is None and self.state == COMPLETE:
             return load_model(self.directory)
-        found = [each.id for each in self.trials if each.id.startswith(trial) and each.status != "failed"]
-        if len(found) != 1:
-            raise unknown("trial", trial, (each.id for each in self.trials))
-        return load_model(RunFiles(self.directory).weights(found[0]))
+        found = self.winner if trial is None else self._trial(trial)
+        if found is None:
+            raise UserError(f"{self.directory} has no winner: none of its trials is sound so far")
+        return load_model(RunFiles(self.directory).weights(found.id))
+
+    def _trial(self, beginning: str) -> Outcome:
+        ended = [each for each in self.trials if each.status != "failed"]
+        found = [each for each in ended if each.id.startswith(beginning)]
+        if len(found) == 1:
+            return found[0]
+        ids = ", ".join(each.id for each in found or ended) or "(none)"
+        if found:
+            raise UserError(f"trial {beginning!r} matches {len(found)} trials of this run: give one of {ids}")
+        if failed := next((each for each in self.trials if each.id.startswith(beginning)), None):
+            raise UserError(f"trial {failed.id} failed and left no weights ({failed.message}): give one of {ids}")
+        raise unknown("trial", beginning, (each.id for each in ended))
 
     def to_frame(self) -> pd.DataFrame:
         """The table as a pandas data frame, see `SweepResult.to_frame`."""
@@ -149,20 +163,21 @@ def open(directory: str | Path) -> Run:
     except UserError as error:
         notes.append(str(error))
     outcomes: dict[str, Outcome] = {}
+    identity: Identity = {}
     for record in log.records:
         try:
             outcomes[record["id"]] = store.outcome_of(record, files, lazily=True)
+            identity |= record.get("identity", {})
         except UserError as error:
             notes.append(f"trial {record['id']} is passed over: {error}")
     search = search_of_run(spec, directory)
     planned = expand(spec) if search is None else finalists(spec, search)
-    there = [trial for trial in planned if trial.id in outcomes]
+    there: list[Trial | Outcome] = [trial for trial in planned if trial.id in outcomes]
     cells = cells_of(spec, there, outcomes)
     if spec.final is not None and (
         best := best_cell(cells, spec.objective)
     ):  # an earlier winner may have had some, too
-        finals = [Trial.of_record(record) for record in log.records if record.get("stage") == "final"]
-        finals = [trial for trial in finals if trial.id in outcomes and dict(trial.cell) == best.where]
+        finals = [each for each in outcomes.values() if each.stage == "final" and dict(each.cell) == best.where]
         there += finals
         cells += cells_of(spec, finals, outcomes)
     over = spec.search is None or search is None or not next_batch(spec.search, search.trials)
@@ -182,7 +197,7 @@ def open(directory: str | Path) -> Run:
         search=search,
     )
     state = RUNNING if _is_running(directory) else COMPLETE if whole else ENDED
-    return Run(directory, spec, result, expected, state, _ended(directory, about, whole), tuple(notes))
+    return Run(directory, spec, result, expected, state, _ended(directory, about, whole), tuple(notes), identity)
 
 
 def _classes(files: RunFiles, outcomes: Mapping[str, Outcome]) -> tuple[str, ...]:

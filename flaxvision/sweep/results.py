@@ -259,7 +259,7 @@ class SweepResult:
         return epochs_frame(self)
 
 
-def cells_of(spec: Spec, trials: Sequence[Trial], outcomes: dict[str, Outcome]) -> tuple[Cell, ...]:
+def cells_of(spec: Spec, trials: Sequence[Trial | Outcome], outcomes: dict[str, Outcome]) -> tuple[Cell, ...]:
     """The cells of finished trials in the order of `trials`, with the verdicts on published numbers."""
     groups: dict[tuple[str, tuple[tuple[str, str], ...]], list[Outcome]] = {}
     for trial in trials:

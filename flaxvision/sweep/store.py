@@ -186,7 +186,7 @@ def outcome_of(record: Record, files: RunFiles, *, lazily: bool = False) -> Outc
         if any(scored.get(name, np.nan) != value for name, value in record["final"].items() if value is not None):
             raise ValueError("it has other numbers than the record")
     except Exception as error:  # NumPy, zipfile and zlib tell of damage in many ways
-        raise UserError(f"cannot read {path} ({error}): --resume trains that trial again") from error
+        raise _unread(path, error, files) from error
     return Outcome(**about, **numbers, history=history)
 
 
@@ -235,7 +235,11 @@ def _weights_of(record: Record, files: RunFiles) -> bytes:
         with safe_open(path, "numpy"):  # which checks the header against the size
             return content
     except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(f"cannot read {path} ({error}): --resume trains that trial again") from error
+        raise _unread(path, error, files) from error
+
+
+def _unread(path: Path, error: Exception, files: RunFiles) -> UserError:
+    return UserError(f"cannot read {path} ({error}): flaxvision resume {files.directory} trains that trial again")
 
 
 def _check_sum(record: Record, what: str, content: bytes) -> None:

@@ -61,6 +61,24 @@ def test_a_wrong_file_does_not_pass(trained, tmp_path):
     assert table.rows[1].agreeing < 130
 
 
+def test_images_of_other_classes_are_not_compared(trained):
+    model, data = trained
+    images, labels = data.test.images, data.test.labels
+    for other, said in (
+        (
+            {"test": fv.data.Split(images, labels + 1)},
+            r"mnist_net on made: label 4 at index \d+ is outside the 4 classes",
+        ),
+        (
+            {"classes": ("0", "1", "3", "2")},
+            "class 2 of made is '3', and of mnist_net '2': give a data set of the same",
+        ),
+        ({"classes": ("0", "1", "2", "3", "4")}, "class 4 of made is '4', and of mnist_net None"),
+    ):
+        with pytest.raises(fv.UserError, match=said):
+            export.compare(model, dataclasses.replace(data, **other))
+
+
 @pytest.mark.parametrize(
     ("name", "recipe", "steps"),
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from PIL import Image
 from safetensors.numpy import load_file
 
 import export
@@ -176,6 +178,43 @@ def test_it_is_made_again_on_the_command_line(run, monkeypatch, capsys):
         name: before[name] for name in before.keys() - timed
     }
     assert after.keys() == before.keys()
+
+
+def test_what_an_interrupted_resume_leaves_is_not_exported(run, tmp_path, capsys):
+    """The folder has the weights of the winner of before; by then another trial wins."""
+    copy = Path(shutil.copytree(run.directory, tmp_path / "run"))
+    lines = (copy / "trials.jsonl").read_text().splitlines(keepends=True)
+    (copy / "trials.jsonl").write_text("".join(line for line in lines if run.winner.id not in line))
+    (copy / "winner" / "README.md").unlink()
+    assert main(["winner", str(copy)]) == 2
+    said = capsys.readouterr().err
+    assert f"not those of the winner of what is there now ({fv.runs.open(copy).winner.id}): flaxvision resume" in said
+    assert not (copy / "winner" / "README.md").exists()
+
+
+def test_other_data_than_those_of_the_training_are_refused(run, tmp_path):
+    copy = Path(shutil.copytree(run.directory, tmp_path / "run"))
+    before = (copy / "winner" / "README.md").read_bytes()
+    data = GivenData.stored(copy).load()
+    other = dataclasses.replace(data, test=fv.data.Split(255 - data.test.images, data.test.labels))
+    with pytest.raises(fv.UserError, match="shades is not the data set that the winner was trained on"):
+        export.export_winner(dataclasses.replace(run, directory=copy), other)
+    assert (copy / "winner" / "README.md").read_bytes() == before
+
+
+def test_a_folder_that_was_moved_is_read_as_it_was(tmp_path, monkeypatch, capsys):
+    without_peers(monkeypatch)
+    random = np.random.default_rng(0)
+    for number in range(20):
+        path = tmp_path / "pets" / ("cat", "dog")[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (9, 9, 3), np.uint8)).save(path)
+    spec = {"name": "moved", "model": "linear", "dataset": f"images:{tmp_path / 'pets'}", "data": {"size": 6}}
+    spec["recipe"] = {"epochs": 1, "batch_size": 4}
+    fv.sweep.run(spec, tmp_path / "run", executor="loop", export=False, report=False)
+    (tmp_path / "pets").rename(tmp_path / "animals")
+    assert main(["winner", str(tmp_path / "run"), "--dataset", f"images:{tmp_path / 'animals'}"]) == 0
+    assert "linear trained on images:animals" in (tmp_path / "run" / "winner" / "README.md").read_text()
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ import flaxvision as fv
 from flaxvision.cli.main import main
 from flaxvision.errors import UserError
 from flaxvision.layers import Preprocess
-from flaxvision.play import Viewer, serve, tiles
+from flaxvision.play import Viewer, _app, serve, tiles
 
 pytestmark = pytest.mark.quick
 
@@ -137,6 +137,50 @@ def test_a_port_that_is_taken(tmp_path):
             serve(tmp_path, port=port)
     with pytest.raises(UserError, match="port 99999 is not allowed"):
         serve(tmp_path, port=99999)
+
+
+@pytest.mark.parametrize(
+    ("host", "error", "address", "why"),
+    [
+        ("typo", OSError(-2, "Name or service not known (while attempting to bind on address ('typo', 7860))"),
+         "typo:7860", "Name or service not known"),
+        ("fe80::1", OSError(99, "Cannot assign requested address (while …)"), "[fe80::1]:7860",
+         "Cannot assign requested address"),
+        ("a..b", UnicodeError("label empty or too long"), "a..b:7860", "label empty or too long"),
+    ],
+)  # fmt: skip
+def test_an_address_that_is_none(monkeypatch, host, error, address, why):
+    def refuse(*_, **__):
+        raise error
+
+    monkeypatch.setattr(socket, "create_server", refuse)
+    with pytest.raises(UserError) as caught:
+        serve("runs/demo", host=host)
+    advice = "give another port, --port N, or another address, --host H"
+    assert str(caught.value) == f"cannot listen on {address} ({why}): {advice}"
+
+
+def test_the_address_is_said_once_there_is_a_page(monkeypatch, capsys):
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6) as free:
+            port = free.getsockname()[1]
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    served = []
+
+    def page_of(run):
+        if run == "typo":
+            raise UserError("no weights file typo")
+        return f"page of {run}"
+
+    monkeypatch.setattr(_app, "app", page_of)
+    monkeypatch.setattr(_app, "_serve", lambda page, listener: served.append((page, listener.getsockname()[:2])))
+    with pytest.raises(UserError, match="no weights file typo"):
+        serve("typo", host="::1", port=port)
+    assert capsys.readouterr().err == ""
+    serve("runs/demo", host="::1", port=port)
+    assert capsys.readouterr().err == f"http://[::1]:{port} shows runs/demo; Ctrl-C ends it\n"
+    assert served == [("page of runs/demo", ("::1", port))]
 
 
 def as_url(image):

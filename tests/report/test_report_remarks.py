@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import report_examples as examples
 from rich.console import Console
 
+from flaxvision.errors import UserError
 from flaxvision.report import report_html, results_csv, results_latex, results_markdown, terminal_table
 from flaxvision.report.remarks import cautions, data_used, equal_cells
 from flaxvision.report.tables import latex_text
@@ -126,6 +128,48 @@ def test_equal_rows_are_said_to_be_equal():
     assert note in report_html(result, files={})
     assert note in results_markdown(result)
     assert not equal_cells(examples.learning_rates(HERE))  # nor trials that diverged alike
+
+
+class Gone(Mapping):
+    """A history whose file is gone."""
+
+    def __getitem__(self, name):
+        raise UserError("cannot read it")
+
+    def __iter__(self):
+        raise UserError("cannot read it")
+
+    def __len__(self):
+        raise UserError("cannot read it")
+
+
+def without_histories(result):
+    cells = tuple(
+        dataclasses.replace(c, outcomes=tuple(dataclasses.replace(o, history=Gone()) for o in c.outcomes))
+        for c in result.cells
+    )
+    return dataclasses.replace(result, cells=cells)
+
+
+def test_tables_need_no_histories():
+    result = examples.learning_rates(HERE)
+    assert results_markdown(without_histories(result)) == results_markdown(result)
+    for example in (examples.single, examples.holdout):
+        chosen = with_config(example(HERE), select="best")
+        assert cautions(without_histories(chosen)) == cautions(chosen)
+
+
+def test_what_cannot_be_read_is_not_known_to_be_equal():
+    histories = [examples.history(np.random.default_rng(0), 3, 0.4, 0.1, 10) for _ in "abc"]
+    histories[1]["test_loss"][0] += 1  # an epoch that no record has
+    cells = [
+        examples.cell({"conv": name}, [examples.outcome({"conv": name}, 0, rows)])
+        for name, rows in zip("abc", histories, strict=True)
+    ]
+    assert [
+        [cell.where["conv"] for cell in group] for group in equal_cells(examples.result(HERE, cells, ["conv"]))
+    ] == [["a", "c"]]
+    assert equal_cells(without_histories(examples.result(HERE, cells, ["conv"]))) == []
 
 
 def imbalanced(balanced: float):

@@ -236,6 +236,39 @@ def test_latex_two_way():
     assert r"\label{tab:grid-cells}" in text
 
 
+def test_a_two_way_table_that_is_too_wide_is_turned():
+    result = examples.grid(HERE, rows=2, columns=8)
+    two_way = results_latex(result).partition(r"\end{table}")[0]
+    assert "no room" not in two_way
+    assert r" & \multicolumn{2}{c}{learning\_rate} \\" in two_way
+    assert r"width & 0.1 & 0.01 \\" in two_way
+    console = Console(width=70, record=True, file=io.StringIO())
+    console.print(terminal_table(result))
+    shown = console.export_text().partition("Bold")[0]
+    assert "width / learning_rate" in shown
+    for cell in result.cells[1:]:  # the seeds of the first diverged
+        values = [o.history["test_top1"][-1] for o in cell.outcomes]
+        text = f"{100 * np.mean(values):.2f} ± {100 * np.std(values, ddof=1):.2f}"
+        column = 1 + ["0.1", "0.01"].index(cell.where["learning_rate"])
+        assert text in shown
+        (row,) = [line for line in two_way.splitlines() if line.startswith(f"{cell.where['width']} & ")]
+        assert text.replace("±", r"$\pm$") in row.split(" & ")[column]
+
+
+def test_one_that_is_too_wide_either_way_is_left_out_and_said_to_be():
+    result = examples.grid(HERE, rows=7, columns=7)
+    text = results_latex(result)
+    assert text.count(r"\begin{table}") == 1
+    assert r"\multicolumn" not in text
+    assert "% no room for the table of learning_rate by width" in text
+    assert r"\label{tab:grid-cells}" in text
+    assert "is chosen on the test set" in text
+    console = Console(width=90, record=True, file=io.StringIO())
+    console.print(terminal_table(result))
+    assert "No room for the table of learning_rate by width" in " ".join(console.export_text().split())
+    assert len(markdown_tables(results_markdown(result))) == 2
+
+
 def test_latex_of_chosen_columns():
     result = examples.learning_rates(HERE)
     text = results_latex(

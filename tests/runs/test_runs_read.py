@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -10,6 +11,7 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 
@@ -17,7 +19,8 @@ import flaxvision as fv
 from flaxvision.cli.main import main
 from flaxvision.errors import UserError
 from flaxvision.runs._compare import _differences
-from flaxvision.sweep import parse_spec
+from flaxvision.sweep import config_hash, parse_spec
+from flaxvision.sweep.records import line_of
 
 pytestmark = pytest.mark.quick
 
@@ -108,6 +111,58 @@ def test_models_load_without_the_code(author, received):
         UserError, match=r"own has no winner/flaxvision.safetensors: give a run that has ended with a winner"
     ):
         fv.load_model(received)
+
+
+def written(directory, changed):
+    (directory / "trials.jsonl").write_text("".join(map(line_of, changed)))
+
+
+def test_an_interrupted_resume_leaves_another_winner_s_folder(author, received):
+    images, before = author.data.test.images, author.result.winner.id
+    written(received, [record for record in records(received) if record["id"] != before])
+    run = fv.runs.open(received)
+    assert (run.state, run.winner.id == before) == ("ended early", False)
+    scores = fv.predict(run.load_model(), images)
+    np.testing.assert_array_equal(
+        scores, fv.predict(fv.load_model(received / f"trials/{run.winner.id}.safetensors"), images)
+    )
+    assert (scores != fv.predict(fv.load_model(received), images)).any()
+    written(received, [])
+    with pytest.raises(UserError, match="own has no winner: none of its trials is sound so far"):
+        fv.runs.open(received).load_model()
+
+
+def test_a_trial_by_the_beginning_of_its_id(received):
+    first, *others = records(received)
+    kept = {key: first[key] for key in ("id", "stage", "cell", "seed", "config")}
+    written(received, [{**kept, "status": "failed", "message": "no memory"}, *others])
+    run = fv.runs.open(received)
+    ids = ", ".join(trial.id for trial in run.trials if trial.id != first["id"])
+    for beginning, said in (
+        (first["id"], f"trial {first['id']} failed and left no weights (no memory): give one of {ids}"),
+        ("", f"trial '' matches 3 trials of this run: give one of {ids}"),
+        ("xyz", f"unknown trial 'xyz': Allowed: {ids}"),
+    ):
+        with pytest.raises(UserError) as caught:
+            run.load_model(beginning)
+        assert str(caught.value) == said
+
+
+def test_records_of_a_final_stage_that_lack_something(received):
+    with open(received / "spec.toml", "a") as spec:
+        spec.write("\n[final]\nseeds = 1\n")
+    best = fv.runs.open(received).winner
+    lines = [
+        {"id": "ab", "stage": "final"},
+        {"id": config_hash({}), "stage": "final", "cell": dict(best.cell), "seed": 0, "config": {}}
+        | {"status": "failed", "message": "no memory"},
+    ]
+    with open(received / "trials.jsonl", "a") as file:
+        file.writelines(json.dumps(line) + "\n" for line in lines)  # as an earlier version wrote them: no checksums
+    (run,) = fv.runs.list_runs(".")
+    assert any(note.startswith("trial ab is passed over: its record has no right") for note in run.notes)
+    assert [(cell.stage, cell.failed) for cell in run.table] == [("sweep", 0), ("sweep", 0), ("final", 1)]
+    assert run.winner.id == best.id
 
 
 def test_a_run_that_ended_early(received):
@@ -201,6 +256,46 @@ def test_runs_are_compared(author, received, tmp_path):
         fv.runs.compare([received, received])
     with pytest.raises(UserError, match="no trial of own has 'val_top1': give one of train_loss"):
         fv.runs.compare([received, other], metric="val_top1")
+
+
+@pytest.mark.parametrize("metric", ["seconds", "best_epoch", "train_balanced", "val_top3", "top1"])
+def test_what_is_no_column_judges_no_cells(received, tmp_path, capsys, metric):
+    other = shutil.copytree(received, tmp_path / "other")
+    assert main(["compare", "own", str(other), "--metric", metric]) == 2
+    assert f"unknown metric '{metric}'" in capsys.readouterr().err
+    run = fv.runs.open(received)
+    by_top3 = dataclasses.replace(
+        run,
+        spec=dataclasses.replace(run.spec, objective="val_top3"),
+        result=dataclasses.replace(run.result, objective="val_top3"),
+    )
+    found = fv.runs.compare([by_top3, other])
+    assert (found.result.objective, found.notes) == ("test_top1", ("own: its winner was chosen by val_top3.",))
+
+
+def test_other_code_versions_and_thresholds_are_differences(received, tmp_path):
+    other = shutil.copytree(received, tmp_path / "other")
+    for record in (changed := records(other)):
+        record["identity"]["code door_net.py:small"] = {"small": "1a"}
+        record["identity"]["around"]["jax"] = "0.0.\x1b1"
+    written(other, changed)
+    found = fv.runs.compare([received, other])
+    differences = {each.key: each.values for each in found.differences}
+    assert differences.keys() == {"code door_net.py:small", "jax"}
+    assert differences["jax"] == (jax.__version__, "0.0.\x1b1")
+    assert len(set(differences["code door_net.py:small"])) == 2
+    assert f"| jax | {jax.__version__} | 0.0.\\\\x1b1 |" in found.markdown()
+
+    runs = []
+    for threshold, devices in ((0.01, "trials"), (0.001, "batch")):
+        run, given = fv.runs.open(received), {"convergence_threshold": threshold}
+        spec, result = dataclasses.replace(run.spec, devices=devices, **given), dataclasses.replace(run.result, **given)
+        runs.append(dataclasses.replace(run, directory=tmp_path / devices, spec=spec, result=result))
+    found = fv.runs.compare(runs)
+    differences = {each.key: each.values for each in found.differences}
+    assert differences == {"convergence_threshold": ("0.01", "0.001"), "devices": ("trials", "batch")}
+    assert "onverged at" not in found.markdown()  # by neither threshold
+    assert "Converged at" in fv.runs.compare([runs[0], dataclasses.replace(runs[0], directory=received)]).markdown()
 
 
 def test_frames_need_pandas(received, monkeypatch):

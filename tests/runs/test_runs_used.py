@@ -192,6 +192,28 @@ def test_runs_are_listed_shown_and_removed(author, received, capsys, monkeypatch
     assert author.result.directory.exists()
 
 
+def test_a_run_without_some_of_its_files(author, received, capsys):
+    """Of two copies one lacks a history, and then all that is large; the table needs neither."""
+    shutil.copytree("own", "whole")
+    shown = {}
+    (received / "trials" / f"{author.result.winner.id}.npz").unlink()
+    for name in ("whole", "own"):
+        assert main(["runs", "show", name, "--trials"]) == 0
+        shown[name] = capsys.readouterr().out.partition("\n\n")[2]
+    assert shown["own"] == shown["whole"]
+    assert f"winner: trial {author.result.winner.id}" in shown["own"]
+    assert main(["compare", "own", "whole"]) == 0
+    page = fv.runs.open("own")._repr_html_()
+    assert f"No curves: cannot read own/trials/{author.result.winner.id}.npz" in page
+    assert "flaxvision resume own trains that trial again" in page
+    assert "No curves" not in fv.runs.open("whole")._repr_html_()
+    shutil.rmtree(received / "trials")
+    capsys.readouterr()
+    assert main(["runs", "rm", "own", str(received.absolute()), "own", "--yes"]) == 0
+    assert capsys.readouterr().out.count("removed") == 1
+    assert not received.exists()
+
+
 def test_a_running_run_is_not_removed(received, capsys):
     (received / ".holder").write_text("process 1 on mars\n")
     assert main(["runs", "rm", "own", "--yes"]) == 2
