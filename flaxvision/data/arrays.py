@@ -142,7 +142,7 @@ def build(
 
 def _mixed(splits: Mapping[str, Split], orders: Mapping[str, np.ndarray], space: Space) -> dict[str, Split]:
     """Splits in other orders, some of them perhaps, as copies in a space: they may be more than the memory."""
-    found = {}
+    found: dict[str, Split] = {}
     others = [split for split in splits if split != "train"]
     for part, names in (("train", ["train"]), ("held_out", others)):
         if orders.keys().isdisjoint(names):
