@@ -65,7 +65,7 @@ def from_keras(source: str | Path | keras.Model) -> Network:
                 reason = " ".join(str(error).split())[:200]
                 raise UserError(f"Keras model {twin.name!r} cannot be run ({reason}): build it anew") from error
 
-    check_same(f"Keras model {twin.name!r}", network, reader.ending, theirs, examples(network))
+    check_same(f"Keras model {twin.name!r}", network, reader, theirs, examples(network))
     if reader.said:
         _LOG.warning("Keras model %r: %s", twin.name, "; ".join(reader.said))
     return network

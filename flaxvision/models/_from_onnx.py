@@ -109,7 +109,7 @@ def _foreign(path: Path, proto: onnx.ModelProto, input_shape: tuple[int, ...] | 
     from flaxvision.models.onnx_reader.patterns import joined
     from flaxvision.models.onnx_reader.read import LAYOUTS, layout_of, read
     from flaxvision.models.onnx_reader.runtime import run
-    from flaxvision.models.reading.compare import TOLERANCE, check_same, examples
+    from flaxvision.models.reading.compare import check_same, examples
 
     if layout is not None:
         check_choice("layout", layout, LAYOUTS)
@@ -130,9 +130,8 @@ def _foreign(path: Path, proto: onnx.ModelProto, input_shape: tuple[int, ...] | 
 
     count = graph.shape[0] or 3
     reader.check_memory(count)
-    tolerance = 100 * TOLERANCE if graph.element in HALVES else TOLERANCE
     inputs = examples(network, count, whole=graph.element == BYTES)
-    check_same(str(path), network, reader.ending, theirs, inputs, tolerance)
+    check_same(str(path), network, reader, theirs, inputs)
     if reader.said:
         _LOG.warning("%s: %s", path.name, "; ".join(reader.said))
     return network

@@ -77,7 +77,7 @@ class At:
 
     def part(self, suffix: str) -> Operation:
         """The operation as that of a part of it."""
-        return dataclasses.replace(self.call, wished_name=f"{self.call.wished_name}_{suffix}", ends=False)
+        return dataclasses.replace(self.call, wished_name=f"{self.call.wished_name}_{suffix}")
 
 
 Handler = Callable[[At], Held]

@@ -17,6 +17,7 @@ from flaxvision.models.reading.graph import Held
 PLAIN = {
     "Relu": "relu",
     "Tanh": "tanh",
+    "Sigmoid": "sigmoid",
     "Softplus": "softplus",
     "HardSwish": "hardswish",
     "Mish": "mish",
@@ -31,11 +32,6 @@ def _plain(name: str) -> Handler:
 
 for operator, ours in PLAIN.items():
     reads(operator)(_plain(ours))
-
-
-@reads("Sigmoid")
-def _sigmoid(at: At) -> Held:
-    return arithmetic.sigmoid(at.reader, at.call, at.held(), at.call.ends)
 
 
 @reads("LeakyRelu")
@@ -111,7 +107,7 @@ def _softmax(at: At) -> Held:
     if many and axis != len(held.shape) - 1:
         at.call.refuse(f"{at.call.words} over several axes", "one over the last axis would do")
     name = "softmax" if at.node.op == "Softmax" else "log_softmax"
-    return arithmetic.over_axis(at.reader, at.call, held, name, axis, at.call.ends)
+    return arithmetic.over_axis(at.reader, at.call, held, name, axis)
 
 
 @reads("Dropout")

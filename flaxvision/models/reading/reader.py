@@ -11,10 +11,11 @@ import numpy as np
 from flax import nnx
 
 from flaxvision.errors import UserError
-from flaxvision.layers import Flatten, Network, Preprocess
+from flaxvision.layers import Dropout, Flatten, Network, Preprocess
 from flaxvision.layers.kinds import Shape
 from flaxvision.models.files import assign, variables
 from flaxvision.models.reading.axes import Axes, Layout, atoms_of
+from flaxvision.models.reading.compare import TOLERANCE
 from flaxvision.models.reading.graph import MOST_NUMBERS, Call, Growth, Held, Numbers, Value
 
 VOCABULARY = (
@@ -31,7 +32,6 @@ class Operation:
     words: str  # "a Dense"
     wished_name: str
     owns_name: bool = True
-    ends: bool = False  # whether its value is the model's output
 
     def refuse(self, what: str, instead: str) -> NoReturn:
         """Raise that `what` cannot be read here."""
@@ -56,11 +56,14 @@ class Reader(Growth):
         input_shape: Of one example, (H, W, C) or (D,).
     """
 
+    passing = (*Growth.passing, Dropout)
+
     def __init__(self, kind: str, input_shape: Shape):
         super().__init__(kind, input_shape, ())
         self.numbers: dict[str, np.ndarray] = {}  # by "layer.variable", as ours lie
         self.preprocess = Preprocess()
         self.said: list[str] = []
+        self.tolerance = TOLERANCE  # within which outputs are compared, of the largest
         self.shared: set[str | None] = set()  # values that more than one operation takes; None is the input
         self._layer_of: dict[Hashable, str] = {}
 
@@ -122,11 +125,6 @@ class Reader(Growth):
         """As `Growth.featured`; a flattened map stays as it lies."""
         return self.flat(call, held) if len(held.shape) == 1 else super().featured(call, held, axis)
 
-    def ended(self, held: Held, name: str) -> Held:
-        """As `Growth.ended`, and said."""
-        self.say(f"the {name} at the end is left out: outputs are scores, predict gives probabilities")
-        return super().ended(held, name)
-
     def absorbed(self, held: Held, scale: Numbers, shift: Numbers) -> bool:
         """Whether the value is the network's input, taken here alone, and its preprocessing now does this, too."""
         if held.value.name is not None or None in self.shared:
@@ -146,9 +144,11 @@ class Reader(Growth):
         Raises:
             UserError: If it is the input as it came.
         """
-        if output.value.name is None:
-            call.refuse("a model without layers", "give one that computes something")
         self.end_at(output)
+        if not self.nodes:
+            call.refuse("a model without layers", "give one that computes something")
+        if self.ending:
+            self.say(f"the {self.ending} at the end is left out: outputs are scores, predict gives probabilities")
         network = Network(self.layers.items(), input_shape=self.input_shape, kind=self.kind, nodes=self.nodes)
         numbers = {each: value for each, value in self.numbers.items() if each.rpartition(".")[0] in self.layers}
         assign(network, variables(network) | numbers, self.kind, keep_types=True)
