@@ -34,7 +34,8 @@ def from_onnx(path: str | Path, *, input_shape: tuple[int, ...] | None = None, l
     A file that another program wrote is read operator by operator: PyTorch's, Keras's, or such as tf2onnx makes, with
     their Transposes. What scales the input becomes `model.preprocess`; a softmax at the end, or a sigmoid of one
     output, is left out, since `predict` applies it; both are said on standard error. Then the model's outputs are
-    compared with those of onnxruntime on random examples. A weight keeps its type, but half precision becomes float32.
+    compared with those of onnxruntime on random examples, as in `from_keras`. A weight keeps its type, but half
+    precision becomes float32.
 
     Args:
         path: The file, of operator set 9 to 24, with one input and one output.

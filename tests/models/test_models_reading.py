@@ -1,8 +1,9 @@
-"""What ONNX files and Keras models are alike read for: how they end."""
+"""What ONNX files and Keras models are alike read for: how they end, and half precision."""
 
 import jax
 import numpy as np
 import pytest
+from onnx import TensorProto
 
 import flaxvision as fv
 from tests.conftest import slow
@@ -143,3 +144,39 @@ def test_what_makes_probabilities_in_keras_is_left_out(case, keras, caplog):
     wanted = np.concatenate([1 - wanted, wanted], axis=1) if "sigmoid" in case else wanted
     np.testing.assert_allclose(fv.predict(fv.models.from_keras(twin), images), wanted, atol=1e-5)
     assert "at the end is left out" in caplog.text
+
+
+# Half precision.
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", slow("float16")])
+def test_a_keras_model_of_mixed_precision(dtype, keras, caplog):
+    def make(policy):
+        L = keras.layers
+        x = entry = keras.Input((8, 8, 3))
+        x = L.BatchNormalization(dtype=policy)(L.Conv2D(8, 3, activation="relu", dtype=policy)(x))
+        return keras.Model(entry, L.Dense(3, dtype="float32")(L.Flatten(dtype=policy)(x)))
+
+    half, whole = make(f"mixed_{dtype}"), make("float32")
+    whole.set_weights(half.get_weights())
+    network = fv.models.from_keras(half)
+    images = np.random.default_rng(0).normal(0, 1, (4, 8, 8, 3)).astype(np.float32)
+    np.testing.assert_allclose(network(images), np.asarray(whole(images, training=False)), atol=1e-5)
+    share = {"bfloat16": "5%", "float16": "1%"}[dtype]
+    assert f"computed in {dtype} there, in float32 here: compared within {share} of the largest" in caplog.text
+
+
+def test_a_file_of_half_precision_that_takes_and_gives_float32(tmp_path, caplog):
+    """As converters write it: Casts at both ends."""
+    w = Writer(tmp_path / "net.onnx", (64,), opset=13)
+    w.add("Cast", to=TensorProto.FLOAT16)
+    half = [f32(*shape, scale=0.1).astype(np.float16) for shape in ((64, 64), (64,), (64, 5), (5,))]
+    w.add("Relu", at=w.add("Gemm", *half[:2]))
+    w.add("Gemm", *half[2:])
+    w.add("Cast", to=TensorProto.FLOAT)
+    model = fv.models.from_onnx(w.save())
+    x = f32(4, 64)
+    a, b, c, d = (each.astype(np.float32) for each in half)
+    np.testing.assert_allclose(ours(model, x), np.maximum(x @ a + b, 0) @ c + d, atol=1e-5)
+    np.testing.assert_allclose(ours(model, x), theirs(w.path, x), atol=1e-2)
+    assert "computed in float16 there, in float32 here: compared within 1% of the largest" in caplog.text

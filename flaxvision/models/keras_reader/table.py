@@ -100,8 +100,7 @@ def carry_out(at: At) -> Held:
         at.call.refuse(f"{at.call.words}, quantized ({at.layer.quantization_mode}),", "give it before quantization")
     if getattr(at.layer, "lora_enabled", False):
         at.reader.say(f"the LoRA adapter of {at.name!r} is added to its kernel")
-    if getattr(at.layer, "compute_dtype", None) in ("float16", "bfloat16"):
-        at.reader.say(f"computed in {at.layer.compute_dtype} there, in float32 here")
+    at.reader.computes_in(getattr(at.layer, "compute_dtype", ""))
     with strange(at.call, "with these settings", VOCABULARY):
         return handler(at)
 

@@ -6,6 +6,7 @@ import functools
 import math
 
 import numpy as np
+from onnx.helper import tensor_dtype_to_np_dtype
 
 from flaxvision.layers import Affine, Conv, ConvTranspose, Dropout, GroupNorm, LayerNorm, Linear
 from flaxvision.layers.kinds import build, describe
@@ -127,8 +128,10 @@ def _identity(at: At) -> Held:
 
 @reads("Cast")
 def _cast(at: At) -> Held:
-    if at.node.whole("to", 1) not in (1, 10, 11, 16):  # float32, float16, float64, bfloat16
+    to = at.node.whole("to", 1)
+    if to not in (1, 10, 11, 16):  # float32, float16, float64, bfloat16
         at.call.refuse(f"{at.call.words} to whole numbers", "keep floating-point numbers")
+    at.reader.computes_in(tensor_dtype_to_np_dtype(to).name)
     return at.held()
 
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 import numpy as np
+from onnx.helper import tensor_dtype_to_np_dtype
 
 from flaxvision.errors import UserError
 from flaxvision.layers import Network
@@ -32,6 +33,7 @@ def read(graph: Graph, layout: str, sizes: Shape) -> tuple[Network, Reader, Held
         sizes: Of one example, in the graph's order.
     """
     reader, entry = Reader.taking(graph.name, sizes, last=layout == "NHWC")
+    reader.computes_in(tensor_dtype_to_np_dtype(graph.element).name)
     uses = Counter(name for node in graph.nodes for name in dict.fromkeys(node.inputs))
     scopes = {node.scope for node in graph.nodes if node.scope}
     containers = {scope[:n] for scope in scopes for n, letter in enumerate(scope) if letter == "."}

@@ -15,7 +15,7 @@ from flaxvision.layers import Dropout, Flatten, Network, Preprocess
 from flaxvision.layers.kinds import Shape
 from flaxvision.models.files import assign, variables
 from flaxvision.models.reading.axes import Axes, Layout, atoms_of
-from flaxvision.models.reading.compare import TOLERANCE
+from flaxvision.models.reading.compare import HALVES, TOLERANCE
 from flaxvision.models.reading.graph import MOST_NUMBERS, Call, Growth, Held, Numbers, Value
 
 VOCABULARY = (
@@ -80,6 +80,12 @@ class Reader(Growth):
         """Note what is to be said, once."""
         if words not in self.said:
             self.said.append(words)
+
+    def computes_in(self, dtype: str) -> None:
+        """Note a type in which the model computes."""
+        if dtype in HALVES:
+            self.tolerance = max(self.tolerance, HALVES[dtype])
+            self.say(f"computed in {dtype} there, in float32 here: compared within {HALVES[dtype]:.0%} of the largest")
 
     def weighted(
         self, call: Call, key: Hashable, layer: nnx.Module, held: Held, numbers: Mapping[str, np.ndarray]
