@@ -177,19 +177,22 @@ def _absorbed(at: At, sign: str, a: Known, b: Known) -> Held | None:
         return None
     each, own = numbers.ravel(), at.reader.numbers
     each = each.astype(np.float64 if each.dtype == np.float64 else np.float32)
-    if isinstance(layer, (LayerNorm, GroupNorm)):
-        if sign == "+":
-            own[f"{node.layer}.bias"] = own[f"{node.layer}.bias"] + each
-        else:
-            own[f"{node.layer}.scale"], own[f"{node.layer}.bias"] = (
-                own[f"{node.layer}.{part}"] * each for part in ("scale", "bias")
-            )
+    norm = isinstance(layer, (LayerNorm, GroupNorm))
+    biased = sign == "+" and isinstance(layer, (Linear, Conv, ConvTranspose)) and layer.bias is None
+    if not norm and not biased:
+        return None
+    if at.reader.changed(node, (sign, each.tobytes())):
         return held
-    if sign == "+" and isinstance(layer, (Linear, Conv, ConvTranspose)) and layer.bias is None:
+    if biased:
         at.reader.layers[node.layer] = build({**describe(node.layer, layer), "use_bias": True})[1]
         own[f"{node.layer}.bias"] = each
-        return held
-    return None
+    elif sign == "+":
+        own[f"{node.layer}.bias"] = own[f"{node.layer}.bias"] + each
+    else:
+        own[f"{node.layer}.scale"], own[f"{node.layer}.bias"] = (
+            own[f"{node.layer}.{part}"] * each for part in ("scale", "bias")
+        )
+    return held
 
 
 @reads("Sum")

@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 
 from flaxvision.errors import UserError
-from flaxvision.layers import Dropout, Flatten, Network, Preprocess
+from flaxvision.layers import Dropout, Flatten, Network, Node, Preprocess
 from flaxvision.layers.kinds import Shape
 from flaxvision.models.files import assign, variables
 from flaxvision.models.reading.axes import Axes, Layout, atoms_of
@@ -102,6 +102,17 @@ class Reader(Growth):
         elif any(not np.array_equal(self.numbers[f"{name}.{part}"], value) for part, value in numbers.items()):
             call.refuse(f"{call.words} that is applied to differently ordered features", "flatten alike before each")
         return self.apply(call, name, layer, held)
+
+    def changed(self, node: Node, change: Hashable) -> bool:
+        """Whether the layer of a node, its own so far, is with this change one that there is, which it has from now on.
+
+        Later calls of the layer as it was have another.
+        """
+        key = next(key for key, name in self._layer_of.items() if name == node.layer)
+        del self._layer_of[key]
+        name = self._layer_of.setdefault((key, change), node.layer)
+        self.nodes[self.nodes.index(node)] = dataclasses.replace(node, layer=name)
+        return name != node.layer
 
     def flat(self, call: Call, held: Held) -> tuple[Held, np.ndarray | None]:
         """A tensor of one axis in a vector of ours, and which of its features each of the vector's is (None: in order).
