@@ -101,8 +101,12 @@ def carry_out(at: At) -> Held:
     if getattr(at.layer, "lora_enabled", False):
         at.reader.say(f"the LoRA adapter of {at.name!r} is added to its kernel")
     at.reader.computes_in(getattr(at.layer, "compute_dtype", ""))
+    known = len(at.reader.numbers)
     with strange(at.call, "with these settings", VOCABULARY):
-        return handler(at)
+        held = handler(at)
+    if not getattr(at.layer, "trainable", True):
+        at.reader.frozen |= {name.rpartition(".")[0] for name in list(at.reader.numbers)[known:]}
+    return held
 
 
 refuses("recurrent layers are outside it; convolutions or dense layers would do", "LSTM", "GRU", "SimpleRNN")

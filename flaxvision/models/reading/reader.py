@@ -63,6 +63,7 @@ class Reader(Growth):
         self.numbers: dict[str, np.ndarray] = {}  # by "layer.variable", as ours lie
         self.preprocess = Preprocess()
         self.said: list[str] = []
+        self.frozen: set[str] = set()  # layers that do not learn
         self.tolerance = TOLERANCE  # within which outputs are compared, of the largest
         self.shared: set[str | None] = set()  # values that more than one operation takes; None is the input
         self._layer_of: dict[Hashable, str] = {}
