@@ -24,7 +24,8 @@ from flaxvision._files import write_atomically
 from flaxvision.errors import UserError, check_choice
 from flaxvision.layers import Chain
 from flaxvision.models._ending import ending_of, with_ending
-from flaxvision.models._state_dict import state_dict
+from flaxvision.models._from_onnx import GRAPH, constants_checksum, nodes_checksum
+from flaxvision.models._state_dict import correspondence, state_dict
 from flaxvision.training.losses import loss_of
 
 LAYOUTS = ("NCHW", "NHWC")
@@ -170,7 +171,9 @@ def to_onnx(
         model = fold_batch_norms(model)
     network = in_float16(model) if precision == "float16" else model
     proto, weights = _build(network, layout, int(opset), batch, normalize, softmax, model.dtype)
-    helper.set_model_props(proto, metadata_of(model, metadata or {}, normalize))
+    own = {pair.name for pair in correspondence(network)}
+    written = f"{nodes_checksum(proto.graph)} {constants_checksum(weights, own)}"
+    helper.set_model_props(proto, {**metadata_of(model, metadata or {}, normalize), GRAPH: written})
     try:
         _check(proto, weights)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:

@@ -16,7 +16,7 @@ from flaxvision._onnxruntime import onnxruntime
 from flaxvision.data import Dataset
 from flaxvision.errors import UserError
 from flaxvision.layers import Network
-from flaxvision.models._from_onnx import DESCRIPTION
+from flaxvision.models._from_onnx import DESCRIPTION, GRAPH
 from flaxvision.training.checks import as_model_takes
 
 PRECISIONS = ("float16", "int8")
@@ -128,8 +128,8 @@ def in_int8(
             weight_type=QuantType.QInt8,
         )
         small = onnx.load(path)
-    # Its tensors are no longer those of the network that the description tells of.
-    helper.set_model_props(small, {key: value for key, value in about.items() if key != DESCRIPTION})
+    # Its graph is no longer that of the network that the description tells of.
+    helper.set_model_props(small, {key: value for key, value in about.items() if key not in (DESCRIPTION, GRAPH)})
     tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in small.graph.initializer}
     del small.graph.initializer[:]
     return small, tensors

@@ -85,7 +85,7 @@ class Network(nnx.Module):
         self.kind = kind
         self.classes: tuple[str, ...] = ()  # class names in the order of the outputs, once trained
         self.preprocess = Preprocess()  # set by `fit`; read by evaluate, predict and the exporters
-        self.torch: TorchModule | None = None  # the PyTorch module that it was read from
+        self.torch: TorchModule | None = None  # of the PyTorch module, or Keras model, that it was read from
 
     def __init_subclass__(cls) -> None:
         raise TypeError("a Network has no subclasses: put what is new into a layer of your own")

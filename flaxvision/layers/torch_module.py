@@ -1,4 +1,4 @@
-"""What a network keeps of the PyTorch module that it was read from: its `state_dict`, and the softmax at its end."""
+"""What a network keeps of the PyTorch module, or Keras model, that it was read from."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class TorchTensor:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TorchModule:
-    """A PyTorch module that a network was read from."""
+    """A PyTorch module that a network was read from, or a Keras model, of which there is no more than `frozen`."""
 
     tensors: tuple[TorchTensor, ...]  # in the order of its `state_dict`
     ending: str = ""  # the activation of `ENDINGS` that it ends in and the network does not, which trains on scores
-    frozen: tuple[str, ...] = ()  # variables of the network that do not learn, as there `requires_grad` is False
+    frozen: tuple[str, ...] = ()  # what does not learn, as there: variables, or whole layers of Keras

@@ -58,7 +58,7 @@ def count_batches(model: Chain, before: Mapping[str, int], updates: int, frozen:
 
 
 def with_frozen(recipe: Recipe, model: Chain) -> Recipe:
-    """A recipe that keeps what the PyTorch module that a model was read from keeps."""
+    """A recipe that keeps what the module of PyTorch, or Keras model, that a model was read from keeps."""
     own = () if model.torch is None else model.torch.frozen
     return dataclasses.replace(recipe, frozen=tuple(dict.fromkeys((*recipe.frozen, *own)))) if own else recipe
 

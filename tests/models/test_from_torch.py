@@ -166,6 +166,27 @@ def test_a_softmax_at_the_end_is_left_off_and_put_back(tmp_path, caplog):
     assert output.name == "probabilities"
 
 
+class Squeezed(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = torch.nn.Linear(6, 1)
+
+    def forward(self, x):
+        return torch.sigmoid(self.fc(x)).view(-1, 1)
+
+
+def test_a_sigmoid_is_left_off_where_a_view_follows_it():
+    torch.manual_seed(0)
+    module = Squeezed()
+    model = fv.models.from_torch(module, (6,))
+    assert (model.names, model.torch.ending) == (("fc",), "sigmoid")
+    x = np.random.default_rng(0).normal(0, 1, (5, 6)).astype(np.float32)
+    with torch.no_grad():
+        wanted = module(torch.from_numpy(x)).numpy()
+        np.testing.assert_allclose(export.to_torch(model)(torch.from_numpy(x)).numpy(), wanted, atol=1e-6)
+    np.testing.assert_allclose(fv.predict(model, x)[:, 1:], wanted, atol=1e-6)
+
+
 def test_what_is_not_used_is_said_and_kept(caplog, tmp_path):
     from flaxvision.models import _from_torch
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+import export
 import flaxvision as fv
 from flaxvision.errors import UserError
 from flaxvision.models.files import variables
@@ -167,6 +168,31 @@ def test_what_surrounds_a_network_and_its_names(tmp_path, caplog):
     np.testing.assert_array_equal(variables(network)["stem.kernel"], twin.get_layer("stem").get_weights()[0])
     trained = nnx.to_flat_state(nnx.state(network, nnx.Param))
     assert len(trained) == len(twin.trainable_weights) + 1  # the scale that it learns here
+
+
+def test_what_does_not_learn_in_keras_does_not_learn_here(tmp_path, caplog):
+    """Fine-tuning as Keras's guide has it: a head on a base that is frozen, its normalization with it."""
+    base = keras.Sequential(
+        [L.Conv2D(4, 3, name="conv"), L.BatchNormalization(scale=False, name="norm"), L.Dropout(0.5)], name="base"
+    )
+    entry = keras.Input((8, 8, 3))
+    twin = keras.Model(entry, L.Dense(2, name="head")(L.Flatten()(base(entry))))
+    base.trainable = False
+    network = fv.models.from_keras(twin)
+    assert "base.conv, base.norm with trainable=False: not trained here either" in caplog.text
+    assert "learns one here" not in caplog.text
+    images = np.random.default_rng(0).integers(0, 256, (16, 8, 8, 3)).astype(np.uint8)
+    data = fv.data.from_arrays(images, np.arange(16) % 2, images[:2], np.arange(2))
+    again = fv.load_model(fv.save_model(network, tmp_path / "net.safetensors"))
+    trained = variables(fv.fit(again, data, fv.Recipe(epochs=1, batch_size=8)).model)
+    before = variables(network)
+    moved = [name for name, value in trained.items() if (value != before[name]).any()]
+    twin.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    old = {weight.path: np.array(weight.value) for weight in twin.weights}
+    twin.train_on_batch(images / np.float32(255), np.arange(16) % 2)
+    theirs_moved = [weight.path for weight in twin.weights if (np.array(weight.value) != old[weight.path]).any()]
+    assert sorted(moved) == sorted(path.replace("/", ".") for path in theirs_moved) == ["head.bias", "head.kernel"]
+    assert len(export.to_torch(again).state_dict()) == 9  # that of PyTorch's layers, with a count of batches
 
 
 # Files that claim more than they hold.

@@ -101,18 +101,6 @@ def test_sizes_that_a_file_leaves_open(tmp_path):
         fv.models.from_onnx(w.path, input_shape=(7, 6, 3))
 
 
-def test_a_layer_that_stands_twice_is_one(tmp_path):
-    w = Writer(tmp_path / "net.onnx", (4,), opset=13)
-    kernel, bias = w.constant(f32(4, 4)), w.constant(f32(4))
-    for _ in range(2):
-        w.add("Relu", at=w.add("Gemm", kernel, bias))
-    model = fv.models.from_onnx(w.save())
-    assert sorted(variables(model)) == ["gemm.bias", "gemm.kernel"]
-    assert [node.layer for node in model.nodes].count("gemm") == 2
-    x = f32(3, 4)
-    np.testing.assert_allclose(ours(model, x), theirs(w.path, x), atol=1e-5)
-
-
 # Operators, one by one and in operator sets in which they differ.
 
 

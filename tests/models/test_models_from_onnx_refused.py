@@ -1,5 +1,7 @@
 """ONNX files that cannot be read are named in one line."""
 
+import os
+
 import numpy as np
 import onnx
 import pytest
@@ -122,6 +124,18 @@ def test_what_cannot_be_read_is_one_line(case, tmp_path):
     with pytest.raises(UserError, match=words) as caught:
         fv.models.from_onnx(write(tmp_path / "net.onnx"))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_weights_beside_a_file_that_are_a_link(link, tmp_path):
+    """As in Hugging Face's cache, which onnx does not read."""
+    proto = onnx.load(one("Conv", f32(2, 4, 3, 3))(tmp_path / "net.onnx"))
+    onnx.save(proto, tmp_path / "net.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
+    fv.models.from_onnx(tmp_path / "net.onnx")
+    (tmp_path / "w.bin").rename(tmp_path / "blob")
+    link(tmp_path / "blob", tmp_path / "w.bin")
+    with pytest.raises(UserError, match=r"in w.bin, which cannot be read \(.+\): it is a link, .* by cp -L$"):
+        fv.models.from_onnx(tmp_path / "net.onnx")
 
 
 def test_a_difference_is_an_error(tmp_path, monkeypatch):

@@ -14,12 +14,12 @@ from flaxvision.models.reading import arithmetic
 from flaxvision.models.reading.graph import Held
 
 FUNCTIONS = {  # Keras's activations -> ours
-    **{name: name for name in ("relu", "relu6", "tanh", "gelu", "silu", "softplus", "mish", "elu")},
+    **{name: name for name in ("relu", "relu6", "tanh", "sigmoid", "gelu", "silu", "softplus", "mish", "elu")},
     **{"swish": "silu", "hard_silu": "hardswish", "hard_swish": "hardswish"},
     **{"hard_sigmoid": "hardsigmoid", "hard_tanh": "hardtanh"},
 }
 OPERATIONS = {  # classes of keras.ops -> ours
-    **{"Relu": "relu", "Relu6": "relu6", "Tanh": "tanh", "Silu": "silu", "Softplus": "softplus", "Mish": "mish"},
+    **{name.capitalize(): name for name in ("relu", "relu6", "tanh", "sigmoid", "silu", "softplus", "mish")},
     **{"HardSilu": "hardswish", "HardSigmoid": "hardsigmoid", "HardTanh": "hardtanh"},
 }
 # Layers that do something while training only.
@@ -53,15 +53,13 @@ def _function(at: At, call: Any, held: Held, name: object) -> Held:
     if name == "linear":
         return held
     if name in ("softmax", "log_softmax"):
-        return arithmetic.over_axis(at.reader, call, held, name, len(held.shape) - 1, at.call.ends)
-    if name == "sigmoid":
-        return arithmetic.sigmoid(at.reader, call, held, at.call.ends)
+        return arithmetic.over_axis(at.reader, call, held, name, len(held.shape) - 1)
     if name == "leaky_relu":
         return arithmetic.activation(at.reader, call, held, "leaky_relu", 0.2)
     if name in ("selu", "celu"):
         return arithmetic.selu(at.reader, call, held) if name == "selu" else arithmetic.celu(at.reader, call, held, 1.0)
     if not isinstance(name, str) or name not in FUNCTIONS:
-        allowed = ", ".join(sorted({*FUNCTIONS, "softmax", "log_softmax", "sigmoid", "leaky_relu", "selu", "celu"}))
+        allowed = ", ".join(sorted({*FUNCTIONS, "softmax", "log_softmax", "leaky_relu", "selu", "celu"}))
         own = getattr(getattr(at.layer, "activation", None), "__name__", name)
         at.call.refuse(f"the activation {own!r}", f"one of these would do: {allowed}")
     return arithmetic.activation(at.reader, call, held, FUNCTIONS[name])
@@ -80,11 +78,6 @@ def _operation(name: str) -> Handler:
 
 for operation, ours in OPERATIONS.items():
     reads(operation)(_operation(ours))
-
-
-@reads("Sigmoid")
-def _sigmoid(at: At) -> Held:
-    return arithmetic.sigmoid(at.reader, at.call, at.held(), at.call.ends)
 
 
 @reads("Gelu")
@@ -118,7 +111,7 @@ def _elu(at: At) -> Held:
 def _softmax(at: At) -> Held:
     name = "softmax" if type(at.layer).__name__ == "Softmax" else "log_softmax"
     axis = at.axis(at.layer.axis)
-    return arithmetic.over_axis(at.reader, at.call, at.held(), name, axis, at.call.ends)
+    return arithmetic.over_axis(at.reader, at.call, at.held(), name, axis)
 
 
 # Arithmetic.

@@ -64,7 +64,7 @@ def read(model: Any) -> tuple[Network, Reader]:
         UserError: For what cannot be read; it names the layer.
     """
     reader, entry = Reader.taking(model.name, input_shape(model), last=True)
-    given = _model(reader, model, entry, "", ends=True)
+    given = _model(reader, model, entry, "")
     end = Operation(f"Keras model {model.name!r}", "what it gives", "output", owns_name=False)
     network = reader.network(end, reader.plain(end, channels_first(end, given)))
     if reader.preprocess != Preprocess():
@@ -103,13 +103,12 @@ def _several(model: Any, inputs: int, outputs: int) -> UserError:
     )
 
 
-def _model(reader: Reader, model: Any, entry: Held, prefix: str, *, ends: bool) -> Held:
+def _model(reader: Reader, model: Any, entry: Held, prefix: str) -> Held:
     """What a model gives, layer by layer; those of a model within it have its name before theirs."""
     if isinstance(model, import_keras().Sequential):
-        held, layers = entry, list(model.layers)
-        for number, layer in enumerate(layers):
-            last = all(type(each).__name__ in ("Dropout", "Identity") for each in layers[number + 1 :])
-            held = _call(reader, layer, (held,), {}, prefix, ends=ends and last)
+        held = entry
+        for layer in model.layers:
+            held = _call(reader, layer, (held,), {}, prefix)
         return held
     calls = Calls.of(model)
     uses = Counter(place for _, _, node in calls.waiting for place in dict.fromkeys(_within(node)))
@@ -123,8 +122,7 @@ def _model(reader: Reader, model: Any, entry: Held, prefix: str, *, ends: bool) 
         for name, number, node in ready:
             inputs, named = _arguments(node, values)
             reader.shared |= {values[place].value.name for place in _within(node) if uses[place] > 1}
-            last = calls.exit == (name, number, 0) and uses[calls.exit] == 1
-            values[name, number, 0] = _call(reader, calls.operations[name], inputs, named, prefix, ends=ends and last)
+            values[name, number, 0] = _call(reader, calls.operations[name], inputs, named, prefix)
         waiting = [each for each in waiting if each not in ready]
     return values[calls.exit]
 
@@ -135,15 +133,13 @@ def _call(
     inputs: tuple[Held | np.ndarray, ...],
     named: dict[str, Any],
     prefix: str,
-    *,
-    ends: bool,
 ) -> Held:
     keras = import_keras()
     kind, name = type(layer).__name__, f"{prefix}{layer.name}"
     if isinstance(layer, keras.Model):
         if len(inputs) != 1 or not isinstance(inputs[0], Held):
             raise _several(layer, len(inputs), 1)
-        return _model(reader, layer, inputs[0], f"{name}.", ends=ends)
+        return _model(reader, layer, inputs[0], f"{name}.")
     if isinstance(layer, keras.layers.InputLayer):
         return inputs[0] if isinstance(inputs[0], Held) else _refused(name)
     module = type(layer).__module__
@@ -152,7 +148,7 @@ def _call(
             f"Keras layer {name!r} is a {module}.{kind}, a class of one's own, which cannot be read as a flaxvision "
             "network: layers of keras.layers would do"
         )
-    operation = Operation(f"Keras layer {name!r}", a(kind), name, ends=ends)
+    operation = Operation(f"Keras layer {name!r}", a(kind), name)
     return carry_out(At(reader, operation, name, layer, layer.get_config(), inputs, named))
 
 

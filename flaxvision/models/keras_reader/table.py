@@ -77,7 +77,7 @@ class At:
 
     def part(self, suffix: str) -> Operation:
         """The operation as that of a part of it."""
-        return dataclasses.replace(self.call, wished_name=f"{self.call.wished_name}_{suffix}", ends=False)
+        return dataclasses.replace(self.call, wished_name=f"{self.call.wished_name}_{suffix}")
 
 
 Handler = Callable[[At], Held]
@@ -100,10 +100,13 @@ def carry_out(at: At) -> Held:
         at.call.refuse(f"{at.call.words}, quantized ({at.layer.quantization_mode}),", "give it before quantization")
     if getattr(at.layer, "lora_enabled", False):
         at.reader.say(f"the LoRA adapter of {at.name!r} is added to its kernel")
-    if getattr(at.layer, "compute_dtype", None) in ("float16", "bfloat16"):
-        at.reader.say(f"computed in {at.layer.compute_dtype} there, in float32 here")
+    at.reader.computes_in(getattr(at.layer, "compute_dtype", ""))
+    known = len(at.reader.numbers)
     with strange(at.call, "with these settings", VOCABULARY):
-        return handler(at)
+        held = handler(at)
+    if not getattr(at.layer, "trainable", True):
+        at.reader.frozen |= {name.rpartition(".")[0] for name in list(at.reader.numbers)[known:]}
+    return held
 
 
 refuses("recurrent layers are outside it; convolutions or dense layers would do", "LSTM", "GRU", "SimpleRNN")

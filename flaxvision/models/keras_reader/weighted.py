@@ -132,7 +132,7 @@ def _group_norm(at: At) -> Held:
 
 def _or(at: At, name: str, size: int, nothing: float) -> np.ndarray:
     array = at.weight(name)
-    if array is None:
+    if array is None and at.layer.trainable:
         at.reader.say(f"{at.name!r} has no {name} there, and learns one here")
     return np.full(size, nothing, np.float32) if array is None else array.ravel()
 

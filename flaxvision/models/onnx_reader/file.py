@@ -148,9 +148,15 @@ def array_of(path: Path, tensor: TensorProto) -> np.ndarray:
         beside = [entry.value for entry in tensor.external_data if entry.key == "location"]
         if not beside:
             raise UserError(f"{path} is damaged ({_one_line(error)}): export the model again") from error
+        place = path.parent / beside[0]
+        advice = "export the model again"
+        if not place.is_file():
+            advice = f"put that into the same folder, or {advice}"
+        elif place.is_symlink() or place.stat().st_nlink > 1:
+            advice = "it is a link, which onnx does not follow; copy both files elsewhere by cp -L"
         raise UserError(
-            f"{path} keeps its weights beside it, in {', '.join(beside)}, which cannot be read: put that into the same "
-            "folder, or export the model again"
+            f"{path} keeps its weights beside it, in {', '.join(beside)}, which cannot be read ({_one_line(error)}): "
+            f"{advice}"
         ) from error
 
 

@@ -6,6 +6,7 @@ import functools
 import math
 
 import numpy as np
+from onnx.helper import tensor_dtype_to_np_dtype
 
 from flaxvision.layers import Affine, Conv, ConvTranspose, Dropout, GroupNorm, LayerNorm, Linear
 from flaxvision.layers.kinds import build, describe
@@ -17,6 +18,7 @@ from flaxvision.models.reading.graph import Held
 PLAIN = {
     "Relu": "relu",
     "Tanh": "tanh",
+    "Sigmoid": "sigmoid",
     "Softplus": "softplus",
     "HardSwish": "hardswish",
     "Mish": "mish",
@@ -31,11 +33,6 @@ def _plain(name: str) -> Handler:
 
 for operator, ours in PLAIN.items():
     reads(operator)(_plain(ours))
-
-
-@reads("Sigmoid")
-def _sigmoid(at: At) -> Held:
-    return arithmetic.sigmoid(at.reader, at.call, at.held(), at.call.ends)
 
 
 @reads("LeakyRelu")
@@ -111,7 +108,7 @@ def _softmax(at: At) -> Held:
     if many and axis != len(held.shape) - 1:
         at.call.refuse(f"{at.call.words} over several axes", "one over the last axis would do")
     name = "softmax" if at.node.op == "Softmax" else "log_softmax"
-    return arithmetic.over_axis(at.reader, at.call, held, name, axis, at.call.ends)
+    return arithmetic.over_axis(at.reader, at.call, held, name, axis)
 
 
 @reads("Dropout")
@@ -131,8 +128,10 @@ def _identity(at: At) -> Held:
 
 @reads("Cast")
 def _cast(at: At) -> Held:
-    if at.node.whole("to", 1) not in (1, 10, 11, 16):  # float32, float16, float64, bfloat16
+    to = at.node.whole("to", 1)
+    if to not in (1, 10, 11, 16):  # float32, float16, float64, bfloat16
         at.call.refuse(f"{at.call.words} to whole numbers", "keep floating-point numbers")
+    at.reader.computes_in(tensor_dtype_to_np_dtype(to).name)
     return at.held()
 
 
@@ -178,19 +177,22 @@ def _absorbed(at: At, sign: str, a: Known, b: Known) -> Held | None:
         return None
     each, own = numbers.ravel(), at.reader.numbers
     each = each.astype(np.float64 if each.dtype == np.float64 else np.float32)
-    if isinstance(layer, (LayerNorm, GroupNorm)):
-        if sign == "+":
-            own[f"{node.layer}.bias"] = own[f"{node.layer}.bias"] + each
-        else:
-            own[f"{node.layer}.scale"], own[f"{node.layer}.bias"] = (
-                own[f"{node.layer}.{part}"] * each for part in ("scale", "bias")
-            )
+    norm = isinstance(layer, (LayerNorm, GroupNorm))
+    biased = sign == "+" and isinstance(layer, (Linear, Conv, ConvTranspose)) and layer.bias is None
+    if not norm and not biased:
+        return None
+    if at.reader.changed(node, (sign, each.tobytes())):
         return held
-    if sign == "+" and isinstance(layer, (Linear, Conv, ConvTranspose)) and layer.bias is None:
+    if biased:
         at.reader.layers[node.layer] = build({**describe(node.layer, layer), "use_bias": True})[1]
         own[f"{node.layer}.bias"] = each
-        return held
-    return None
+    elif sign == "+":
+        own[f"{node.layer}.bias"] = own[f"{node.layer}.bias"] + each
+    else:
+        own[f"{node.layer}.scale"], own[f"{node.layer}.bias"] = (
+            own[f"{node.layer}.{part}"] * each for part in ("scale", "bias")
+        )
+    return held
 
 
 @reads("Sum")

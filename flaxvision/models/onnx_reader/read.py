@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 import numpy as np
+from onnx.helper import tensor_dtype_to_np_dtype
 
 from flaxvision.errors import UserError
 from flaxvision.layers import Network
@@ -21,7 +22,6 @@ from flaxvision.models.reading.table import strange
 
 LAYOUTS = ("NCHW", "NHWC")
 FEW = (1, 3, 4)  # channels of images
-PASSING = ("Identity", "Cast", "Dropout")  # what may follow the softmax at the end
 
 
 def read(graph: Graph, layout: str, sizes: Shape) -> tuple[Network, Reader, Held]:
@@ -33,17 +33,17 @@ def read(graph: Graph, layout: str, sizes: Shape) -> tuple[Network, Reader, Held
         sizes: Of one example, in the graph's order.
     """
     reader, entry = Reader.taking(graph.name, sizes, last=layout == "NHWC")
+    reader.computes_in(tensor_dtype_to_np_dtype(graph.element).name)
     uses = Counter(name for node in graph.nodes for name in dict.fromkeys(node.inputs))
     scopes = {node.scope for node in graph.nodes if node.scope}
     containers = {scope[:n] for scope in scopes for n, letter in enumerate(scope) if letter == "."}
     values: dict[str, Known] = {**graph.constants, graph.entry: entry}
-    final = _final(graph)
     for node in graph.nodes:
         inputs = [values.get(name) if name else None for name in node.inputs]
         missing = next((n for n, v in zip(node.inputs, inputs, strict=True) if n and v is None), None)
         if missing is not None:
             raise UserError(f"{node.where} takes {missing!r}, which no node before it gives: export the model again")
-        call = _operation(node, containers, final)
+        call = Operation(node.where, a(node.op), name_for(node, containers))
         if all(not isinstance(each, Held) for each in inputs):
             values |= _folded(node, call, [each for each in inputs if isinstance(each, np.ndarray)])
             continue
@@ -72,27 +72,12 @@ def layout_of(graph: Graph, sizes: Shape) -> tuple[str, bool]:
         (taker,) = takers
         if taker.op == "Transpose":
             return ("NHWC" if taker.attributes.get("perm") == [0, 3, 1, 2] else "NCHW"), True
-        if taker.op not in (*PASSING, "Sub", "Mul", "Div", "Add"):
+        if taker.op not in ("Identity", "Cast", "Dropout", "Sub", "Mul", "Div", "Add"):
             break
         name = taker.outputs[0]
     takes_maps = any(node.op in ("Conv", "MaxPool", "AveragePool") and name in node.inputs for node in graph.nodes)
     last = len(sizes) == 3 and sizes[2] in FEW and sizes[0] not in FEW
     return ("NHWC" if last and not takes_maps else "NCHW"), takes_maps or len(sizes) != 3
-
-
-def _operation(node: Node, containers: set[str], final: set[str]) -> Operation:
-    ends = any(output in final for output in node.outputs)
-    return Operation(node.where, a(node.op), name_for(node, containers), ends=ends)
-
-
-def _final(graph: Graph) -> set[str]:
-    """The output, and what only passes to it."""
-    makers = {output: node for node in graph.nodes for output in node.outputs}
-    names, name = {graph.exit}, graph.exit
-    while (node := makers.get(name)) is not None and node.op in PASSING:
-        name = node.inputs[0]
-        names.add(name)
-    return names if sum(name in node.inputs for node in graph.nodes) <= 1 else {graph.exit}
 
 
 def _folded(node: Node, call: Operation, inputs: list[np.ndarray]) -> Mapping[str, Known]:

@@ -91,6 +91,9 @@ def carry_out(at: At) -> Given:
         UserError: If it is outside the table, or its inputs and attributes are.
     """
     handler = TABLE.handler(at.call, at.node.op)
+    for each in at.inputs:
+        if isinstance(each, np.ndarray):
+            at.reader.computes_in(each.dtype.name)
     with strange(at.call, "with these inputs", "look at it with onnx.checker, and export again"):
         return handler(at)
 

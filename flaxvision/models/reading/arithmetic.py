@@ -100,20 +100,11 @@ def activation(growth: Growth, call: Call, held: Held, name: str, number: float 
     return growth.elementwise(call, Activation(name, number), held)
 
 
-def over_axis(growth: Growth, call: Call, held: Held, name: str, axis: int, ends: bool) -> Held:
-    """A softmax or log_softmax over an axis (counted without the batch); left out at the end, over classes."""
+def over_axis(growth: Growth, call: Call, held: Held, name: str, axis: int) -> Held:
+    """A softmax or log_softmax over an axis (counted without the batch)."""
     if axis < 0:
         call.refuse(f"{call.words} over the examples", "one over the classes or channels would do")
-    if ends and len(held.shape) == 1:
-        return growth.ended(held, name)
     return growth.elementwise(call, Activation(name), growth.with_features(call, held, axis))
-
-
-def sigmoid(growth: Growth, call: Call, held: Held, ends: bool) -> Held:
-    """A sigmoid; left out at the end, of one output."""
-    if ends and held.shape in ((1,), ()):
-        return growth.ended(held, "sigmoid")
-    return activation(growth, call, held, "sigmoid")
 
 
 def clipped(growth: Growth, call: Call, held: Held, low: float | None, high: float | None) -> Held:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +13,12 @@ from flax import nnx
 from flaxvision.errors import UserError
 from flaxvision.layers import Activation, Network, Preprocess
 
+if TYPE_CHECKING:
+    from flaxvision.models.reading.reader import Reader
+
 EXAMPLES = 3
 TOLERANCE = 1e-4  # of the largest number; float32 loses some 1e-6 in a deep network
+HALVES = {"float16": 1e-2, "bfloat16": 5e-2}  # the same of a model that computes in it
 PIXELS = 255  # the largest number of an image as it is stored
 
 
@@ -41,28 +46,27 @@ def outputs(network: Network, inputs: np.ndarray, ending: str) -> np.ndarray:
 def check_same(
     what: str,
     network: Network,
-    ending: str,
+    reader: Reader,
     theirs: Callable[[np.ndarray], np.ndarray],
     inputs: np.ndarray,
-    tolerance: float = TOLERANCE,
 ) -> None:
-    """Raise unless the network gives `theirs(inputs)`.
+    """Raise unless the network gives `theirs(inputs)`; say where those are probabilities that predict would not expect.
 
     Args:
         what: The model that it was read from, for messages.
         network: As read.
-        ending: The activation that was left out at its end, or "".
+        reader: What was found: the activation that was left out at the end, and how far outputs may be apart.
         theirs: The outputs of that model in our order of axes.
         inputs: Examples as they are stored.
-        tolerance: How far the outputs may be apart, by the largest.
 
     Raises:
         UserError: If they differ, with the largest difference; or if there is nothing finite to compare.
     """
-    given, wanted = outputs(network, inputs, ending), np.asarray(theirs(inputs), np.float64)
+    given, wanted = outputs(network, inputs, reader.ending), np.asarray(theirs(inputs), np.float64)
     finite = np.isfinite(wanted)
     if not finite.any():
         raise UserError(f"{what} gives no finite number on random examples: give a model whose weights are finite")
+    tolerance = reader.tolerance
     largest = max(float(np.abs(wanted[finite]).max()), 1e-6)
     same = given.shape == wanted.shape and np.allclose(given, wanted, rtol=0, atol=tolerance * largest, equal_nan=True)
     if not same:
@@ -72,3 +76,9 @@ def check_same(
             f"{what}: the network that was read differs from it on random examples{shapes} by {worst:.2g} "
             f"(of {largest:.2g}), so it is not used: grow it with fv.models.Build, and please report the model"
         )
+    if wanted.ndim == 2 and not reader.ending:
+        sums_to_one = wanted.shape[1] > 1 and wanted.min() >= 0 and np.allclose(wanted.sum(axis=1), 1, atol=tolerance)
+        if sums_to_one or reader.last_activation() is not None:
+            reader.say(
+                "its outputs are probabilities, which predict and fit take for scores: leave out what makes them"
+            )

@@ -11,10 +11,11 @@ import numpy as np
 from flax import nnx
 
 from flaxvision.errors import UserError
-from flaxvision.layers import Flatten, Network, Preprocess
+from flaxvision.layers import Dropout, Flatten, Network, Node, Preprocess
 from flaxvision.layers.kinds import Shape
 from flaxvision.models.files import assign, variables
 from flaxvision.models.reading.axes import Axes, Layout, atoms_of
+from flaxvision.models.reading.compare import HALVES, TOLERANCE
 from flaxvision.models.reading.graph import MOST_NUMBERS, Call, Growth, Held, Numbers, Value
 
 VOCABULARY = (
@@ -31,7 +32,6 @@ class Operation:
     words: str  # "a Dense"
     wished_name: str
     owns_name: bool = True
-    ends: bool = False  # whether its value is the model's output
 
     def refuse(self, what: str, instead: str) -> NoReturn:
         """Raise that `what` cannot be read here."""
@@ -56,11 +56,15 @@ class Reader(Growth):
         input_shape: Of one example, (H, W, C) or (D,).
     """
 
+    passing = (*Growth.passing, Dropout)
+
     def __init__(self, kind: str, input_shape: Shape):
         super().__init__(kind, input_shape, ())
         self.numbers: dict[str, np.ndarray] = {}  # by "layer.variable", as ours lie
         self.preprocess = Preprocess()
         self.said: list[str] = []
+        self.frozen: set[str] = set()  # layers that do not learn
+        self.tolerance = TOLERANCE  # within which outputs are compared, of the largest
         self.shared: set[str | None] = set()  # values that more than one operation takes; None is the input
         self._layer_of: dict[Hashable, str] = {}
 
@@ -78,6 +82,12 @@ class Reader(Growth):
         if words not in self.said:
             self.said.append(words)
 
+    def computes_in(self, dtype: str) -> None:
+        """Note a type in which the model computes."""
+        if dtype in HALVES:
+            self.tolerance = max(self.tolerance, HALVES[dtype])
+            self.say(f"computed in {dtype} there, in float32 here: compared within {HALVES[dtype]:.0%} of the largest")
+
     def weighted(
         self, call: Call, key: Hashable, layer: nnx.Module, held: Held, numbers: Mapping[str, np.ndarray]
     ) -> Value:
@@ -93,6 +103,17 @@ class Reader(Growth):
         elif any(not np.array_equal(self.numbers[f"{name}.{part}"], value) for part, value in numbers.items()):
             call.refuse(f"{call.words} that is applied to differently ordered features", "flatten alike before each")
         return self.apply(call, name, layer, held)
+
+    def changed(self, node: Node, change: Hashable) -> bool:
+        """Whether the layer of a node, its own so far, is with this change one that there is, which it has from now on.
+
+        Later calls of the layer as it was have another.
+        """
+        key = next(key for key, name in self._layer_of.items() if name == node.layer)
+        del self._layer_of[key]
+        name = self._layer_of.setdefault((key, change), node.layer)
+        self.nodes[self.nodes.index(node)] = dataclasses.replace(node, layer=name)
+        return name != node.layer
 
     def flat(self, call: Call, held: Held) -> tuple[Held, np.ndarray | None]:
         """A tensor of one axis in a vector of ours, and which of its features each of the vector's is (None: in order).
@@ -122,11 +143,6 @@ class Reader(Growth):
         """As `Growth.featured`; a flattened map stays as it lies."""
         return self.flat(call, held) if len(held.shape) == 1 else super().featured(call, held, axis)
 
-    def ended(self, held: Held, name: str) -> Held:
-        """As `Growth.ended`, and said."""
-        self.say(f"the {name} at the end is left out: outputs are scores, predict gives probabilities")
-        return super().ended(held, name)
-
     def absorbed(self, held: Held, scale: Numbers, shift: Numbers) -> bool:
         """Whether the value is the network's input, taken here alone, and its preprocessing now does this, too."""
         if held.value.name is not None or None in self.shared:
@@ -146,9 +162,11 @@ class Reader(Growth):
         Raises:
             UserError: If it is the input as it came.
         """
-        if output.value.name is None:
-            call.refuse("a model without layers", "give one that computes something")
         self.end_at(output)
+        if not self.nodes:
+            call.refuse("a model without layers", "give one that computes something")
+        if self.ending:
+            self.say(f"the {self.ending} at the end is left out: outputs are scores, predict gives probabilities")
         network = Network(self.layers.items(), input_shape=self.input_shape, kind=self.kind, nodes=self.nodes)
         numbers = {each: value for each, value in self.numbers.items() if each.rpartition(".")[0] in self.layers}
         assign(network, variables(network) | numbers, self.kind, keep_types=True)

@@ -124,7 +124,7 @@ def _walk(module: nn.Module, input_shape: Shape, kind: str, nodes: list[tuple[fx
     last: Call | None = None
     for node, twin in nodes[:-1]:
         inner = module.get_submodule(str(node.target)) if node.op == "call_module" else None
-        call = Call(node, twin, inner, ends=node is result and len(node.users) == 1)
+        call = Call(node, twin, inner)
         if node.op == "placeholder":
             values[node] = growth.entry() if not values else facts(node).value
         elif node.op == "get_attr" and str(node.target) in parameters:
