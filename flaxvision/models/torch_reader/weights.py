@@ -26,6 +26,7 @@ def with_tensors(network: Network, module: nn.Module, ending: str) -> Network:
         UserError: For a tensor that cannot be carried, and for two layers that share one.
     """
     own = {pair.name for pair in correspondence(network)}
+    counts = {f"{name}.{COUNTER}" for name, layer in network.named_layers() if isinstance(layer, BatchNorm)}
     seen: dict[int, str] = {}
     entries, extra = [], []
     for name, tensor in module.state_dict(keep_vars=True).items():
@@ -38,9 +39,7 @@ def with_tensors(network: Network, module: nn.Module, ending: str) -> Network:
                 f"{before} and {name} of {network.kind} are one tensor, and layers that share weights cannot be read: "
                 "apply one layer twice instead"
             )
-        if name.endswith(f".{COUNTER}") and f"{name.rpartition('.')[0]}.running_var" in own:
-            source = ""
-        elif name in own:
+        if name in own or name in counts:
             source = name
         elif before != name:
             source = before
