@@ -82,7 +82,7 @@ def _gelu(growth: Growth, call: Call, input: Held, approximate: str = "none") ->
 
 @reads(F.softplus)
 def _softplus(growth: Growth, call: Call, input: Held, beta: float = 1.0, threshold: float = 20.0) -> Held:
-    if threshold * beta < 20:
+    if threshold < 20:  # of beta * x, from which on PyTorch computes x itself
         call.refuse(f"F.softplus with threshold={threshold}", "threshold=20 would do")
     layers = [Affine(beta), Activation("softplus"), Affine(1 / beta)]
     return _in_place_if(False, growth, call, input, *(layers if beta != 1 else layers[1:2]))
