@@ -100,7 +100,7 @@ def activation(growth: Growth, call: Call, held: Held, name: str, number: float 
     return growth.elementwise(call, Activation(name, number), held)
 
 
-def over_axis(growth: Growth, call: Call, held: Held, name: str, axis: int, ends: bool) -> Held:
+def over_axis(growth: Growth, call: Call, held: Held, name: str, axis: int, ends: bool = False) -> Held:
     """A softmax or log_softmax over an axis (counted without the batch); left out at the end, over classes."""
     if axis < 0:
         call.refuse(f"{call.words} over the examples", "one over the classes or channels would do")

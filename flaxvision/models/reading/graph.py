@@ -12,9 +12,10 @@ import numpy as np
 from flax import nnx
 
 from flaxvision.errors import UserError
-from flaxvision.layers import AvgPool, Flatten, GlobalAvgPool, GlobalMaxPool, MaxPool, Node, Rearrange
-from flaxvision.layers.kinds import Shape
+from flaxvision.layers import Activation, AvgPool, Flatten, GlobalAvgPool, GlobalMaxPool, MaxPool, Node, Rearrange
+from flaxvision.layers.kinds import Shape, describe
 from flaxvision.layers.network import fitted
+from flaxvision.layers.torch_module import ENDINGS
 from flaxvision.models.reading.axes import Axes, Axis, Layout, atoms_of, fresh, shape_of
 
 MOST_NUMBERS = 2**28  # of one value of one example: 1 GiB
@@ -71,12 +72,14 @@ class Growth:
         taken: Names that no operation may have: those of modules and tensors.
     """
 
+    passing: tuple[type[nnx.Module], ...] = (Flatten, Rearrange)  # what may follow the activation at the end
+
     def __init__(self, kind: str, input_shape: Shape, taken: Iterable[str]):
         self.kind = kind
         self.input_shape = input_shape
         self.layers: dict[str, nnx.Module] = {}
         self.nodes: list[Node] = []
-        self.ending = ""  # the activation at the end that was left out
+        self.ending = ""  # of `ENDINGS`: the activation at the end that was left out
         self.shapes: dict[str | None, Shape] = {None: input_shape}  # of the values; None is the input
         self.largest = 0  # value of one example, in numbers
         self._taken = set(taken)
@@ -97,7 +100,11 @@ class Growth:
     def apply(self, call: Call, name: str, layer: nnx.Module, held: Held) -> Value:
         """A node of the module or parameter `name`, whose layer is `layer` if it has none yet."""
         known = self.layers.setdefault(name, layer)
-        assert type(known) is type(layer)
+        if describe(name, known) != describe(name, layer):
+            call.refuse(
+                f"{call.words} by the layer {name!r} with other settings than at its first use",
+                "give each its own layer",
+            )
         used = {node.name for node in self.nodes}
         return self._node(self._free(name) if name in used else name, name, known, (held,))
 
@@ -124,13 +131,37 @@ class Growth:
         return next(name for name in tries if name not in used and name not in self._taken)
 
     def end_at(self, held: Held) -> None:
-        """Leave out the nodes and layers that do not lead to the output."""
+        """Leave out what does not lead to the output, and what makes probabilities of scores there: see `ending`.
+
+        That is a softmax or log_softmax over all outputs, or the sigmoid of one.
+        """
         needed = {held.value.name}
         for node in reversed(self.nodes):
             needed |= set(node.takes) if node.name in needed else set()
         self.nodes = [node for node in self.nodes if node.name in needed]
+        found = self.last_activation()
+        if found is not None and len(held.value.shape) == 1:
+            last, function = found
+            shape, scores = self.shapes[last.name], last.takes[0]
+            if math.prod(shape) == (1 if function == "sigmoid" else shape[-1]):
+                self.ending = function
+                self.nodes = [
+                    dataclasses.replace(node, takes=tuple(scores if name == last.name else name for name in node.takes))
+                    for node in self.nodes
+                    if node is not last
+                ]
         used = {node.layer for node in self.nodes}
         self.layers = {name: layer for name, layer in self.layers.items() if name in used}
+
+    def last_activation(self) -> tuple[Node, str] | None:
+        """The softmax, log_softmax or sigmoid at the end, behind which numbers only move, and which of them it is."""
+        for node in reversed(self.nodes):
+            layer = self.layers[node.layer]
+            if isinstance(layer, Activation) and layer.function in ENDINGS:
+                return node, layer.function
+            if not isinstance(layer, self.passing):
+                break
+        return None
 
     def ended(self, held: Held, name: str) -> Held:
         """The scores before an activation at the end."""

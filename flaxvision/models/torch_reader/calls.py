@@ -28,7 +28,6 @@ class Call:
     node: fx.Node
     twin: fx.Node  # the same in evaluation mode, for another number of examples
     module: nn.Module | None  # of a layer
-    ends: bool  # whether its value is the network's output
 
     @property
     def shape(self) -> Shape:

@@ -22,6 +22,7 @@ from flaxvision.models.torch_reader.trace import facts
 PLAIN: dict[str, tuple[tuple[object, ...], tuple[object, ...]]] = {  # ours -> PyTorch's, and those that work in place
     "relu": ((F.relu, torch.relu, "relu"), (F.relu_, "relu_")),
     "tanh": ((F.tanh, torch.tanh, "tanh"), (torch.tanh_, "tanh_")),
+    "sigmoid": ((torch.sigmoid, F.sigmoid, "sigmoid"), (torch.sigmoid_, "sigmoid_")),
     "relu6": ((F.relu6,), ()),
     "hardswish": ((F.hardswish,), ()),
     "hardsigmoid": ((F.hardsigmoid,), ()),
@@ -53,9 +54,15 @@ def _in_place_if(inplace: bool, growth: Growth, call: Call, held: Held, *layers:
     return _written(inplace, growth, call, held, result)
 
 
-def _written(inplace: bool, growth: Growth, call: Call, held: Held, result: Held) -> Held:
+def _written(inplace: bool, growth: Growth, call: Call, held: Any, result: Held) -> Held:
     """The result, in the tensor's own place if it is written there."""
-    return growth.in_place(held, result, call) if inplace else result
+    if not inplace:
+        return result
+    if isinstance(held, Held):
+        return growth.in_place(held, result, call)
+    if isinstance(held, Loose):
+        call.refuse(f"{call.words} into the parameter {held.name!r}", "write y = x + parameter")
+    return _clone(growth, call, result)  # a constant from here on is a tensor of the network, and shares none's place
 
 
 for ours, (targets, in_place) in PLAIN.items():
@@ -63,16 +70,6 @@ for ours, (targets, in_place) in PLAIN.items():
     reads(*in_place)(_plain(ours, True))
 for ours, (target, word, number) in WITH_NUMBER.items():
     reads(target)(_numbered(ours, word, number))
-
-
-@reads(torch.sigmoid, F.sigmoid, "sigmoid")
-def _sigmoid(growth: Growth, call: Call, input: Held) -> Held:
-    return arithmetic.sigmoid(growth, call, input, call.ends)
-
-
-@reads("sigmoid_", torch.sigmoid_)
-def _sigmoid_in_place(growth: Growth, call: Call, input: Held) -> Held:
-    return growth.in_place(input, _sigmoid(growth, call, input), call)
 
 
 @reads(F.gelu)
@@ -157,7 +154,7 @@ def _softmax(name: str) -> Handler:
     ) -> Held:
         axes = len(input.shape) + 1
         axis = (0 if axes in (1, 3) else 1) if dim is None else dim % axes  # as PyTorch guesses
-        return arithmetic.over_axis(growth, call, input, name, axis - 1, call.ends)
+        return arithmetic.over_axis(growth, call, input, name, axis - 1)
 
     return read
 

@@ -28,6 +28,7 @@ class Loose:
 
     name: str
     tensor: torch.Tensor
+    parameter: torch.Tensor  # as the module has it
 
 
 def array_of(tensor: Any) -> np.ndarray | None:
