@@ -192,7 +192,8 @@ def _counterpart(
         if isinstance(layer, Dropout):
             layer.rate[...] = np.zeros((), layer.rate[...].dtype)
     replace_drop_paths(twin)
-    return twin.train()
+    twin.train()  # what it gives back may be the user's
+    return twin
 
 
 def _reference(name: str, arguments: dict[str, Any], model: Chain, precision: str) -> Any:

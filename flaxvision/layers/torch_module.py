@@ -14,7 +14,7 @@ class TorchTensor:
     name: str
     shape: tuple[int, ...]
     dtype: str  # "float32"
-    source: str  # under which name the network has it: its own, another's that it shares, or "" for a count of batches
+    source: str  # under which name the network has it: its own, or that of the tensor that it is, too
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -8,13 +8,14 @@ import inspect
 import json
 import logging
 import multiprocessing
+import operator
 import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from flaxvision import _own_code
 from flaxvision._cache import shared_cache
-from flaxvision._describe import describe, digest
+from flaxvision._describe import Indescribable, Plain, describe, digest
 from flaxvision.errors import UserError, check_choice, unknown
 
 if TYPE_CHECKING:
@@ -36,8 +37,8 @@ def from_torch(
 
     Layers have the module's dotted names, so that `frozen=("features",)` in a recipe freezes what it would there.
     Parameters whose `requires_grad` is False do not learn and keep their numbers, whatever `init` says. A softmax or
-    log_softmax at the end is left off, as losses here take scores; exports have it. `export.save_torch` writes a
-    `state_dict` that the module loads strictly.
+    log_softmax at the end, or the sigmoid of one output, is left off, as losses here take scores; exports have it.
+    `export.save_torch` writes a `state_dict` that the module loads strictly.
 
     Args:
         module: A network that takes one image tensor (N, C, H, W), or vectors (N, D); it is not changed.
@@ -66,8 +67,8 @@ def from_torch(
             f"from_torch got a {type(module).__name__}: give a torch.nn.Module; for weights alone there is "
             "export.from_torch(weights, model)"
         )
-    module = _unwrapped(module)
-    return _started(_read(module, input_shape, type(module).__name__), module, init, seed)
+    shape, module = _shape_of(input_shape), _unwrapped(module)
+    return _started(_read(module, shape, type(module).__name__), module, init, seed)
 
 
 def grown(
@@ -79,6 +80,7 @@ def grown(
         UserError: As `from_torch`, and for a name or argument that it does not have.
     """
     check_choice("init", init, STARTS)
+    shape = _shape_of(input_shape)
     allowed = argument_names(name)
     for given in arguments:
         if allowed is not None and given not in allowed:
@@ -86,20 +88,68 @@ def grown(
     module = module_of(name, outputs, arguments, seed)
     arguments = _filled(name, outputs, arguments)
     key = json.dumps(dict(arguments), sort_keys=True, default=str), json.dumps(code_of(name))
-    network = _read_once(name, tuple(input_shape), *key, _constants(module), _Unseen(module))
+    network = _read_once(name, shape, *key, _constants(module), _Unseen(module))
     return _started(network, module, init, seed)
 
 
+def _shape_of(input_shape: Any) -> tuple[int, ...]:
+    """The shape of one example as it was given.
+
+    Raises:
+        UserError: If it is none.
+    """
+    try:
+        shape = tuple(operator.index(size) for size in input_shape)
+    except TypeError:  # a number alone, a text, a fraction
+        shape = ()
+    if len(shape) not in (1, 3) or min(shape) < 1:
+        vectors = f"({input_shape},)" if isinstance(input_shape, int) else "(D,)"
+        raise UserError(f"input_shape is {input_shape!r}: give (H, W, C), such as (32, 32, 3), or {vectors}")
+    return shape
+
+
 def _constants(module: nn.Module) -> str:
-    """A checksum of the buffers, which another seed may make otherwise: the network holds them as settings."""
-    moving = "num_batches_tracked", "running_mean", "running_var"
-    return _checksum({name: tensor for name, tensor in module.named_buffers() if not name.endswith(moving)})
+    """A checksum of what the network holds as settings and another seed may make otherwise: attributes and buffers."""
+    from flaxvision.models.torch_reader.trace import is_pytorchs
+
+    torch = _torch()
+    every = vars(torch.nn.Module())
+    found = []
+    for path, each in module.named_modules():
+        own = {name: value for name, value in vars(each).items() if name not in every}
+        if not (isinstance(each, torch.nn.modules.batchnorm._NormBase) and is_pytorchs(each)):  # whose statistics move
+            own |= each.named_buffers(recurse=False)
+        found.append([path, _plain(own)])
+    return digest(found)
+
+
+def _plain(value: Any) -> Plain:
+    """Numbers, texts, tensors and containers of them as plain data; of anything else its type."""
+    torch = _torch()
+    if isinstance(value, (torch.nn.Module, torch.nn.Parameter)):
+        return type(value).__name__
+    if isinstance(value, torch.Tensor):
+        return _described(value)
+    if isinstance(value, Mapping):
+        return {str(name): _plain(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    try:
+        return describe(value)
+    except Indescribable:
+        return type(value).__name__
+
+
+def _described(tensor: Tensor) -> Plain:
+    try:
+        tensor = tensor.detach().cpu()
+        return describe((tensor.double() if tensor.is_floating_point() else tensor).numpy())
+    except (TypeError, RuntimeError):  # sparse, quantized, without numbers
+        return repr(tensor)
 
 
 def _checksum(tensors: Mapping[str, Tensor]) -> str:
-    plain = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
-    arrays = {name: (each.double() if each.is_floating_point() else each).numpy() for name, each in plain.items()}
-    return digest([[name, describe(array)] for name, array in arrays.items()])
+    return digest([[name, _described(tensor)] for name, tensor in tensors.items()])
 
 
 def _filled(name: str, outputs: int | None, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -145,10 +195,10 @@ def _imported(name: str) -> Any:
 
 def _made(name: str, arguments: Mapping[str, Any], seed: int) -> nn.Module:
     """The module as its own code makes it for this seed."""
-    torch = _torch()
-    made = _imported(name)
-    with _ONE_AT_A_TIME, torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    torch, made = _torch(), _imported(name)
+    from flaxvision.models.torch_reader.chance import seeded
+
+    with _ONE_AT_A_TIME, seeded(seed):
         module = made if isinstance(made, torch.nn.Module) else made(**arguments)
     if not isinstance(module, torch.nn.Module):
         raise UserError(f"{name} gives a {type(module).__name__}: name a class of torch.nn.Module, or what makes one")
@@ -175,20 +225,16 @@ def _read_once(
     return _read(module.module, input_shape, name)
 
 
-def _read(module: nn.Module, input_shape: tuple[int, ...], kind: str) -> Network:
+def _read(module: nn.Module, shape: tuple[int, ...], kind: str) -> Network:
     import jax
 
     from flaxvision.models.torch_reader.compare import check_same
     from flaxvision.models.torch_reader.read import read
-    from flaxvision.models.torch_reader.weights import assigned, narrowed, of_module, unused, with_tensors
+    from flaxvision.models.torch_reader.weights import narrowed, unused, with_tensors
 
-    shape = tuple(int(size) for size in input_shape)
-    if len(shape) not in (1, 3) or min(shape) < 1:
-        raise UserError(f"input_shape is {input_shape!r}: give (H, W, C), such as (32, 32, 3), or (D,)")
     with _ONE_AT_A_TIME, jax.ensure_compile_time_eval():  # a sweep counts parameters by tracing what builds them
-        network, ending = read(module, shape, kind)
+        network, ending, kept = read(module, shape, kind)
         network = with_tensors(network, module, ending)
-        network = assigned(network, of_module(network, module))
         check_same(network, module)
     if types := narrowed(module):
         _say(f"{kind} holds {' and '.join(types)} numbers, read as float32")
@@ -196,6 +242,8 @@ def _read(module: nn.Module, input_shape: tuple[int, ...], kind: str) -> Network
         _say(f"{kind} never uses {_few(idle)}: kept as they are")
     if ending:
         _say(f"{kind} ends in {ending}: trained on the scores before it, and exported with it")
+    if kept:
+        _say(f"{kind} ends in a {kept}, which stays: losses and predict take outputs for scores, so return those")
     return network
 
 
@@ -212,7 +260,7 @@ def _started(network: Network, module: nn.Module, init: str, seed: int) -> Netwo
         network = assigned(network, numbers)
         count_batches(network, module)
     else:
-        own = own_way(network, numbers)
+        own = own_way(network, module, numbers)
         if own:
             _say(
                 f"{network.kind} does not begin as PyTorch's default would at {_few(own)}: init = 'module' keeps that, "
@@ -222,7 +270,7 @@ def _started(network: Network, module: nn.Module, init: str, seed: int) -> Netwo
         with on_host(), same_draws():
             drawn = {
                 name: value.astype(numbers[name].dtype)
-                for name, value in redrawn(network, seed).items()
+                for name, value in redrawn(network, module, seed).items()
                 if name.rpartition(".")[0] not in layers
             }
             network = assigned(network, {**numbers, **drawn})

@@ -59,13 +59,10 @@ def whole_state_dict(model: Network) -> dict[str, np.ndarray]:
     tensors = state_dict(model)
     batches = {name: layer.batches for name, layer in model.named_layers() if isinstance(layer, BatchNorm)}
     if model.torch is not None and model.torch.tensors:
-        counts = {f"{name}.{COUNTER}": count for name, count in batches.items()}
-        return {
-            each.name: tensors[each.source].astype(each.dtype)
-            if each.source
-            else np.full(each.shape, counts.get(each.name, 0), each.dtype)
-            for each in model.torch.tensors
-        }
+        counts = {f"{name}.{COUNTER}": np.asarray(count) for name, count in batches.items()}
+        found = {**tensors, **counts}
+        sources = {each.name: each.source or each.name for each in model.torch.tensors}  # "" is a count in older files
+        return {each.name: found[sources[each.name]].astype(each.dtype) for each in model.torch.tensors}
     whole: dict[str, np.ndarray] = {}
     for name, value in tensors.items():
         whole[name] = value

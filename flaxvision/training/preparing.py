@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import threading
 import weakref
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
@@ -52,9 +53,10 @@ def norms(model: Chain) -> dict[str, BatchNorm]:
 
 
 def count_batches(model: Chain, before: Mapping[str, int], updates: int, frozen: tuple[str, ...]) -> None:
-    """Let the batch normalizations that were trained count the batches that they have seen."""
+    """Let the batch normalizations that were trained count the batches that they have seen, once for each use."""
+    uses = Counter(node.layer for node in model.nodes)
     for name, layer in norms(model).items():
-        layer.batches = before[name] + (0 if matches(name, frozen) else updates)
+        layer.batches = before[name] + (0 if matches(name, frozen) else updates * uses[name])
 
 
 def with_frozen(recipe: Recipe, model: Chain) -> Recipe:

@@ -141,6 +141,70 @@ def parameter(self, x):
     return scores(self, self.conv(x) * self.gamma.exp())  # HERE
 
 
+def closed_gate(self, x):
+    return scores(self, self.conv(x) * torch.tanh(self.gamma))  # HERE
+
+
+def scaled_weight(self, x):
+    return scores(self, F.conv2d(x, self.conv.weight * self.gamma))  # HERE
+
+
+def detached_parameter(self, x):
+    return scores(self, self.conv(x) * self.gamma.detach())  # HERE
+
+
+def expanded_parameter(self, x):
+    x = self.conv(x)
+    return scores(self, x * self.gamma.expand_as(x))  # HERE
+
+
+def clipped_parameter(self, x):
+    with torch.no_grad():
+        self.gamma.clamp_(0, 1)  # HERE
+    return scores(self, self.conv(x) * self.gamma)
+
+
+def viewed_weight(self, x):
+    return self.fc(F.linear(x[:, :, :3, :3].flatten(1), self.conv.weight.flatten(1), self.conv.bias))  # HERE
+
+
+def three_axes(self, x):
+    return self.fc(F.max_pool2d(x[:, 0], 4).flatten(1))  # HERE
+
+
+def pooled_tokens(self, x):
+    return self.fc(F.adaptive_avg_pool2d(self.conv(x).flatten(2), (4, 1)).flatten(1))  # HERE
+
+
+def moved_axes(self, x):
+    return self.fc(self.conv(x).movedim((2, 3), (1, 2)).mean((1, 2)))  # HERE
+
+
+def transposed(self, x):
+    return self.fc(self.conv(x).mT.mean((2, 3)))  # HERE
+
+
+def scores_or_probabilities(self, x):
+    x = scores(self, self.conv(x))
+    if self.training:
+        return x
+    return F.softmax(x, 1)  # HERE
+
+
+class Reversed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return -gradient
+
+
+def reversed_gradient(self, x):
+    return scores(self, Reversed.apply(self.conv(x)))  # HERE
+
+
 def functional_layer(self, x):
     return scores(self, F.conv2d(x, self.conv.weight, self.bias))  # HERE
 
@@ -170,7 +234,7 @@ BY_LINE = {
     "a mean over examples": (mixes_examples, {}, "Tensor.mean over the examples .*: give the axes"),
     "examples flattened": (flattens_examples, {}, "Tensor.reshape to the shape .* from 3 examples .*: keep the"),
     "dropout in evaluation": (always_drops, {}, "F.dropout that drops in evaluation, too, .*: give training=self"),
-    "one mode": (one_mode, {}, "forward, which does the operator mul in training and F.relu in evaluation, "),
+    "one mode": (one_mode, {}, "forward, which does the operator mul in training and does F.relu in evaluation, "),
     "noise": (noise, {}, "a constant that is another one each time, .*: make it in __init__"),
     "no_grad": (no_gradient, {}, r"F.relu under torch.no_grad\(\) .*: gradients flow .*frozen = "),
     "detach": (detached, {}, "Tensor.detach cannot be read .*: gradients flow"),
@@ -180,6 +244,26 @@ BY_LINE = {
     "pools that do not divide": (unequal_average, {}, r"F.adaptive_avg_pool2d from \(6, 6\) to \(4, 4\) .*that divide"),
     "a function of a parameter": (
         parameter, {"gamma": nn.Parameter(torch.ones(4, 1, 1))}, "Tensor.exp on the parameter 'gamma'"),
+    "a closed gate": (
+        closed_gate, {"gamma": nn.Parameter(torch.zeros(1))}, "torch.tanh on the parameter 'gamma' .*: use parameters"),
+    "a scaled weight": (
+        scaled_weight, {"gamma": nn.Parameter(torch.ones(1))}, "the operator mul on the parameter 'conv.weight'"),
+    "a detached parameter": (
+        detached_parameter, {"gamma": nn.Parameter(torch.ones(1))}, "Tensor.detach on the parameter 'gamma'"),
+    "an expanded parameter": (
+        expanded_parameter, {"gamma": nn.Parameter(torch.ones(1, 4, 1, 1))}, "Tensor.expand_as on the parameter"),
+    "a clipped parameter": (
+        clipped_parameter, {"gamma": nn.Parameter(torch.ones(1))}, r"Tensor.clamp_ under torch.no_grad\(\)"),
+    "a viewed weight": (viewed_weight, {}, "F.linear with a view of conv.weight .*: use the layer as it is"),
+    "three axes": (three_axes, {}, r"F.max_pool2d on a tensor of 3 axes \('N', 8, 8\) .*: give it one of 4 axes"),
+    "tokens": (pooled_tokens, {}, r"F.adaptive_avg_pool2d on a tensor of 3 axes \('N', 4, 36\)"),
+    "axes moved": (moved_axes, {}, r"Tensor.movedim with these arguments \(TypeError: .*: write it with"),
+    "transposed": (transposed, {}, "Tensor.mT cannot be read"),
+    "probabilities in evaluation": (
+        scores_or_probabilities, {},
+        "forward, which returns in training and does F.softmax in evaluation, .*: return the scores in both"),
+    "a gradient of its own": (
+        reversed_gradient, {}, "the autograd.Function Reversed, whose gradient is code of its own, .*: compute with"),
     "a layer as a function": (
         functional_layer, {"bias": nn.Parameter(torch.zeros(4))},
         "F.conv2d with tensors that are no layer's weight and bias .*: use the layer, nn.Conv2d"),

@@ -13,7 +13,7 @@ from flax import nnx
 
 from flaxvision.errors import UserError
 from flaxvision.layers import Activation, AvgPool, Flatten, GlobalAvgPool, GlobalMaxPool, MaxPool, Node, Rearrange
-from flaxvision.layers.kinds import Shape
+from flaxvision.layers.kinds import Shape, describe
 from flaxvision.layers.network import fitted
 from flaxvision.layers.torch_module import ENDINGS
 from flaxvision.models.reading.axes import Axes, Axis, Layout, atoms_of, fresh, shape_of
@@ -100,7 +100,11 @@ class Growth:
     def apply(self, call: Call, name: str, layer: nnx.Module, held: Held) -> Value:
         """A node of the module or parameter `name`, whose layer is `layer` if it has none yet."""
         known = self.layers.setdefault(name, layer)
-        assert type(known) is type(layer)
+        if describe(name, known) != describe(name, layer):
+            call.refuse(
+                f"{call.words} by the layer {name!r} with other settings than at its first use",
+                "give each its own layer",
+            )
         used = {node.name for node in self.nodes}
         return self._node(self._free(name) if name in used else name, name, known, (held,))
 

@@ -92,6 +92,10 @@ def operation_of(node: fx.Node, module: nn.Module | None = None) -> str:
     target: Any = node.target
     if module is not None:
         return f"nn.{type(module).__name__}"
+    if node.op == "call_module":
+        return f"the layer {target!r}"
+    if target is getattr:
+        return f"Tensor.{node.args[1]}"
     if node.op == "call_method":
         return f"Tensor.{target}"
     if target in _SYMBOLS:

@@ -78,10 +78,16 @@ def _kernel(weight: Any) -> np.ndarray:
 
 def _owner(call: Call, weight: Any, bias: Any) -> str:
     """The module whose weight and bias a functional layer takes."""
-    names = {each.name.rpartition(".")[::2] for each in (weight, bias) if isinstance(each, Loose)}
+    given = [each for each in (weight, bias) if isinstance(each, Loose)]
+    viewed = next((each.name for each in given if each.tensor.shape != each.parameter.shape), None)
+    if viewed is not None:
+        call.refuse(f"{call.words} with a view of {viewed}", "use the layer as it is, or a layer of its own")
+    names = {each.name.rpartition(".")[::2] for each in given}
     owners = {owner for owner, _ in names}
     plain = isinstance(weight, Loose) and (bias is None or isinstance(bias, Loose))
-    if not plain or len(owners) > 1 or owners == {""} or {part for _, part in names} - {"weight", "bias"}:
+    if plain and owners == {""}:
+        call.refuse(f"{call.words} with tensors of the whole module's own", "put the module into nn.Sequential(…)")
+    if not plain or len(owners) > 1 or {part for _, part in names} - {"weight", "bias"}:
         call.refuse(
             f"{call.words} with tensors that are no layer's weight and bias", "use the layer, nn.Conv2d and so on"
         )

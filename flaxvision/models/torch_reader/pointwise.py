@@ -54,9 +54,15 @@ def _in_place_if(inplace: bool, growth: Growth, call: Call, held: Held, *layers:
     return _written(inplace, growth, call, held, result)
 
 
-def _written(inplace: bool, growth: Growth, call: Call, held: Held, result: Held) -> Held:
+def _written(inplace: bool, growth: Growth, call: Call, held: Any, result: Held) -> Held:
     """The result, in the tensor's own place if it is written there."""
-    return growth.in_place(held, result, call) if inplace else result
+    if not inplace:
+        return result
+    if isinstance(held, Held):
+        return growth.in_place(held, result, call)
+    if isinstance(held, Loose):
+        call.refuse(f"{call.words} into the parameter {held.name!r}", "write y = x + parameter")
+    return _clone(growth, call, result)  # a constant from here on is a tensor of the network, and shares none's place
 
 
 for ours, (targets, in_place) in PLAIN.items():
@@ -73,7 +79,7 @@ def _gelu(growth: Growth, call: Call, input: Held, approximate: str = "none") ->
 
 @reads(F.softplus)
 def _softplus(growth: Growth, call: Call, input: Held, beta: float = 1.0, threshold: float = 20.0) -> Held:
-    if threshold * beta < 20:
+    if threshold < 20:  # of beta * x, from which on PyTorch computes x itself
         call.refuse(f"F.softplus with threshold={threshold}", "threshold=20 would do")
     layers = [Affine(beta), Activation("softplus"), Affine(1 / beta)]
     return _in_place_if(False, growth, call, input, *(layers if beta != 1 else layers[1:2]))

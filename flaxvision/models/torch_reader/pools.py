@@ -38,6 +38,7 @@ def _max_pool(
 ) -> Held:
     if pair_of(dilation) != (1, 1) or return_indices:
         call.refuse("F.max_pool2d with dilation or indices", "dilation=1 and return_indices=False would do")
+    input = growth.as_map(call, input)
     window, pads = pair_of(kernel_size), pair_of(padding)
     strides = pair_of(stride) if stride else window
     below, right = _spare(call, input, window, strides, pads)
@@ -57,6 +58,7 @@ def _avg_pool(
     count_include_pad: bool = True,
     divisor_override: int | None = None,
 ) -> Held:
+    input = growth.as_map(call, input)
     window, pads = pair_of(kernel_size), pair_of(padding)
     strides = pair_of(stride) if stride else window
     if divisor_override or any(_spare(call, input, window, strides, pads)):
@@ -66,6 +68,7 @@ def _avg_pool(
 
 
 def _adaptive(growth: Growth, call: Call, held: Held, largest: bool) -> Held:
+    held = growth.as_map(call, held)
     sides, wanted = held.shape[1:], call.shape[1:]
     if wanted == (1, 1):
         return growth.on_map(call, GlobalMaxPool() if largest else GlobalAvgPool(), held)
@@ -103,6 +106,7 @@ def _interpolate(
     recompute_scale_factor: bool | None = None,
     antialias: bool = False,
 ) -> Held:
+    input = growth.as_map(call, input)
     sides, wanted = input.shape[1:], call.shape[1:]
     given = scale_factor if isinstance(scale_factor, Sequence) else (scale_factor or 0.0,) * len(sides)
     exact = recompute_scale_factor or all(

@@ -47,15 +47,15 @@ def _repeated(growth: Growth, call: Call, held: Held, times: int) -> Held:
 
 
 @reads("repeat", torch.tile, "tile")
-def _repeat(growth: Growth, call: Call, input: Held, *sizes: Any) -> Held:
+def _repeat(growth: Growth, call: Call, input: Held, *_: Any, **__: Any) -> Held:
     if call.shape[1:] != input.shape[1:] or not call.shape[0] > input.shape[0]:
         call.refuse(f"{call.words} along the map", "F.interpolate repeats pixels, x.repeat(1, 3, 1, 1) channels")
     return _repeated(growth, call, input, call.shape[0] // input.shape[0])
 
 
 @reads("permute", torch.permute)
-def _permute(growth: Growth, call: Call, input: Held, *dims: Any) -> Held:
-    order = dims[0] if len(dims) == 1 and not isinstance(dims[0], int) else dims
+def _permute(growth: Growth, call: Call, input: Held, *each: Any, dims: Any = ()) -> Held:
+    order = dims or (each[0] if len(each) == 1 and not isinstance(each[0], int) else each)
     return _permuted(call, input, [dim % (len(input.shape) + 1) for dim in order])
 
 
@@ -121,7 +121,7 @@ def _narrow(growth: Growth, call: Call, input: Held, dim: int, start: int, lengt
 
 
 @reads("chunk", torch.chunk, "split", torch.split, "tensor_split", torch.tensor_split)
-def _split(growth: Growth, call: Call, tensor: Held, number: Any, dim: int = 0) -> tuple[Held, ...]:
+def _split(growth: Growth, call: Call, tensor: Held, _: Any = None, dim: int = 0, **__: Any) -> tuple[Held, ...]:
     axis = dim % (len(tensor.shape) + 1) - 1
     if axis < 0:
         call.refuse(f"{call.words} of the examples (dim={dim})", "dim=1 splits channels")

@@ -13,12 +13,13 @@ import torch
 from torch import nn
 
 from flaxvision.models.reading.graph import Growth
-from flaxvision.models.reading.table import Table
+from flaxvision.models.reading.table import Table, strange
 from flaxvision.models.torch_reader.calls import VOCABULARY, Call
 
 Handler = Callable[..., Any]  # of the growth, the call, for a layer its module, and PyTorch's own arguments
 TABLE = Table[Handler](VOCABULARY)  # by a function, the name of a method of tensors, or a class of layers
 reads, refuses = TABLE.reads, TABLE.refuses
+ALIASES = {"axis": "dim", "keepdims": "keepdim", "axis0": "dim0", "axis1": "dim1"}  # numpy's words, which PyTorch takes
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -27,6 +28,7 @@ class Loose:
 
     name: str
     tensor: torch.Tensor
+    parameter: torch.Tensor  # as the module has it
 
 
 def array_of(tensor: Any) -> np.ndarray | None:
@@ -44,11 +46,13 @@ def carry_out(growth: Growth, call: Call, args: tuple, kwargs: dict[str, Any]) -
     if call.module is not None:
         targets, args = type(call.module).__mro__, (call.module, *args)
     handler = TABLE.handler(call, *targets)
+    named = {ALIASES.get(name, name): value for name, value in kwargs.items()}
     try:
-        bound = inspect.signature(handler).bind(growth, call, *args, **kwargs)
+        bound = inspect.signature(handler).bind(growth, call, *args, **named)
     except TypeError as error:
         call.refuse(f"{call.words} with these arguments ({error})", "leave them at PyTorch's defaults")
-    return handler(*bound.args, **bound.kwargs)
+    with strange(call, "with these arguments", VOCABULARY):
+        return handler(*bound.args, **bound.kwargs)
 
 
 def pair_of(value: Any) -> tuple[int, int]:

@@ -38,6 +38,13 @@ def facts(node: fx.Node) -> Facts:
     return node.meta["facts"]
 
 
+def writes(node: fx.Node) -> bool:
+    """Whether an operation writes into the tensor that it takes."""
+    name = str(getattr(node.target, "__name__", node.target))
+    in_place = (name.endswith("_") and not name.endswith("__")) or bool(node.kwargs.get("inplace"))
+    return in_place and node.op in ("call_function", "call_method")
+
+
 def is_pytorchs(module: nn.Module) -> bool:
     """Whether what a module does is written in PyTorch, also where its class is the user's."""
     return str(type(module).forward.__module__).startswith("torch.nn.")
@@ -69,6 +76,8 @@ class Known(fx.Proxy):
         held = self.node.meta.get("facts")
         if held is not None and isinstance(held.value, torch.Tensor) and name in (*KNOWN, *ASKED):
             return getattr(held.value, name)
+        if held is not None and isinstance(held.value, tuple) and name in (fields := _fields(held.value)):
+            return self.tracer.create_proxy("call_function", operator.getitem, (self, fields.index(name)), {})
         if name in NUMBERS:
             where = line_at_hand(trace.__code__) or "the module"
             raise refusal(where, f"Tensor.{name}, which takes the numbers out of a tensor,", COMPUTE)
@@ -94,6 +103,11 @@ class Known(fx.Proxy):
 
     def __itruediv__(self, other: object) -> Any:
         return self.tracer.create_proxy("call_method", "div_", (self, other), {})
+
+
+def _fields(value: tuple) -> tuple[str, ...]:
+    """The names of what a tuple holds, as `values` and `indices` are of what `max` gives."""
+    return getattr(type(value), "__match_args__", ())
 
 
 class Tracer(fx.Tracer):
@@ -152,6 +166,8 @@ class Tracer(fx.Tracer):
         if node.op == "placeholder":
             return self._argument(node)
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda each: facts(each).value)
+        if writes(node) and args and isinstance(args[0], torch.Tensor):
+            args = (args[0].clone(), *args[1:])  # what is known of a node stays what it gave
         self._runs = True
         try:
             with torch.no_grad():
@@ -193,12 +209,33 @@ def trace(module: nn.Module, example: torch.Tensor) -> list[fx.Node]:
     fixed = {each.name: each.default for each in others if each.default is not inspect.Parameter.empty}
     tracer = Tracer(example, fixed, trace)
     try:
-        graph = tracer.trace(module, fixed or None)
+        with _refused_functions():
+            graph = tracer.trace(module, fixed or None)
     except UserError:
         raise
     except Exception as error:  # whatever the user's code, PyTorch or fx raises
         raise _explained(module, error) from error
     return list(graph.nodes)
+
+
+@contextlib.contextmanager
+def _refused_functions() -> Iterator[None]:
+    """Within it, an `autograd.Function` of stand-ins is refused: a graph does not show the gradient that it has."""
+    function: Any = torch.autograd.Function
+    plain = vars(function)["apply"]
+
+    def apply(cls: type, *args: Any, **kwargs: Any) -> Any:
+        if any(isinstance(each, Known) for each in (*args, *kwargs.values())):
+            where = line_at_hand(trace.__code__) or "the module"
+            what = f"the autograd.Function {cls.__name__}, whose gradient is code of its own,"
+            raise refusal(where, what, "compute with PyTorch's operations; leave torch.utils.checkpoint out")
+        return plain.__func__(cls, *args, **kwargs)
+
+    function.apply = classmethod(apply)
+    try:
+        yield
+    finally:
+        function.apply = plain
 
 
 def _explained(module: nn.Module, error: Exception) -> UserError:

@@ -26,6 +26,7 @@ def with_tensors(network: Network, module: nn.Module, ending: str) -> Network:
         UserError: For a tensor that cannot be carried, and for two layers that share one.
     """
     own = {pair.name for pair in correspondence(network)}
+    counts = {f"{name}.{COUNTER}" for name, layer in network.named_layers() if isinstance(layer, BatchNorm)}
     seen: dict[int, str] = {}
     entries, extra = [], []
     for name, tensor in module.state_dict(keep_vars=True).items():
@@ -38,9 +39,7 @@ def with_tensors(network: Network, module: nn.Module, ending: str) -> Network:
                 f"{before} and {name} of {network.kind} are one tensor, and layers that share weights cannot be read: "
                 "apply one layer twice instead"
             )
-        if name.endswith(f".{COUNTER}") and f"{name.rpartition('.')[0]}.running_var" in own:
-            source = ""
-        elif name in own:
+        if name in own or name in counts:
             source = name
         elif before != name:
             source = before
@@ -90,29 +89,42 @@ def of_module(network: Network, module: nn.Module) -> dict[str, np.ndarray]:
     return found
 
 
-def redrawn(network: Network, seed: int) -> dict[str, jax.Array]:
+def redrawn(network: Network, module: nn.Module, seed: int) -> dict[str, jax.Array]:
     """PyTorch's default initialization of every layer, drawn in order from one seed.
 
     Convolutions and linear layers are uniform within 1 / sqrt(fan-in), weights and biases alike; normalizations begin
-    with ones and zeros. What is no layer's, a parameter of a block or a buffer, keeps the module's numbers.
+    with ones and zeros, PReLUs with their `init`. What is no layer's, a parameter of a block or a buffer, keeps the
+    module's numbers.
     """
     rngs = nnx.Rngs(seed)
     drawn: dict[str, jax.Array] = {}
     for name, layer in network.named_layers():
+        if isinstance(layer, PReLU):
+            drawn[f"{name}.slope"] = jnp.full(layer.slope.shape, _init(module, name), jnp.float32)
         for part, value in _drawn(layer, rngs):
             drawn[f"{name}.{part}"] = value
     return drawn
 
 
+def _bound(layer: Conv | ConvTranspose | Linear) -> float:
+    """Within which PyTorch draws weights and biases uniformly, 1 / sqrt(fan-in).
+
+    The kernel is (H, W, in, out), or (H, W, out, in) where transposed, as PyTorch counts.
+    """
+    return 1 / math.sqrt(math.prod(layer.kernel.shape[:-1]))
+
+
+def _init(module: nn.Module, name: str) -> float:
+    """What a module's PReLU begins with."""
+    return float(getattr(module.get_submodule(name), "init", 0.25))
+
+
 def _drawn(layer: nnx.Module, rngs: nnx.Rngs) -> Iterator[tuple[str, jax.Array]]:
     if isinstance(layer, (Conv, ConvTranspose, Linear)):
-        shape = layer.kernel.shape  # (H, W, in, out), or (H, W, out, in) where transposed, as PyTorch counts
-        draw = uniform(1 / math.sqrt(math.prod(shape[:-1])))
+        draw, shape = uniform(_bound(layer)), layer.kernel.shape
         yield "kernel", draw(rngs.params(), shape)
         if layer.bias is not None:
             yield "bias", draw(rngs.params(), layer.bias.shape)
-    elif isinstance(layer, PReLU):
-        yield "slope", jnp.full(layer.slope.shape, 0.25, jnp.float32)
     elif not isinstance(layer, Carried):
         for part, number in (("scale", 1.0), ("bias", 0.0), ("mean", 0.0), ("var", 1.0)):
             variable = getattr(layer, part, None)
@@ -120,19 +132,27 @@ def _drawn(layer: nnx.Module, rngs: nnx.Rngs) -> Iterator[tuple[str, jax.Array]]
                 yield part, jnp.full(variable.shape, number, jnp.float32)
 
 
-def own_way(network: Network, numbers: Mapping[str, np.ndarray]) -> list[str]:
+def own_way(network: Network, module: nn.Module, numbers: Mapping[str, np.ndarray]) -> list[str]:
     """Layers whose numbers PyTorch's default initialization would not give."""
     found = []
     for name, layer in network.named_layers():
         own = {part: numbers[f"{name}.{part}"] for part in ("kernel", "scale", "bias") if f"{name}.{part}" in numbers}
         if isinstance(layer, (Conv, ConvTranspose, Linear)):
-            bound = 1 / math.sqrt(math.prod(layer.kernel.shape[:-1])) * (1 + 1e-6)
-            plain = all(np.abs(each).max() <= bound and (each.size == 1 or np.ptp(each) > 0) for each in own.values())
+            plain = all(_is_uniform(each, _bound(layer)) for each in own.values())
+        elif isinstance(layer, PReLU):
+            plain = bool(np.allclose(numbers[f"{name}.slope"], _init(module, name)))
         else:
             plain = all((each == (part == "scale")).all() for part, each in own.items())
         if not plain:
             found.append(name)
     return found
+
+
+def _is_uniform(numbers: np.ndarray, bound: float) -> bool:
+    """Whether numbers may have been drawn uniformly within a bound; of a billion that were, one is taken for others."""
+    largest = float(np.abs(numbers).max())
+    spread = numbers.size == 1 or np.ptp(numbers) > 0
+    return bool(spread and bound * 1e-9 ** (1 / numbers.size) <= largest <= bound * (1 + 1e-6))
 
 
 def narrowed(module: nn.Module) -> list[str]:
