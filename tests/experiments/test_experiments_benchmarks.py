@@ -62,6 +62,7 @@ def test_contestants_take_turns(tmp_path):
     assert times["a"].ready > 0
 
 
+@pytest.mark.slow
 def test_contestants_may_get_ready_at_the_same_time(tmp_path, capfd):
     from contest import contest
 

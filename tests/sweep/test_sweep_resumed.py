@@ -364,17 +364,17 @@ def kept(out: Path) -> list[Path]:
 def test_tasks_of_ray_go_on(tmp_path, files):
     """As those of the other executors do in experiments/interrupted_sweeps.py."""
     pytest.importorskip("ray")
-    executor = "ray"
     out, other = tmp_path / "run", tmp_path / "straight"
-    with subprocess.Popen(command(out, executor), stderr=subprocess.DEVNULL) as job:
+    small = "--limit", "1000"
+    with subprocess.Popen(command(out, "ray", *small), stderr=subprocess.DEVNULL) as job:
         assert until(lambda: kept(out))
         job.send_signal(signal.SIGKILL)
     assert until(lambda: not children(job.pid))
     assert not (out / "results.csv").exists()
-    done = subprocess.run(command(out, executor, "--resume"), capture_output=True, text=True, check=False)
+    done = subprocess.run(command(out, "ray", *small, "--resume"), capture_output=True, text=True, check=False)
     assert (done.returncode, " goes on from epoch " in done.stderr) == (0, True), done.stderr
     assert not (out / "checkpoints").exists()
-    subprocess.run(command(other, executor), stderr=subprocess.DEVNULL, check=True)
+    subprocess.run(command(other, "ray", *small), stderr=subprocess.DEVNULL, check=True)
     assert equal(out, other, files)
 
 
