@@ -38,11 +38,7 @@ def add_options(parser: Parser) -> None:
     add = parser.add_argument
     add("run", metavar="RUN", type=Path, help="a run directory (its winner) or a weights file")
     add("data", metavar="DATASET|FOLDER", nargs="?", help="a data set, or a folder of images (default: the run's own)")
-    add(
-        "--split",
-        metavar="S",
-        help="train, validation or test (default: test; of a folder, the last that it has)",
-    )
+    add("--split", metavar="S", help="train, validation or test (default: the last of these that there is)")
     add("--limit", metavar="N", type=positive(int), help="use N examples")
     add_data_options(parser)
 

@@ -114,7 +114,9 @@ class Population:
         """Seconds that members have trained for, dropped ones too and before an interruption, without compiling."""
         run, found = self._run, {}
         for member, track in enumerate(run.tracks):
-            until = run.clock.total if member in run.members else run.ends[track.history.epochs - 1][1]
+            epochs = track.history.epochs
+            dropped = run.ends[epochs - 1][1] if epochs else 0.0
+            until = run.clock.total if member in run.members else dropped
             found[member] = max(0.0, until - run.clock.compiling)
         return found
 

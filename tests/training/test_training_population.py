@@ -326,6 +326,18 @@ def test_what_cannot_be_done_is_one_line(untrained, do, message):
     assert "\n" not in str(raised.value)
 
 
+def test_seconds_of_those_that_are_dropped_end_there(data):
+    """Also of one that never trained."""
+    seen = population(data)
+    seen.keep([0, 1])
+    assert seen.seconds == dict.fromkeys(range(MEMBERS), 0.0)
+    seen.train(2)
+    seen.keep([1])
+    seen.train(1)
+    assert [seen.seconds[member] for member in (2, 3, 4)] == [0.0] * 3
+    assert 0 <= seen.seconds[0] < seen.seconds[1]
+
+
 @pytest.fixture(scope="module")
 def untrained(data):
     return population(data)

@@ -12,6 +12,7 @@ import ctypes
 import functools
 import hashlib
 import logging
+import math
 import os
 import secrets
 import shutil
@@ -22,6 +23,7 @@ from pathlib import Path
 import jax
 
 from flaxvision._files import cache_folder
+from flaxvision._locks import try_lock
 
 SWITCH = "FLAXVISION_KERNELS"
 COMPILERS = ("c++", "g++", "clang++")  # the first that is there, unless CXX names one
@@ -73,14 +75,11 @@ def target(name: str) -> str:
 
 
 def _loaded(tool: str) -> ctypes.CDLL:
-    from filelock import FileLock
-
     path = cache_folder() / "kernels" / f"{_key(tool)}.so"
     path.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as held:
-        with contextlib.suppress(OSError, NotImplementedError):  # without locks several compile, each its own file
-            lock = path.with_suffix(".lock")  # one of several processes compiles
-            held.enter_context(FileLock(lock, fallback_to_soft=False))  # a marker would outlive its process
+        with contextlib.suppress(OSError):  # without locks several compile, each its own file
+            try_lock(held, path.with_suffix(".lock"), math.inf)  # one of several processes compiles
         if not path.exists():
             log.info("compiling convolutions for this processor by %s, once: about ten seconds", tool)
             temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")

@@ -101,9 +101,9 @@ class Part:
         population = Population(models, dataset, recipes, mode=mode, devices=devices, callbacks=[told], checkpoint=keep)
         self.population = population
         self._drop_ended(population)
-        before = population.seconds  # an interruption
+        seconds = population.seconds  # those before an interruption
         for member, each in self.going.items():
-            each.seconds = before[member]
+            each.seconds = seconds[member]
         return population
 
     def _train(self, until: int | None) -> None:
